@@ -1,0 +1,42 @@
+# `make help` lists the targets. Everything runs in .venv, which any target makes when it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+export RUN ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint format pretrain bench-codecs clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+setup: $(STAMP) ## Create .venv with the pinned versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+run: $(STAMP) ## Run one experiment: make run RUN="experiment=fedavg_lora seed=1"
+	@$(BIN)/python -m fl_app.run "$$RUN"
+
+test: $(STAMP) ## Run the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## Check style (ruff) and types (mypy)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+pretrain: $(STAMP) ## Train the embedded model again (about 10 minutes; the shipped one is its output)
+	$(BIN)/python -m fl_app.models.pretrain --out fl_app/models/vt5_tiny
+
+bench-codecs: $(STAMP) ## Speed, bits and error of the codecs, as ratios in one run
+	$(BIN)/python -m benchmarks.codecs
+
+clean: ## Remove .venv and caches; runs/ stays
+	rm -rf .venv .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

@@ -1,0 +1,17 @@
+"""Adapters: which tensors of a model are trained and sent.
+
+An adapter is four functions, given as a module of this package:
+
+- ``attach(model, cfg, seed) -> model``: make exactly the adapter's tensors trainable; their start
+  depends on ``seed`` alone, so that every machine finds the same theta0.
+- ``get(model) -> Tree``: the trainable tensors as float32 numpy arrays, in a fixed order.
+- ``set(model, tree)``: the inverse of ``get``.
+- ``export(model, folder)``: save so that ``PeftModel.from_pretrained`` (or, for the full adapter,
+  ``from_pretrained`` of the model) loads it.
+"""
+
+from types import ModuleType
+
+from fl_app.adapters import full, lora
+
+ADAPTERS: dict[str, ModuleType] = {"full": full, "lora": lora}

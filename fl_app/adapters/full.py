@@ -1,0 +1,50 @@
+"""Full fine-tuning: every parameter of the model is trained and sent."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from transformers import PreTrainedModel
+
+from fl_app.tree import Tree
+
+
+def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PreTrainedModel:
+    """Make every parameter trainable. theta0 is the pretrained model itself."""
+    return model.requires_grad_(True)
+
+
+def get(model: torch.nn.Module) -> Tree:
+    """Return the trainable parameters, each once (tied tensors under their first name)."""
+    return {
+        name: parameter.detach().to("cpu", torch.float32).numpy().copy()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def set(model: torch.nn.Module, tree: Tree) -> None:
+    """Write ``tree`` into the trainable parameters.
+
+    Raises
+    ------
+    ValueError
+        If the names are not exactly those of ``get``, or a shape differs.
+    """
+    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if list(tree) != list(parameters):
+        different = sorted({*tree} ^ {*parameters})[:3]
+        raise ValueError(f"the tree is not of this model: names differ, for example {different}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if tree[name].shape != tuple(parameter.shape):
+                raise ValueError(
+                    f"{name}: shape {tree[name].shape} should be {tuple(parameter.shape)}"
+                )
+            parameter.copy_(torch.from_numpy(np.ascontiguousarray(tree[name])))
+
+
+def export(model: PreTrainedModel, folder: Path) -> None:
+    """Save the whole model for ``from_pretrained``."""
+    model.save_pretrained(folder)

@@ -1,0 +1,43 @@
+"""LoRA (Hu et al. 2021, https://arxiv.org/abs/2106.09685, eq. 3): W = W0 + alpha/r B A.
+
+PEFT's own LoRA; A starts Kaiming-uniform from the seed and B = 0, so the adapter starts as a no-op.
+"""
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+from fl_app.adapters.full import get, set
+
+__all__ = ["attach", "export", "get", "set"]
+
+
+def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
+    """Wrap ``model`` with LoRA factors; only these (and ``modules_to_save``) train.
+
+    Raises
+    ------
+    ValueError
+        If ``target_modules`` match nothing (PEFT's message lists what was asked for).
+    """
+    targets = OmegaConf.to_container(OmegaConf.create({"targets": cfg.target_modules}))
+    config = LoraConfig(
+        r=cfg.r,
+        lora_alpha=cfg.alpha,
+        lora_dropout=cfg.dropout,
+        target_modules=targets["targets"],
+        modules_to_save=list(cfg.modules_to_save) or None,
+    )
+    # The start is drawn on the CPU and without touching the global generator: the same bits on
+    # every node, whatever else the process has drawn before.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
+
+
+def export(model: PeftModel, folder: Path) -> None:
+    """Save in PEFT's format, for ``PeftModel.from_pretrained(base, folder)``."""
+    model.save_pretrained(folder)

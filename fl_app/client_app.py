@@ -1,0 +1,61 @@
+"""The ClientApp: trains and evaluates on the documents of the partition that it is asked for."""
+
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fl_app.mods import coded, report_errors
+from fl_app.records import ARRAYS, to_record, to_tree
+from fl_app.session import session
+from fl_app.training import proximal, train, turn_seed
+
+app = ClientApp()
+
+
+@app.query(mods=[report_errors])
+def which_partition(message: Message, context: Context) -> Message:
+    """Tell the server which partitions this node serves: k with k mod num-partitions = id."""
+    try:
+        served = {key: int(context.node_config[key]) for key in ("partition-id", "num-partitions")}
+    except KeyError as error:
+        raise ValueError(
+            f"the node config lacks {error}: start the SuperNode with "
+            '--node-config "partition-id=0 num-partitions=10"'
+        ) from None
+    return Message(RecordDict({"node": ConfigRecord(served)}), reply_to=message)
+
+
+@app.train(mods=[report_errors, coded])
+def train_model(message: Message, context: Context) -> Message:
+    """Train the broadcast model for ``local_epochs`` and return it."""
+    here = session(str(context.run_config["overrides"]))
+    config = message.content["config"]
+    partition, server_round = int(config["partition"]), int(config["server-round"])
+    here.adapter.set(here.model, to_tree(message.content[ARRAYS], like=here.theta0))
+    mu = float(config.get("proximal-mu", 0.0))
+    turn = train(
+        here.model,
+        here.documents(partition).to_list(),
+        here.collator,
+        here.cfg.optimizer,
+        epochs=here.cfg.local_epochs,
+        batch_size=here.cfg.batch_size,
+        seed=turn_seed(here.cfg.seed, server_round, partition),
+        hooks=[proximal(mu, here.model)] if mu else [],
+    )
+    metrics = MetricRecord({"num-examples": turn.examples, "loss": turn.loss})
+    content = RecordDict(
+        {ARRAYS: to_record(here.adapter.get(here.model)), "metrics": metrics}
+    )
+    return Message(content, reply_to=message)
+
+
+@app.evaluate(mods=[report_errors, coded])
+def evaluate_model(message: Message, context: Context) -> Message:
+    """Score the broadcast model on the client's own documents."""
+    here = session(str(context.run_config["overrides"]))
+    documents = here.documents(int(message.content["config"]["partition"]))
+    tree = to_tree(message.content[ARRAYS], like=here.theta0)
+    scores = here.evaluate(tree, documents)
+    examples = sum(len(questions) for questions in documents["questions"])
+    metrics = MetricRecord({"num-examples": examples, **scores})
+    return Message(RecordDict({"metrics": metrics}), reply_to=message)

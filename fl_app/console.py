@@ -1,0 +1,87 @@
+"""What a run prints: a header, one line per round, and a table at the end."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from fl_app.ledger import short_name
+from fl_app.results import RunFolder
+from fl_app.tree import Tree
+
+
+def size(count: float) -> str:
+    """Return bytes as text with three digits: ``36.9 kB`` (decimal units)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def header(cfg: DictConfig, folder: Path, theta0: Tree) -> None:
+    """Print what is about to run, and where its results go."""
+    scalars = sum(x.size for x in theta0.values())
+    names = {d: short_name(cfg.codec[d]) for d in ("down", "up")}
+    print(
+        f"{cfg.experiment}: seed {cfg.seed}, {scalars:,} trained scalars, codec "
+        f"{names['down']} down, {names['up']} up; {cfg.clients_per_round} of "
+        f"{cfg.federation.clients} clients a round, {cfg.local_epochs} local epochs\n"
+        f"results: {folder}\n"
+        f"{'round':>5}  {'clients':<12} {'ANLS':>6} {'acc.':>6} "
+        f"{'down':>9} {'up':>9} {'sent so far':>12} {'left':>6}",
+        flush=True,
+    )
+
+
+def round_line(run: RunFolder, server_round: int) -> None:
+    """Print who trained, what the model scores now, and what it cost."""
+    rows = [r for r in run.ledger.rows if r.round == server_round and r.kind == "train"]
+    clients = " ".join(str(r.partition) for r in rows if r.direction == "down") or "-"
+    scores = {m: v for r, split, m, v in run.metrics if r == server_round and split == "test"}
+    moved = {
+        d: sum(r.message_bytes for r in rows if r.direction == d) for d in ("down", "up")
+    }
+    elapsed = time.perf_counter() - run.started
+    left = elapsed / server_round * (run.cfg.rounds - server_round) if server_round else None
+    print(
+        f"{server_round:>5}  {clients:<12} {scores['anls']:>6.3f} {100 * scores['accuracy']:>6.1f} "
+        f"{size(moved['down']):>9} {size(moved['up']):>9} {size(run.ledger.sent()):>12} "
+        f"{'' if left is None else f'{left:.0f} s':>6}",
+        flush=True,
+    )
+
+
+def final(summary: dict[str, Any], folder: Path) -> None:
+    """Print the totals of a run."""
+    sent, seconds, goal = summary["bytes"], summary["seconds"], summary["target"]
+    bits = summary["bits_per_scalar_up"]
+    lines = {
+        "status": summary["status"],
+        "test": _scores(summary["final"]),
+        "unseen providers": _scores(summary["final_unseen"]),
+        "messages": f"{size(sent['message_down'])} down + {size(sent['message_up'])} up "
+        f"(payload {size(sent['payload_down'])} + {size(sent['payload_up'])})",
+        "with a seed for the first download": f"{size(sent['message_down_seed_only'])} down",
+        "set-up, evaluation": f"{size(sent['setup'])}, {size(sent['evaluate'])}",
+        "bits per scalar up": "-" if bits is None else f"{bits:.3f}",
+        "seconds": ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()),
+        "target": "none"
+        if goal["value"] is None
+        else f"{goal['metric']} {goal['value']}: "
+        + (
+            "missed"
+            if goal["round"] is None
+            else f"met in round {goal['round']} after {size(goal['bytes'])}"
+        ),
+        "report": str(folder / "report.html"),
+    }
+    width = max(map(len, lines))
+    print("\n".join(f"{name:<{width}}  {text}" for name, text in lines.items()), flush=True)
+
+
+def _scores(values: dict[str, float]) -> str:
+    if not values:
+        return "-"
+    return f"ANLS {values['anls']:.4f}, accuracy {100 * values['accuracy']:.2f} %"

@@ -1,0 +1,32 @@
+"""Data sets of documents with questions, by config id.
+
+A row is one document: ``document`` and ``provider`` (names), ``words`` and ``boxes`` (one
+``[x0, y0, x1, y1]`` per word, integers 0..1000), ``tags`` (the field of each word, 0 = none),
+``questions``, ``fields`` (what each asks for) and ``answers`` (the accepted ones of each).
+"""
+
+from collections.abc import Callable
+
+from datasets import DatasetDict
+from omegaconf import DictConfig
+
+from fl_app.data import docvqa_mini
+from fl_app.data.partition import client_split
+
+__all__ = ["client_split", "load"]
+
+LOADERS: dict[str, Callable[[DictConfig, int], DatasetDict]] = {"docvqa_mini": docvqa_mini.load}
+
+
+def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
+    """The data set that ``cfg_data.id`` names, with splits ``train``, ``test`` and ``unseen``.
+
+    ``train`` is what clients hold together, ``test`` fresh documents of the same providers,
+    ``unseen`` documents of providers that no client holds. ``seed`` is the run's seed.
+
+    Raises:
+        ValueError: unknown id; the message lists the known ones.
+    """
+    if cfg_data.id not in LOADERS:
+        raise ValueError(f"unknown data id {cfg_data.id!r}; known: {', '.join(sorted(LOADERS))}")
+    return LOADERS[cfg_data.id](cfg_data, seed)

@@ -1,0 +1,454 @@
+"""DocVQA-mini: invoices of many providers with questions that the page answers literally.
+
+A provider has its own language, labels, layout, number and date formats, and keeps them in all of
+its documents; what the documents say changes. A model therefore learns a provider by its habits.
+Every provider and document has a random generator of its own, derived from (seed, pool, provider,
+document), so any subset can be made anywhere and is the same bytes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from omegaconf import DictConfig
+
+from fl_app.data.vocabulary import (
+    DISTRACTORS,
+    FEDERATED,
+    FIELDS,
+    HEADINGS,
+    PRETRAINING,
+    Vocabulary,
+    pseudo_word,
+)
+
+QUESTIONS: dict[str, tuple[str, ...]] = {
+    "invoice_number": ("What is the invoice number?", "Which number does the invoice have?"),
+    "invoice_date": ("What is the invoice date?", "When was the invoice issued?"),
+    "due_date": ("What is the due date?", "When must it be paid?"),
+    "order_number": ("What is the order number?", "Which order does it refer to?"),
+    "customer": ("Who is the customer?", "Who is billed?"),
+    "subtotal": ("What is the subtotal?", "What is the amount before tax?"),
+    "tax": ("What is the tax amount?", "How much is the tax?"),
+    "total": ("What is the total amount?", "How much is to be paid?"),
+}
+META = ("invoice_number", "invoice_date", "due_date", "order_number")
+SUMS = ("subtotal", "tax", "total")
+NOISE = ("|", "||", ".", "..", "*", "~", "_", "'", "-", "=", "lI", "rn", "ii")
+STREETS = ("Street", "Road", "Lane", "Square", "Park")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What the providers of one kind choose from; ``key`` separates their random streams.
+
+    ``pairs`` are the ways to place a label and its value, ``flows`` the orders of the page's
+    blocks, ``numbers`` (thousands, decimal) separators, ``currencies`` texts around an amount,
+    ``dates`` formats (see ``format_date``).
+    """
+
+    key: int
+    vocabularies: tuple[Vocabulary, ...]
+    pairs: tuple[str, ...]
+    flows: tuple[tuple[str, ...], ...]
+    numbers: tuple[tuple[str, str], ...]
+    currencies: tuple[str, ...]
+    dates: tuple[str, ...]
+
+
+POOLS = {
+    "pretraining": Pool(
+        key=0,
+        vocabularies=PRETRAINING,
+        pairs=("left", "left", "column", "above"),
+        flows=(("head", "parties", "items", "sums"), ("parties", "head", "items", "sums")),
+        numbers=((",", "."), (".", ","), ("", ".")),
+        currencies=("{}", "{}", "${}", "{} EUR", "£{}"),
+        dates=("{Y}-{m:02}-{d:02}", "{d:02}/{m:02}/{Y}", "{m}/{d}/{Y}", "{d} {M} {Y}", "{B} {d}, {Y}"),
+    ),
+    "federated": Pool(
+        key=1,
+        vocabularies=FEDERATED,
+        pairs=("left", "column", "above", "row", "below"),
+        flows=(
+            ("head", "parties", "items", "sums"),
+            ("sums", "head", "parties", "items"),
+            ("parties", "items", "sums", "head"),
+        ),
+        numbers=((".", ","), (" ", ","), ("'", "."), ("", ",")),
+        currencies=("{}", "{} €", "{}€", "CHF {}", "{} zł"),
+        dates=("{d:02}.{m:02}.{Y}", "{d}. {M} {Y}", "{d} {M} {Y}", "{d:02}-{m:02}-{y:02}", "{Y}/{m:02}/{d:02}"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Provider:
+    """Habits of one provider: all that its documents have in common."""
+
+    name: str
+    words: Vocabulary
+    labels: dict[str, str]  # as printed, of fields, distractors and headings
+    distractors: tuple[str, ...]
+    flow: tuple[str, ...]
+    meta: tuple[str, ...]  # order of the head's pairs
+    sums: tuple[str, ...]  # order of the sums' pairs
+    head_pair: str
+    sums_pair: str
+    mirrored: bool  # head block on the left, parties on the right
+    customer_above: bool  # its label stands above the name instead of before it
+    number: tuple[str, str]
+    currency: str
+    date: str
+    invoice_number: str  # patterns: "#" is a digit, "@" a letter
+    order_number: str
+    tax_rate: int  # percent
+    left: int  # page margin, in thousandths of the page like all lengths
+    line: int  # distance of lines
+    char: int  # width of a character
+    address: tuple[str, ...]
+
+
+class Page:
+    """Words that have been written on a page, each with its box and tag."""
+
+    def __init__(self, line: int, char: int) -> None:
+        self.line = line
+        self.char = char
+        self.words: list[tuple[int, int, int, int, str, int]] = []
+
+    def width(self, text: str) -> int:
+        return len(text) * self.char
+
+    def write(self, x: int, y: int, text: str, tag: int = 0) -> int:
+        """Write ``text`` from ``x`` on the line whose top is ``y``; return where it ends."""
+        for word in text.split():
+            end = x + self.width(word)
+            self.words.append((x, y, end, y + self.line * 2 // 3, word, tag))
+            x = end + self.char
+        return x
+
+
+def make_provider(seed: int, pool: Pool, number: int) -> Provider:
+    """Provider ``number`` of a pool."""
+    rng = _rng(seed, pool.key, number)
+    words = _choose(rng, pool.vocabularies)
+    case = _choose(rng, (str, str, str.upper, str.title))
+    ending = _choose(rng, ("", ":", ":", " :"))
+    labels = {name: case(_choose(rng, words.labels[name])) for name in FIELDS + DISTRACTORS}
+    labels = {name: label + ending for name, label in labels.items()}
+    labels |= {name: case(_choose(rng, words.labels[name])) for name in HEADINGS}
+    # Not every provider prints every distractor.
+    distractors = tuple(name for name in DISTRACTORS if rng.random() < 0.4)
+    meta = META + tuple(name for name in distractors if name != "shipping")
+    sums = _choose(rng, (SUMS, SUMS, ("total", "subtotal", "tax")))
+    if "shipping" in distractors:
+        sums = ("shipping", *sums)
+    return Provider(
+        name=f"{pseudo_word(rng, 2).capitalize()} {_choose(rng, words.companies)}",
+        words=words,
+        labels=labels,
+        distractors=distractors,
+        flow=_choose(rng, pool.flows),
+        meta=tuple(meta[i] for i in rng.permutation(len(meta))),
+        sums=sums,
+        head_pair=_choose(rng, pool.pairs),
+        sums_pair=_choose(rng, pool.pairs),
+        mirrored=bool(rng.random() < 0.5),
+        customer_above=bool(rng.random() < 0.6),
+        number=_choose(rng, pool.numbers),
+        currency=_choose(rng, pool.currencies),
+        date=_choose(rng, pool.dates),
+        invoice_number=_number_pattern(rng),
+        order_number=_number_pattern(rng),
+        tax_rate=_choose(rng, (5, 7, 8, 10, 19, 20, 21, 25)),
+        left=int(rng.integers(40, 90)),
+        line=int(rng.integers(20, 27)),
+        char=int(rng.integers(7, 10)),
+        address=_address(rng),
+    )
+
+
+def make_document(seed: int, pool: Pool, number: int, provider: Provider, index: int) -> dict[str, Any]:
+    """Document ``index`` of provider ``number``: one row, as described in ``fl_app.data``."""
+    rng = _rng(seed, pool.key, number, index)
+    values, lines = _content(rng, provider)
+    page = Page(provider.line, provider.char)
+    y = 40 + int(rng.integers(30))
+    y = _letterhead(page, provider, y)
+    blocks: dict[str, Callable[[int], int]] = {
+        "head": lambda y: _pairs(
+            page, provider, provider.head_pair, provider.meta, values, not provider.mirrored, y
+        ),
+        "parties": lambda y: _parties(page, provider, values["customer"], _address(rng), y),
+        "items": lambda y: _items(page, provider, lines, y),
+        "sums": lambda y: _pairs(
+            page, provider, provider.sums_pair, provider.sums, values, True, y
+        ),
+    }
+    beside = None  # a block that leaves the other half of the page free
+    for name in provider.flow:
+        top = y if beside is None else beside
+        bottom = blocks[name](top)
+        # The head and the parties stand side by side where the one leaves room for the other.
+        side_by_side = (
+            beside is None
+            and provider.head_pair != "row"
+            and name in ("head", "parties")
+            and _next(provider.flow, name) in ("head", "parties")
+        )
+        y = max(y, bottom + provider.line)
+        beside = top if side_by_side else None
+    page.write(provider.left, min(y + provider.line, 960), _choose(rng, provider.words.closing))
+    for _ in range(int(rng.integers(4))):
+        page.write(int(rng.integers(960)), int(rng.integers(960)), _choose(rng, NOISE))
+    return _row(rng, page, provider, f"{provider.name} {number}", f"{number}-{index}")
+
+
+def make_documents(
+    seed: int, pool: Pool, providers: range, indices: range
+) -> list[dict[str, Any]]:
+    """Documents ``indices`` of each of the providers, provider by provider."""
+    rows = []
+    for number in providers:
+        provider = make_provider(seed, pool, number)
+        rows += [make_document(seed, pool, number, provider, index) for index in indices]
+    return rows
+
+
+def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
+    """The federated data set: clients' documents, fresh ones of their providers, and unseen ones.
+
+    Args:
+        cfg_data: sizes, and ``seed``, which alone decides the bytes.
+        seed: the run's seed; does not matter here.
+
+    Raises:
+        ValueError: more test documents than providers.
+    """
+    pool = POOLS["federated"]
+    held = cfg_data.clients * cfg_data.providers_per_client
+    if not 1 <= cfg_data.test_documents <= held:
+        raise ValueError(f"test_documents must be in 1..{held}, one of a provider")
+    train = make_documents(
+        cfg_data.seed, pool, range(held), range(cfg_data.documents_per_provider)
+    )
+    fresh = cfg_data.documents_per_provider
+    test = [
+        row
+        for k in range(cfg_data.test_documents)
+        for number in [k * held // cfg_data.test_documents]
+        for row in make_documents(
+            cfg_data.seed, pool, range(number, number + 1), range(fresh, fresh + 1)
+        )
+    ]
+    unseen = make_documents(
+        cfg_data.seed,
+        pool,
+        range(held, held + cfg_data.unseen_providers),
+        range(cfg_data.unseen_documents_per_provider),
+    )
+    return DatasetDict(
+        {
+            "train": Dataset.from_list(train),
+            "test": Dataset.from_list(test),
+            "unseen": Dataset.from_list(unseen),
+        }
+    )
+
+
+def format_amount(cents: int, separators: tuple[str, str], currency: str) -> str:
+    """1234567 cents as e.g. "12.345,67 €"."""
+    thousands, decimal = separators
+    whole = f"{cents // 100:,}".replace(",", thousands)
+    return currency.format(f"{whole}{decimal}{cents % 100:02}")
+
+
+def format_date(day: date, pattern: str, months: tuple[str, ...]) -> str:
+    """A day by a pattern of {Y} year, {y} its last two digits, {m}, {d}, {M} month, {B} its start."""
+    month = months[day.month - 1]
+    return pattern.format(
+        Y=day.year, y=day.year % 100, m=day.month, d=day.day, M=month, B=month[:3].capitalize()
+    )
+
+
+def _rng(*key: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(key))
+
+
+def _choose(rng: np.random.Generator, options):
+    return options[rng.integers(len(options))]
+
+
+def _number_pattern(rng: np.random.Generator) -> str:
+    letters = "".join("ABCDEFGHKLMNPRSTVZ"[i] for i in rng.integers(18, size=2))
+    forms = ("######", "20##-####", f"{letters}-#####", f"{letters}####", "###/###", "@##-###")
+    return _choose(rng, forms)
+
+
+def _fill(rng: np.random.Generator, pattern: str) -> str:
+    return "".join(
+        str(rng.integers(10)) if c == "#" else "ABCDEFGH"[rng.integers(8)] if c == "@" else c
+        for c in pattern
+    )
+
+
+def _name(rng: np.random.Generator) -> str:
+    return pseudo_word(rng, 1 + int(rng.integers(2))).capitalize()
+
+
+def _address(rng: np.random.Generator) -> tuple[str, ...]:
+    return (
+        f"{_name(rng)} {_choose(rng, STREETS)} {rng.integers(1, 200)}",
+        f"{rng.integers(10000, 99999)} {_name(rng)}",
+    )
+
+
+def _content(
+    rng: np.random.Generator, provider: Provider
+) -> tuple[dict[str, str], list[tuple[str, str, str, str]]]:
+    """The values that a document prints, and its item lines."""
+    issued = date(2019, 1, 1) + timedelta(days=int(rng.integers(2500)))
+    due = issued + timedelta(days=int(rng.integers(7, 61)))
+    delivered = issued - timedelta(days=int(rng.integers(1, 20)))
+
+    def money(cents: int) -> str:
+        return format_amount(cents, provider.number, provider.currency)
+
+    def day(when: date) -> str:
+        return format_date(when, provider.date, provider.words.months)
+
+    lines, subtotal = [], 0
+    for _ in range(int(rng.integers(1, 4))):
+        quantity = int(rng.integers(1, 10))
+        price = int(10 ** rng.uniform(2.7, 5.0))
+        subtotal += quantity * price
+        amounts = [format_amount(c, provider.number, "{}") for c in (price, quantity * price)]
+        lines.append((_name(rng), str(quantity), *amounts))
+    shipping = int(rng.integers(300, 4000)) if "shipping" in provider.distractors else 0
+    tax = (subtotal + shipping) * provider.tax_rate // 100
+    customer = [_name(rng) for _ in range(int(rng.integers(1, 3)))]
+    values = {
+        "invoice_number": _fill(rng, provider.invoice_number),
+        "invoice_date": day(issued),
+        "due_date": day(due),
+        "order_number": _fill(rng, provider.order_number),
+        "customer": " ".join([*customer, _choose(rng, provider.words.companies)]),
+        "subtotal": money(subtotal),
+        "tax": money(tax),
+        "total": money(subtotal + shipping + tax),
+        "delivery_date": day(delivered),
+        "account_number": str(rng.integers(1000, 99999)),
+        "shipping": money(shipping),
+    }
+    return values, lines
+
+
+def _tag(field: str) -> int:
+    return FIELDS.index(field) + 1 if field in FIELDS else 0
+
+
+def _next(flow: tuple[str, ...], name: str) -> str:
+    """The block after ``name``, "" after the last."""
+    return (*flow, "")[flow.index(name) + 1]
+
+
+def _letterhead(page: Page, provider: Provider, y: int) -> int:
+    page.write(provider.left, y, provider.name)
+    title = provider.labels["title"]
+    page.write(960 - page.width(title), y, title)
+    page.write(provider.left, y + page.line, provider.address[0])
+    page.write(provider.left, y + 2 * page.line, provider.address[1])
+    return y + 4 * page.line
+
+
+def _pairs(
+    page: Page,
+    provider: Provider,
+    way: str,
+    names: tuple[str, ...],
+    values: dict[str, str],
+    right: bool,
+    y: int,
+) -> int:
+    """Write labels with their values the given way; return the bottom.
+
+    "left": the value follows its label; "column": values are aligned on the right; "above" and
+    "below": the label stands above or below its value; "row": all labels in lines of a table.
+    """
+    x = 520 if right else provider.left
+    if way == "row":
+        widths = [max(page.width(provider.labels[n]), page.width(values[n])) for n in names]
+        x = provider.left
+        for name, width in zip(names, widths, strict=True):
+            if x + width > 980:
+                x, y = provider.left, y + 3 * page.line
+            page.write(x, y, provider.labels[name])
+            page.write(x, y + page.line, values[name], _tag(name))
+            x += width + 3 * page.char
+        return y + 2 * page.line
+    for name in names:
+        label, value = provider.labels[name], values[name]
+        if way == "left":
+            page.write(page.write(x, y, label), y, value, _tag(name))
+        elif way == "column":
+            page.write(x, y, label)
+            page.write(960 - 520 + x - page.width(value), y, value, _tag(name))
+        else:
+            first, second = (0, page.line) if way == "above" else (page.line, 0)
+            page.write(x, y + first, label)
+            page.write(x, y + second, value, _tag(name))
+            y += page.line * 3 // 2
+        y += page.line
+    return y
+
+
+def _parties(page: Page, provider: Provider, customer: str, address: tuple[str, ...], y: int) -> int:
+    x = 520 if provider.mirrored else provider.left
+    end = page.write(x, y, provider.labels["customer"])
+    if provider.customer_above:
+        y += page.line
+    else:
+        x = end
+    for text, tag in ((customer, _tag("customer")), (address[0], 0), (address[1], 0)):
+        page.write(x, y, text, tag)
+        y += page.line
+    return y
+
+
+def _items(page: Page, provider: Provider, lines: list[tuple[str, str, str, str]], y: int) -> int:
+    columns = (provider.left, 430, 660, 960)
+    headings = tuple(provider.labels[name] for name in HEADINGS[1:])
+    for cells in (headings, *lines):
+        page.write(columns[0], y, cells[0])
+        for right, text in zip(columns[1:], cells[1:], strict=True):
+            page.write(right - page.width(text), y, text)
+        y += page.line
+    return y
+
+
+def _row(
+    rng: np.random.Generator, page: Page, provider: Provider, provider_id: str, document: str
+) -> dict[str, Any]:
+    """The page in reading order, with one question per field."""
+    order = sorted(page.words, key=lambda word: (word[1], word[0]))
+    jitter = rng.integers(-2, 3, size=(len(order), 4))
+    boxes = np.clip(np.array([word[:4] for word in order]) + jitter, 0, 1000)
+    tags = [word[5] for word in order]
+    # A field's words come from one write(), so their order in the list is the order on the page.
+    answers = {
+        field: " ".join(word[4] for word in order if word[5] == _tag(field)) for field in FIELDS
+    }
+    return {
+        "document": document,
+        "provider": provider_id,
+        "words": [word[4] for word in order],
+        "boxes": boxes.tolist(),
+        "tags": tags,
+        "questions": [_choose(rng, QUESTIONS[field]) for field in FIELDS],
+        "fields": list(FIELDS),
+        "answers": [[answers[field]] for field in FIELDS],
+    }

@@ -1,0 +1,69 @@
+"""Which rows of a data set each client holds."""
+
+from collections.abc import Callable
+
+import numpy as np
+from datasets import Dataset
+from omegaconf import DictConfig
+
+
+def client_split(
+    dataset: Dataset, cfg_partitioner: DictConfig, partition: int, num_partitions: int, seed: int
+) -> Dataset:
+    """The rows of one of ``num_partitions`` clients, in the data set's order.
+
+    The parts are disjoint, cover the data set and depend on the arguments alone.
+
+    Args:
+        cfg_partitioner: ``id`` and the arguments of that partitioner.
+
+    Raises:
+        ValueError: unknown id (the message lists the known ones), a partition outside
+            ``0..num_partitions-1``, or fewer things to hand out than partitions.
+    """
+    arguments = {str(key): value for key, value in cfg_partitioner.items()}
+    name = arguments.pop("id")
+    if name not in PARTITIONERS:
+        known = ", ".join(sorted(PARTITIONERS))
+        raise ValueError(f"unknown partitioner {name!r}; known: {known}")
+    if not 0 <= partition < num_partitions:
+        raise ValueError(f"partition {partition} is not in 0..{num_partitions - 1}")
+    parts = PARTITIONERS[name](dataset, num_partitions, np.random.default_rng(seed), **arguments)
+    return dataset.select(sorted(parts[partition]))
+
+
+def by_column(
+    dataset: Dataset, num_partitions: int, rng: np.random.Generator, column: str
+) -> list[list[int]]:
+    """Row indices per partition; every value of ``column`` goes wholly to one partition.
+
+    Values are drawn in random order, then handed out largest first, each to the partition with
+    the fewest rows so far: sizes differ by at most the largest value's rows.
+    """
+    if column not in dataset.column_names:
+        raise ValueError(f"no column {column!r}; there are {', '.join(dataset.column_names)}")
+    rows: dict[object, list[int]] = {}
+    for index, value in enumerate(dataset[column]):
+        rows.setdefault(value, []).append(index)
+    _enough(len(rows), num_partitions, f"values of {column}")
+    groups = list(rows.values())
+    order = sorted(rng.permutation(len(groups)), key=lambda group: -len(groups[group]))
+    parts: list[list[int]] = [[] for _ in range(num_partitions)]
+    for group in order:
+        min(parts, key=len).extend(groups[group])
+    return parts
+
+
+def iid(dataset: Dataset, num_partitions: int, rng: np.random.Generator) -> list[list[int]]:
+    """Row indices per partition, shuffled; sizes differ by at most one."""
+    _enough(len(dataset), num_partitions, "rows")
+    shuffled = rng.permutation(len(dataset))
+    return [part.tolist() for part in np.array_split(shuffled, num_partitions)]
+
+
+def _enough(available: int, num_partitions: int, what: str) -> None:
+    if available < num_partitions:
+        raise ValueError(f"{available} {what} cannot fill {num_partitions} partitions")
+
+
+PARTITIONERS: dict[str, Callable[..., list[list[int]]]] = {"by_column": by_column, "iid": iid}

@@ -1,0 +1,90 @@
+"""The ledger: one row per transfer, measured where the bytes leave or arrive."""
+
+import csv
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+Direction = Literal["up", "down"]
+Kind = Literal["train", "evaluate", "setup"]
+
+
+@dataclass
+class Transfer:
+    """One message between the server and one client.
+
+    Attributes
+    ----------
+    round : int
+        From 1; 0 is set-up.
+    partition : int
+        The client.
+    direction, kind : str
+        "up" is client to server.
+    codec : str
+        Short name of the codec, "none" where no model travels.
+    scalars : int
+        Values of the model in the message.
+    payload_bytes, frame_bytes, message_bytes : int
+        Output of the codec; data of the Array; all Flower objects of the message.
+    encode_s, decode_s : float
+        Seconds of one thread on the side that did it.
+    """
+
+    round: int
+    partition: int
+    direction: Direction
+    kind: Kind
+    codec: str = "none"
+    scalars: int = 0
+    payload_bytes: int = 0
+    frame_bytes: int = 0
+    message_bytes: int = 0
+    encode_s: float = 0.0
+    decode_s: float = 0.0
+
+
+COLUMNS = tuple(field.name for field in fields(Transfer))
+
+
+def short_name(spec: dict[str, Any]) -> str:
+    """Return a codec's ids in the order of its links, for a column: ``delta+nf4``."""
+    return "+".join(short_name(link) for link in spec["links"]) if "links" in spec else spec["id"]
+
+
+class Ledger:
+    """Every transfer of a run, in memory and, row by row, in ``ledger.csv``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[Transfer] = []
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerow(COLUMNS)
+
+    def add(self, rows: Iterable[Transfer]) -> None:
+        """Append ``rows``; they are on disk when this returns."""
+        rows = list(rows)
+        self.rows += rows
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, COLUMNS).writerows(
+                {**asdict(r), "encode_s": f"{r.encode_s:.6f}", "decode_s": f"{r.decode_s:.6f}"}
+                for r in rows
+            )
+
+    def total(
+        self, column: str = "message_bytes", where: Callable[[Transfer], bool] = lambda row: True
+    ) -> int | float:
+        """Return the sum of ``column`` over the rows for which ``where`` holds."""
+        return sum(getattr(row, column) for row in self.rows if where(row))
+
+    def sent(self, until: int | None = None) -> int:
+        """Return the message bytes of set-up and training, both directions, to round ``until``.
+
+        Evaluation is not part of it: it is a way of looking, and counted apart.
+        """
+        return int(
+            self.total(
+                where=lambda r: r.kind != "evaluate" and (until is None or r.round <= until)
+            )
+        )

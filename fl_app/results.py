@@ -1,0 +1,163 @@
+"""The folder of a run: what is written, when, and under which names."""
+
+import csv
+import json
+import platform
+import time
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from safetensors.numpy import save_file
+
+from fl_app.installed import project_root
+from fl_app.ledger import Ledger
+from fl_app.tree import Tree
+
+PACKAGES = (
+    "thinwire", "flwr", "ray", "torch", "transformers", "peft", "bitsandbytes", "datasets",
+    "hydra-core", "numpy", "numba",
+)  # fmt: skip
+METRIC_COLUMNS = ("round", "split", "metric", "value")
+
+
+class RunFolder:
+    """``runs/NAME/`` with config.yaml, ledger.csv, metrics.csv, checkpoints/ and summary.json.
+
+    Everything but the summary is on disk as soon as a round is over, so a run that dies keeps
+    what it has earned.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg = cfg
+        self.path = _new_folder(cfg)
+        self.started = time.perf_counter()
+        self.metrics: list[tuple[int, str, str, float]] = []
+        self.evaluate_seconds = 0.0
+        self.ledger = Ledger(self.path / "ledger.csv")
+        OmegaConf.save(cfg, self.path / "config.yaml")
+        with (self.path / "metrics.csv").open("w", newline="") as file:
+            csv.writer(file).writerow(METRIC_COLUMNS)
+
+    def add_metrics(self, server_round: int, split: str, values: dict[str, float]) -> None:
+        """Append one row per metric to metrics.csv."""
+        rows = [(server_round, split, name, value) for name, value in values.items()]
+        self.metrics += rows
+        with (self.path / "metrics.csv").open("a", newline="") as file:
+            csv.writer(file).writerows((*row[:3], f"{row[3]:.6f}") for row in rows)
+
+    def checkpoint(self, server_round: int, tree: Tree) -> None:
+        """Keep the trained tensors of the last round in ``checkpoints/``."""
+        folder = self.path / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        target = folder / f"round-{server_round:04d}.safetensors"
+        partial = target.with_suffix(".partial")
+        save_file(tree, partial)
+        partial.rename(target)
+        for old in folder.glob("round-*.safetensors"):
+            if old != target:
+                old.unlink()
+
+    def finish(self, status: str, overrides: str, totals: dict[str, Any]) -> dict[str, Any]:
+        """Write summary.json and return it."""
+        summary = summarize(self, status, overrides, totals)
+        (self.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        return summary
+
+
+def _new_folder(cfg: DictConfig) -> Path:
+    name = cfg.output.name or (
+        f"{cfg.experiment}-s{cfg.seed}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+    )
+    parent = project_root() / cfg.output.dir
+    for attempt in range(1000):
+        path = parent / (f"{name}-{attempt + 1}" if attempt else name)
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            if cfg.output.name:
+                raise FileExistsError(
+                    f"{path} exists: choose another output.name, or remove the folder"
+                ) from None
+    raise FileExistsError(f"{parent} holds 1000 runs named {name}")
+
+
+def summarize(
+    run: RunFolder, status: str, overrides: str, totals: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the contents of summary.json.
+
+    ``totals`` are what only the server knows: ``rounds``, ``trainable_scalars``,
+    ``theta0_digest``, ``seed_only_saving`` (bytes) and ``train_seconds``.
+    """
+    ledger, cfg = run.ledger, run.cfg
+
+    def sum_of(column: str, **equal: Any) -> Any:
+        return ledger.total(
+            column, lambda row: all(getattr(row, key) == value for key, value in equal.items())
+        )
+
+    final: dict[str, dict[str, float]] = {}
+    for _, split, metric, value in run.metrics:
+        final.setdefault(split, {})[metric] = value
+    scalars_up = sum_of("scalars", direction="up", kind="train")
+    payload_up = sum_of("payload_bytes", direction="up", kind="train")
+    message_down = sum_of("message_bytes", direction="down", kind="train")
+    return {
+        "experiment": cfg.experiment,
+        "overrides": overrides,
+        "seed": cfg.seed,
+        "status": status,
+        "rounds": totals["rounds"],
+        "trainable_scalars": totals["trainable_scalars"],
+        "final": final.get("test", {}),
+        "final_unseen": final.get("unseen", {}),
+        "target": target(run),
+        "bytes": {
+            "payload_up": payload_up,
+            "payload_down": sum_of("payload_bytes", direction="down", kind="train"),
+            "message_up": sum_of("message_bytes", direction="up", kind="train"),
+            "message_down": message_down,
+            "message_down_seed_only": message_down - totals["seed_only_saving"],
+            "setup": sum_of("message_bytes", kind="setup"),
+            "evaluate": sum_of("message_bytes", kind="evaluate"),
+        },
+        "bits_per_scalar_up": 8 * payload_up / scalars_up if scalars_up else None,
+        "seconds": {
+            "total": round(time.perf_counter() - run.started + totals["setup_seconds"], 3),
+            "setup": round(totals["setup_seconds"], 3),
+            "train": round(totals["train_seconds"], 3),
+            "encode": round(sum_of("encode_s"), 6),
+            "decode": round(sum_of("decode_s"), 6),
+            "evaluate": round(run.evaluate_seconds, 3),
+        },
+        "theta0_digest": totals["theta0_digest"],
+        "versions": versions(),
+    }
+
+
+def target(run: RunFolder) -> dict[str, Any]:
+    """Return when the target metric was first met, and the bytes sent until then, or nulls."""
+    metric, value = run.cfg.target.metric, run.cfg.target.value
+    met = [
+        server_round
+        for server_round, split, name, got in run.metrics
+        if split == "test" and name == metric and value is not None and got >= value
+    ]
+    first = min(met, default=None)
+    sent = None if first is None else run.ledger.sent(until=first)
+    return {"metric": metric, "value": value, "round": first, "bytes": sent}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

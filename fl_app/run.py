@@ -1,0 +1,255 @@
+"""``python -m fl_app.run [OVERRIDE ...]``: one hermetic ``flwr run`` in simulation.
+
+Starts a SuperLink of its own (own FLWR_HOME, free ports, no telemetry, no dependency installation
+at run time), submits the app, shows its log, and stops everything that it started. The exit
+status is the run's: 0 completed, 1 failed, 2 wrong configuration, 130 interrupted.
+"""
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from fl_app.config import ConfigError, compose
+from fl_app.installed import project_root
+
+START_SECONDS = 60
+STOP_SECONDS = 20
+CONNECTION = "thinwire"
+
+
+class SuperLinkError(RuntimeError):
+    """The SuperLink did not start, or does not answer."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the experiment that ``arguments`` (Hydra overrides) name; return the exit status."""
+    overrides = " ".join(arguments)
+    try:
+        cfg = compose(overrides)
+    except ConfigError as error:
+        print(f"configuration: {error}", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with superlink() as environment:
+            return submit(overrides, cfg.federation.clients, environment)
+    except KeyboardInterrupt:
+        print("interrupted; what was measured so far is in the run's folder", file=sys.stderr)
+        return 130
+    except SuperLinkError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def superlink() -> Iterator[dict[str, str]]:
+    """Start a SuperLink for simulations; yield the environment that Flower's CLI needs for it.
+
+    On exit every process that descends from it is gone.
+
+    Raises
+    ------
+    SuperLinkError
+        If it does not come up; the message holds the end of its log.
+    """
+    with tempfile.TemporaryDirectory(prefix="thinwire-") as name:
+        home = Path(name)
+        port = _free_port()
+        environment = _environment(home)
+        (home / "config.toml").write_text(
+            f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
+            f'address = "127.0.0.1:{port}"\ninsecure = true\n'
+        )
+        log = home / "superlink.log"
+        command = [
+            _script("flower-superlink"), "--insecure", "--simulation",
+            "--isolation", "subprocess", "--host", "127.0.0.1", "--port", str(port),
+        ]  # fmt: skip
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                cwd=project_root(),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches this process alone, which then tidies up
+            )
+        try:
+            _wait_until_healthy(process, port, log)
+            yield environment
+        finally:
+            stop(process, environment)
+
+
+def _environment(home: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": str(home),
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _script(name: str) -> str:
+    return str(Path(sys.executable).parent / name)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise SuperLinkError(f"the SuperLink did not start:\n{log.read_text()[-2000:]}")
+
+
+def submit(overrides: str, nodes: int, environment: dict[str, str]) -> int:
+    """Submit the app with ``flwr run``, show its log, and return 0 only if it completed."""
+    flwr = _script("flwr")
+    command = [
+        flwr, "run", str(project_root()), CONNECTION, "--stream",
+        "--run-config", f"overrides={json.dumps(overrides)}",
+        "--federation-config", f"num-supernodes={nodes} client-resources-num-cpus=1",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if not _is_chatter(line):
+                print(line, end="", flush=True)
+        process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+    return 0 if status(environment) == "finished:completed" else 1
+
+
+# What Flower and Ray say in every run, and what says nothing about this one.
+CHATTER = (
+    "Successfully started run", "Starting logstream", "Starting Flower Simulation",
+    "Since flwr 1.32", "Federation `", "To change federation size", "flwr federation",
+    "Successfully installed", "Installing", "Loading project", "Started a local Ray instance",
+)  # fmt: skip
+
+
+def _is_chatter(line: str) -> bool:
+    return any(text in line for text in CHATTER)
+
+
+def status(environment: dict[str, str], patience: float = 30) -> str:
+    """Return the status of the last run, as ``flwr list`` says, once it is final."""
+    deadline = time.monotonic() + patience
+    latest = "unknown"
+    while time.monotonic() < deadline:
+        runs = _runs(environment)
+        if runs:
+            latest = str(runs[0]["status"])
+            if latest.startswith("finished"):
+                return latest
+        time.sleep(0.5)
+    return latest
+
+
+def _runs(environment: dict[str, str]) -> list[dict[str, object]]:
+    listed = subprocess.run(
+        [_script("flwr"), "list", CONNECTION, "--format", "json"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    try:
+        return list(json.loads(listed.stdout)["runs"])
+    except (ValueError, KeyError):
+        return []
+
+
+def stop(process: subprocess.Popen[bytes], environment: dict[str, str]) -> None:
+    """Stop the SuperLink and everything that it started, children first asked by Flower.
+
+    A SIGTERM in the middle of a run would orphan Flower's simulation and Ray, so the run is
+    stopped first.
+    """
+    if process.poll() is None:
+        for run in _runs(environment):
+            if not str(run["status"]).startswith("finished"):
+                subprocess.run(
+                    [_script("flwr"), "stop", str(run["run-id"]), CONNECTION],
+                    env=environment,
+                    capture_output=True,
+                    check=False,
+                )
+    family = _descendants(process.pid)
+    _wait_for_leaving([p for p in family if p.pid != process.pid])
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for left in family:
+        if left.is_running() and left.pid != process.pid:
+            left.kill()
+    psutil.wait_procs(family, timeout=STOP_SECONDS)
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        parent = psutil.Process(pid)
+        return [*parent.children(recursive=True), parent]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _wait_for_leaving(family: list[psutil.Process]) -> None:
+    apps = [p for p in family if p.is_running() and "superexec" not in " ".join(_cmdline(p))]
+    psutil.wait_procs(apps, timeout=STOP_SECONDS)
+
+
+def _cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
+if __name__ == "__main__":
+    sys.exit(main([word for argument in sys.argv[1:] for word in shlex.split(argument)]))

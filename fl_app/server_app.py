@@ -1,0 +1,108 @@
+"""The ServerApp: composes the run, lets the strategy work, and writes what it cost and brought."""
+
+import logging
+import time
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
+from flwr.serverapp import Grid, ServerApp
+
+from fl_app import console, report
+from fl_app.records import ARRAYS, message_bytes, to_record, to_tree
+from fl_app.results import RunFolder
+from fl_app.session import Session, session
+from fl_app.tree import Tree, digest
+from strategies.coded import Coded, inner_strategy
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the experiment that ``overrides`` names.
+
+    Raises
+    ------
+    Exception
+        Whatever ended the run early, after the results so far and a summary that says "failed"
+        are on disk; Flower then reports the run as failed.
+    """
+    logging.getLogger("flwr").setLevel(logging.WARNING)  # the table below says the same, shorter
+    began = time.perf_counter()
+    overrides = str(context.run_config["overrides"])
+    here = session(overrides)
+    run = Run(here, grid, overrides, setup_seconds=time.perf_counter() - began)
+    run.start()
+
+
+class Run:
+    """One experiment: evaluation, checkpoint and a line on the console after every round."""
+
+    def __init__(
+        self, here: Session, grid: Grid, overrides: str, setup_seconds: float
+    ) -> None:
+        self.here = here
+        self.grid = grid
+        self.overrides = overrides
+        self.setup_seconds = setup_seconds
+        self.folder = RunFolder(here.cfg)
+        self.strategy = Coded(inner_strategy(here.cfg), here, self.folder.ledger)
+        self.rounds_done = 0
+        self.latest = here.theta0
+
+    def start(self) -> None:
+        """Run all rounds, then write summary, adapter and report."""
+        here, cfg = self.here, self.here.cfg
+        console.header(cfg, self.folder.path, here.theta0)
+        try:
+            self.strategy.start(
+                self.grid,
+                to_record(here.theta0),
+                num_rounds=cfg.rounds,
+                timeout=cfg.federation.reply_timeout,
+                train_config=ConfigRecord(),
+                evaluate_config=ConfigRecord(),
+                evaluate_fn=self.after_round,
+            )
+            self.evaluate("unseen", self.rounds_done, self.latest)
+        except BaseException:
+            self.finish("failed")
+            raise
+        here.adapter.set(here.model, self.latest)
+        here.adapter.export(here.model, self.folder.path / "adapter")
+        self.finish("completed")
+
+    def after_round(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        """Score the global model, keep it, and say so."""
+        self.latest = to_tree(arrays, like=self.here.theta0)
+        self.rounds_done = server_round
+        scores = self.evaluate("test", server_round, self.latest)
+        if server_round > 0:
+            self.folder.checkpoint(server_round, self.latest)
+        console.round_line(self.folder, server_round)
+        return MetricRecord(dict(scores))
+
+    def evaluate(self, split: str, server_round: int, tree: Tree) -> dict[str, float]:
+        """Score ``tree`` on a split of the server's data and add it to metrics.csv."""
+        began = time.perf_counter()
+        scores = self.here.evaluate(tree, self.here.data[split])
+        self.folder.add_metrics(server_round, split, scores)
+        self.folder.evaluate_seconds += time.perf_counter() - began
+        return scores
+
+    def finish(self, status: str) -> None:
+        """Write summary.json and report.html and print the final table."""
+        here = self.here
+        summary = self.folder.finish(
+            status,
+            self.overrides,
+            {
+                "rounds": self.rounds_done,
+                "trainable_scalars": sum(x.size for x in here.theta0.values()),
+                "theta0_digest": digest(here.theta0),
+                "seed_only_saving": self.strategy.seed_only_saving,
+                "train_seconds": self.strategy.train_seconds,
+                "setup_seconds": self.setup_seconds,
+            },
+        )
+        report.write(self.folder.path)
+        console.final(summary, self.folder.path)

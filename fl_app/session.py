@@ -1,0 +1,119 @@
+"""What a process of a run needs once: model, theta0, data and codecs, built from the config."""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from types import ModuleType
+
+import datasets
+import torch
+from datasets import Dataset, DatasetDict
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from fl_app import data, models
+from fl_app.adapters import ADAPTERS
+from fl_app.codecs import Codec, from_spec
+from fl_app.config import compose
+from fl_app.data.collate import Collator, predict
+from fl_app.metrics import score
+from fl_app.tree import Tree, manifest
+
+
+@dataclass
+class Session:
+    """The pieces of a run that server and clients build alike.
+
+    Attributes
+    ----------
+    theta0 : Tree
+        The start of every trained tensor, the same on every machine.
+    manifest : bytes
+        Its fingerprint, in every frame.
+    up, down : Codec
+        What a model becomes on its way to the server and to a client.
+    """
+
+    cfg: DictConfig
+    device: torch.device
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerFast
+    collator: Collator
+    adapter: ModuleType
+    theta0: Tree
+    manifest: bytes
+    up: Codec
+    down: Codec
+
+    @cached_property
+    def data(self) -> DatasetDict:
+        """Return all splits of the data set."""
+        return data.load(self.cfg.data, self.cfg.seed)
+
+    def documents(self, partition: int) -> Dataset:
+        """Return the documents of the client that holds ``partition``."""
+        return data.client_split(
+            self.data["train"],
+            self.cfg.data.partitioner,
+            partition,
+            self.cfg.federation.clients,
+            self.cfg.data.seed,
+        )
+
+    def reference(self, broadcast: Tree) -> Tree:
+        """Return what an update is coded against, by ``codec.reference``."""
+        return self.theta0 if self.cfg.codec.reference == "theta0" else broadcast
+
+    def evaluate(self, tree: Tree, dataset: Dataset) -> dict[str, float]:
+        """Return ANLS and accuracy of the model with ``tree`` in it, over ``dataset``."""
+        self.adapter.set(self.model, tree)
+        rows = dataset.to_list()
+        answers = predict(
+            self.model,
+            self.tokenizer,
+            self.collator,
+            rows,
+            self.cfg.model.max_answer_length,
+        )
+        return score(answers, [accepted for row in rows for accepted in row["answers"]])
+
+
+@lru_cache(maxsize=1)
+def session(overrides: str) -> Session:
+    """Build the session of a run; a process that asks again gets the same one.
+
+    Raises
+    ------
+    ConfigError
+        For a wrong override.
+    FileNotFoundError, ValueError
+        For a model that is missing or is not the one named by the config.
+    """
+    cfg = compose(overrides)
+    torch.set_num_threads(cfg.federation.torch_threads)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    datasets.disable_progress_bars()
+    base, tokenizer = models.load(cfg.model, cfg.seed)
+    collator = Collator(tokenizer, base.config, cfg.model.max_length)
+    adapter = ADAPTERS[cfg.adapter.id]
+    model = adapter.attach(base, cfg.adapter, cfg.seed)
+    theta0 = adapter.get(model)  # before any move to a GPU
+    device = torch.device(
+        cfg.federation.device
+        if cfg.federation.device != "auto"
+        else ("cuda" if torch.cuda.is_available() else "cpu")
+    )
+    up, down = (from_spec(OmegaConf.to_container(cfg.codec[d])) for d in ("up", "down"))
+    return Session(
+        cfg=cfg,
+        device=device,
+        model=model.to(device),
+        tokenizer=tokenizer,
+        collator=collator,
+        adapter=adapter,
+        theta0=theta0,
+        manifest=manifest(theta0),
+        up=up,
+        down=down,
+    )

@@ -1,0 +1,118 @@
+"""Local training: one client's turn, from a model to a trained model."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from fl_app import optimizers
+from fl_app.data.collate import Collator
+
+Row = dict[str, Any]
+GradientHook = Callable[[nn.Module], None]
+"""Changes the gradients of a model in place, after the backward pass and before clipping."""
+
+
+class DivergedError(RuntimeError):
+    """Training produced a loss that is not finite."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a client's turn did: examples seen per epoch, mean loss of the last epoch, seconds."""
+
+    examples: int
+    loss: float
+    seconds: float
+
+
+def turn_seed(seed: int, server_round: int, partition: int) -> int:
+    """Return the seed of one client's turn, unrelated to that of any other turn."""
+    return int(np.random.SeedSequence([seed, server_round, partition]).generate_state(1)[0])
+
+
+def proximal(mu: float, model: nn.Module) -> GradientHook:
+    """Return FedProx's pull to the broadcast model: the gradient of mu/2 |theta - theta_t|^2.
+
+    Li et al. 2020, https://arxiv.org/abs/1812.06127, eq. 2; theta_t is ``model`` as it is now.
+    """
+    start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+    def hook(model: nn.Module) -> None:
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.detach() - start[name], alpha=mu)
+
+    return hook
+
+
+def train(
+    model: nn.Module,
+    rows: Sequence[Row],
+    collator: Collator,
+    cfg: DictConfig,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    hooks: Sequence[GradientHook] = (),
+) -> Turn:
+    """Train ``model`` in place on ``rows`` for ``epochs`` passes in a seeded random order.
+
+    Parameters
+    ----------
+    rows : sequence of documents
+        See ``fl_app.data``; one batch is ``batch_size`` documents with all their questions.
+    cfg : DictConfig
+        The ``optimizer`` group: optimizer, schedule over this turn, ``max_grad_norm``.
+    seed : int
+        Of batch order and dropout.
+
+    Raises
+    ------
+    ValueError
+        If there are no rows.
+    DivergedError
+        If a loss is NaN or infinite.
+    """
+    if not rows:
+        raise ValueError("this client holds no documents: check data and federation.clients")
+    began = time.perf_counter()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    device = trained[0].device
+    steps_per_epoch = math.ceil(len(rows) / batch_size)
+    optimizer, schedule = optimizers.build(trained, cfg, epochs * steps_per_epoch)
+    torch.manual_seed(seed)
+    order = torch.Generator().manual_seed(seed)
+    model.train()
+    losses: list[float] = []
+    for _ in range(epochs):
+        losses.clear()
+        for indices in torch.randperm(len(rows), generator=order).split(batch_size):
+            batch = collator.training([rows[i] for i in indices.tolist()])
+            loss = model(**{k: v.to(device) for k, v in batch.items()}).loss
+            if not torch.isfinite(loss):
+                raise DivergedError(
+                    f"the loss became {loss.item()}: lower optimizer.lr={cfg.lr} or raise "
+                    f"optimizer.warmup={cfg.warmup}"
+                )
+            loss.backward()
+            for hook in hooks:
+                hook(model)
+            nn.utils.clip_grad_norm_(trained, cfg.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            losses.append(loss.item())
+    model.eval()
+    return Turn(
+        examples=sum(len(row["questions"]) for row in rows),
+        loss=sum(losses) / len(losses),
+        seconds=time.perf_counter() - began,
+    )

@@ -1,0 +1,91 @@
+"""The configuration: what composes, and what is refused with which words."""
+
+from pathlib import Path
+
+import pytest
+
+from fl_app.config import CONF_DIR, ConfigError, compose
+
+EXPERIMENTS = sorted(p.stem for p in (CONF_DIR / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes(experiment: str) -> None:
+    cfg = compose(f"experiment={experiment}")
+    assert cfg.experiment == experiment
+
+
+@pytest.mark.parametrize("group", ["adapter", "codec", "model", "optimizer", "strategy"])
+def test_every_group_option_composes(group: str) -> None:
+    for option in (CONF_DIR / group).glob("*.yaml"):
+        compose(f"{group}={option.stem}")
+
+
+def test_the_default_is_the_nf4_entry() -> None:
+    cfg = compose("")
+    assert (cfg.experiment, cfg.rounds, cfg.local_epochs, cfg.clients_per_round) == (
+        "nf4_single", 4, 12, 1,
+    )  # fmt: skip
+    assert [link.id for link in cfg.codec.up.links] == ["delta", "nf4"]
+
+
+def test_an_override_beats_the_experiment() -> None:
+    cfg = compose("experiment=fedavg_full strategy=fedadam codec=nf4 rounds=3")
+    assert cfg.rounds == 3
+    assert cfg.strategy.inner._target_.endswith("FedAdam")
+    assert cfg.adapter.id == "full"
+
+
+def test_quotes_and_blanks_as_in_a_shell() -> None:
+    assert compose("'output.name=my run' rounds=2").output.name == "my run"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ("strategy=nope", "single_client"),
+        ("codec=zip", "nf4"),
+        ("experiment=nope", "fedavg_full"),
+        ("foo=1", "rounds"),
+        ("+foo=1", "rounds"),
+        ("adapter.rank=3", "alpha"),
+        ("model.pth=x", "path"),
+        ("strategy.inner.wieghted=1", "strategy.inner"),
+        ("+strategy.inner.foo=2", "foo"),
+        ("rounds=abc", "rounds='abc' should be of type int"),
+        ("rounds=0", "rounds=0 should be greater than 0"),
+        ("rounds=null", "type int"),
+        ("rounds", "not a Hydra override"),
+        ("optimizer.lr=true", "type float"),
+        ("optimizer.warmup=2", "[0, 1]"),
+        ("optimizer.schedule=exp", "cosine"),
+        ("strategy.sampler=best", "cyclic"),
+        ("federation.device=tpu", "cuda"),
+        ("clients_per_round=11", "federation.clients=10"),
+        ("seed=-1", "seed"),
+        ("target.value=high", "number"),
+        ("codec.down.links=[{id:zip}]", "nf4"),
+        ("codec.down.links=[{id:nf4,blok:3}]", "block"),
+        ("codec.down.links=[{id:delta}]", "codec"),
+        ("strategy.inner._target_=os.system", "os.system"),
+        ("strategy.inner._target_=collections.OrderedDict", "no Flower strategy"),
+        ("strategy='unclosed", "quot"),
+    ],
+)
+def test_a_wrong_override_names_key_and_alternatives(overrides: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(overrides)
+    assert says in str(caught.value)
+
+
+def test_a_failed_compose_leaves_hydra_usable() -> None:
+    with pytest.raises(ConfigError):
+        compose("strategy=nope")
+    assert compose("rounds=7").rounds == 7
+
+
+def test_every_option_has_its_default_in_conf() -> None:
+    """No key of the composed configuration is made up in Python, but the experiment's name."""
+    text = "".join(path.read_text() for path in Path(CONF_DIR).rglob("*.yaml"))
+    for key in compose(""):
+        assert f"{key}:" in text or f"/{key}:" in text
