@@ -5,6 +5,7 @@ holds no weights. They are read from where the project is installed instead.
 """
 
 import json
+from contextlib import suppress
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from urllib.parse import urlparse
@@ -23,10 +24,8 @@ def installed(relative: str) -> Path:
         FileNotFoundError: it is in neither place; the message says how to mend that.
     """
     roots = [Path(__file__).resolve().parents[1]]
-    try:
+    with suppress(PackageNotFoundError):
         roots.append(_root(distribution(PROJECT)))
-    except PackageNotFoundError:
-        pass
     for root in roots:
         if (root / relative).exists():
             return root / relative

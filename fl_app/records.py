@@ -82,5 +82,6 @@ def message_bytes(message: Message) -> int:
     )
     content = message.content if message.has_content() else None
     error = message.error if message.has_error() else None
-    copy = Message(content, metadata=metadata) if content else Message(error, metadata=metadata)
+    sent_part = error if content is None else content
+    copy = Message(sent_part, metadata=metadata)
     return sum(len(part.deflate()) for part in get_all_nested_objects(copy).values())

@@ -110,6 +110,7 @@ def _environment(home: Path) -> dict[str, str]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning",
     }
 
 
@@ -139,7 +140,8 @@ def submit(overrides: str, nodes: int, environment: dict[str, str]) -> int:
     command = [
         flwr, "run", str(project_root()), CONNECTION, "--stream",
         "--run-config", f"overrides={json.dumps(overrides)}",
-        "--federation-config", f"num-supernodes={nodes} client-resources-num-cpus=1",
+        "--federation-config", 
+        f"num-supernodes={nodes} client-resources-num-cpus=1 init-args-log-to-driver=false",
     ]  # fmt: skip
     process = subprocess.Popen(
         command,
@@ -158,14 +160,18 @@ def submit(overrides: str, nodes: int, environment: dict[str, str]) -> int:
     finally:
         if process.poll() is None:
             process.terminate()
-    return 0 if status(environment) == "finished:completed" else 1
+    final = status(environment)
+    if final == "finished:completed":
+        return 0
+    print(f"the run did not complete: {final}", file=sys.stderr)
+    return 1
 
 
 # What Flower and Ray say in every run, and what says nothing about this one.
 CHATTER = (
     "Successfully started run", "Starting logstream", "Starting Flower Simulation",
     "Since flwr 1.32", "Federation `", "To change federation size", "flwr federation",
-    "Successfully installed", "Installing", "Loading project", "Started a local Ray instance",
+    "Successfully installed", "torch.jit.script_method", "  warnings.warn(",
 )  # fmt: skip
 
 
@@ -188,67 +194,64 @@ def status(environment: dict[str, str], patience: float = 30) -> str:
 
 
 def _runs(environment: dict[str, str]) -> list[dict[str, object]]:
-    listed = subprocess.run(
-        [_script("flwr"), "list", CONNECTION, "--format", "json"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     try:
-        return list(json.loads(listed.stdout)["runs"])
+        listed = _flwr("list", CONNECTION, "--format", "json", environment=environment)
+        return list(json.loads(listed)["runs"])
     except (ValueError, KeyError):
         return []
 
 
-def stop(process: subprocess.Popen[bytes], environment: dict[str, str]) -> None:
-    """Stop the SuperLink and everything that it started, children first asked by Flower.
+def _flwr(*arguments: str, environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        [_script("flwr"), *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    return done.stdout
 
-    A SIGTERM in the middle of a run would orphan Flower's simulation and Ray, so the run is
-    stopped first.
+
+def stop(process: subprocess.Popen[bytes], environment: dict[str, str]) -> None:
+    """Stop the SuperLink and everything that descends from it.
+
+    A SIGTERM in the middle of a run would orphan Flower's simulation and Ray, so Flower is asked
+    to stop the run first.
     """
-    if process.poll() is None:
-        for run in _runs(environment):
-            if not str(run["status"]).startswith("finished"):
-                subprocess.run(
-                    [_script("flwr"), "stop", str(run["run-id"]), CONNECTION],
-                    env=environment,
-                    capture_output=True,
-                    check=False,
-                )
-    family = _descendants(process.pid)
-    _wait_for_leaving([p for p in family if p.pid != process.pid])
-    if process.poll() is None:
-        process.terminate()
+    ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C changes nothing
     try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    for left in family:
-        if left.is_running() and left.pid != process.pid:
-            left.kill()
-    psutil.wait_procs(family, timeout=STOP_SECONDS)
+        family = _descendants(process.pid)
+        if any(_is_alive(member) for member in family):
+            for run in _runs(environment):
+                if not str(run["status"]).startswith("finished"):
+                    _flwr("stop", str(run["run-id"]), CONNECTION, environment=environment)
+            deadline = time.monotonic() + STOP_SECONDS
+            while any(map(_is_alive, family)) and time.monotonic() < deadline:
+                time.sleep(0.1)
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for member in family:
+            if _is_alive(member, even_superexec=True):
+                member.kill()
+    finally:
+        signal.signal(signal.SIGINT, ignored)
 
 
 def _descendants(pid: int) -> list[psutil.Process]:
     try:
-        parent = psutil.Process(pid)
-        return [*parent.children(recursive=True), parent]
+        return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
 
 
-def _wait_for_leaving(family: list[psutil.Process]) -> None:
-    apps = [p for p in family if p.is_running() and "superexec" not in " ".join(_cmdline(p))]
-    psutil.wait_procs(apps, timeout=STOP_SECONDS)
-
-
-def _cmdline(process: psutil.Process) -> list[str]:
+def _is_alive(process: psutil.Process, even_superexec: bool = False) -> bool:
+    """Tell whether an app's process still runs; Flower's superexec, which starts them, stays."""
     try:
-        return list(process.cmdline())
-    except psutil.Error:
-        return []
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return even_superexec or "superexec" not in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 if __name__ == "__main__":

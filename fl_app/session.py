@@ -7,6 +7,7 @@ from types import ModuleType
 
 import datasets
 import torch
+import transformers
 from datasets import Dataset, DatasetDict
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -94,6 +95,7 @@ def session(overrides: str) -> Session:
     torch.set_num_threads(cfg.federation.torch_threads)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
     base, tokenizer = models.load(cfg.model, cfg.seed)
     collator = Collator(tokenizer, base.config, cfg.model.max_length)
     adapter = ADAPTERS[cfg.adapter.id]

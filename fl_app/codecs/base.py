@@ -11,6 +11,7 @@ import functools
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -223,7 +224,9 @@ def check_sections(wire: Wire, sizes: Sequence[int]) -> None:
 
 def is_finite(x: NDArray[np.floating[Any]]) -> bool:
     """True when x holds neither NaN nor Inf. Two reductions, no temporary of the size of x."""
-    return x.size == 0 or bool(np.isfinite(x.min()) and np.isfinite(x.max()))
+    return x.size == 0 or (
+        math.isfinite(np.minimum.reduce(x, None)) and math.isfinite(np.maximum.reduce(x, None))
+    )
 
 
 def not_finite(name: str) -> CodecError:

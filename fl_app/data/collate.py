@@ -49,10 +49,7 @@ class Collator:
             [p + a for p, a in zip(prompts, answers, strict=True)], self.model_config.pad_token_id
         )
         labels = _pad(
-            [
-                [IGNORED] * (len(p) - 1) + a + end
-                for p, a in zip(prompts, answers, strict=True)
-            ],
+            [[IGNORED] * (len(p) - 1) + a + end for p, a in zip(prompts, answers, strict=True)],
             IGNORED,
         )
         return {**batch, "decoder_input_ids": decoder_input_ids, "labels": labels}

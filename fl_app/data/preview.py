@@ -3,15 +3,24 @@
 import argparse
 from typing import Any
 
-from omegaconf import OmegaConf
 from PIL import Image, ImageDraw, ImageFont
 
+from fl_app.config import compose
 from fl_app.data import load
-from fl_app.installed import installed
 
 SCALE = 1.2  # pixels per thousandth of the page
 RATIO = 1.3  # height of the page by its width
-COLOURS = ("#bbbbbb", "#1f77b4", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#ff7f0e")
+COLOURS = (
+    "#bbbbbb",
+    "#1f77b4",
+    "#2ca02c",
+    "#d62728",
+    "#9467bd",
+    "#8c564b",
+    "#e377c2",
+    "#bcbd22",
+    "#ff7f0e",
+)
 
 
 def draw(row: dict[str, Any]) -> Image.Image:
@@ -37,8 +46,7 @@ def main() -> None:
     parser.add_argument("--index", type=int, default=0)
     parser.add_argument("--out", default="page.png")
     arguments = parser.parse_args()
-    cfg = OmegaConf.load(installed("conf/data/docvqa_mini.yaml"))
-    split = load(cfg, seed=0)[arguments.split]
+    split = load(compose().data, seed=0)[arguments.split]
     if not 0 <= arguments.index < len(split):
         parser.error(f"--index must be in 0..{len(split) - 1}")
     row = split[arguments.index]

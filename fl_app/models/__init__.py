@@ -56,7 +56,9 @@ def load(
 def _source(path: str) -> str:
     """What ``from_pretrained`` takes: a folder, or the hub id as it is."""
     if path.startswith(EMBEDDED):
-        return str(installed(f"fl_app/models/{path.removeprefix(EMBEDDED)}"))
+        # The weights themselves: Flower's copy of the app has the folder, without them.
+        folder = f"fl_app/models/{path.removeprefix(EMBEDDED)}"
+        return str(installed(f"{folder}/model.safetensors").parent)
     return path
 
 

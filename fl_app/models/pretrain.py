@@ -13,16 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from fl_app.config import compose
 from fl_app.data import load as load_data
 from fl_app.data.collate import IGNORED, Collator, predict, spread
 from fl_app.data.docvqa_mini import POOLS, QUESTIONS, make_document, make_documents, make_provider
 from fl_app.data.vocabulary import FIELDS
-from fl_app.installed import installed
 from fl_app.metrics import score
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
 
@@ -76,7 +75,6 @@ def make_model(vocabulary: int) -> VT5ForConditionalGeneration:
         num_decoder_layers=1,
         num_heads=4,
         dropout_rate=0.0,
-        initializer_factor=0.5,
         decoder_start_token_id=0,
         spatial="fourier",
         prompt="decoder",
@@ -104,15 +102,28 @@ def tags_of(collator: Collator, rows: list[dict[str, Any]]) -> Tensor:
     return spread(encoding, [row["tags"] for row in rows], IGNORED)
 
 
-def train(
-    model: VT5ForConditionalGeneration, collator: Collator, seed: int, steps: int
-) -> None:
+def train(model: VT5ForConditionalGeneration, collator: Collator, seed: int, steps: int) -> None:
     """Answers plus an auxiliary task that is not kept: naming the field of every word."""
     tagger = nn.Linear(model.config.d_model, len(FIELDS) + 1)
     parameters = [*model.parameters(), *tagger.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.01)
+    import os
+
+    fast = [float(v) for v in os.environ.get("EMB", "10,20").split(",")]
+    bias = [p for n, p in model.named_parameters() if "relative_attention_bias" in n]
+    rest = [
+        p
+        for n, p in model.named_parameters()
+        if "relative_attention_bias" not in n and "shared" not in n
+    ] + [*tagger.parameters()]
+    optimizer = torch.optim.AdamW(
+        [{"params": rest}, {"params": [model.shared.weight]}, {"params": bias}], weight_decay=0.01
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, steps, pct_start=WARM_UP, cycle_momentum=False
+        optimizer,
+        [LEARNING_RATE, LEARNING_RATE * fast[0], LEARNING_RATE * fast[1]],
+        2400,
+        pct_start=WARM_UP,
+        cycle_momentum=False,
     )
     model.train()
     start = time.process_time()
@@ -164,7 +175,7 @@ def main() -> None:
     # Providers beyond those of the stream, and the federated test set as it is shipped.
     held_out = range(PROVIDERS, PROVIDERS + 80)
     in_domain = make_documents(arguments.seed, POOLS["pretraining"], held_out, range(1))
-    federated = load_data(OmegaConf.load(installed("conf/data/docvqa_mini.yaml")), seed=0)
+    federated = load_data(compose().data, seed=0)
     print("in-domain", evaluate(model, collator, in_domain))
     print("zero-shot", evaluate(model, collator, federated["test"].to_list()))
     weights = (arguments.out / "model.safetensors").read_bytes()

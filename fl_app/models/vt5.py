@@ -139,18 +139,64 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
             states = self.encode(input_ids, attention_mask, bbox)
         else:
             states = encoder_outputs[0]
-        if document is not None:
-            states = states.index_select(0, document)
-            if attention_mask is not None:
-                attention_mask = attention_mask.index_select(0, document)
-        return super().forward(
-            attention_mask=attention_mask,
-            encoder_outputs=BaseModelOutput(last_hidden_state=states),
-            labels=labels,
-            decoder_input_ids=decoder_input_ids,
-            decoder_attention_mask=decoder_attention_mask,
-            **kwargs,
+        if document is None:
+            return super().forward(
+                attention_mask=attention_mask,
+                encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                labels=labels,
+                decoder_input_ids=decoder_input_ids,
+                decoder_attention_mask=decoder_attention_mask,
+                **kwargs,
+            )
+        if decoder_input_ids is None:
+            decoder_input_ids = self._shift_right(labels)
+        hidden = self._decode_by_page(
+            states, attention_mask, decoder_input_ids, decoder_attention_mask, document
         )
+        if self.config.scale_decoder_outputs:
+            hidden = hidden * self.model_dim**-0.5
+        logits = self.lm_head(hidden)
+        loss = None
+        if labels is not None:
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return Seq2SeqLMOutput(loss=loss, logits=logits, encoder_last_hidden_state=states)
+
+    def _decode_by_page(
+        self,
+        states: Tensor,
+        attention_mask: Tensor | None,
+        decoder_input_ids: Tensor,
+        decoder_attention_mask: Tensor | None,
+        document: Tensor,
+    ) -> Tensor:
+        """Decoder states [questions, tokens, d], the page's keys and values computed once.
+
+        A page's questions are laid end to end as one decoder sequence, each blind to the others.
+        T5's position bias depends on differences alone, so nothing else changes.
+        """
+        length = decoder_input_ids.shape[1]
+        same_page = document.unsqueeze(0) == document.unsqueeze(1)
+        slot = same_page.tril(-1).sum(1)  # how many earlier questions ask about the page
+        slots = int(slot.max()) + 1
+
+        packed = decoder_input_ids.new_full(
+            (states.shape[0], slots, length), self.config.pad_token_id
+        )
+        packed[document, slot] = decoder_input_ids
+        causal = torch.ones(length, length, dtype=torch.bool, device=states.device).tril()
+        mask = torch.block_diag(*[causal] * slots).expand(1, 1, -1, -1)
+        if decoder_attention_mask is not None:
+            seen = packed.new_ones(packed.shape)
+            seen[document, slot] = decoder_attention_mask
+            mask = mask & seen.flatten(1).bool()[:, None, None, :]
+        hidden = self.decoder(
+            input_ids=packed.flatten(1),
+            attention_mask=mask,
+            encoder_hidden_states=states,
+            encoder_attention_mask=attention_mask,
+            use_cache=False,
+        )[0]
+        return hidden.unflatten(1, (slots, length))[document, slot]
 
     def _prepare_encoder_decoder_kwargs_for_generation(
         self, inputs_tensor, model_kwargs, model_input_name, generation_config

@@ -1,0 +1,74 @@
+"""Golden frames: the bytes that a format promises. Run by hand: ``python tests/make_golden.py``.
+
+Only for a new codec, or after the frame's version was raised on purpose. No test ever writes one.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+FOLDER = Path(__file__).parent / "golden"
+DIGESTS = FOLDER / "decoded.json"
+
+SPECS = {
+    "fp32": {"id": "fp32"},
+    "fp16": {"id": "fp16"},
+    "nf4": {"id": "nf4", "block": 64},
+    "nf4_16": {"id": "nf4", "block": 16},
+    "delta_fp32": {"id": "chain", "links": [{"id": "delta"}, {"id": "fp32"}]},
+    "delta_nf4": {"id": "chain", "links": [{"id": "delta"}, {"id": "nf4", "block": 64}]},
+}
+SHAPES = {"full": (2, 64), "short": (9, 8), "odd": (3,), "scalar": (), "none": (0, 4)}
+
+
+def tree(salt: int) -> dict[str, np.ndarray]:
+    """Values k / 512 with |k| < 2048 out of a multiplicative hash: exact in every float format."""
+    out, i = {}, salt
+    for name, shape in SHAPES.items():
+        values = []
+        for _ in range(int(np.prod(shape))):
+            i += 1
+            values.append(((i * 2654435761 % 2**32) >> 20) - 2048 + 1)
+        out[name] = (np.array(values, np.float32) / np.float32(512)).reshape(shape)
+    return out
+
+
+def frame(spec: dict) -> bytes:
+    """Encode and pack the golden tree."""
+    from fl_app.codecs import from_spec
+    from fl_app.wire import manifest, pack
+
+    codec, ref = from_spec(spec), tree(salt=1000)
+    wire, _ = codec.encode(tree(salt=0), codec.init(ref), ref)
+    return pack(wire, codec, manifest(ref))
+
+
+def decoded(spec: dict, data: bytes) -> str:
+    """Digest of what a golden frame decodes to."""
+    from fl_app.codecs import from_spec
+    from fl_app.tree import digest
+    from fl_app.wire import manifest, unpack
+
+    codec, ref = from_spec(spec), tree(salt=1000)
+    return digest(codec.decode(unpack(data, codec, manifest(ref)), ref))
+
+
+def main() -> None:
+    """Write every golden frame and the digests of what they decode to."""
+    FOLDER.mkdir(exist_ok=True)
+    digests = {}
+    for name, spec in SPECS.items():
+        data = frame(spec)
+        (FOLDER / f"{name}.bin").write_bytes(data)
+        digests[name] = decoded(spec, data)
+        print(f"{name}.bin: {len(data)} bytes")
+    DIGESTS.write_text(json.dumps(digests, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    main()

@@ -1,0 +1,100 @@
+"""A client's turn: repeatable, honest about divergence, and with FedProx's gradient."""
+
+import pytest
+import torch
+
+from fl_app import optimizers
+from fl_app.config import compose
+from fl_app.session import session
+from fl_app.training import DivergedError, proximal, train, turn_seed
+from fl_app.tree import digest
+from tests import small
+
+
+@pytest.fixture
+def here():
+    here = session(small.DATA)
+    here.adapter.set(here.model, here.theta0)
+    return here
+
+
+def run(here, seed=0, epochs=2, hooks=(), **optimizer):
+    cfg = compose(" ".join([small.DATA, *(f"optimizer.{k}={v}" for k, v in optimizer.items())]))
+    here.adapter.set(here.model, here.theta0)
+    rows = here.documents(0).to_list()
+    turn = train(
+        here.model, rows, here.collator, cfg.optimizer,
+        epochs=epochs, batch_size=2, seed=seed, hooks=hooks,
+    )  # fmt: skip
+    return turn, here.adapter.get(here.model)
+
+
+def test_the_same_turn_twice_gives_the_same_bits(here) -> None:
+    first, tree = run(here, seed=3)
+    torch.rand(7)  # what a process did in between does not matter
+    second, again = run(here, seed=3)
+    assert digest(tree) == digest(again)
+    assert (first.examples, first.loss) == (second.examples, second.loss)
+    assert digest(run(here, seed=4)[1]) != digest(tree)
+
+
+def test_training_lowers_the_loss(here) -> None:
+    assert run(here, epochs=12)[0].loss < run(here, epochs=1)[0].loss
+
+
+def test_examples_are_questions(here) -> None:
+    rows = here.documents(0).to_list()
+    assert run(here)[0].examples == sum(len(row["questions"]) for row in rows)
+
+
+def test_no_rows_is_an_error(here) -> None:
+    with pytest.raises(ValueError, match="no documents"):
+        train(here.model, [], here.collator, here.cfg.optimizer, epochs=1, batch_size=1, seed=0)
+
+
+def test_divergence_is_an_error_that_says_what_to_change(here) -> None:
+    with pytest.raises(DivergedError, match=r"optimizer\.lr"):
+        run(here, epochs=10, lr=1e30, max_grad_norm=1e30)
+
+
+def test_proximal_adds_mu_times_the_distance(here) -> None:
+    model = torch.nn.Linear(3, 2)
+    start = model.weight.detach().clone()
+    hook = proximal(0.5, model)
+    with torch.no_grad():
+        model.weight.add_(1.0)
+    model(torch.ones(1, 3)).sum().backward()
+    plain = model.weight.grad.clone()
+    hook(model)
+    torch.testing.assert_close(model.weight.grad, plain + 0.5 * (model.weight - start))
+
+
+def test_a_strong_proximal_term_keeps_the_model_near(here) -> None:
+    def distance(tree):
+        return sum(((tree[k] - here.theta0[k]) ** 2).sum() for k in tree)
+
+    free = distance(run(here, epochs=4)[1])
+    here.adapter.set(here.model, here.theta0)
+    hook = proximal(100.0, here.model)
+    assert distance(run(here, epochs=4, hooks=[hook])[1]) < 0.7 * free
+
+
+@pytest.mark.parametrize("schedule", sorted(optimizers.SCHEDULES))
+def test_schedules_warm_up_to_the_rate_and_never_exceed_it(schedule: str) -> None:
+    cfg = compose(f"optimizer.schedule={schedule} optimizer.warmup=0.2").optimizer
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer, scheduler = optimizers.build([weight], cfg, steps=50)
+    rates = []
+    for _ in range(50):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == pytest.approx(cfg.lr / 10)
+    assert max(rates) == pytest.approx(cfg.lr)
+    assert rates[9] == pytest.approx(cfg.lr)
+    assert schedule == "constant" or rates[-1] < 0.05 * cfg.lr
+
+
+def test_turn_seeds_do_not_collide() -> None:
+    seeds = {turn_seed(s, r, p) for s in range(5) for r in range(20) for p in range(10)}
+    assert len(seeds) == 1000
