@@ -1,5 +1,7 @@
 """The ClientApp: trains and evaluates on the documents of the partition that it is asked for."""
 
+from typing import cast
+
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -15,23 +17,26 @@ app = ClientApp()
 def which_partition(message: Message, context: Context) -> Message:
     """Tell the server which partitions this node serves: k with k mod num-partitions = id."""
     try:
-        served = {key: int(context.node_config[key]) for key in ("partition-id", "num-partitions")}
+        served = ConfigRecord(
+            {key: int(context.node_config[key]) for key in ("partition-id", "num-partitions")}
+        )
     except KeyError as error:
         raise ValueError(
             f"the node config lacks {error}: start the SuperNode with "
             '--node-config "partition-id=0 num-partitions=10"'
         ) from None
-    return Message(RecordDict({"node": ConfigRecord(served)}), reply_to=message)
+    return Message(RecordDict({"node": served}), reply_to=message)
 
 
 @app.train(mods=[report_errors, coded])
 def train_model(message: Message, context: Context) -> Message:
     """Train the broadcast model for ``local_epochs`` and return it."""
     here = session(str(context.run_config["overrides"]))
-    config = message.content["config"]
-    partition, server_round = int(config["partition"]), int(config["server-round"])
-    here.adapter.set(here.model, to_tree(message.content[ARRAYS], like=here.theta0))
-    mu = float(config.get("proximal-mu", 0.0))
+    config = message.content.config_records["config"]
+    partition = cast(int, config["partition"])
+    server_round = cast(int, config["server-round"])
+    here.adapter.set(here.model, to_tree(message.content.array_records[ARRAYS], like=here.theta0))
+    mu = cast(float, config.get("proximal-mu", 0.0))
     turn = train(
         here.model,
         here.documents(partition).to_list(),
@@ -43,9 +48,7 @@ def train_model(message: Message, context: Context) -> Message:
         hooks=[proximal(mu, here.model)] if mu else [],
     )
     metrics = MetricRecord({"num-examples": turn.examples, "loss": turn.loss})
-    content = RecordDict(
-        {ARRAYS: to_record(here.adapter.get(here.model)), "metrics": metrics}
-    )
+    content = RecordDict({ARRAYS: to_record(here.adapter.get(here.model)), "metrics": metrics})
     return Message(content, reply_to=message)
 
 
@@ -53,8 +56,8 @@ def train_model(message: Message, context: Context) -> Message:
 def evaluate_model(message: Message, context: Context) -> Message:
     """Score the broadcast model on the client's own documents."""
     here = session(str(context.run_config["overrides"]))
-    documents = here.documents(int(message.content["config"]["partition"]))
-    tree = to_tree(message.content[ARRAYS], like=here.theta0)
+    documents = here.documents(cast(int, message.content.config_records["config"]["partition"]))
+    tree = to_tree(message.content.array_records[ARRAYS], like=here.theta0)
     scores = here.evaluate(tree, documents)
     examples = sum(len(questions) for questions in documents["questions"])
     metrics = MetricRecord({"num-examples": examples, **scores})

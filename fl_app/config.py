@@ -82,6 +82,11 @@ def _compose(words: list[str]) -> DictConfig:
         raise ConfigError(text.strip()) from None
 
 
+def plain(node: Any) -> Any:
+    """Return a part of a configuration as plain dicts, lists and scalars."""
+    return OmegaConf.to_container(OmegaConf.create({"node": node}), resolve=True)["node"]  # type: ignore[call-overload,index]
+
+
 def _key(word: str) -> str:
     try:
         override = OverridesParser.create().parse_override(word)
@@ -110,7 +115,7 @@ _MISSING = object()
 
 def _check_types(cfg: DictConfig, defaults: DictConfig, prefix: str = "") -> None:
     """Refuse keys that no file in conf/ has, and values of another type than the file's."""
-    for key in cfg:
+    for key in map(str, cfg):
         path = f"{prefix}{key}"
         if path.startswith(OPEN):
             continue
@@ -180,7 +185,7 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError(f"target.value={cfg.target.value!r} should be a number or null")
     for direction in ("up", "down"):
         try:
-            codec = codecs.from_spec(OmegaConf.to_container(cfg.codec[direction]))
+            codec = codecs.from_spec(plain(cfg.codec[direction]))
         except ValueError as error:
             raise ConfigError(f"codec.{direction}: {error}") from None
         if not codec.terminal:

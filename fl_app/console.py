@@ -40,9 +40,7 @@ def round_line(run: RunFolder, server_round: int) -> None:
     rows = [r for r in run.ledger.rows if r.round == server_round and r.kind == "train"]
     clients = " ".join(str(r.partition) for r in rows if r.direction == "down") or "-"
     scores = {m: v for r, split, m, v in run.metrics if r == server_round and split == "test"}
-    moved = {
-        d: sum(r.message_bytes for r in rows if r.direction == d) for d in ("down", "up")
-    }
+    moved = {d: sum(r.message_bytes for r in rows if r.direction == d) for d in ("down", "up")}
     elapsed = time.perf_counter() - run.started
     left = elapsed / server_round * (run.cfg.rounds - server_round) if server_round else None
     print(

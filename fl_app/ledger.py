@@ -84,7 +84,5 @@ class Ledger:
         Evaluation is not part of it: it is a way of looking, and counted apart.
         """
         return int(
-            self.total(
-                where=lambda r: r.kind != "evaluate" and (until is None or r.round <= until)
-            )
+            self.total(where=lambda r: r.kind != "evaluate" and (until is None or r.round <= until))
         )

@@ -58,7 +58,7 @@ def coded(message: Message, context: Context, call_next: ClientAppCallable) -> M
     content = RecordDict(dict(reply.content.items()))
     if ARRAYS in content:
         reference = here.reference(broadcast)
-        tree = to_tree(reply.content[ARRAYS], like=here.theta0)
+        tree = to_tree(content.array_records[ARRAYS], like=here.theta0)
         wire, _ = here.up.encode(tree, here.up.init(reference), reference)
         content[ARRAYS] = pack_record(pack(wire, here.up, here.manifest))
     content[TIMING] = ConfigRecord(

@@ -2,6 +2,7 @@
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, Metadata, RecordDict
+from flwr.app.message import make_message
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from fl_app.codecs import WireError
@@ -10,6 +11,10 @@ from fl_app.tree import Tree
 ARRAYS = "arrays"  # the key of the model in a message's content, as in Flower's own strategies
 FRAME = "frame"  # the key of the one packed Array
 STYPE = "thinwire.v1"
+METRICS = {  # what a client reports, by kind of message
+    "train": ("num-examples", "loss"),
+    "evaluate": ("num-examples", "anls", "accuracy"),
+}
 
 
 def to_record(tree: Tree) -> ArrayRecord:
@@ -30,7 +35,7 @@ def to_tree(record: ArrayRecord, like: Tree) -> Tree:
             f"arrays {sorted({*record} ^ {*like})[:3]} are missing or unknown: a strategy has to "
             "return exactly the tensors that it was given"
         )
-    return {name: np.ascontiguousarray(record[name].numpy(), np.float32) for name in like}
+    return {name: np.asarray(record[name].numpy(), np.float32, order="C") for name in like}
 
 
 def pack_record(frame: bytes) -> ArrayRecord:
@@ -82,6 +87,5 @@ def message_bytes(message: Message) -> int:
     )
     content = message.content if message.has_content() else None
     error = message.error if message.has_error() else None
-    sent_part = error if content is None else content
-    copy = Message(sent_part, metadata=metadata)
+    copy = make_message(metadata=metadata, content=content, error=error)
     return sum(len(part.deflate()) for part in get_all_nested_objects(copy).values())

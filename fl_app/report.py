@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from fl_app.console import size
 
-STYLE = {
+STYLE: Any = {
     "svg.hashsalt": "thinwire",  # same run, same page
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -74,9 +74,7 @@ def _bytes_by_round(
     return list(totals.values())
 
 
-def _rounds(
-    ledger: list[dict[str, str]], metrics: list[dict[str, str]]
-) -> list[dict[str, Any]]:
+def _rounds(ledger: list[dict[str, str]], metrics: list[dict[str, str]]) -> list[dict[str, Any]]:
     rounds = sorted({int(m["round"]) for m in metrics if m["split"] == "test"})
     down = _bytes_by_round(ledger, rounds, "down", ("train",))
     up = _bytes_by_round(ledger, rounds, "up", ("train",))
@@ -92,9 +90,7 @@ def _rounds(
             for row in ledger
             if (int(row["round"]), row["direction"], row["kind"]) == (number, "down", "train")
         ]
-        table.append(
-            {"round": number, "clients": clients, "down": down[i], "up": up[i], **scores}
-        )
+        table.append({"round": number, "clients": clients, "down": down[i], "up": up[i], **scores})
     return table
 
 

@@ -140,7 +140,7 @@ def submit(overrides: str, nodes: int, environment: dict[str, str]) -> int:
     command = [
         flwr, "run", str(project_root()), CONNECTION, "--stream",
         "--run-config", f"overrides={json.dumps(overrides)}",
-        "--federation-config", 
+        "--federation-config",
         f"num-supernodes={nodes} client-resources-num-cpus=1 init-args-log-to-driver=false",
     ]  # fmt: skip
     process = subprocess.Popen(

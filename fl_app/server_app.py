@@ -3,11 +3,11 @@
 import logging
 import time
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from fl_app import console, report
-from fl_app.records import ARRAYS, message_bytes, to_record, to_tree
+from fl_app.records import to_record, to_tree
 from fl_app.results import RunFolder
 from fl_app.session import Session, session
 from fl_app.tree import Tree, digest
@@ -37,9 +37,7 @@ def main(grid: Grid, context: Context) -> None:
 class Run:
     """One experiment: evaluation, checkpoint and a line on the console after every round."""
 
-    def __init__(
-        self, here: Session, grid: Grid, overrides: str, setup_seconds: float
-    ) -> None:
+    def __init__(self, here: Session, grid: Grid, overrides: str, setup_seconds: float) -> None:
         self.here = here
         self.grid = grid
         self.overrides = overrides

@@ -4,19 +4,19 @@ import os
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from types import ModuleType
+from typing import Any
 
 import datasets
 import torch
 import transformers
 from datasets import Dataset, DatasetDict
-from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from omegaconf import DictConfig
 from transformers import PreTrainedTokenizerFast
 
 from fl_app import data, models
 from fl_app.adapters import ADAPTERS
 from fl_app.codecs import Codec, from_spec
-from fl_app.config import compose
+from fl_app.config import compose, plain
 from fl_app.data.collate import Collator, predict
 from fl_app.metrics import score
 from fl_app.tree import Tree, manifest
@@ -38,7 +38,7 @@ class Session:
 
     cfg: DictConfig
     device: torch.device
-    model: nn.Module
+    model: Any  # VT5ForConditionalGeneration, or PEFT's wrapper around it
     tokenizer: PreTrainedTokenizerFast
     collator: Collator
     adapter: ModuleType
@@ -106,7 +106,7 @@ def session(overrides: str) -> Session:
         if cfg.federation.device != "auto"
         else ("cuda" if torch.cuda.is_available() else "cpu")
     )
-    up, down = (from_spec(OmegaConf.to_container(cfg.codec[d])) for d in ("up", "down"))
+    up, down = (from_spec(plain(cfg.codec[d])) for d in ("up", "down"))
     return Session(
         cfg=cfg,
         device=device,

@@ -5,6 +5,7 @@ half, on the client, is ``fl_app.mods.coded``.
 """
 
 import logging
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,11 +15,21 @@ import hydra
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from fl_app.codecs import WireError
+from fl_app.config import plain
 from fl_app.ledger import Kind, Ledger, Transfer, short_name
 from fl_app.mods import TIMING
-from fl_app.records import ARRAYS, message_bytes, pack_record, to_record, to_tree, unpack_record
+from fl_app.records import (
+    ARRAYS,
+    METRICS,
+    message_bytes,
+    pack_record,
+    to_record,
+    to_tree,
+    unpack_record,
+)
 from fl_app.session import Session
 from fl_app.tree import Tree
 from fl_app.wire import pack, unpack
@@ -51,7 +62,7 @@ def inner_strategy(cfg: DictConfig) -> Strategy:
         "min_available_nodes": 1,
     }
     try:
-        inner = hydra.utils.instantiate(OmegaConf.to_container(cfg.strategy.inner), **everyone)
+        inner = hydra.utils.instantiate(plain(cfg.strategy.inner), **everyone)
     except Exception as error:
         cause = error.__cause__ or error
         raise ValueError(f"strategy.inner={cfg.strategy.inner._target_}: {cause}") from None
@@ -69,6 +80,27 @@ class Cohort:
     def get_node_ids(self) -> list[int]:
         """Return the partitions of this round."""
         return self.partitions
+
+
+def check_metrics(reply: Message, kind: Kind) -> MetricRecord:
+    """Return the metrics of a reply.
+
+    Raises
+    ------
+    WireError
+        If they are not exactly those of this app, each one finite number: Flower's aggregation
+        would fail for all clients, or weigh one of them at will.
+    """
+    records = list(reply.content.metric_records.values())
+    if len(records) != 1 or {*records[0]} != {*METRICS[kind]}:
+        found = [sorted(record) for record in records]
+        raise WireError(f"the reply has metrics {found}, expected {sorted(METRICS[kind])}")
+    for name, value in records[0].items():
+        if isinstance(value, list) or not math.isfinite(value):
+            raise WireError(f"metric {name}={value} is not one finite number")
+    if not 0 < cast(float, records[0]["num-examples"]) < 2**53:
+        raise WireError(f"num-examples={records[0]['num-examples']} is no number of examples")
+    return records[0]
 
 
 @dataclass
@@ -185,16 +217,16 @@ class Coded(Strategy):
         self, messages: Iterable[Message], broadcast: Broadcast, server_round: int, kind: Kind
     ) -> list[Message]:
         self._pending = []
-        for plain in sorted(messages, key=lambda m: m.metadata.dst_node_id):
-            partition = plain.metadata.dst_node_id
-            (config,) = plain.content.config_records.values()
+        for plaintext in sorted(messages, key=lambda m: m.metadata.dst_node_id):
+            partition = plaintext.metadata.dst_node_id
+            (config,) = plaintext.content.config_records.values()
             content = RecordDict(
                 {
                     ARRAYS: pack_record(broadcast.frame),
                     "config": ConfigRecord({**config, "partition": partition}),
                 }
             )
-            message = Message(content, self.nodes[partition], plain.metadata.message_type)
+            message = Message(content, self.nodes[partition], plaintext.metadata.message_type)
             weight = message_bytes(message)
             if server_round == 1 and kind == "train":
                 self.seed_only_saving += weight - self._seed_only_bytes(message)
@@ -299,7 +331,7 @@ class Coded(Strategy):
         WireError
             If the frame is not one of this codec and theta0.
         """
-        (metrics,) = reply.content.metric_records.values()
+        metrics = check_metrics(reply, up.kind)
         metrics[WEIGHT_ONE] = 1.0
         if up.kind == "evaluate":
             return None
@@ -310,7 +342,11 @@ class Coded(Strategy):
         wire = unpack(frame, here.up, here.manifest)
         tree = here.up.decode(wire, here.reference(self._broadcast.decoded))
         up.decode_s = time.perf_counter() - began
-        up.codec, up.frame_bytes, up.payload_bytes = short_name(here.up.spec), len(frame), wire.nbytes
+        up.codec, up.frame_bytes, up.payload_bytes = (
+            short_name(here.up.spec),
+            len(frame),
+            wire.nbytes,
+        )
         up.scalars = sum(x.size for x in tree.values())
         reply.content[ARRAYS] = to_record(tree)
         return Broadcast(tree, frame, wire.nbytes, 0.0)

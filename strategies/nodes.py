@@ -7,6 +7,7 @@ partition-id = k mod num-partitions, and with as many nodes as clients that is o
 
 import logging
 import time
+from typing import cast
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -17,9 +18,7 @@ from fl_app.records import message_bytes
 logger = logging.getLogger("thinwire")
 
 
-def find_clients(
-    grid: Grid, clients: int, timeout: float
-) -> tuple[dict[int, int], list[Transfer]]:
+def find_clients(grid: Grid, clients: int, timeout: float) -> tuple[dict[int, int], list[Transfer]]:
     """Ask the connected nodes what they serve, until every partition has a node.
 
     Parameters
@@ -61,7 +60,8 @@ def find_clients(
                 logger.warning("a node did not say what it serves: %s", answer.error.reason)
                 continue
             served = answer.content.config_records["node"]
-            part, parts = int(served["partition-id"]), int(served["num-partitions"])
+            part = cast(int, served["partition-id"])
+            parts = cast(int, served["num-partitions"])
             node_of[part] = answer.metadata.src_node_id
             transfers.append(
                 Transfer(0, part, "down", "setup", message_bytes=message_bytes(questions[0]))

@@ -11,4 +11,3 @@ from hypothesis import settings
 torch.set_num_threads(1)
 settings.register_profile("thinwire", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("thinwire")
-

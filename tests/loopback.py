@@ -14,9 +14,7 @@ Tamper = Callable[[Message], Message | None]
 class Loopback:
     """Nodes with ids that look random; ``tamper`` may change or drop the reply of a partition."""
 
-    def __init__(
-        self, overrides: str, nodes: int, tamper: dict[int, Tamper] | None = None
-    ) -> None:
+    def __init__(self, overrides: str, nodes: int, tamper: dict[int, Tamper] | None = None) -> None:
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
         self.tamper = tamper or {}
         self.contexts = {

@@ -145,7 +145,9 @@ def test_fedprox_pulls(tmp_path: Path) -> None:
     def moved(mu: float) -> float:
         folder = tmp_path / str(mu)
         folder.mkdir()
-        rounds = Rounds(folder, f"strategy=fedprox codec=fp32 strategy.inner.proximal_mu={mu}")
+        rounds = Rounds(
+            folder, f"strategy=fedprox codec=fp32 batch_size=1 strategy.inner.proximal_mu={mu}"
+        )
         tree, _ = rounds.round(1)
         return sum(float(((tree[k] - rounds.here.theta0[k]) ** 2).sum()) for k in tree)
 
@@ -243,8 +245,18 @@ def other_theta0(reply: Message) -> Message:
     return reply
 
 
-def other_keys(reply: Message) -> Message:
+def other_metrics(reply: Message) -> Message:
     reply.content["metrics"]["surprise"] = 1.0
+    return reply
+
+
+def nan_loss(reply: Message) -> Message:
+    reply.content["metrics"]["loss"] = float("nan")
+    return reply
+
+
+def negative_weight(reply: Message) -> Message:
+    reply.content["metrics"]["num-examples"] = -5
     return reply
 
 
@@ -257,12 +269,17 @@ TAMPERS = {
     no_arrays: "no 'arrays' record",
     no_metrics: "metrics",
     no_timing: "timing",
+    other_metrics: "surprise",
+    nan_loss: "loss=nan",
+    negative_weight: "num-examples=-5",
     other_codec: "another codec",
     other_theta0: "theta0",
 }
 
 
-@pytest.mark.parametrize(("tamper", "says"), TAMPERS.items(), ids=lambda x: getattr(x, "__name__", ""))
+@pytest.mark.parametrize(
+    ("tamper", "says"), TAMPERS.items(), ids=lambda x: getattr(x, "__name__", "")
+)
 def test_one_bad_reply_is_named_and_left_out(tmp_path: Path, caplog, tamper, says: str) -> None:
     rounds = Rounds(tmp_path, SPOIL.removeprefix(small.RUN), {1: tamper})
     tree, _ = rounds.round(1)
@@ -341,7 +358,7 @@ def test_nan_in_an_update_is_refused_by_the_sender(tmp_path: Path, caplog, monke
 
 def test_a_node_without_partition_says_how_to_start_it(tmp_path: Path, caplog) -> None:
     rounds = Rounds(tmp_path, "codec=fp32 federation.node_timeout=1", nodes=3)
-    list(rounds.grid.contexts.values())[0].node_config = {}
+    next(iter(rounds.grid.contexts.values())).node_config = {}
     messages = list(rounds.coded.configure_train(1, rounds.arrays, ConfigRecord(), rounds.grid))
     assert len(messages) == 1
     assert "--node-config" in caplog.text

@@ -117,7 +117,7 @@ def test_save_and_load(tmp_path: Path, spatial: str) -> None:
     assert again.config.prompt == "decoder"
     assert again.lm_head.weight is again.shared.weight
     torch.testing.assert_close(
-        again(**_batch(5), **_questions()), model(**_batch(5), **_questions())
+        again(**_batch(5), **_questions()).logits, model(**_batch(5), **_questions()).logits
     )
 
 
@@ -144,7 +144,7 @@ def test_lora_on_every_linear_layer_learns() -> None:
     losses = []
     for _ in range(4):
         loss = wrapped(**batch).loss
-        losses.append(float(loss))
+        losses.append(loss.item())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -42,7 +42,7 @@ def set(model: torch.nn.Module, tree: Tree) -> None:
                 raise ValueError(
                     f"{name}: shape {tree[name].shape} should be {tuple(parameter.shape)}"
                 )
-            parameter.copy_(torch.from_numpy(np.ascontiguousarray(tree[name])))
+            parameter.copy_(torch.from_numpy(np.asarray(tree[name], order="C")))
 
 
 def export(model: PreTrainedModel, folder: Path) -> None:

@@ -6,11 +6,12 @@ PEFT's own LoRA; A starts Kaiming-uniform from the seed and B = 0, so the adapte
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
 from fl_app.adapters.full import get, set
+from fl_app.config import plain
 
 __all__ = ["attach", "export", "get", "set"]
 
@@ -23,13 +24,12 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
     ValueError
         If ``target_modules`` match nothing (PEFT's message lists what was asked for).
     """
-    targets = OmegaConf.to_container(OmegaConf.create({"targets": cfg.target_modules}))
     config = LoraConfig(
         r=cfg.r,
         lora_alpha=cfg.alpha,
         lora_dropout=cfg.dropout,
-        target_modules=targets["targets"],
-        modules_to_save=list(cfg.modules_to_save) or None,
+        target_modules=plain(cfg.target_modules),
+        modules_to_save=plain(cfg.modules_to_save) or None,
     )
     # The start is drawn on the CPU and without touching the global generator: the same bits on
     # every node, whatever else the process has drawn before.
@@ -40,4 +40,4 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
 
 def export(model: PeftModel, folder: Path) -> None:
     """Save in PEFT's format, for ``PeftModel.from_pretrained(base, folder)``."""
-    model.save_pretrained(folder)
+    model.save_pretrained(str(folder))

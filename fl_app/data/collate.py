@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerFast
-from transformers.modeling_outputs import BaseModelOutput
 
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
 
@@ -146,16 +145,8 @@ def predict(
     answers: list[str] = []
     for first in range(0, len(rows), PREDICT_DOCUMENTS):
         batch = collator.prompts(rows[first : first + PREDICT_DOCUMENTS])
-        document = batch["document"]
-        states = model.encode(batch["input_ids"], batch["attention_mask"], batch["bbox"])
         generated = model.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states.index_select(0, document)),
-            attention_mask=batch["attention_mask"].index_select(0, document),
-            decoder_input_ids=batch["decoder_input_ids"],
-            decoder_attention_mask=batch["decoder_attention_mask"],
-            max_new_tokens=max_answer_length,
-            do_sample=False,
-            num_beams=1,
+            **batch, max_new_tokens=max_answer_length, do_sample=False, num_beams=1
         )
         after_prompt = generated[:, batch["decoder_input_ids"].shape[1] :]
         answers += tokenizer.batch_decode(after_prompt, skip_special_tokens=True)

@@ -421,7 +421,7 @@ def _pairs(
             page.write(page.write(x, y, label), y, value, _tag(name))
         elif way == "column":
             page.write(x, y, label)
-            page.write(960 - 520 + x - page.width(value), y, value, _tag(name))
+            page.write(x + 410 - page.width(value), y, value, _tag(name))
         else:
             first, second = (0, page.line) if way == "above" else (page.line, 0)
             page.write(x, y + first, label)

@@ -198,11 +198,26 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         )[0]
         return hidden.unflatten(1, (slots, length))[document, slot]
 
-    def _prepare_encoder_decoder_kwargs_for_generation(
-        self, inputs_tensor, model_kwargs, model_input_name, generation_config
+    def generate(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        bbox: Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple | None = None,
+        document: Tensor | None = None,
+        **kwargs,
     ):
-        # generate() would hand the boxes to T5's encoder, which takes any argument and drops them.
-        states = self.encode(
-            inputs_tensor, model_kwargs.get("attention_mask"), model_kwargs.get("bbox")
+        """transformers' ``generate`` with the arguments of ``forward``; one row per question."""
+        if encoder_outputs is None:
+            states = self.encode(input_ids, attention_mask, bbox)
+        else:
+            states = encoder_outputs[0]
+        if document is not None:
+            states = states.index_select(0, document)
+            if attention_mask is not None:
+                attention_mask = attention_mask.index_select(0, document)
+        return super().generate(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            attention_mask=attention_mask,
+            **kwargs,
         )
-        return {**model_kwargs, "encoder_outputs": BaseModelOutput(last_hidden_state=states)}

@@ -1,0 +1,144 @@
+"""A run's folder and its report, from a whole run in one process."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from fl_app import report
+from fl_app.config import compose
+from fl_app.results import RunFolder
+from fl_app.server_app import Run
+from fl_app.session import session
+from fl_app.tree import digest
+from tests import small
+from tests.loopback import Loopback
+
+
+def start(folder: Path, words: str = "", tamper=None) -> Run:
+    overrides = f"{small.RUN} output.dir={folder.parent} output.name={folder.name} {words}"
+    run = Run(session(overrides), Loopback(overrides, 3, tamper), overrides, setup_seconds=0.5)
+    run.start()
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    return start(folder, "target.value=0.0 strategy=fedavg clients_per_round=2")
+
+
+def summary(run: Run) -> dict:
+    return json.loads((run.folder.path / "summary.json").read_text())
+
+
+def test_the_summary_agrees_with_the_ledger(finished: Run) -> None:
+    found, ledger = summary(finished), finished.folder.ledger
+    train = [r for r in ledger.rows if r.kind == "train"]
+    assert found["bytes"]["message_up"] == sum(
+        r.message_bytes for r in train if r.direction == "up"
+    )
+    scalars = found["trainable_scalars"]
+    assert found["bits_per_scalar_up"] == pytest.approx(
+        8 * sum(r.payload_bytes for r in train if r.direction == "up") / (4 * scalars)
+    )
+    assert 4.5 <= found["bits_per_scalar_up"] < 4.6
+    assert found["theta0_digest"] == digest(finished.here.theta0)
+    saved = found["bytes"]["message_down"] - found["bytes"]["message_down_seed_only"]
+    assert 2 * 0.5 * scalars < saved < 2 * 0.6 * scalars  # two clients, 4.5 bits each
+
+
+@pytest.mark.parametrize(("value", "server_round"), [(0.0, 0), (2.0, None), ("null", None)])
+def test_the_target_counts_bytes_until_it_was_met(tmp_path: Path, value, server_round) -> None:
+    run = start(tmp_path / "run", f"target.value={value}")
+    found = summary(run)["target"]
+    assert found["round"] == server_round
+    assert (found["bytes"] is None) == (server_round is None)
+
+
+def test_the_target_includes_set_up_and_both_directions(tmp_path: Path) -> None:
+    run = start(tmp_path / "run", "target.value=0.5")
+    run.folder.metrics = [(0, "test", "anls", 0.1), (1, "test", "anls", 0.6)]
+    from fl_app.results import target
+
+    rows = [r for r in run.folder.ledger.rows if r.round <= 1]
+    assert {r.kind for r in rows} == {"setup", "train"}
+    assert target(run.folder)["bytes"] == sum(r.message_bytes for r in rows)
+
+
+def test_the_last_checkpoint_is_the_model(finished: Run) -> None:
+    (checkpoint,) = (finished.folder.path / "checkpoints").iterdir()
+    kept = load_file(checkpoint)
+    ordered = {name: kept[name] for name in finished.here.theta0}
+    assert digest(ordered) == digest(finished.latest)
+
+
+def test_metrics_have_the_documented_columns(finished: Run) -> None:
+    with (finished.folder.path / "metrics.csv").open(newline="") as file:
+        assert next(csv.reader(file)) == ["round", "split", "metric", "value"]
+
+
+def test_the_config_file_composes_the_same_run(finished: Run) -> None:
+    text = (finished.folder.path / "config.yaml").read_text()
+    assert "experiment: nf4_single" in text
+    assert "${" not in text
+
+
+def test_a_name_is_used_once(tmp_path: Path) -> None:
+    cfg = compose(f"output.dir={tmp_path} output.name=taken")
+    RunFolder(cfg)
+    with pytest.raises(FileExistsError, match=r"output\.name"):
+        RunFolder(cfg)
+
+
+def test_runs_without_a_name_never_collide(tmp_path: Path) -> None:
+    cfg = compose(f"output.dir={tmp_path}")
+    assert len({RunFolder(cfg).path for _ in range(3)}) == 3
+
+
+def test_a_failed_run_keeps_what_it_has_and_says_so(tmp_path: Path) -> None:
+    rounds = iter(range(99))
+
+    def second_time(reply):
+        return reply if next(rounds) == 0 else None
+
+    with pytest.raises(RuntimeError, match="every client"):
+        start(tmp_path / "run", "rounds=3", dict.fromkeys(range(3), second_time))
+    found = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (found["status"], found["rounds"]) == ("failed", 1)
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert (tmp_path / "run" / "checkpoints" / "round-0001.safetensors").is_file()
+
+
+def test_the_report_is_one_self_contained_page(finished: Run) -> None:
+    page = (finished.folder.path / "report.html").read_text()
+    assert page.count("<svg") == 3
+    outside = re.findall(r'(?:src|href)\s*=\s*"(?!#)([^"]*)"', page)
+    assert not [link for link in outside if not link.startswith("#")]
+    assert "<script" not in page
+    for text in ("ANLS over rounds", "ANLS over bytes", "by direction", "seed: 0", "flwr 1."):
+        assert text in page
+
+
+def test_the_report_can_be_made_again_from_the_files(finished: Run) -> None:
+    before = (finished.folder.path / "report.html").read_bytes()
+    report.write(finished.folder.path)
+    assert (finished.folder.path / "report.html").read_bytes() == before
+
+
+def test_a_report_of_no_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        report.write(tmp_path)
+
+
+def test_names_from_outside_are_escaped(finished: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("ledger.csv", "metrics.csv", "config.yaml"):
+        (folder / name).write_bytes((finished.folder.path / name).read_bytes())
+    found = summary(finished) | {"experiment": "<script>alert(1)</script>"}
+    (folder / "summary.json").write_text(json.dumps(found))
+    assert "<script>" not in report.write(folder).read_text()
