@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 export RUN ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format pretrain bench-codecs clean
+.PHONY: help setup run test lint format pretrain bench-codecs bench-experiments clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ pretrain: $(STAMP) ## Train the embedded model again (about 10 minutes; the ship
 
 bench-codecs: $(STAMP) ## Speed, bits and error of the codecs, as ratios in one run
 	$(BIN)/python -m benchmarks.codecs
+
+bench-experiments: $(STAMP) ## Every experiment with 3 seeds (about 25 minutes): the README's table
+	$(BIN)/python -m benchmarks.experiments
 
 clean: ## Remove .venv and caches; runs/ stays
 	rm -rf .venv .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

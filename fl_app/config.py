@@ -154,7 +154,7 @@ def check(cfg: DictConfig) -> None:
         Naming the key and what it may be.
     """
     from fl_app import adapters, codecs, optimizers
-    from strategies import coded, sampling
+    from strategies import coded, inner, sampling
 
     for key in POSITIVE:
         value = OmegaConf.select(cfg, key)
@@ -194,6 +194,6 @@ def check(cfg: DictConfig) -> None:
                 "codec that writes bytes, such as fp32 or nf4"
             )
     try:
-        coded.inner_strategy(cfg)
+        inner.inner_strategy(cfg)
     except ValueError as error:
         raise ConfigError(str(error)) from None

@@ -12,6 +12,7 @@ import jinja2
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from fl_app.console import size
 
@@ -114,8 +115,10 @@ def _figures(
         axes.plot(sent[1:], scores[1:], "o-", color=SCORE)
         axes.set(xlabel="message bytes sent so far, both directions", ylabel="ANLS", ylim=(0, 1))
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: size(value))
-        axes.xaxis.set_minor_formatter(lambda value, _: "")
+        axes.set_xlim(min(sent[1:]) / 3, max(sent) * 3)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.xaxis.set_major_formatter(lambda value, _: size(value).replace(".0", ""))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         _target_line(axes, target)
 
     def stacked(axes: Axes) -> None:

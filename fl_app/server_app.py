@@ -11,7 +11,8 @@ from fl_app.records import to_record, to_tree
 from fl_app.results import RunFolder
 from fl_app.session import Session, session
 from fl_app.tree import Tree, digest
-from strategies.coded import Coded, inner_strategy
+from strategies.coded import Coded
+from strategies.inner import inner_strategy
 
 app = ServerApp()
 

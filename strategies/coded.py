@@ -5,25 +5,19 @@ half, on the client, is ``fl_app.mods.coded``.
 """
 
 import logging
-import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import cast
 
-import hydra
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
-from omegaconf import DictConfig
 
 from fl_app.codecs import WireError
-from fl_app.config import plain
 from fl_app.ledger import Kind, Ledger, Transfer, short_name
-from fl_app.mods import TIMING
 from fl_app.records import (
     ARRAYS,
-    METRICS,
     message_bytes,
     pack_record,
     to_record,
@@ -33,7 +27,9 @@ from fl_app.records import (
 from fl_app.session import Session
 from fl_app.tree import Tree
 from fl_app.wire import pack, unpack
+from strategies.inner import Cohort
 from strategies.nodes import find_clients
+from strategies.replies import check_metrics, check_timing
 from strategies.sampling import SAMPLERS
 
 logger = logging.getLogger("thinwire")
@@ -46,66 +42,9 @@ class RoundFailedError(RuntimeError):
     """No client of a round gave a usable reply."""
 
 
-def inner_strategy(cfg: DictConfig) -> Strategy:
-    """Build the strategy that ``strategy.inner`` names, to train whoever Coded has sampled.
-
-    Raises
-    ------
-    ValueError
-        If the target is no Flower strategy or does not take the arguments given.
-    """
-    everyone = {
-        "fraction_train": 1.0,
-        "fraction_evaluate": 1.0,
-        "min_train_nodes": 1,
-        "min_evaluate_nodes": 1,
-        "min_available_nodes": 1,
-    }
-    try:
-        inner = hydra.utils.instantiate(plain(cfg.strategy.inner), **everyone)
-    except Exception as error:
-        cause = error.__cause__ or error
-        raise ValueError(f"strategy.inner={cfg.strategy.inner._target_}: {cause}") from None
-    if not isinstance(inner, Strategy):
-        raise ValueError(f"strategy.inner={cfg.strategy.inner._target_} is no Flower strategy")
-    return inner
-
-
-class Cohort:
-    """The sampled clients as the inner strategy's whole world: node ids are partition ids."""
-
-    def __init__(self, partitions: list[int]) -> None:
-        self.partitions = partitions
-
-    def get_node_ids(self) -> list[int]:
-        """Return the partitions of this round."""
-        return self.partitions
-
-
-def check_metrics(reply: Message, kind: Kind) -> MetricRecord:
-    """Return the metrics of a reply.
-
-    Raises
-    ------
-    WireError
-        If they are not exactly those of this app, each one finite number: Flower's aggregation
-        would fail for all clients, or weigh one of them at will.
-    """
-    records = list(reply.content.metric_records.values())
-    if len(records) != 1 or {*records[0]} != {*METRICS[kind]}:
-        found = [sorted(record) for record in records]
-        raise WireError(f"the reply has metrics {found}, expected {sorted(METRICS[kind])}")
-    for name, value in records[0].items():
-        if isinstance(value, list) or not math.isfinite(value):
-            raise WireError(f"metric {name}={value} is not one finite number")
-    if not 0 < cast(float, records[0]["num-examples"]) < 2**53:
-        raise WireError(f"num-examples={records[0]['num-examples']} is no number of examples")
-    return records[0]
-
-
 @dataclass
-class Broadcast:
-    """A model as it leaves the server, coded once for all clients of a round."""
+class Coding:
+    """A model and the frame that carries it."""
 
     decoded: Tree
     frame: bytes
@@ -119,6 +58,14 @@ class Pending:
 
     message: Message
     down: Transfer
+
+
+@dataclass
+class Usable:
+    """A reply that passed every check, with plain arrays in it; evaluation brings no model."""
+
+    message: Message
+    model: Coding | None
 
 
 @dataclass
@@ -147,9 +94,9 @@ class Coded(Strategy):
     seed_only_saving: int = 0
     nodes: dict[int, int] = field(default_factory=dict)
     _pending: list[Pending] = field(default_factory=list)
-    _broadcast: Broadcast | None = None
+    _broadcast: Coding | None = None
     _source: ArrayRecord | None = None
-    _relay: tuple[ArrayRecord, Broadcast] | None = None
+    _relay: tuple[ArrayRecord, Coding] | None = None
 
     def summary(self) -> None:
         """Log the inner strategy's settings."""
@@ -197,7 +144,7 @@ class Coded(Strategy):
             )
         return SAMPLERS[cfg.strategy.sampler](available, count, cfg.seed, server_round)
 
-    def _encode(self, arrays: ArrayRecord) -> Broadcast:
+    def _encode(self, arrays: ArrayRecord) -> Coding:
         """Code ``arrays`` for the way down, once per model."""
         if self._relay and self._relay[0] is arrays:
             self._source, self._broadcast = self._relay
@@ -210,11 +157,11 @@ class Coded(Strategy):
             seconds = time.perf_counter() - began
             decoded = here.down.decode(wire, here.theta0)
             self._source = arrays
-            self._broadcast = Broadcast(decoded, frame, wire.nbytes, seconds)
+            self._broadcast = Coding(decoded, frame, wire.nbytes, seconds)
         return self._broadcast
 
     def _send(
-        self, messages: Iterable[Message], broadcast: Broadcast, server_round: int, kind: Kind
+        self, messages: Iterable[Message], broadcast: Coding, server_round: int, kind: Kind
     ) -> list[Message]:
         self._pending = []
         for plaintext in sorted(messages, key=lambda m: m.metadata.dst_node_id):
@@ -236,7 +183,7 @@ class Coded(Strategy):
                 "down",
                 kind,
                 codec=short_name(self.session.down.spec),
-                scalars=sum(x.size for x in self.session.theta0.values()),
+                scalars=_scalars(self.session.theta0),
                 payload_bytes=broadcast.payload_bytes,
                 frame_bytes=len(broadcast.frame),
                 message_bytes=weight,
@@ -267,8 +214,12 @@ class Coded(Strategy):
         RoundFailedError
             If no reply was usable; the message gives every client's reason.
         """
-        usable = self._receive(server_round, replies, "train")
-        arrays, metrics = self.inner.aggregate_train(server_round, list(usable))
+        usable, reasons = self._receive(server_round, replies, "train")
+        if not usable:
+            raise RoundFailedError(
+                f"every client of round {server_round} failed:\n  " + "\n  ".join(reasons)
+            )
+        arrays, metrics = self.inner.aggregate_train(server_round, [u.message for u in usable])
         if arrays is None:
             raise RoundFailedError(f"round {server_round}: the strategy returned no model")
         self._relay = self._find_relay(arrays, usable)
@@ -277,18 +228,18 @@ class Coded(Strategy):
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Let the inner strategy aggregate the clients' scores."""
-        if not self._pending:
+        """Let the inner strategy aggregate the clients' scores, if there are any."""
+        usable, _ = self._receive(server_round, replies, "evaluate")
+        if not usable:
             return None
-        usable = self._receive(server_round, replies, "evaluate")
-        return self.inner.aggregate_evaluate(server_round, list(usable))
+        return self.inner.aggregate_evaluate(server_round, [u.message for u in usable])
 
     def _receive(
         self, server_round: int, replies: Iterable[Message], kind: Kind
-    ) -> dict[Message, Broadcast | None]:
-        """Return the usable replies with plain arrays, in the order of their partitions."""
+    ) -> tuple[list[Usable], list[str]]:
+        """Return the usable replies in the order of their partitions, and why others are not."""
         by_request = {reply.metadata.reply_to_message_id: reply for reply in replies}
-        usable: dict[Message, Broadcast | None] = {}
+        usable: list[Usable] = []
         reasons: list[str] = []
         rows: list[Transfer] = []
         for pending in self._pending:
@@ -304,60 +255,57 @@ class Coded(Strategy):
                 reasons.append(f"client {partition}: {reply.error.reason}")
                 continue
             try:
-                usable[reply] = self._decode(reply, up)
-                timing = reply.content.config_records[TIMING]
-                pending.down.decode_s = float(cast(float, timing["decode"]))
-                up.encode_s = float(cast(float, timing["encode"]))
-                self.train_seconds += float(cast(float, timing["work"])) * (kind == "train")
-                del reply.content[TIMING]
-            except (ValueError, KeyError, TypeError) as error:
-                usable.pop(reply, None)
-                reasons.append(f"client {partition}: {type(error).__name__}: {error}")
+                usable.append(self._decode(reply, pending.down, up))
+            except WireError as error:
+                reasons.append(f"client {partition}: {error}")
         self._pending = []
         self.ledger.add(rows)
         for reason in reasons:
             logger.warning("round %d, left out: %s", server_round, reason)
-        if not usable:
-            raise RoundFailedError(
-                f"every client of round {server_round} failed:\n  " + "\n  ".join(reasons)
-            )
-        return usable
+        return usable, reasons
 
-    def _decode(self, reply: Message, up: Transfer) -> Broadcast | None:
-        """Replace the frame of ``reply`` by plain arrays; return what it would be as a broadcast.
+    def _decode(self, reply: Message, down: Transfer, up: Transfer) -> Usable:
+        """Check a reply, fill in its two ledger rows, and put plain arrays in place of the frame.
 
         Raises
         ------
         WireError
-            If the frame is not one of this codec and theta0.
+            If the frame is not one of this codec and theta0, or metrics or timing are not those
+            of this app.
         """
-        metrics = check_metrics(reply, up.kind)
-        metrics[WEIGHT_ONE] = 1.0
-        if up.kind == "evaluate":
-            return None
         here = self.session
-        assert self._broadcast is not None
-        began = time.perf_counter()
-        frame = unpack_record(reply.content)
-        wire = unpack(frame, here.up, here.manifest)
-        tree = here.up.decode(wire, here.reference(self._broadcast.decoded))
-        up.decode_s = time.perf_counter() - began
-        up.codec, up.frame_bytes, up.payload_bytes = (
-            short_name(here.up.spec),
-            len(frame),
-            wire.nbytes,
-        )
-        up.scalars = sum(x.size for x in tree.values())
-        reply.content[ARRAYS] = to_record(tree)
-        return Broadcast(tree, frame, wire.nbytes, 0.0)
+        metrics = check_metrics(reply, up.kind)
+        timing = check_timing(reply)
+        plain = RecordDict({"metrics": MetricRecord({**metrics, WEIGHT_ONE: 1.0})})
+        model = None
+        if up.kind == "train":
+            assert self._broadcast is not None
+            began = time.perf_counter()
+            frame = unpack_record(reply.content)
+            wire = unpack(frame, here.up, here.manifest)
+            tree = here.up.decode(wire, here.reference(self._broadcast.decoded))
+            up.decode_s = time.perf_counter() - began
+            up.encode_s = timing["encode"]
+            up.codec, up.scalars = short_name(here.up.spec), _scalars(tree)
+            up.payload_bytes, up.frame_bytes = wire.nbytes, len(frame)
+            plain[ARRAYS] = to_record(tree)
+            model = Coding(tree, frame, wire.nbytes, encode_s=0.0)
+            self.train_seconds += timing["work"]
+        down.decode_s = timing["decode"]
+        reply.content = plain
+        return Usable(reply, model)
 
     def _find_relay(
-        self, arrays: ArrayRecord, usable: dict[Message, Broadcast | None]
-    ) -> tuple[ArrayRecord, Broadcast] | None:
+        self, arrays: ArrayRecord, usable: list[Usable]
+    ) -> tuple[ArrayRecord, Coding] | None:
         """Return the reply that the new model is, if its bytes mean the same on the way down."""
         here = self.session
         if here.up.spec == here.down.spec and here.cfg.codec.reference == "theta0":
-            for reply, broadcast in usable.items():
-                if broadcast and reply.content[ARRAYS] is arrays:
-                    return arrays, broadcast
+            for reply in usable:
+                if reply.model and reply.message.content[ARRAYS] is arrays:
+                    return arrays, reply.model
         return None
+
+
+def _scalars(tree: Tree) -> int:
+    return sum(values.size for values in tree.values())

@@ -14,7 +14,8 @@ from fl_app.records import pack_record, to_record, to_tree
 from fl_app.session import session
 from fl_app.training import train, turn_seed
 from fl_app.wire import pack, unpack
-from strategies.coded import Coded, RoundFailedError, inner_strategy
+from strategies.coded import Coded, RoundFailedError
+from strategies.inner import inner_strategy
 from tests import small
 from tests.loopback import Loopback
 

@@ -109,28 +109,32 @@ def tags_of(collator: Collator, rows: list[dict[str, Any]]) -> Tensor:
     return spread(encoding, [row["tags"] for row in rows], IGNORED)
 
 
+def scale(name: str, config: VT5Config) -> float:
+    """Learning rate of a weight, relative to that of an ordinary matrix of the model.
+
+    AdamW moves every weight by about the learning rate, whatever its size. In T5, embeddings have
+    unit size, queries include the attention's 1 / sqrt(d_kv), and position biases are added to
+    attention scores as they are.
+    """
+    if name == "shared.weight":
+        return config.d_model**0.5
+    if name.endswith(".q.weight"):
+        return config.d_kv**-0.5
+    if "relative_attention_bias" in name:
+        return 20.0
+    return 1.0
+
+
 def train(model: VT5ForConditionalGeneration, collator: Collator, seed: int, steps: int) -> None:
     """Answers plus an auxiliary task that is not kept: naming the field of every word."""
     tagger = nn.Linear(model.config.d_model, len(FIELDS) + 1)
     parameters = [*model.parameters(), *tagger.parameters()]
-    import os
-
-    fast = [float(v) for v in os.environ.get("EMB", "10,20").split(",")]
-    bias = [p for n, p in model.named_parameters() if "relative_attention_bias" in n]
-    rest = [
-        p
-        for n, p in model.named_parameters()
-        if "relative_attention_bias" not in n and "shared" not in n
-    ] + [*tagger.parameters()]
-    optimizer = torch.optim.AdamW(
-        [{"params": rest}, {"params": [model.shared.weight]}, {"params": bias}], weight_decay=0.01
-    )
+    rates = [LEARNING_RATE * scale(name, model.config) for name, _ in model.named_parameters()]
+    groups = [{"params": [p]} for p in parameters]
+    rates += [LEARNING_RATE] * (len(groups) - len(rates))
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        [LEARNING_RATE, LEARNING_RATE * fast[0], LEARNING_RATE * fast[1]],
-        2400,
-        pct_start=WARM_UP,
-        cycle_momentum=False,
+        optimizer, rates, steps, pct_start=WARM_UP, cycle_momentum=False
     )
     model.train()
     start = time.process_time()

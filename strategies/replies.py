@@ -1,0 +1,50 @@
+"""What a reply has to be before a strategy may see it."""
+
+import math
+from typing import cast
+
+from flwr.app import Message, MetricRecord
+
+from fl_app.codecs import WireError
+from fl_app.ledger import Kind
+from fl_app.mods import TIMING
+from fl_app.records import METRICS
+
+
+def check_metrics(reply: Message, kind: Kind) -> MetricRecord:
+    """Return the metrics of a reply.
+
+    Raises
+    ------
+    WireError
+        If they are not exactly those of this app, each one finite number: Flower's aggregation
+        would fail for all clients, or weigh one of them at will.
+    """
+    records = list(reply.content.metric_records.values())
+    if len(records) != 1 or {*records[0]} != {*METRICS[kind]}:
+        found = [sorted(record) for record in records]
+        raise WireError(f"the reply has metrics {found}, expected {sorted(METRICS[kind])}")
+    for name, value in records[0].items():
+        if isinstance(value, list) or not math.isfinite(value):
+            raise WireError(f"metric {name}={value} is not one finite number")
+    if not 0 < cast(float, records[0]["num-examples"]) < 2**53:
+        raise WireError(f"num-examples={records[0]['num-examples']} is no number of examples")
+    return records[0]
+
+
+def check_timing(reply: Message) -> dict[str, float]:
+    """Return the seconds that a client reports: ``decode``, ``work`` and ``encode``.
+
+    Raises
+    ------
+    WireError
+        If one is missing or no length of time.
+    """
+    record = reply.content.config_records.get(TIMING)
+    seconds: dict[str, float] = {}
+    for name in ("decode", "work", "encode"):
+        value = None if record is None else record.get(name)
+        if not isinstance(value, float) or not 0 <= value < math.inf:
+            raise WireError(f"timing {name}={value!r} is no number of seconds")
+        seconds[name] = value
+    return seconds
