@@ -107,6 +107,8 @@ def session(overrides: str) -> Session:
         else ("cuda" if torch.cuda.is_available() else "cpu")
     )
     up, down = (from_spec(plain(cfg.codec[d])) for d in ("up", "down"))
+    for codec in (up, down):  # compile what is compiled now, not within the first transfer
+        codec.decode(codec.encode(theta0, codec.init(theta0), theta0)[0], theta0)
     return Session(
         cfg=cfg,
         device=device,
