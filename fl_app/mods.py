@@ -11,11 +11,9 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
-from fl_app.records import ARRAYS, pack_record, to_record, to_tree, unpack_record
+from fl_app.records import ARRAYS, TIMING, pack_record, to_record, to_tree, unpack_record
 from fl_app.session import session
 from fl_app.wire import pack, unpack
-
-TIMING = "timing"  # ConfigRecord of a reply: seconds of decode, work and encode
 
 
 def report_errors(message: Message, context: Context, call_next: ClientAppCallable) -> Message:

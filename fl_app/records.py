@@ -11,6 +11,7 @@ from fl_app.tree import Tree
 ARRAYS = "arrays"  # the key of the model in a message's content, as in Flower's own strategies
 FRAME = "frame"  # the key of the one packed Array
 STYPE = "thinwire.v1"
+TIMING = "timing"  # ConfigRecord of a reply: seconds of decode, work and encode
 METRICS = {  # what a client reports, by kind of message
     "train": ("num-examples", "loss"),
     "evaluate": ("num-examples", "anls", "accuracy"),

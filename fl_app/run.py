@@ -23,6 +23,7 @@ import psutil
 
 from fl_app.config import ConfigError, compose
 from fl_app.installed import project_root
+from fl_app.preflight import check
 
 START_SECONDS = 60
 STOP_SECONDS = 20
@@ -38,6 +39,7 @@ def main(arguments: list[str]) -> int:
     overrides = " ".join(arguments)
     try:
         cfg = compose(overrides)
+        check(cfg)
     except ConfigError as error:
         print(f"configuration: {error}", file=sys.stderr)
         return 2

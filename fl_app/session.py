@@ -19,6 +19,7 @@ from fl_app.codecs import Codec, from_spec
 from fl_app.config import compose, plain
 from fl_app.data.collate import Collator, predict
 from fl_app.metrics import score
+from fl_app.preflight import check
 from fl_app.tree import Tree, manifest
 
 
@@ -92,6 +93,7 @@ def session(overrides: str) -> Session:
         For a model that is missing or is not the one named by the config.
     """
     cfg = compose(overrides)
+    check(cfg)
     torch.set_num_threads(cfg.federation.torch_threads)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     datasets.disable_progress_bars()

@@ -34,7 +34,6 @@ from strategies.sampling import SAMPLERS
 
 logger = logging.getLogger("thinwire")
 
-REFERENCES = ("theta0", "broadcast")
 WEIGHT_ONE = "one"  # a metric that is 1 for every client, for weighted_by_key
 
 

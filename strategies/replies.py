@@ -7,8 +7,7 @@ from flwr.app import Message, MetricRecord
 
 from fl_app.codecs import WireError
 from fl_app.ledger import Kind
-from fl_app.mods import TIMING
-from fl_app.records import METRICS
+from fl_app.records import METRICS, TIMING
 
 
 def check_metrics(reply: Message, kind: Kind) -> MetricRecord:

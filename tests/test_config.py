@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from fl_app.config import CONF_DIR, ConfigError, compose
+from fl_app.preflight import check
 
 EXPERIMENTS = sorted(p.stem for p in (CONF_DIR / "experiment").glob("*.yaml"))
 
@@ -12,13 +13,14 @@ EXPERIMENTS = sorted(p.stem for p in (CONF_DIR / "experiment").glob("*.yaml"))
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes(experiment: str) -> None:
     cfg = compose(f"experiment={experiment}")
+    check(cfg)
     assert cfg.experiment == experiment
 
 
 @pytest.mark.parametrize("group", ["adapter", "codec", "model", "optimizer", "strategy"])
 def test_every_group_option_composes(group: str) -> None:
     for option in (CONF_DIR / group).glob("*.yaml"):
-        compose(f"{group}={option.stem}")
+        check(compose(f"{group}={option.stem}"))
 
 
 def test_the_default_is_the_nf4_entry() -> None:
@@ -74,7 +76,7 @@ def test_quotes_and_blanks_as_in_a_shell() -> None:
 )
 def test_a_wrong_override_names_key_and_alternatives(overrides: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        compose(overrides)
+        check(compose(overrides))
     assert says in str(caught.value)
 
 
