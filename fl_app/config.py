@@ -22,6 +22,9 @@ CONF_DIR = Path(__file__).parent.parent / "conf"
 OPEN = ("strategy.inner", "model.config", "codec.up", "codec.down")
 
 
+NULLABLE = ("model.sha256",)  # a value in conf/, but null turns it off
+
+
 class ConfigError(ValueError):
     """An override that names no option, or gives one an impossible value."""
 
@@ -121,6 +124,8 @@ def _check_types(cfg: DictConfig, defaults: DictConfig, prefix: str = "") -> Non
         value, default = cfg[key], defaults[key]
         if isinstance(default, DictConfig) and isinstance(value, DictConfig):
             _check_types(value, default, f"{path}.")
+        elif value is None and path in NULLABLE:
+            continue
         elif default is not None and not _same_kind(value, default):
             raise ConfigError(
                 f"{path}={value!r} should be of type {type(default).__name__}, as in conf/: "

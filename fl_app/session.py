@@ -99,7 +99,7 @@ def session(overrides: str) -> Session:
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
     base, tokenizer = models.load(cfg.model, cfg.seed)
-    collator = Collator(tokenizer, base.config, cfg.model.max_length)  # type: ignore[arg-type]
+    collator = Collator(tokenizer, base.config, cfg.model.max_length)
     adapter = ADAPTERS[cfg.adapter.id]
     model = adapter.attach(base, cfg.adapter, cfg.seed)
     theta0 = adapter.get(model)  # before any move to a GPU
