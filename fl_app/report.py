@@ -226,5 +226,10 @@ pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; border-radius: 6px; 
 
 
 if __name__ == "__main__":
-    for argument in sys.argv[1:] or sys.exit("usage: python -m fl_app.report runs/NAME ..."):
-        print(write(Path(argument)))
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m fl_app.report runs/NAME ...")
+    for argument in sys.argv[1:]:
+        try:
+            print(write(Path(argument)))
+        except FileNotFoundError as error:
+            sys.exit(f"{argument} is not the folder of a run that ended: {error}")

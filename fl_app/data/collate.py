@@ -34,6 +34,9 @@ class Collator:
         self.tokenizer = tokenizer
         self.model_config = model_config
         self.max_length = max_length
+        self.start = model_config.decoder_start_token_id
+        self.end: int = model_config.eos_token_id  # type: ignore[assignment]
+        self.pad: int = model_config.pad_token_id  # type: ignore[assignment]
 
     def training(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Tensors of a training step: the pages, ``document`` [questions], ``decoder_input_ids``
@@ -41,14 +44,11 @@ class Collator:
         """
         batch = self._pages(rows)
         answers = self._ids([accepted[0] for row in rows for accepted in row["answers"]])
-        prompts = self._prompts(rows)
-        end = [self.model_config.eos_token_id]
+        pairs = list(zip(self._prompts(rows), answers, strict=True))
         # Padding on the right is never seen by an earlier position of a causal decoder.
-        decoder_input_ids = _pad(
-            [p + a for p, a in zip(prompts, answers, strict=True)], self.model_config.pad_token_id
-        )
+        decoder_input_ids = _pad([prompt + answer for prompt, answer in pairs], self.pad)
         labels = _pad(
-            [[IGNORED] * (len(p) - 1) + a + end for p, a in zip(prompts, answers, strict=True)],
+            [[IGNORED] * (len(prompt) - 1) + answer + [self.end] for prompt, answer in pairs],
             IGNORED,
         )
         return {**batch, "decoder_input_ids": decoder_input_ids, "labels": labels}
@@ -59,7 +59,7 @@ class Collator:
         T5 sees differences of positions only, so the padding changes nothing.
         """
         prompts = self._prompts(rows)
-        ids = _pad(prompts, self.model_config.pad_token_id, left=True)
+        ids = _pad(prompts, self.pad, left=True)
         mask = _pad([[1] * len(prompt) for prompt in prompts], 0, left=True)
         return {**self._pages(rows), "decoder_input_ids": ids, "decoder_attention_mask": mask}
 
@@ -76,7 +76,9 @@ class Collator:
 
     def _pages(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask`` [pages, tokens], ``bbox`` [pages, tokens, 4]."""
-        words, boxes, document = [], [], []
+        words: list[list[str]] = []
+        boxes: list[list[list[int]]] = []
+        document: list[int] = []
         for row in rows:
             if self.model_config.prompt == "decoder":
                 document += [len(words)] * len(row["questions"])
@@ -98,11 +100,10 @@ class Collator:
 
     def _prompts(self, rows: Sequence[dict[str, Any]]) -> list[list[int]]:
         """What the decoder is given of each question: its start, then the question or nothing."""
-        start = [self.model_config.decoder_start_token_id]
         questions = [question for row in rows for question in row["questions"]]
         if self.model_config.prompt == "encoder":
-            return [start for _ in questions]
-        return [start + ids for ids in self._ids(questions)]
+            return [[self.start] for _ in questions]
+        return [[self.start, *ids] for ids in self._ids(questions)]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(
@@ -144,7 +145,7 @@ def predict(
     model.eval()
     answers: list[str] = []
     for first in range(0, len(rows), PREDICT_DOCUMENTS):
-        batch = collator.prompts(rows[first : first + PREDICT_DOCUMENTS])
+        batch: dict[str, Any] = dict(collator.prompts(rows[first : first + PREDICT_DOCUMENTS]))
         generated = model.generate(
             **batch, max_new_tokens=max_answer_length, do_sample=False, num_beams=1
         )

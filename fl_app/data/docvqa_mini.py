@@ -63,22 +63,25 @@ POOLS = {
     "pretraining": Pool(
         key=0,
         vocabularies=PRETRAINING,
-        pairs=("left", "left", "column", "above"),
+        pairs=("left", "left", "column", "above", "row"),
         flows=(("head", "parties", "items", "sums"), ("parties", "head", "items", "sums")),
-        numbers=((",", "."), (".", ","), ("", ".")),
-        currencies=("{}", "{}", "${}", "{} EUR", "£{}"),
+        numbers=((",", "."), (".", ","), ("", "."), (" ", ","), ("'", "."), ("", ",")),
+        currencies=("{}", "{}", "${}", "{} EUR", "£{}", "{} €", "{}€", "USD {}", "{} kr"),
         dates=(
             "{Y}-{m:02}-{d:02}",
             "{d:02}/{m:02}/{Y}",
             "{m}/{d}/{Y}",
             "{d} {M} {Y}",
             "{B} {d}, {Y}",
+            "{d:02}.{m:02}.{Y}",
+            "{d:02}-{m:02}-{y:02}",
+            "{d}. {B} {y:02}",
         ),
     ),
     "federated": Pool(
         key=1,
         vocabularies=FEDERATED,
-        pairs=("left", "column", "above", "row", "below"),
+        pairs=("left", "column", "above", "row"),
         flows=(
             ("head", "parties", "items", "sums"),
             ("sums", "head", "parties", "items"),
@@ -192,7 +195,7 @@ def make_provider(seed: int, pool: Pool, number: int) -> Provider:
         order_number=_number_pattern(rng),
         tax_rate=_choose(rng, (5, 7, 8, 10, 19, 20, 21, 25)),
         left=int(rng.integers(40, 90)),
-        line=int(rng.integers(20, 27)),
+        line=int(rng.integers(18, 25)),
         char=int(rng.integers(6, 9)),
         address=_address(rng),
     )
@@ -401,8 +404,8 @@ def _pairs(
 ) -> int:
     """Write labels with their values the given way; return the bottom.
 
-    "left": the value follows its label; "column": values are aligned on the right; "above" and
-    "below": the label stands above or below its value; "row": all labels in lines of a table.
+    "left": the value follows its label; "column": values are aligned on the right; "above": the
+    label stands above its value; "row": labels are headings of a table with one line of values.
     """
     x = 520 if right else provider.left
     if way == "row":
@@ -423,9 +426,8 @@ def _pairs(
             page.write(x, y, label)
             page.write(x + 410 - page.width(value), y, value, _tag(name))
         else:
-            first, second = (0, page.line) if way == "above" else (page.line, 0)
-            page.write(x, y + first, label)
-            page.write(x, y + second, value, _tag(name))
+            page.write(x, y, label)
+            page.write(x, y + page.line, value, _tag(name))
             y += page.line * 3 // 2
         y += page.line
     return y
@@ -461,6 +463,10 @@ def _row(
     """The page in reading order, block by block and line by line, with one question per field."""
     order = sorted(page.words, key=lambda word: (word.block, word.y0, word.x0))
     boxes = np.array([(word.x0, word.y0, word.x1, word.y1) for word in order])
+    # Each page lies differently in the scanner: where a word stands says little without the others.
+    scale = rng.uniform(0.85, 1.0)
+    shift = rng.integers(0, round(1000 * (1 - scale)) + 1, size=2)
+    boxes = np.round(boxes * scale).astype(int) + np.tile(shift, 2)
     boxes = np.clip(boxes + rng.integers(-2, 3, size=boxes.shape), 0, 1000)
     # A field's words come from one write(), so their order in the list is the order on the page.
     answers = {

@@ -1,13 +1,17 @@
 """Draw a document: ``python -m fl_app.data.preview --split test --index 0 --out page.png``."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
+import matplotlib
 from PIL import Image, ImageDraw, ImageFont
+from PIL.ImageFont import FreeTypeFont
 
 from fl_app.config import compose
 from fl_app.data import load
 
+FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")  # has every letter used
 SCALE = 1.2  # pixels per thousandth of the page
 RATIO = 1.3  # height of the page by its width
 COLOURS = (
@@ -28,16 +32,21 @@ def draw(row: dict[str, Any]) -> Image.Image:
     across, down = SCALE, SCALE * RATIO
     image = Image.new("RGB", (round(1000 * across), round(1000 * down)), "white")
     canvas = ImageDraw.Draw(image)
-    for word, (x0, y0, x1, y1), tag in zip(row["words"], row["boxes"], row["tags"], strict=True):
-        box = (x0 * across, y0 * down, max(x1, x0 + 1) * across, max(y1, y0 + 1) * down)
+    boxes = [(x0 * across, y0 * down, x1 * across, y1 * down) for x0, y0, x1, y1 in row["boxes"]]
+    font = _font(row["words"], boxes)
+    for word, box, tag in zip(row["words"], boxes, row["tags"], strict=True):
         canvas.rectangle(box, outline=COLOURS[tag], width=2 if tag else 1)
-        # The largest type that the box holds.
-        font = ImageFont.load_default(size=(y1 - y0) * down * 0.8)
-        width = max(1.0, canvas.textlength(word, font=font))
-        size = max(6.0, font.size * min(1.0, (box[2] - box[0] - 2) / width))
-        font = ImageFont.load_default(size=size)
-        canvas.text((box[0] + 1, box[1]), word, fill="black", font=font)
+        canvas.text((box[0] + 2, (box[1] + box[3]) / 2), word, fill="black", font=font, anchor="lm")
     return image
+
+
+def _font(words: list[str], boxes: list[tuple[float, float, float, float]]) -> FreeTypeFont:
+    """One type for the page, of a size at which an ordinary word fills its box."""
+    trial = ImageFont.truetype(FONT, 100)
+    scales = sorted(
+        (x1 - x0) / trial.getlength(word) for word, (x0, _, x1, _) in zip(words, boxes, strict=True)
+    )
+    return ImageFont.truetype(FONT, 100 * scales[len(scales) // 3] if scales else 10)
 
 
 def main() -> None:

@@ -67,7 +67,7 @@ ENGLISH = _vocabulary(
     Amount|Line total""",
     "January February March April May June July August September October November December",
     "Ltd Inc LLC Co Group",
-    "Thank you for your business|Please quote the number|E & OE",
+    "Thank you|Please quote|E & OE",
 )
 DUTCH = _vocabulary(
     """Factuurnummer|Factuur nr.|Nummer
@@ -87,7 +87,7 @@ DUTCH = _vocabulary(
     Bedrag|Regel""",
     "januari februari maart april mei juni juli augustus september oktober november december",
     "BV NV VOF",
-    "Bedankt voor uw opdracht|Graag het nummer vermelden",
+    "Bedankt|Graag vermelden",
 )
 DANISH = _vocabulary(
     """Fakturanummer|Faktura nr.|Bilag
@@ -107,7 +107,7 @@ DANISH = _vocabulary(
     Beløb|Linje""",
     "januar februar marts april maj juni juli august september oktober november december",
     "ApS A/S IVS",
-    "Tak for handlen|Angiv nummeret ved betaling",
+    "Tak for handlen|Med venlig hilsen",
 )
 GERMAN = _vocabulary(
     """Rechnungsnummer|Beleg-Nr.
@@ -127,7 +127,7 @@ GERMAN = _vocabulary(
     Betrag|Summe""",
     "Januar Februar März April Mai Juni Juli August September Oktober November Dezember",
     "GmbH AG KG",
-    "Vielen Dank für Ihren Auftrag|Bitte bei Zahlung angeben",
+    "Vielen Dank|Bitte angeben",
 )
 FRENCH = _vocabulary(
     """Numéro de facture|Pièce n°
@@ -147,7 +147,7 @@ FRENCH = _vocabulary(
     Montant|Valeur""",
     "janvier février mars avril mai juin juillet août septembre octobre novembre décembre",
     "SARL SAS SA",
-    "Merci de votre confiance|Valeur en règlement",
+    "Merci|Avec nos remerciements",
 )
 SPANISH = _vocabulary(
     """Número de factura|Folio
@@ -167,7 +167,7 @@ SPANISH = _vocabulary(
     Importe|Línea""",
     "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre",
     "SL SA SLU",
-    "Gracias por su compra|Rogamos indiquen el folio",
+    "Muchas gracias|Gracias",
 )
 ITALIAN = _vocabulary(
     """Fattura n.|Numero documento
@@ -187,7 +187,7 @@ ITALIAN = _vocabulary(
     Importo|Riga""",
     "gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre",
     "Srl Spa Snc",
-    "Grazie per la fiducia|Indicare il documento",
+    "Grazie|Distinti saluti",
 )
 POLISH = _vocabulary(
     """Faktura nr|Numer dokumentu
@@ -208,7 +208,7 @@ POLISH = _vocabulary(
     "stycznia lutego marca kwietnia maja czerwca lipca sierpnia września października "
     "listopada grudnia",
     "Sp.zoo SA SK",
-    "Dziękujemy za zakupy|Prosimy podać numer",
+    "Dziękujemy|Zapraszamy",
 )
 FINNISH = _vocabulary(
     """Laskun numero|Laskunro
@@ -229,7 +229,7 @@ FINNISH = _vocabulary(
     "tammikuuta helmikuuta maaliskuuta huhtikuuta toukokuuta kesäkuuta heinäkuuta elokuuta "
     "syyskuuta lokakuuta marraskuuta joulukuuta",
     "Oy Oyj Ky",
-    "Kiitos tilauksesta|Mainitse viite maksaessasi",
+    "Kiitos|Tervetuloa",
 )
 
 _ONSETS = (*"bdfgklmnprstvz", "br", "dr", "gr", "kl", "pr", "st", "tr", "sk")
@@ -251,7 +251,7 @@ def invented(number: int, synonyms: int = 2) -> Vocabulary:
     rng = np.random.default_rng(np.random.SeedSequence([0x10C, number]))
 
     def phrase() -> str:
-        words = [pseudo_word(rng, 1 + int(rng.integers(2))) for _ in range(1 + rng.integers(2))]
+        words = [pseudo_word(rng, 2)] + [pseudo_word(rng, 1)] * int(rng.integers(2))
         return " ".join(words).capitalize()
 
     return Vocabulary(
@@ -261,12 +261,9 @@ def invented(number: int, synonyms: int = 2) -> Vocabulary:
         },
         tuple(pseudo_word(rng, 2) for _ in range(12)),
         tuple(pseudo_word(rng, 1).capitalize() for _ in range(3)),
-        tuple(" ".join(pseudo_word(rng, 2) for _ in range(3)) for _ in range(2)),
+        tuple(" ".join(pseudo_word(rng, 1) for _ in range(3)) for _ in range(2)),
     )
 
 
-PRETRAINING = (ENGLISH, ENGLISH, ENGLISH, DUTCH, DANISH, *(invented(n) for n in range(5)))
-FEDERATED = (
-    *(GERMAN, FRENCH, SPANISH, ITALIAN, POLISH, FINNISH),
-    *(invented(n) for n in range(100, 104)),
-)
+PRETRAINING = (*(6 * [ENGLISH]), DUTCH, DANISH, *(invented(n) for n in range(20)))
+FEDERATED = (GERMAN, FRENCH, SPANISH, ITALIAN, invented(100))

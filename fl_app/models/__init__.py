@@ -4,9 +4,10 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging
 
@@ -36,7 +37,7 @@ def load(
     """
     source = _source(cfg_model.path)
     _check_digest(source, cfg_model.sha256)
-    overrides = OmegaConf.to_container(cfg_model.config, resolve=True)
+    overrides = dict(cfg_model.config)
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -44,7 +45,7 @@ def load(
             model = VT5ForConditionalGeneration.from_pretrained(
                 source, config=_override(config, overrides), dtype=torch.float32
             )
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(source))
         except OSError as error:
             raise FileNotFoundError(
                 f"model {cfg_model.path!r} is neither a folder with a checkpoint nor a hub id that "

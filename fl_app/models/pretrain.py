@@ -16,6 +16,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
+from transformers.models.t5.modeling_t5 import T5LayerCrossAttention
 
 from fl_app.config import compose
 from fl_app.data import load as load_data
@@ -82,10 +83,11 @@ def make_model(vocabulary: int) -> VT5ForConditionalGeneration:
     model = VT5ForConditionalGeneration(config)
     # What the decoder attends to on the page, it says: the answer is a copy. Learned from a random
     # start, this takes most of the training.
-    for block in model.decoder.block:
-        attention = block.layer[1].EncDecAttention
-        nn.init.orthogonal_(attention.v.weight)
-        attention.o.weight.data.copy_(attention.v.weight.T)
+    for module in model.decoder.modules():
+        if isinstance(module, T5LayerCrossAttention):
+            values, out = module.EncDecAttention.v.weight, module.EncDecAttention.o.weight
+            nn.init.orthogonal_(values)
+            out.data.copy_(values.T)
     return model
 
 

@@ -10,7 +10,7 @@ from transformers import T5Config, T5ForConditionalGeneration, initialization
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 COORDINATES = 1024  # rows of a coordinate table; boxes use 0..1000
-FREQUENCIES = 8  # of a coordinate's Fourier features: half a period to 64 periods of a page
+FREQUENCIES = 6  # of a coordinate's Fourier features: half a period to 16 periods of a page
 
 
 class VT5Config(T5Config):
@@ -26,6 +26,7 @@ class VT5Config(T5Config):
 
     spatial: str = "none"
     prompt: str = "encoder"
+    decoder_start_token_id: int = 0  # as every T5 has it: its padding
 
     def __post_init__(self, **kwargs) -> None:
         if self.spatial not in ("none", *SPATIAL):
@@ -55,7 +56,7 @@ class TableSpatial(nn.Module):
 
 
 class FourierSpatial(nn.Module):
-    """Sines and cosines of the four coordinates, mixed by a linear layer (64 d + d scalars).
+    """Sines and cosines of the four coordinates, mixed by a linear layer (48 d + d scalars).
 
     Tancik et al., "Fourier features let networks learn high frequency functions" (2020).
     """
@@ -78,6 +79,7 @@ SPATIAL: dict[str, type[nn.Module]] = {"table": TableSpatial, "fourier": Fourier
 class VT5ForConditionalGeneration(T5ForConditionalGeneration):
     """T5 with a spatial embedding of word boxes added to the encoder's input embeddings."""
 
+    config: VT5Config
     config_class = VT5Config
 
     def __init__(self, config: VT5Config) -> None:
@@ -112,6 +114,19 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
             embeddings = embeddings + self.spatial(bbox)
         return self.encoder(inputs_embeds=embeddings, attention_mask=attention_mask)[0]
 
+    def _states(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        bbox: Tensor | None,
+        encoder_outputs: BaseModelOutput | tuple | None,
+    ) -> Tensor:
+        if encoder_outputs is not None:
+            return encoder_outputs[0]
+        if input_ids is None:
+            raise ValueError("give either input_ids or encoder_outputs")
+        return self.encode(input_ids, attention_mask, bbox)
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -135,10 +150,7 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
             document: [questions], the page that each question asks about; None means that
                 question i asks about page i.
         """
-        if encoder_outputs is None:
-            states = self.encode(input_ids, attention_mask, bbox)
-        else:
-            states = encoder_outputs[0]
+        states = self._states(input_ids, attention_mask, bbox, encoder_outputs)
         if document is None:
             return super().forward(
                 attention_mask=attention_mask,
@@ -180,7 +192,7 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         slots = int(slot.max()) + 1
 
         packed = decoder_input_ids.new_full(
-            (states.shape[0], slots, length), self.config.pad_token_id
+            (states.shape[0], slots, length), self.config.decoder_start_token_id
         )
         packed[document, slot] = decoder_input_ids
         causal = torch.ones(length, length, dtype=torch.bool, device=states.device).tril()
@@ -198,7 +210,7 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         )[0]
         return hidden.unflatten(1, (slots, length))[document, slot]
 
-    def generate(
+    def generate(  # type: ignore[override]
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -208,15 +220,12 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         **kwargs,
     ):
         """transformers' ``generate`` with the arguments of ``forward``; one row per question."""
-        if encoder_outputs is None:
-            states = self.encode(input_ids, attention_mask, bbox)
-        else:
-            states = encoder_outputs[0]
+        states = self._states(input_ids, attention_mask, bbox, encoder_outputs)
         if document is not None:
             states = states.index_select(0, document)
             if attention_mask is not None:
                 attention_mask = attention_mask.index_select(0, document)
-        return super().generate(
+        return super().generate(  # type: ignore[misc]
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             attention_mask=attention_mask,
             **kwargs,
