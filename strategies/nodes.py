@@ -7,7 +7,6 @@ partition-id = k mod num-partitions, and with as many nodes as clients that is o
 
 import logging
 import time
-from typing import cast
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -56,12 +55,11 @@ def find_clients(grid: Grid, clients: int, timeout: float) -> tuple[dict[int, in
         questions = [Message(RecordDict(), node, MessageType.QUERY) for node in new]
         answers = grid.send_and_receive(questions, timeout=deadline - time.monotonic())
         for answer in answers:
-            if answer.has_error():
-                logger.warning("a node did not say what it serves: %s", answer.error.reason)
+            try:
+                part, parts = _served(answer)
+            except ValueError as error:
+                logger.warning("a node did not say what it serves: %s", error)
                 continue
-            served = answer.content.config_records["node"]
-            part = cast(int, served["partition-id"])
-            parts = cast(int, served["num-partitions"])
             node_of[part] = answer.metadata.src_node_id
             transfers.append(
                 Transfer(0, part, "down", "setup", message_bytes=message_bytes(questions[0]))
@@ -77,3 +75,14 @@ def find_clients(grid: Grid, clients: int, timeout: float) -> tuple[dict[int, in
         logger.warning("clients without a node: %s", sorted(set(range(clients)) - set(nodes)))
     transfers.sort(key=lambda t: (t.partition, t.direction))
     return nodes, transfers
+
+
+def _served(answer: Message) -> tuple[int, int]:
+    """Return a node's partition-id and num-partitions; ValueError if it gave none that can be."""
+    if answer.has_error():
+        raise ValueError(answer.error.reason)
+    record = answer.content.config_records.get("node", {})
+    part, parts = record.get("partition-id"), record.get("num-partitions")
+    if not isinstance(part, int) or not isinstance(parts, int) or not 0 <= part < parts:
+        raise ValueError(f"partition-id={part!r}, num-partitions={parts!r}")
+    return part, parts
