@@ -8,7 +8,7 @@ partition-id = k mod num-partitions, and with as many nodes as clients that is o
 import logging
 import time
 
-from flwr.app import Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fl_app.ledger import Transfer
@@ -81,7 +81,7 @@ def _served(answer: Message) -> tuple[int, int]:
     """Return a node's partition-id and num-partitions; ValueError if it gave none that can be."""
     if answer.has_error():
         raise ValueError(answer.error.reason)
-    record = answer.content.config_records.get("node", {})
+    record = answer.content.config_records.get("node", ConfigRecord())
     part, parts = record.get("partition-id"), record.get("num-partitions")
     if not isinstance(part, int) or not isinstance(parts, int) or not 0 <= part < parts:
         raise ValueError(f"partition-id={part!r}, num-partitions={parts!r}")
