@@ -6,10 +6,10 @@ Every provider and document has a random generator of its own, derived from (see
 document), so any subset can be made anywhere and is the same bytes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from datasets import Dataset, DatasetDict
@@ -24,6 +24,10 @@ from fl_app.data.vocabulary import (
     Vocabulary,
     pseudo_word,
 )
+
+T = TypeVar("T")
+
+CASES: tuple[Callable[[str], str], ...] = (str, str, str.upper, str.title)
 
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "invoice_number": ("What is the invoice number?", "Which number does the invoice have?"),
@@ -165,7 +169,7 @@ def make_provider(seed: int, pool: Pool, number: int) -> Provider:
     """Provider ``number`` of a pool."""
     rng = _rng(seed, pool.key, number)
     words = _choose(rng, pool.vocabularies)
-    case = _choose(rng, (str, str, str.upper, str.title))
+    case = _choose(rng, CASES)
     ending = _choose(rng, ("", ":", ":", " :"))
     labels = {name: case(_choose(rng, words.labels[name])) for name in FIELDS + DISTRACTORS}
     labels = {name: label + ending for name, label in labels.items()}
@@ -173,7 +177,7 @@ def make_provider(seed: int, pool: Pool, number: int) -> Provider:
     # Not every provider prints every distractor.
     distractors = tuple(name for name in DISTRACTORS if rng.random() < 0.3)
     meta = META + tuple(name for name in distractors if name != "shipping")
-    sums = _choose(rng, (SUMS, SUMS, ("total", "subtotal", "tax")))
+    sums: tuple[str, ...] = _choose(rng, (SUMS, SUMS, ("total", "subtotal", "tax")))
     if "shipping" in distractors:
         sums = ("shipping", *sums)
     return Provider(
@@ -208,8 +212,7 @@ def make_document(
     rng = _rng(seed, pool.key, number, index)
     values, lines = _content(rng, provider)
     page = Page(provider.line, provider.char)
-    y = 40 + int(rng.integers(30))
-    y = _letterhead(page, provider, y)
+    y = _letterhead(page, provider, 40 + int(rng.integers(30)))
     blocks: dict[str, Callable[[int], int]] = {
         "head": lambda y: _pairs(
             page, provider, provider.head_pair, provider.meta, values, not provider.mirrored, y
@@ -244,7 +247,9 @@ def make_document(
     return _row(rng, page, provider, f"{provider.name} {number}", f"{number}-{index}")
 
 
-def make_documents(seed: int, pool: Pool, providers: range, indices: range) -> list[dict[str, Any]]:
+def make_documents(
+    seed: int, pool: Pool, providers: Sequence[int], indices: Sequence[int]
+) -> list[dict[str, Any]]:
     """Documents ``indices`` of each of the providers, provider by provider."""
     rows = []
     for number in providers:
@@ -261,35 +266,23 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
         seed: the run's seed; does not matter here.
 
     Raises:
-        ValueError: more test documents than providers.
+        ValueError: not 1..(number of held providers) test documents.
     """
     pool = POOLS["federated"]
     held = cfg_data.clients * cfg_data.providers_per_client
     if not 1 <= cfg_data.test_documents <= held:
         raise ValueError(f"test_documents must be in 1..{held}, one of a provider")
-    train = make_documents(cfg_data.seed, pool, range(held), range(cfg_data.documents_per_provider))
     fresh = cfg_data.documents_per_provider
-    test = [
-        row
-        for k in range(cfg_data.test_documents)
-        for number in [k * held // cfg_data.test_documents]
-        for row in make_documents(
-            cfg_data.seed, pool, range(number, number + 1), range(fresh, fresh + 1)
-        )
-    ]
-    unseen = make_documents(
-        cfg_data.seed,
-        pool,
-        range(held, held + cfg_data.unseen_providers),
-        range(cfg_data.unseen_documents_per_provider),
-    )
-    return DatasetDict(
-        {
-            "train": Dataset.from_list(train),
-            "test": Dataset.from_list(test),
-            "unseen": Dataset.from_list(unseen),
-        }
-    )
+    tested = [k * held // cfg_data.test_documents for k in range(cfg_data.test_documents)]
+    beyond = range(held, held + cfg_data.unseen_providers)
+    splits = {
+        "train": make_documents(cfg_data.seed, pool, range(held), range(fresh)),
+        "test": make_documents(cfg_data.seed, pool, tested, [fresh]),
+        "unseen": make_documents(
+            cfg_data.seed, pool, beyond, range(cfg_data.unseen_documents_per_provider)
+        ),
+    }
+    return DatasetDict({name: Dataset.from_list(rows) for name, rows in splits.items()})
 
 
 def format_amount(cents: int, separators: tuple[str, str], currency: str) -> str:
@@ -311,8 +304,8 @@ def _rng(*key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(key))
 
 
-def _choose(rng: np.random.Generator, options):
-    return options[rng.integers(len(options))]
+def _choose(rng: np.random.Generator, options: Sequence[T]) -> T:
+    return options[int(rng.integers(len(options)))]
 
 
 def _number_pattern(rng: np.random.Generator) -> str:
@@ -353,7 +346,7 @@ def _content(
     lines, subtotal = [], 0
     for _ in range(int(rng.integers(1, 3))):
         quantity = int(rng.integers(1, 10))
-        price = int(10 ** rng.uniform(2.7, 5.0))
+        price = int(rng.integers(100, 1000)) * _choose(rng, (5, 17, 41, 97))
         subtotal += quantity * price
         amount = format_amount(quantity * price, provider.number, "{}")
         lines.append((_name(rng), str(quantity), amount))
@@ -464,9 +457,9 @@ def _row(
     order = sorted(page.words, key=lambda word: (word.block, word.y0, word.x0))
     boxes = np.array([(word.x0, word.y0, word.x1, word.y1) for word in order])
     # Each page lies differently in the scanner: where a word stands says little without the others.
-    scale = rng.uniform(0.85, 1.0)
-    shift = rng.integers(0, round(1000 * (1 - scale)) + 1, size=2)
-    boxes = np.round(boxes * scale).astype(int) + np.tile(shift, 2)
+    # Integers throughout: rounding of floats may differ between machines.
+    scale = int(rng.integers(850, 1001))
+    boxes = boxes * scale // 1000 + np.tile(rng.integers(0, 1001 - scale, size=2), 2)
     boxes = np.clip(boxes + rng.integers(-2, 3, size=boxes.shape), 0, 1000)
     # A field's words come from one write(), so their order in the list is the order on the page.
     answers = {

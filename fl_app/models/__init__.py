@@ -68,7 +68,10 @@ def _check_digest(source: str, sha256: str | None) -> None:
         return
     weights = Path(source) / "model.safetensors"
     if not weights.is_file():
-        raise FileNotFoundError(f"{weights} is missing; mend it with `git checkout` of that file")
+        raise FileNotFoundError(
+            f"{weights} is missing: model.sha256 is that of a folder's weights; download the "
+            "checkpoint and set model.path to its folder"
+        )
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     if digest != sha256:
         raise ValueError(
