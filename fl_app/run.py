@@ -43,7 +43,8 @@ def main(arguments: list[str]) -> int:
     except ConfigError as error:
         print(f"configuration: {error}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, _interrupt)
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal tidies up like Ctrl-C
+        signal.signal(ending, _interrupt)
     try:
         with superlink() as environment:
             return submit(overrides, cfg.federation.clients, environment)
