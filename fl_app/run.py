@@ -163,10 +163,10 @@ def submit(overrides: str, nodes: int, environment: dict[str, str]) -> int:
     finally:
         if process.poll() is None:
             process.terminate()
-    final = status(environment)
+    final, details = status(environment)
     if final == "finished:completed":
         return 0
-    print(f"the run did not complete: {final}", file=sys.stderr)
+    print(f"the run did not complete ({final}). {details}", file=sys.stderr)
     return 1
 
 
@@ -182,15 +182,15 @@ def _is_chatter(line: str) -> bool:
     return any(text in line for text in CHATTER)
 
 
-def status(environment: dict[str, str], patience: float = 30) -> str:
-    """Return the status of the last run, as ``flwr list`` says, once it is final."""
+def status(environment: dict[str, str], patience: float = 30) -> tuple[str, str]:
+    """Return status and details of the last run, as ``flwr list`` says, once they are final."""
     deadline = time.monotonic() + patience
-    latest = "unknown"
+    latest = ("unknown", "")
     while time.monotonic() < deadline:
         runs = _runs(environment)
         if runs:
-            latest = str(runs[0]["status"])
-            if latest.startswith("finished"):
+            latest = str(runs[0]["status"]), str(runs[0].get("status-details", ""))
+            if latest[0].startswith("finished"):
                 return latest
         time.sleep(0.5)
     return latest

@@ -145,7 +145,7 @@ def test_a_run_whose_clients_all_fail_fails_and_keeps_what_it_has(flower, tmp_pa
 def test_missing_weights_are_one_clear_error(flower, tmp_path, capfd) -> None:
     words = overrides(tmp_path / "missing", f"model.path={tmp_path}/nothing model.sha256=null")
     assert run.submit(words, 3, flower) == 1
-    assert "model.path" in capfd.readouterr().out
+    assert "model.path" in capfd.readouterr().err.splitlines()[-1]
 
 
 # ---- the commands themselves -----------------------------------------------------------------
