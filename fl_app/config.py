@@ -74,7 +74,7 @@ def _compose(words: list[str]) -> DictConfig:
     try:
         with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             return hydra.compose("config", overrides=words, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         text = str(error).partition("\nConfig search path")[0].partition("\nSet the env")[0]
         raise ConfigError(text.strip()) from None
 

@@ -7,7 +7,6 @@ status is the run's: 0 completed, 1 failed, 2 wrong configuration, 130 interrupt
 
 import json
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -258,4 +257,4 @@ def _is_alive(process: psutil.Process, even_superexec: bool = False) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main([word for argument in sys.argv[1:] for word in shlex.split(argument)]))
+    sys.exit(main(sys.argv[1:]))
