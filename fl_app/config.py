@@ -22,7 +22,7 @@ CONF_DIR = Path(__file__).parent.parent / "conf"
 OPEN = ("strategy.inner", "model.config", "codec.up", "codec.down")
 
 
-NULLABLE = ("model.sha256",)  # a value in conf/, but null turns it off
+NULLABLE = ("model.sha256", "target.value")  # a value in conf/, but null turns it off
 
 
 class ConfigError(ValueError):

@@ -65,7 +65,7 @@ def test_quotes_and_blanks_as_in_a_shell() -> None:
         ("federation.device=tpu", "cuda"),
         ("clients_per_round=11", "federation.clients=10"),
         ("seed=-1", "seed"),
-        ("target.value=high", "number"),
+        ("target.value=high", "type float"),
         ("codec.down.links=[{id:zip}]", "nf4"),
         ("codec.down.links=[{id:nf4,blok:3}]", "block"),
         ("codec.down.links=[{id:delta}]", "codec"),
