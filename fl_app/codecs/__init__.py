@@ -8,11 +8,14 @@ from fl_app.codecs.base import (
     Codec,
     CodecError,
     Spec,
+    State,
+    Stream,
     Tree,
     Wire,
     WireError,
     from_spec,
     known_ids,
+    receive,
     register,
 )
 from fl_app.codecs.chain import chain
@@ -24,6 +27,8 @@ __all__ = [
     "Codec",
     "CodecError",
     "Spec",
+    "State",
+    "Stream",
     "Tree",
     "Wire",
     "WireError",
@@ -34,5 +39,6 @@ __all__ = [
     "from_spec",
     "known_ids",
     "nf4",
+    "receive",
     "register",
 ]

@@ -34,6 +34,29 @@ class WireError(ValueError):
     """The receiver got bytes that are not what an honest sender writes."""
 
 
+@dataclass(frozen=True)
+class Stream:
+    """What a section holds: ``count`` symbols of ``bits`` bits each, packed without gaps.
+
+    Symbols are packed most significant bit first, the last byte filled up with zero bits. Symbols
+    of 8 bits are plain bytes.
+
+    Attributes:
+        bits: bits of a symbol: 1, 2, 4 or 8.
+        count: symbols; at most so many if ``variable``.
+        variable: True for a section whose length follows from the values.
+    """
+
+    bits: int
+    count: int
+    variable: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the section; at most so many if ``variable``."""
+        return -(-self.bits * self.count // 8)
+
+
 @dataclass(frozen=True, eq=False)
 class Wire:
     """What a link of a codec wrote.
@@ -52,6 +75,24 @@ class Wire:
         return sum(map(len, self.sections))
 
 
+State = Any
+"""What one end remembers: a float32 or uint64 array, a Tree, or a tuple of States; ``()`` is none.
+
+Nothing else, so that it can be written to a record and read back into the shape of a fresh one.
+"""
+
+
+def stateless(ref: Tree, seed: int = 0) -> State:
+    """``init`` of a codec that remembers nothing."""
+    del ref, seed
+    return ()
+
+
+def unchanged(ref: Tree) -> Tree:
+    """``narrow`` of a link whose rest has the names and shapes of its input."""
+    return ref
+
+
 @dataclass(frozen=True, eq=False)
 class Codec:
     """A pure pair of functions that turns a Tree into bytes and back.
@@ -60,20 +101,34 @@ class Codec:
     or this round's decoded broadcast). ``delta`` uses its values, most codecs only its shapes.
 
     Attributes:
-        init: ``init(ref) -> state``, what the sender remembers between calls; ``()`` for nothing.
+        init: ``init(ref, seed=0) -> state``, what the sender remembers between calls; ``()`` for
+            nothing. ``seed`` feeds the draws of stochastic codecs.
         encode: ``encode(tree, state, ref) -> (Wire, state)``. Raises CodecError.
-        decode: ``decode(wire, ref) -> Tree``, stateless, new writable arrays. Raises WireError,
-            and nothing else, on sections that do not fit ``ref``.
+        decode: ``decode(wire, ref) -> Tree``, new writable arrays. Raises WireError, and nothing
+            else, on sections that do not fit ``ref``. For a codec whose receiver remembers, it
+            decodes the first message of a sender.
         sections: how many sections it writes.
+        streams: ``streams(ref) -> tuple[Stream, ...]``, what each section holds.
         terminal: True when encode leaves no rest, so that nothing can follow it in a chain.
+        narrow: ``narrow(ref) -> Tree`` with the names and shapes of the rest, out of those of the
+            input alone.
+        remembers: True when losing the sender's state loses information.
+        init_receiver: ``init_receiver(ref) -> memory``, what the receiver remembers per sender.
+        receive: ``receive(wire, ref, memory) -> (Tree, memory)``, decode with that memory; None
+            for a codec whose receiver remembers nothing.
         spec: JSON mapping that rebuilds it with `from_spec`; set by `register`.
     """
 
-    init: Callable[[Tree], Any]
-    encode: Callable[[Tree, Any, Tree], tuple[Wire, Any]]
+    init: Callable[..., State]
+    encode: Callable[[Tree, State, Tree], tuple[Wire, State]]
     decode: Callable[[Wire, Tree], Tree]
     sections: int
+    streams: Callable[[Tree], tuple[Stream, ...]]
     terminal: bool = True
+    narrow: Callable[[Tree], Tree] = unchanged
+    remembers: bool = False
+    init_receiver: Callable[[Tree], State] = stateless
+    receive: Callable[[Wire, Tree, State], tuple[Tree, State]] | None = None
     spec: Spec = field(default_factory=dict)
 
     @property
@@ -83,10 +138,15 @@ class Codec:
         return hashlib.sha256(text.encode()).digest()[:8]
 
 
-def stateless(ref: Tree) -> tuple[()]:
-    """``init`` of a codec that remembers nothing."""
-    del ref
-    return ()
+def receive(codec: Codec, wire: Wire, ref: Tree, memory: State) -> tuple[Tree, State]:
+    """Decode with the receiver's memory of this sender, where the codec has one.
+
+    Raises:
+        WireError: as ``codec.decode``.
+    """
+    if codec.receive is None:
+        return codec.decode(wire, ref), memory
+    return codec.receive(wire, ref, memory)
 
 
 # --- registry -------------------------------------------------------------------------------------
@@ -209,17 +269,21 @@ def check_tree(tree: Tree, ref: Tree) -> None:
             raise CodecError(f"{name!r} is not C-contiguous; use np.asarray(x, order='C')")
 
 
-def check_sections(wire: Wire, sizes: Sequence[int]) -> None:
-    """Refuse sections that are not exactly as many and as long as the reference asks for.
+def check_sections(wire: Wire, streams: Sequence[Stream]) -> None:
+    """Refuse sections that are not as many and as long as the reference asks for.
 
     Raises:
         WireError: naming the first section that differs.
     """
-    if len(wire.sections) != len(sizes):
-        raise WireError(f"{len(wire.sections)} sections, expected {len(sizes)}")
-    for i, (section, size) in enumerate(zip(wire.sections, sizes, strict=True)):
-        if len(section) != size:
-            raise WireError(f"section {i} has {len(section)} bytes, the reference asks for {size}")
+    if len(wire.sections) != len(streams):
+        raise WireError(f"{len(wire.sections)} sections, expected {len(streams)}")
+    for i, (section, stream) in enumerate(zip(wire.sections, streams, strict=True)):
+        if len(section) > stream.nbytes or not (stream.variable or len(section) == stream.nbytes):
+            most = "at most " if stream.variable else ""
+            raise WireError(
+                f"section {i} has {len(section)} bytes, the reference asks for {most}"
+                f"{stream.nbytes}"
+            )
 
 
 def is_finite(x: NDArray[np.floating[Any]]) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from fl_app.codecs.base import Codec, Tree, Wire, WireError, register
+from fl_app.codecs import base
+from fl_app.codecs.base import Codec, State, Stream, Tree, Wire, WireError, register
 
 
 @register("chain")
@@ -12,9 +11,9 @@ def chain(*links: Codec) -> Codec:
     """Compose links: the rest that one leaves is the tree that the next one encodes.
 
     ``encode = links[-1] o ... o links[0]`` and ``decode`` runs them backwards. The sections are
-    those of the links in order; the state is the tuple of the links' states. All links see the
-    same ``ref``. Its rate is the sum of the rates of its links, its error what the last link
-    loses, seen through the others. After optax.chain.
+    those of the links in order; the state is the tuple of the links' states. A link sees the
+    ``ref`` that the links before it have narrowed. Its rate is the sum of the rates of its links,
+    its error what the last link loses, seen through the others. After optax.chain.
 
     Raises:
         ValueError: no link, a link that is not a codec, or a terminal link before the end.
@@ -29,27 +28,60 @@ def chain(*links: Codec) -> Codec:
             raise ValueError(f"{link.spec['id']!r} leaves no rest: it must be the last link")
     sections = sum(link.sections for link in links)
 
-    def init(ref: Tree) -> tuple[Any, ...]:
-        return tuple(link.init(ref) for link in links)
+    def references(ref: Tree) -> list[Tree]:
+        """The reference of every link, and last that of the chain's rest."""
+        refs = [ref]
+        for link in links:
+            refs.append(link.narrow(refs[-1]))
+        return refs
 
-    def encode(tree: Tree, state: tuple[Any, ...], ref: Tree) -> tuple[Wire, tuple[Any, ...]]:
+    def init(ref: Tree, seed: int = 0) -> tuple[State, ...]:
+        refs = references(ref)
+        return tuple(link.init(r, seed) for link, r in zip(links, refs, strict=False))
+
+    def encode(tree: Tree, state: tuple[State, ...], ref: Tree) -> tuple[Wire, tuple[State, ...]]:
         written: list[bytes] = []
-        states: list[Any] = []
+        states: list[State] = []
         for link, link_state in zip(links, state, strict=True):
             wire, link_state = link.encode(tree, link_state, ref)
-            tree = wire.rest
+            tree, ref = wire.rest, link.narrow(ref)
             written.extend(wire.sections)
             states.append(link_state)
         return Wire(tuple(written), tree), tuple(states)
 
-    def decode(wire: Wire, ref: Tree) -> Tree:
+    def streams(ref: Tree) -> tuple[Stream, ...]:
+        found: list[Stream] = []
+        for link, link_ref in zip(links, references(ref), strict=False):
+            found.extend(link.streams(link_ref))
+        return tuple(found)
+
+    def init_receiver(ref: Tree) -> tuple[State, ...]:
+        return tuple(link.init_receiver(r) for link, r in zip(links, references(ref), strict=False))
+
+    def receive(wire: Wire, ref: Tree, memory: tuple[State, ...]) -> tuple[Tree, tuple[State, ...]]:
         if len(wire.sections) != sections:
             raise WireError(f"{len(wire.sections)} sections, expected {sections}")
+        refs, kept = references(ref), list(memory)
         tree, end = wire.rest, sections
-        for link in reversed(links):
+        for i, link in reversed(list(enumerate(links))):
             start = end - link.sections
-            tree = link.decode(Wire(wire.sections[start:end], tree), ref)
+            part = Wire(wire.sections[start:end], tree)
+            tree, kept[i] = base.receive(link, part, refs[i], kept[i])
             end = start
-        return tree
+        return tree, tuple(kept)
 
-    return Codec(init, encode, decode, sections, terminal=links[-1].terminal)
+    def decode(wire: Wire, ref: Tree) -> Tree:
+        return receive(wire, ref, init_receiver(ref))[0]
+
+    return Codec(
+        init,
+        encode,
+        decode,
+        sections,
+        streams,
+        terminal=links[-1].terminal,
+        narrow=lambda ref: references(ref)[-1],
+        remembers=any(link.remembers for link in links),
+        init_receiver=init_receiver,
+        receive=receive if any(link.receive for link in links) else None,
+    )

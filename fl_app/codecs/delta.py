@@ -59,4 +59,4 @@ def delta() -> Codec:
                     raise WireError(f"{name!r}: reference plus change is beyond float32")
         return tree
 
-    return Codec(stateless, encode, decode, sections=0, terminal=False)
+    return Codec(stateless, encode, decode, sections=0, streams=lambda ref: (), terminal=False)

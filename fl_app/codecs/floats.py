@@ -9,6 +9,7 @@ import numpy as np
 from fl_app.codecs.base import (
     Codec,
     CodecError,
+    Stream,
     Tree,
     Wire,
     WireError,
@@ -53,6 +54,9 @@ def _cast(dtype: np.dtype[np.floating]) -> Codec:
     # finite float32 is below fp32's.
     limit = 65_520.0 if dtype.itemsize == 2 else math.inf
 
+    def streams(ref: Tree) -> tuple[Stream]:
+        return (Stream(8, dtype.itemsize * sum(r.size for r in ref.values())),)
+
     def encode(tree: Tree, state: tuple[()], ref: Tree) -> tuple[Wire, tuple[()]]:
         check_tree(tree, ref)
         parts = []
@@ -69,10 +73,10 @@ def _cast(dtype: np.dtype[np.floating]) -> Codec:
         return Wire((b"".join(parts),)), state
 
     def decode(wire: Wire, ref: Tree) -> Tree:
-        check_sections(wire, [dtype.itemsize * sum(r.size for r in ref.values())])
+        check_sections(wire, streams(ref))
         flat = np.frombuffer(wire.sections[0], dtype).astype(np.float32)
         if not is_finite(flat):
             raise WireError("the values hold NaN or Inf")
         return split(flat, ref)
 
-    return Codec(stateless, encode, decode, sections=1)
+    return Codec(stateless, encode, decode, 1, streams)

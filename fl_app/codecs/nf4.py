@@ -7,6 +7,7 @@ import numpy as np
 from fl_app.codecs import nf4_kernels as kernels
 from fl_app.codecs.base import (
     Codec,
+    Stream,
     Tree,
     Wire,
     WireError,
@@ -61,6 +62,10 @@ def nf4(block: int = 64) -> Codec:
         blocks = sum(n_blocks(r.size) for r in ref.values())
         return blocks, sum(n_bytes(r.size) for r in ref.values())
 
+    def streams(ref: Tree) -> tuple[Stream, Stream]:
+        blocks, size = sizes(ref)
+        return Stream(8, 4 * blocks), Stream(4, 2 * size)
+
     def encode(tree: Tree, state: tuple[()], ref: Tree) -> tuple[Wire, tuple[()]]:
         check_tree(tree, ref)
         blocks, size = sizes(ref)
@@ -74,12 +79,11 @@ def nf4(block: int = 64) -> Codec:
         return Wire((absmax.astype("<f4", copy=False).tobytes(), packed.tobytes())), state
 
     def decode(wire: Wire, ref: Tree) -> Tree:
-        blocks, size = sizes(ref)
-        check_sections(wire, [4 * blocks, size])
+        check_sections(wire, streams(ref))
         absmax = np.frombuffer(wire.sections[0], "<f4").astype(np.float32, copy=False)
         packed = np.frombuffer(wire.sections[1], np.uint8)
         # As unsigned bits everything from +Inf on is +Inf, NaN or has a sign.
-        if blocks and absmax.view(np.uint32).max() >= _INF_BITS:
+        if absmax.size and absmax.view(np.uint32).max() >= _INF_BITS:
             raise WireError("nf4: a scale is negative, NaN or Inf")
         tree = {}
         a = p = 0
@@ -93,4 +97,4 @@ def nf4(block: int = 64) -> Codec:
             a, p = a_end, p_end
         return tree
 
-    return Codec(stateless, encode, decode, sections=2)
+    return Codec(stateless, encode, decode, 2, streams)

@@ -16,11 +16,10 @@ The kernels are written for a vectorizing compiler: no branch per value, the thr
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
+
+from fl_app.codecs.compiled import jit, numba
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -116,27 +115,12 @@ def decode_numpy(packed: U8, absmax: F32, out: F32, block: int) -> None:
 
 # --- numba ----------------------------------------------------------------------------------------
 
-try:
-    import numba
-except ImportError:  # the numpy versions serve alone
-    numba = None  # type: ignore[assignment]
-
-
-def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    if numba is None:
-        return function
-    try:
-        return numba.njit(function, cache=True, nogil=True, error_model="numpy")
-    except RuntimeError:  # numba found no folder to cache in: compile once per process
-        return numba.njit(function, nogil=True, error_model="numpy")
-
-
 M0, M1, M2, M3, M4, M5, M6, M7, M8, M9, M10, M11, M12, M13, M14 = MIDPOINTS
 _ABS = np.int32(0x7FFFFFFF)
 _INF = np.int32(0x7F800000)
 
 
-@_jit
+@jit
 def _code(y):
     u8 = np.uint8
     return (
@@ -158,7 +142,7 @@ def _code(y):
     )
 
 
-@_jit
+@jit
 def _scales(x, absmax, block):
     # Floats without their sign order like their bits as integers, NaN and Inf on top: an integer
     # maximum vectorizes (a float one must mind NaN), and finds them on the way.
@@ -189,7 +173,7 @@ def _scales(x, absmax, block):
     return top < _INF
 
 
-@_jit
+@jit
 def _any_block(x, packed, multiply, by):
     for i in range(0, x.size, 2):
         high = _code(x[i] * by if multiply else x[i] / by)
@@ -199,7 +183,7 @@ def _any_block(x, packed, multiply, by):
         packed[i // 2] = (high << 4) | low
 
 
-@_jit
+@jit
 def _encode(x, absmax, packed, block):
     if not _scales(x, absmax, block):
         return False
@@ -229,7 +213,7 @@ def _encode(x, absmax, packed, block):
     return True
 
 
-@_jit
+@jit
 def _decode(packed, absmax, out, block):
     pairs = np.empty(TILE // 2, np.uint64)
     values = pairs.view(np.float32)
