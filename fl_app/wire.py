@@ -27,7 +27,7 @@ from fl_app.tree import manifest
 __all__ = ["HEADER_BYTES", "VERSION", "WireError", "manifest", "pack", "unpack"]
 
 MAGIC = b"TWIR"
-VERSION = 1
+VERSION = 2
 _HEAD = struct.Struct("<4sB3s8s8sI")
 _U32 = struct.Struct("<I")
 HEADER_BYTES = _HEAD.size + _U32.size

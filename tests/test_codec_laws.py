@@ -332,8 +332,8 @@ def test_a_wrong_spec_says_what_is_accepted(spec, message):
 
 
 def test_defaults_are_written_into_the_spec():
-    assert from_spec({"id": "nf4"}).spec == {"id": "nf4", "block": 64}
-    assert nf4(16).spec == nf4(block=16).spec == {"id": "nf4", "block": 16}
+    assert from_spec({"id": "nf4"}).spec == {"id": "nf4", "block": 64, "scale": "fp32"}
+    assert nf4(16).spec == nf4(block=16).spec == {"id": "nf4", "block": 16, "scale": "fp32"}
 
 
 def test_an_id_is_given_once():

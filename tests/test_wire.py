@@ -152,7 +152,7 @@ def test_any_buffer_of_bytes_is_a_frame():
 def test_the_header_has_32_bytes():
     frame = pack(Wire((b"",)), fp32(), bytes(8))
     assert len(frame) == 32 + 4
-    assert frame[:8] == b"TWIR\x01\0\0\0"
+    assert frame[:8] == b"TWIR\x02\0\0\0"
     assert frame[8:16] == fp32().fingerprint
 
 

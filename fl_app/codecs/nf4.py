@@ -22,7 +22,7 @@ _INF_BITS = 0x7F800000
 
 
 @register("nf4")
-def nf4(block: int = 64) -> Codec:
+def nf4(block: int = 64, scale: str = "fp32") -> Codec:
     """Each value as the nearest of 16 normal quantiles, times the largest magnitude of its block.
 
     A tensor is flattened and cut into blocks of ``block`` values, the last of which may be short;
@@ -51,6 +51,9 @@ def nf4(block: int = 64) -> Codec:
     """
     if type(block) is not int or not 16 <= block <= 2**30 or block & (block - 1):
         raise ValueError(f"nf4: block must be a power of two of at least 16, got {block!r}")
+
+    if scale != "fp32":
+        raise ValueError(f"nf4: scale must be fp32, got {scale!r}")
 
     def n_blocks(n: int) -> int:
         return -(-n // block)
