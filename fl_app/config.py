@@ -4,6 +4,7 @@ Every option and its default lives in ``conf/``. Keys and types are checked here
 what the code knows in ``fl_app.preflight``.
 """
 
+import re
 import shlex
 from functools import lru_cache
 from pathlib import Path
@@ -18,11 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 CONF_DIR = Path(__file__).parent.parent / "conf"
 
 # Below these keys an override may add keys of its own: they are arguments of a Flower strategy,
-# of a Hugging Face model configuration or of a codec, and are checked by those.
-OPEN = ("strategy.inner", "model.config", "codec.up", "codec.down")
-
+# of a Hugging Face model configuration, a codec or a partitioner, and are checked by those.
+OPEN = ("strategy.inner", "model.config", "codec.up", "codec.down", "data.partitioner")
 
 NULLABLE = ("model.sha256", "target.value")  # a value in conf/, but null turns it off
+NAMES = ("adapter.target_modules",)  # a name in conf/, but may be a list of names, as in PEFT
 
 
 class ConfigError(ValueError):
@@ -53,30 +54,34 @@ def compose(overrides: str = "") -> DictConfig:
         words = shlex.split(overrides)
     except ValueError as error:
         raise ConfigError(f"overrides {overrides!r}: {error}") from None
-    defaults = _compose([word for word in words if _chooses_group(word)])
     try:
-        cfg = _compose(words)
+        cfg, experiment = _compose(words)
     except ConfigError as error:
-        raise ConfigError(f"{error}{_alternatives(words, defaults)}") from None
-    experiment = cfg.hydra.runtime.choices.get("experiment")
-    for tree in (cfg, defaults):
-        with open_dict(tree):
-            tree.pop("hydra")
+        raise ConfigError(_explained(str(error), words)) from None
+    defaults, _ = _compose(_groups(words))
     _check_types(cfg, defaults)
     with open_dict(cfg):
-        cfg.experiment = str(experiment)
-    OmegaConf.resolve(cfg)
+        cfg.experiment = experiment
     OmegaConf.set_readonly(cfg, True)
     return cfg
 
 
-def _compose(words: list[str]) -> DictConfig:
+def _compose(words: list[str]) -> tuple[DictConfig, str]:
+    """Return the resolved configuration, and the name of the experiment."""
     try:
         with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            return hydra.compose("config", overrides=words, return_hydra_config=True)
+            cfg = hydra.compose("config", overrides=words, return_hydra_config=True)
+        experiment = str(cfg.hydra.runtime.choices.get("experiment"))
+        with open_dict(cfg):
+            cfg.pop("hydra")
+        OmegaConf.resolve(cfg)
+        missing = sorted(OmegaConf.missing_keys(cfg))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         text = str(error).partition("\nConfig search path")[0].partition("\nSet the env")[0]
         raise ConfigError(text.strip()) from None
+    if missing:
+        raise ConfigError(f"{missing[0]} has no value")
+    return cfg, experiment
 
 
 def plain(node: Any) -> Any:
@@ -92,53 +97,70 @@ def _key(word: str) -> str:
     return override.key_or_group.lstrip("/")
 
 
-def _chooses_group(word: str) -> bool:
-    return (CONF_DIR / _key(word)).is_dir()
+def _groups(words: list[str]) -> list[str]:
+    """Return the overrides that choose an option of a group."""
+    return [word for word in words if (CONF_DIR / _key(word)).is_dir() and word[0] != "~"]
 
 
-def _alternatives(words: list[str], defaults: DictConfig) -> str:
+def _is_open(key: str) -> bool:
+    return key.startswith(tuple(f"{above}." for above in OPEN))
+
+
+def _explained(error: str, words: list[str]) -> str:
+    """Return Hydra's message, with its advice to add a key only where one may, and known keys."""
+    lines = []
+    for line in error.splitlines():
+        advised = re.match(r"To append to your config use \+([\w.]+)", line)
+        if advised is None or _is_open(advised[1]):
+            lines.append(line)
+    defaults, _ = _compose(_groups(words))
     for key in map(_key, words):
         if OmegaConf.select(defaults, key, default=_MISSING) is _MISSING:
             parent = key.rpartition(".")[0]
             node = OmegaConf.select(defaults, parent) if parent else defaults
             if isinstance(node, DictConfig):
-                known = sorted(str(k) for k in node if k != "hydra")
-                return f"\nKeys of {parent or 'the configuration'}: {known}"
-    return ""
+                lines.append(f"Keys of {parent or 'the configuration'}: {_known(node, parent)}")
+                break
+    return "\n".join(lines)
+
+
+def _known(node: DictConfig, path: str) -> list[str]:
+    """Return the keys of ``node``; the experiment is a group, but no key of the configuration."""
+    return sorted([*map(str, node), *([] if path else ["experiment"])])
 
 
 _MISSING = object()
 
 
-def _check_types(cfg: DictConfig, defaults: DictConfig, prefix: str = "") -> None:
+def _check_types(cfg: DictConfig, defaults: DictConfig, path: str = "") -> None:
     """Refuse keys that no file in conf/ has, and values of another type than the file's."""
+    prefix = f"{path}." if path else ""
+    for key in map(str, defaults):
+        if key not in cfg and path not in OPEN:
+            raise ConfigError(f"{prefix}{key} cannot be removed")
     for key in map(str, cfg):
-        path = f"{prefix}{key}"
-        if path.startswith(OPEN):
+        name = prefix + key
+        if _is_open(name):
             continue
         if key not in defaults:
-            known = sorted(str(k) for k in defaults)
-            raise ConfigError(f"'{path}' is not an option. Known here: {known}")
-        if OmegaConf.is_interpolation(cfg, key) or OmegaConf.is_interpolation(defaults, key):
-            continue
+            raise ConfigError(f"'{name}' is not an option. Known here: {_known(defaults, path)}")
         value, default = cfg[key], defaults[key]
         if isinstance(default, DictConfig) and isinstance(value, DictConfig):
-            _check_types(value, default, f"{path}.")
-        elif value is None and path in NULLABLE:
-            continue
-        elif default is not None and not _same_kind(value, default):
+            _check_types(value, default, name)
+        elif not _same_kind(name, value, default):
+            kind = "mapping" if isinstance(default, DictConfig) else type(default).__name__
             raise ConfigError(
-                f"{path}={value!r} should be of type {type(default).__name__}, as in conf/: "
-                f"{path}={default!r}"
+                f"{name}={value!r} should be of type {kind}, as in conf/: {name}={default!r}"
             )
 
 
-def _same_kind(value: Any, default: Any) -> bool:
+def _same_kind(name: str, value: Any, default: Any) -> bool:
+    if default is None or OmegaConf.is_list(default) or name in NAMES:
+        return True  # what may be in them is said in fl_app.preflight
+    if value is None:
+        return name in NULLABLE
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(default, bool) and isinstance(value, bool)
     if isinstance(default, float):
         return isinstance(value, (int, float))
-    if isinstance(default, str) or OmegaConf.is_list(default):
-        # target_modules is a name or a list of names, as in PEFT
-        return isinstance(value, str) or OmegaConf.is_list(value)
     return isinstance(value, type(default))

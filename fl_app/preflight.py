@@ -1,20 +1,22 @@
 """Checks of a whole configuration, before anything is started or loaded."""
 
+import math
+import re
+from collections.abc import Callable, Collection
+from typing import Any
+
 from omegaconf import DictConfig, OmegaConf
 
+from fl_app import data, models
 from fl_app.adapters import ADAPTERS
 from fl_app.codecs import from_spec
 from fl_app.config import ConfigError, plain
 from fl_app.optimizers import OPTIMIZERS, SCHEDULES
 from strategies.inner import inner_strategy
 from strategies.sampling import SAMPLERS
+from strategies.single_client import SingleClient
 
 REFERENCES = ("theta0", "broadcast")
-POSITIVE = (
-    "rounds", "clients_per_round", "local_epochs", "batch_size",
-    "optimizer.lr", "federation.clients", "federation.torch_threads", "federation.reply_timeout",
-    "federation.node_timeout",
-)  # fmt: skip
 
 
 def check(cfg: DictConfig) -> None:
@@ -25,33 +27,142 @@ def check(cfg: DictConfig) -> None:
     ConfigError
         Naming the key and what it may be.
     """
-    for key in POSITIVE:
-        value = OmegaConf.select(cfg, key)
-        if not value > 0:
-            raise ConfigError(f"{key}={value} should be greater than 0")
-    if not 0 <= cfg.seed < 2**63:
-        raise ConfigError(f"seed={cfg.seed} should be in [0, 2^63)")
-    for key in ("clients_per_round", "evaluate_clients_per_round"):
-        if cfg[key] > cfg.federation.clients:
-            raise ConfigError(
-                f"{key}={cfg[key]} should be at most federation.clients={cfg.federation.clients}"
-            )
-    if not 0.0 <= cfg.optimizer.warmup <= 1.0:
-        raise ConfigError(f"optimizer.warmup={cfg.optimizer.warmup} should be in [0, 1]")
-    for key, known in (
-        ("adapter.id", ADAPTERS),
-        ("optimizer.id", OPTIMIZERS),
-        ("optimizer.schedule", SCHEDULES),
-        ("strategy.sampler", SAMPLERS),
-        ("codec.reference", REFERENCES),
-        ("federation.device", ("auto", "cpu", "cuda")),
-        ("target.metric", ("anls", "accuracy")),
-    ):
+    for key, known in CHOICES.items():
         value = OmegaConf.select(cfg, key)
         if value not in known:
             raise ConfigError(f"{key}={value} should be one of {sorted(known)}")
-    if cfg.target.value is not None and not isinstance(cfg.target.value, (int, float)):
-        raise ConfigError(f"target.value={cfg.target.value!r} should be a number or null")
+    for should, holds, keys in RULES:
+        for key in keys:
+            value = OmegaConf.select(cfg, key, default=_ABSENT)
+            if value is not _ABSENT and not holds(plain(value)):
+                raise ConfigError(f"{key}={value!r} should be {should}")
+    _check_sizes(cfg)
+    for check_part in (_check_model, _check_partitioner, _check_codecs, _check_strategy):
+        try:
+            check_part(cfg)
+        except (FileNotFoundError, ValueError) as error:
+            raise ConfigError(str(error)) from None
+
+
+# ---- one value ----------------------------------------------------------------------------------
+
+CHOICES: dict[str, Collection[str]] = {
+    "adapter.id": ADAPTERS,
+    "data.id": data.LOADERS,
+    "optimizer.id": OPTIMIZERS,
+    "optimizer.schedule": SCHEDULES,
+    "strategy.sampler": SAMPLERS,
+    "codec.reference": REFERENCES,
+    "federation.device": ("auto", "cpu", "cuda"),
+    "target.metric": ("anls", "accuracy"),
+}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and 0 <= value < 1
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.strip() != ""
+
+
+def _is_list_of_names(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_name, value))
+
+
+def _is_folder_name(value: Any) -> bool:
+    return re.fullmatch(r"[^/\\\0]+", str(value)) is not None and str(value) not in (".", "..")
+
+
+# What a value should be, the test of it, and the keys it is for; a key that the chosen group's
+# file does not have is not asked for.
+RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
+    (
+        "greater than 0 and finite",
+        lambda x: _is_number(x) and x > 0,
+        (
+            "rounds", "clients_per_round", "local_epochs", "batch_size",
+            "adapter.r", "adapter.alpha",
+            "data.providers_per_client", "data.documents_per_provider", "data.test_documents",
+            "data.unseen_providers", "data.unseen_documents_per_provider",
+            "federation.clients", "federation.torch_threads", "federation.reply_timeout",
+            "federation.node_timeout",
+            "model.max_length", "model.max_answer_length",
+            "optimizer.lr", "optimizer.max_grad_norm",
+        ),
+    ),
+    (
+        "at least 0 and finite",
+        lambda x: _is_number(x) and x >= 0,
+        ("evaluate_clients_per_round", "optimizer.eps", "optimizer.weight_decay"),
+    ),
+    ("in [0, 1]", lambda x: _is_number(x) and 0 <= x <= 1, ("optimizer.warmup",)),
+    ("in [0, 1)", _is_share, ("adapter.dropout",)),
+    ("in [0, 2^63)", lambda x: _is_number(x) and 0 <= x < 2**63, ("seed", "data.seed")),
+    (
+        "a list of two numbers in [0, 1)",
+        lambda x: isinstance(x, list) and len(x) == 2 and all(map(_is_share, x)),
+        ("optimizer.betas",),
+    ),
+    (
+        "a name or a list of names, not empty",
+        lambda x: _is_name(x) or (_is_list_of_names(x) and x != []),
+        ("adapter.target_modules",),
+    ),
+    ("a list of names", _is_list_of_names, ("adapter.modules_to_save",)),
+    ("a number or null", lambda x: x is None or _is_number(x), ("target.value",)),
+    ("the path of a folder", _is_name, ("output.dir",)),
+    (
+        "null or the name of a folder, without / and \\",
+        lambda x: x is None or (isinstance(x, (str, int)) and _is_folder_name(x)),
+        ("output.name",),
+    ),
+    (
+        "null or a SHA-256 in hex",
+        lambda x: x is None or re.fullmatch("[0-9a-f]{64}", str(x)) is not None,
+        ("model.sha256",),
+    ),
+)  # fmt: skip
+_ABSENT = object()
+
+
+# ---- one value and another -------------------------------------------------------------------
+
+
+def _check_sizes(cfg: DictConfig) -> None:
+    clients = cfg.federation.clients
+    for key in ("clients_per_round", "evaluate_clients_per_round"):
+        if cfg[key] > clients:
+            raise ConfigError(f"{key}={cfg[key]} should be at most federation.clients={clients}")
+    if cfg.data.get("clients", clients) != clients:
+        raise ConfigError(
+            f"data.clients={cfg.data.clients} should be federation.clients={clients}: set "
+            "federation.clients, which both follow"
+        )
+    held = clients * cfg.data.get("providers_per_client", 1)
+    if cfg.data.get("test_documents", held) > held:
+        raise ConfigError(
+            f"data.test_documents={cfg.data.test_documents} should be at most {held}, one of each "
+            "provider: federation.clients * data.providers_per_client"
+        )
+
+
+def _check_model(cfg: DictConfig) -> None:
+    models.find(cfg.model)
+
+
+def _check_partitioner(cfg: DictConfig) -> None:
+    _, arguments = data.partitioner(cfg.data.partitioner)
+    column = arguments.get("column", data.COLUMNS[0])
+    if column not in data.COLUMNS:
+        raise ConfigError(f"data.partitioner.column={column} should be one of {data.COLUMNS}")
+
+
+def _check_codecs(cfg: DictConfig) -> None:
     for direction in ("up", "down"):
         try:
             codec = from_spec(plain(cfg.codec[direction]))
@@ -62,7 +173,11 @@ def check(cfg: DictConfig) -> None:
                 f"codec.{direction}={codec.spec} leaves values to encode: end the chain with a "
                 "codec that writes bytes, such as fp32 or nf4"
             )
-    try:
-        inner_strategy(cfg)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+
+
+def _check_strategy(cfg: DictConfig) -> None:
+    if isinstance(inner_strategy(cfg), SingleClient) and cfg.clients_per_round != 1:
+        raise ConfigError(
+            f"clients_per_round={cfg.clients_per_round} should be 1 with strategy=single_client; "
+            "strategy=fedavg averages more"
+        )

@@ -68,8 +68,11 @@ class RunFolder:
 
 
 def _new_folder(cfg: DictConfig) -> Path:
-    name = cfg.output.name or (
-        f"{cfg.experiment}-s{cfg.seed}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+    chosen = cfg.output.name is not None
+    name = (
+        str(cfg.output.name)
+        if chosen
+        else f"{cfg.experiment}-s{cfg.seed}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
     )
     parent = project_root() / cfg.output.dir
     for attempt in range(1000):
@@ -78,7 +81,7 @@ def _new_folder(cfg: DictConfig) -> Path:
             path.mkdir(parents=True)
             return path
         except FileExistsError:
-            if cfg.output.name:
+            if chosen:
                 raise FileExistsError(
                     f"{path} exists: choose another output.name, or remove the folder"
                 ) from None

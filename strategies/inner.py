@@ -1,10 +1,17 @@
 """Flower's strategies inside ``Coded``: built from the config, shown nothing but partitions."""
 
+import math
+import typing
+from typing import Any
+
 import hydra
 from flwr.serverapp.strategy import Strategy
 from omegaconf import DictConfig
 
 from fl_app.config import plain
+from fl_app.records import METRICS
+
+WEIGHTS = (*METRICS["train"], "one")  # what a client can be weighted by; Coded adds the last
 
 
 def inner_strategy(cfg: DictConfig) -> Strategy:
@@ -13,7 +20,8 @@ def inner_strategy(cfg: DictConfig) -> Strategy:
     Raises
     ------
     ValueError
-        If the target is no Flower strategy or does not take the arguments given.
+        If the target is no Flower strategy, does not take the arguments given, or gets no number
+        for an argument that is one.
     """
     everyone = {
         "fraction_train": 1.0,
@@ -22,14 +30,36 @@ def inner_strategy(cfg: DictConfig) -> Strategy:
         "min_evaluate_nodes": 1,
         "min_available_nodes": 1,
     }
+    arguments = plain(cfg.strategy.inner)
+    target = arguments.get("_target_")
     try:
-        inner = hydra.utils.instantiate(plain(cfg.strategy.inner), **everyone)
+        inner = hydra.utils.instantiate(arguments, **everyone)
     except Exception as error:
         cause = error.__cause__ or error
-        raise ValueError(f"strategy.inner={cfg.strategy.inner._target_}: {cause}") from None
+        raise ValueError(f"strategy.inner={target}: {cause}") from None
     if not isinstance(inner, Strategy):
-        raise ValueError(f"strategy.inner={cfg.strategy.inner._target_} is no Flower strategy")
+        raise ValueError(f"strategy.inner={target} is no Flower strategy")
+    _check_arguments(type(inner), arguments)
     return inner
+
+
+def _check_arguments(strategy: type[Strategy], arguments: dict[str, Any]) -> None:
+    """Flower believes any value until it computes with it."""
+    kinds = typing.get_type_hints(strategy.__init__)
+    for name, value in arguments.items():
+        if kinds.get(name) in (int, float) and not _is_number(value, kinds[name]):
+            raise ValueError(
+                f"strategy.inner.{name}={value!r} should be a number, of type "
+                f"{kinds[name].__name__}"
+            )
+    weight = arguments.get("weighted_by_key", WEIGHTS[0])
+    if weight not in WEIGHTS:
+        raise ValueError(f"strategy.inner.weighted_by_key={weight!r} should be one of {WEIGHTS}")
+
+
+def _is_number(value: Any, kind: type[float]) -> bool:
+    is_kind = isinstance(value, (int, kind)) and not isinstance(value, bool)
+    return is_kind and math.isfinite(value)
 
 
 class Cohort:

@@ -72,12 +72,42 @@ def test_quotes_and_blanks_as_in_a_shell() -> None:
         ("strategy.inner._target_=os.system", "os.system"),
         ("strategy.inner._target_=collections.OrderedDict", "no Flower strategy"),
         ("strategy='unclosed", "quot"),
+        ("model.configx=3", "max_length"),
+        ("+model.configx=3", "'model.configx' is not an option"),
+        ("foo=1", "'experiment'"),
+        ("+foo=1", "'experiment'"),
+        ("strategy.inner=fedavg", "type mapping"),
+        ("model.config=3", "type mapping"),
+        ("optimizer.schedule=[cosine]", "type str"),
+        ("rounds=${nope}", "nope"),
+        ("rounds=???", "rounds has no value"),
+        ("~rounds", "rounds cannot be removed"),
+        ("~strategy", "strategy cannot be removed"),
+        ("~strategy.inner", "strategy.inner cannot be removed"),
     ],
 )
 def test_a_wrong_override_names_key_and_alternatives(overrides: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check(compose(overrides))
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "open_"),
+    [
+        ("strategy.inner.momentum", True),
+        ("model.config.colour", True),
+        ("codec.up.block", True),
+        ("codec.upper", False),
+        ("model.configx", False),
+        ("adapter.rank", False),
+        ("rank", False),
+    ],
+)
+def test_a_plus_is_advised_only_where_it_may_stand(key: str, open_: bool) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(f"{key}=3")
+    assert (f"use +{key}=3" in str(caught.value)) == open_
 
 
 def test_a_failed_compose_leaves_hydra_usable() -> None:

@@ -62,8 +62,12 @@ def test_the_seed_alone_decides(cfg) -> None:
 
 def test_mistakes_name_the_alternatives() -> None:
     dataset = _dataset([0, 1])
-    with pytest.raises(ValueError, match="known: by_column, iid"):
+    with pytest.raises(ValueError, match=r"one of \['by_column', 'iid'\]"):
         client_split(dataset, OmegaConf.create({"id": "dirichlet"}), 0, 2, 0)
+    with pytest.raises(ValueError, match=r"takes no column: .*~data\.partitioner\.column"):
+        client_split(dataset, OmegaConf.create({"id": "iid", "column": "provider"}), 0, 2, 0)
+    with pytest.raises(ValueError, match=r"needs data\.partitioner\.column"):
+        client_split(dataset, OmegaConf.create({"id": "by_column"}), 0, 2, 0)
     with pytest.raises(ValueError, match="there are row, provider"):
         client_split(dataset, OmegaConf.create({"id": "by_column", "column": "client"}), 0, 2, 0)
     with pytest.raises(ValueError, match=r"not in 0\.\.1"):

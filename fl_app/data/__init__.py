@@ -11,9 +11,11 @@ from datasets import DatasetDict
 from omegaconf import DictConfig
 
 from fl_app.data import docvqa_mini
-from fl_app.data.partition import client_split
+from fl_app.data.partition import client_split, partitioner
 
-__all__ = ["client_split", "load"]
+__all__ = ["COLUMNS", "LOADERS", "client_split", "load", "partitioner"]
+
+COLUMNS = ("document", "provider")  # the names of a row: what documents can be grouped by
 
 LOADERS: dict[str, Callable[[DictConfig, int], DatasetDict]] = {"docvqa_mini": docvqa_mini.load}
 

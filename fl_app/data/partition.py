@@ -1,10 +1,14 @@
 """Which rows of a data set each client holds."""
 
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from omegaconf import DictConfig
+
+Partitioner = Callable[..., list[list[int]]]
 
 
 def client_split(
@@ -18,18 +22,36 @@ def client_split(
         cfg_partitioner: ``id`` and the arguments of that partitioner.
 
     Raises:
-        ValueError: unknown id (the message lists the known ones), a partition outside
-            ``0..num_partitions-1``, or fewer things to hand out than partitions.
+        ValueError: see ``partitioner``; a partition outside ``0..num_partitions-1``, or fewer
+            things to hand out than partitions.
     """
-    arguments = {str(key): value for key, value in cfg_partitioner.items()}
-    name = arguments.pop("id")
-    if name not in PARTITIONERS:
-        known = ", ".join(sorted(PARTITIONERS))
-        raise ValueError(f"unknown partitioner {name!r}; known: {known}")
+    split, arguments = partitioner(cfg_partitioner)
     if not 0 <= partition < num_partitions:
         raise ValueError(f"partition {partition} is not in 0..{num_partitions - 1}")
-    parts = PARTITIONERS[name](dataset, num_partitions, np.random.default_rng(seed), **arguments)
+    parts = split(dataset, num_partitions, np.random.default_rng(seed), **arguments)
     return dataset.select(sorted(parts[partition]))
+
+
+def partitioner(cfg_partitioner: DictConfig) -> tuple[Partitioner, dict[str, Any]]:
+    """The function that ``id`` names, and the arguments of the rest.
+
+    Raises:
+        ValueError: unknown id (the message lists the known ones), or not the arguments that it
+            takes.
+    """
+    given = {str(key): value for key, value in cfg_partitioner.items()}
+    name = given.pop("id", None)
+    if name not in PARTITIONERS:
+        known = sorted(PARTITIONERS)
+        raise ValueError(f"data.partitioner.id={name} should be one of {known}")
+    takes = list(inspect.signature(PARTITIONERS[name]).parameters)[3:]
+    for key in sorted({*given} ^ {*takes}):
+        if key in given:
+            raise ValueError(
+                f"data.partitioner.id={name} takes no {key}: remove it with ~data.partitioner.{key}"
+            )
+        raise ValueError(f"data.partitioner.id={name} needs data.partitioner.{key}")
+    return PARTITIONERS[name], given
 
 
 def by_column(
@@ -66,4 +88,4 @@ def _enough(available: int, num_partitions: int, what: str) -> None:
         raise ValueError(f"{available} {what} cannot fill {num_partitions} partitions")
 
 
-PARTITIONERS: dict[str, Callable[..., list[list[int]]]] = {"by_column": by_column, "iid": iid}
+PARTITIONERS: dict[str, Partitioner] = {"by_column": by_column, "iid": iid}

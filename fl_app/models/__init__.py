@@ -1,6 +1,7 @@
 """Pretrained models and their tokenizers, by config: the embedded one, a folder or a hub id."""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,10 @@ from transformers.utils import logging
 from fl_app.installed import installed
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
 
-__all__ = ["load"]
+__all__ = ["find", "load"]
 
 EMBEDDED = "embedded:"
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def load(
@@ -35,8 +37,7 @@ def load(
         FileNotFoundError: no such folder or hub id, or it cannot be reached.
         ValueError: the weights are not those that ``sha256`` names, or a config key is unknown.
     """
-    source = _source(cfg_model.path)
-    _check_digest(source, cfg_model.sha256)
+    source = find(cfg_model)
     overrides = dict(cfg_model.config)
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -54,12 +55,34 @@ def load(
     return model, tokenizer
 
 
+def find(cfg_model: DictConfig) -> str:
+    """What ``from_pretrained`` takes: a folder, or the hub id as it is.
+
+    Raises:
+        FileNotFoundError: no such folder; whether a hub id can be had is not asked here.
+        ValueError: the weights are not those that ``sha256`` names, or a key or value of
+            ``config`` is unknown.
+    """
+    source = _source(cfg_model.path)
+    _check_digest(source, cfg_model.sha256)
+    _override(VT5Config(), dict(cfg_model.config))
+    return source
+
+
 def _source(path: str) -> str:
-    """What ``from_pretrained`` takes: a folder, or the hub id as it is."""
     if path.startswith(EMBEDDED):
         # The weights themselves: Flower's copy of the app has the folder, without them.
         folder = f"fl_app/models/{path.removeprefix(EMBEDDED)}"
-        return str(installed(f"{folder}/model.safetensors").parent)
+        try:
+            return str(installed(f"{folder}/model.safetensors").parent)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"model.path={path!r}: {error}") from None
+    folder_exists = Path(path).is_absolute() and (Path(path) / "config.json").is_file()
+    if not folder_exists and not HUB_ID.fullmatch(path):
+        raise FileNotFoundError(
+            f"model.path={path!r} should be {EMBEDDED}NAME, a hub id (ORGANISATION/NAME), or the "
+            "absolute path of a folder with config.json"
+        )
     return path
 
 
