@@ -22,6 +22,7 @@ CONF_DIR = Path(__file__).parent.parent / "conf"
 # of a Hugging Face model configuration, a codec or a partitioner, and are checked by those.
 OPEN = ("strategy.inner", "model.config", "codec.up", "codec.down", "data.partitioner")
 
+CUSTOM = "custom"  # the label of a run that is none of the experiments
 NULLABLE = ("model.sha256", "target.value")  # a value in conf/, but null turns it off
 NAMES = ("adapter.target_modules",)  # a name in conf/, but may be a list of names, as in PEFT
 
@@ -43,7 +44,8 @@ def compose(overrides: str = "") -> DictConfig:
     Returns
     -------
     DictConfig
-        Resolved and read-only; ``experiment`` holds the name of the chosen experiment.
+        Resolved and read-only; ``experiment`` is a label: the name of the experiment, or "custom"
+        where groups were chosen without one.
 
     Raises
     ------
@@ -60,8 +62,9 @@ def compose(overrides: str = "") -> DictConfig:
         raise ConfigError(_explained(str(error), words)) from None
     defaults, _ = _compose(_groups(words))
     _check_types(cfg, defaults)
+    chosen = {_key(word) for word in words if _chooses_group(word)}
     with open_dict(cfg):
-        cfg.experiment = experiment
+        cfg.experiment = experiment if not chosen or "experiment" in chosen else CUSTOM
     OmegaConf.set_readonly(cfg, True)
     return cfg
 
@@ -71,7 +74,7 @@ def _compose(words: list[str]) -> tuple[DictConfig, str]:
     try:
         with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = hydra.compose("config", overrides=words, return_hydra_config=True)
-        experiment = str(cfg.hydra.runtime.choices.get("experiment"))
+        experiment = str(cfg.hydra.runtime.choices.get("experiment") or CUSTOM)
         with open_dict(cfg):
             cfg.pop("hydra")
         OmegaConf.resolve(cfg)
@@ -99,7 +102,11 @@ def _key(word: str) -> str:
 
 def _groups(words: list[str]) -> list[str]:
     """Return the overrides that choose an option of a group."""
-    return [word for word in words if (CONF_DIR / _key(word)).is_dir() and word[0] != "~"]
+    return [word for word in words if _chooses_group(word) and not word.startswith("~")]
+
+
+def _chooses_group(word: str) -> bool:
+    return (CONF_DIR / _key(word)).is_dir()
 
 
 def _is_open(key: str) -> bool:

@@ -38,6 +38,21 @@ def test_an_override_beats_the_experiment() -> None:
     assert cfg.adapter.id == "full"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "label"),
+    [
+        ("", "nf4_single"),
+        ("seed=1 rounds=2 optimizer.lr=1e-3", "nf4_single"),
+        ("strategy=fedavg", "custom"),
+        ("seed=1 codec=fp16", "custom"),
+        ("~experiment", "custom"),
+        ("experiment=fedavg_lora strategy=fedadam", "fedavg_lora"),
+    ],
+)
+def test_a_run_has_the_label_of_an_experiment_only_if_it_is_one(overrides, label) -> None:
+    assert compose(overrides).experiment == label
+
+
 def test_quotes_and_blanks_as_in_a_shell() -> None:
     assert compose("'output.name=my run' rounds=2").output.name == "my run"
 

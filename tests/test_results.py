@@ -83,7 +83,7 @@ def test_metrics_have_the_documented_columns(finished: Run) -> None:
 
 def test_the_config_file_composes_the_same_run(finished: Run) -> None:
     text = (finished.folder.path / "config.yaml").read_text()
-    assert "experiment: nf4_single" in text
+    assert "experiment: custom" in text
     assert "${" not in text
 
 
