@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
-import importlib.util
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -193,29 +189,6 @@ def test_both_see_nan_and_inf_anywhere(kernel, bad, at):
     x[at] = bad
     with np.errstate(invalid="raise"):
         assert not kernel(x, np.empty(4, np.float32), np.empty(100, np.uint8), 64)
-
-
-def test_without_numba_the_numpy_versions_serve(monkeypatch):
-    real = builtins.__import__
-
-    def no_numba(name, *args, **kwargs):
-        if name == "numba":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", no_numba)
-    spec = importlib.util.spec_from_file_location("nf4_without", nf4_kernels.__file__)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "nf4_without", module)
-    spec.loader.exec_module(module)
-    assert module.numba is None
-    x = np.random.default_rng(4).standard_normal(1001).astype(np.float32)
-    packed, absmax = kernel_encode(x, 64, module.encode)
-    packed_2, absmax_2 = kernel_encode(x, 64)
-    assert np.array_equal(packed, packed_2)
-    assert np.array_equal(absmax, absmax_2)
-    out = kernel_decode(packed, absmax, x.size, 64, module.decode)
-    assert np.array_equal(out, kernel_decode(packed, absmax, x.size))
 
 
 # --- what NF4 promises ----------------------------------------------------------------------------
