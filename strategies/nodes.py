@@ -3,6 +3,9 @@
 A client is a partition of the data. Flower's node ids are random, so every node is asked for its
 ``partition-id`` and ``num-partitions``; partition k is served by the node with
 partition-id = k mod num-partitions, and with as many nodes as clients that is one each.
+
+A node may lie. The first claim to a partition and the first num-partitions hold, so a node that
+comes later cannot take over the clients of others.
 """
 
 import logging
@@ -15,6 +18,8 @@ from fl_app.ledger import Transfer
 from fl_app.records import message_bytes
 
 logger = logging.getLogger("thinwire")
+
+MAX_PARTITIONS = 1_000_000
 
 
 def find_clients(grid: Grid, clients: int, timeout: float) -> tuple[dict[int, int], list[Transfer]]:
@@ -45,8 +50,8 @@ def find_clients(grid: Grid, clients: int, timeout: float) -> tuple[dict[int, in
     node_of: dict[int, int] = {}  # partition-id -> node
     asked: set[int] = set()
     transfers: list[Transfer] = []
-    parts = 1
-    while len(node_of) < parts and time.monotonic() < deadline:
+    parts: int | None = None
+    while (parts is None or len(node_of) < parts) and time.monotonic() < deadline:
         new = sorted(set(grid.get_node_ids()) - asked)
         if not new:
             time.sleep(0.2)
@@ -55,17 +60,22 @@ def find_clients(grid: Grid, clients: int, timeout: float) -> tuple[dict[int, in
         questions = [Message(RecordDict(), node, MessageType.QUERY) for node in new]
         answers = grid.send_and_receive(questions, timeout=deadline - time.monotonic())
         for answer in answers:
+            node = answer.metadata.src_node_id
             try:
-                part, parts = _served(answer)
+                part, total = _served(answer)
+                if parts not in (None, total):
+                    raise ValueError(f"num-partitions={total}, where others have {parts}")
+                if part in node_of:
+                    raise ValueError(f"partition-id={part}, which node {node_of[part]} has")
             except ValueError as error:
-                logger.warning("a node did not say what it serves: %s", error)
+                logger.warning("node %d is left out, for what it says it serves: %s", node, error)
                 continue
-            node_of[part] = answer.metadata.src_node_id
+            parts, node_of[part] = total, node
             transfers.append(
                 Transfer(0, part, "down", "setup", message_bytes=message_bytes(questions[0]))
             )
             transfers.append(Transfer(0, part, "up", "setup", message_bytes=message_bytes(answer)))
-    if not node_of:
+    if parts is None:
         raise TimeoutError(
             f"no node answered within {timeout:.0f} s: start SuperNodes, or raise "
             "federation.node_timeout"
@@ -83,6 +93,8 @@ def _served(answer: Message) -> tuple[int, int]:
         raise ValueError(answer.error.reason)
     record = answer.content.config_records.get("node", ConfigRecord())
     part, parts = record.get("partition-id"), record.get("num-partitions")
-    if not isinstance(part, int) or not isinstance(parts, int) or not 0 <= part < parts:
-        raise ValueError(f"partition-id={part!r}, num-partitions={parts!r}")
+    if not isinstance(part, int) or not isinstance(parts, int):
+        raise ValueError(f"partition-id={part!r}, num-partitions={parts!r} are no integers")
+    if not 0 <= part < parts <= MAX_PARTITIONS:
+        raise ValueError(f"partition-id={part}, num-partitions={parts} are out of range")
     return part, parts

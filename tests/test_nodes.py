@@ -6,7 +6,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategies.nodes import find_clients
+from strategies.nodes import MAX_PARTITIONS, find_clients
 
 
 class Nodes:
@@ -61,14 +61,31 @@ def test_nodes_that_connect_late_are_waited_for() -> None:
         serves(0, 0),
         serves("x", 2),
         serves([0], 2),
+        serves(0, MAX_PARTITIONS + 1),
     ],
 )
 def test_a_node_that_answers_nonsense_is_named_and_left_out(answer, caplog) -> None:
     nodes = Nodes({1: serves(0, 2), 2: answer})
     found, _ = find_clients(nodes, 2, timeout=0.5)
     assert found == {0: 1}
-    assert "what it serves" in caplog.text
+    assert "node 2 is left out, for what it says it serves" in caplog.text
     assert "clients without a node: [1]" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("later", "says"),
+    [
+        (serves(0, 2), "partition-id=0, which node 1 has"),
+        (serves(0, 1), "num-partitions=1, where others have 2"),
+        (serves(2, 3), "num-partitions=3, where others have 2"),
+    ],
+)
+def test_a_later_node_cannot_take_what_a_first_one_has(later, says: str, caplog) -> None:
+    nodes = Nodes({1: serves(0, 2), 666: later, 3: serves(1, 2)}, at_once=1)
+    found, transfers = find_clients(nodes, 4, timeout=5)
+    assert found == {0: 1, 1: 3, 2: 1, 3: 3}
+    assert len(transfers) == 4
+    assert f"node 666 is left out, for what it says it serves: {says}" in caplog.text
 
 
 def test_no_node_at_all_is_an_error_that_says_what_to_do() -> None:
