@@ -9,6 +9,11 @@ from fl_app.codecs import WireError
 from fl_app.ledger import Kind
 from fl_app.records import METRICS, TIMING
 
+# Flower weighs a client by its number of examples and the run adds up the seconds, so one absurd
+# value would stand for all.
+MAX_EXAMPLES = 10**9
+MAX_SECONDS = 1e7  # 116 days
+
 
 def check_metrics(reply: Message, kind: Kind) -> MetricRecord:
     """Return the metrics of a reply.
@@ -26,8 +31,9 @@ def check_metrics(reply: Message, kind: Kind) -> MetricRecord:
     for name, value in records[0].items():
         if isinstance(value, list) or not math.isfinite(value):
             raise WireError(f"metric {name}={value} is not one finite number")
-    if not 0 < cast(float, records[0]["num-examples"]) < 2**53:
-        raise WireError(f"num-examples={records[0]['num-examples']} is no number of examples")
+    examples = cast(float, records[0]["num-examples"])
+    if not 1 <= examples <= MAX_EXAMPLES:
+        raise WireError(f"num-examples={examples} should be in 1..{MAX_EXAMPLES}")
     return records[0]
 
 
@@ -37,13 +43,13 @@ def check_timing(reply: Message) -> dict[str, float]:
     Raises
     ------
     WireError
-        If one is missing or no length of time.
+        If one is missing or no credible length of time.
     """
     record = reply.content.config_records.get(TIMING)
     seconds: dict[str, float] = {}
     for name in ("decode", "work", "encode"):
         value = None if record is None else record.get(name)
-        if not isinstance(value, float) or not 0 <= value < math.inf:
-            raise WireError(f"timing {name}={value!r} is no number of seconds")
+        if not isinstance(value, float) or not 0 <= value <= MAX_SECONDS:
+            raise WireError(f"timing {name}={value!r} should be seconds, at most {MAX_SECONDS:g}")
         seconds[name] = value
     return seconds
