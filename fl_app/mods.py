@@ -6,13 +6,17 @@ The server's half is ``strategies.coded.Coded``.
 import logging
 import time
 import traceback
+from typing import cast
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
+from fl_app.memory import ACCEPTED, SINCE, Memory
 from fl_app.records import ARRAYS, TIMING, pack_record, to_record, to_tree, unpack_record
-from fl_app.session import session
+from fl_app.session import Session, session
+from fl_app.training import turn_seed
+from fl_app.tree import Tree
 from fl_app.wire import pack, unpack
 
 
@@ -54,17 +58,37 @@ def coded(message: Message, context: Context, call_next: ClientAppCallable) -> M
 
     worked = time.perf_counter()
     content = RecordDict(dict(reply.content.items()))
+    since: dict[str, int] = {}
     if ARRAYS in content:
-        reference = here.reference(broadcast)
         tree = to_tree(content.array_records[ARRAYS], like=here.theta0)
-        wire, _ = here.up.encode(tree, here.up.init(reference), reference)
-        content[ARRAYS] = pack_record(pack(wire, here.up, here.manifest))
+        content[ARRAYS], since = _encode(tree, broadcast, here, message, context)
     content[TIMING] = ConfigRecord(
         {
             "decode": decoded - began,
             "work": worked - decoded,
             "encode": time.perf_counter() - worked,
+            **since,
         }
     )
     reply.content = content
     return reply
+
+
+def _encode(
+    tree: Tree, broadcast: Tree, here: Session, message: Message, context: Context
+) -> tuple[ArrayRecord, dict[str, int]]:
+    """Return the packed update, and for a codec that remembers, which state it started from."""
+    config = message.content.config_records["config"]
+    partition, server_round = (cast(int, config[key]) for key in ("partition", "server-round"))
+    reference = here.reference(broadcast)
+    seed = turn_seed(here.cfg.seed, server_round, partition)
+    since = {}
+    if here.up.remembers:
+        memory = Memory(context.state, partition)
+        accepted = cast(int, config[ACCEPTED])
+        state, since[SINCE] = memory.recall(accepted, here.up, reference, seed)
+        wire, state = here.up.encode(tree, state, reference)
+        memory.remember(server_round, state)
+    else:
+        wire, _ = here.up.encode(tree, here.up.init(reference, seed), reference)
+    return pack_record(pack(wire, here.up, here.manifest)), since

@@ -173,6 +173,11 @@ def _check_codecs(cfg: DictConfig) -> None:
                 f"codec.{direction}={codec.spec} leaves values to encode: end the chain with a "
                 "codec that writes bytes, such as fp32 or nf4"
             )
+        if direction == "down" and codec.receive is not None:
+            raise ConfigError(
+                f"codec.down={codec.spec} wants receivers that have heard every message before, "
+                "but clients miss rounds: use it on the way up, or error_feedback on the way down"
+            )
 
 
 def _check_strategy(cfg: DictConfig) -> None:

@@ -14,10 +14,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fl_app.codecs import WireError
+from fl_app.codecs import State, WireError, receive
 from fl_app.ledger import Kind, Ledger, Transfer, short_name
+from fl_app.memory import ACCEPTED, SINCE
 from fl_app.records import (
     ARRAYS,
+    TIMING,
     message_bytes,
     pack_record,
     to_record,
@@ -25,6 +27,7 @@ from fl_app.records import (
     unpack_record,
 )
 from fl_app.session import Session
+from fl_app.training import turn_seed
 from fl_app.tree import Tree
 from fl_app.wire import pack, unpack
 from strategies.inner import Cohort
@@ -57,6 +60,14 @@ class Pending:
 
     message: Message
     down: Transfer
+
+
+@dataclass
+class Received:
+    """The last reply of a client that was accepted: its round, and the up codec's memory of it."""
+
+    server_round: int
+    memory: State
 
 
 @dataclass
@@ -96,6 +107,8 @@ class Coded(Strategy):
     _broadcast: Coding | None = None
     _source: ArrayRecord | None = None
     _relay: tuple[ArrayRecord, Coding] | None = None
+    _down_state: State = None
+    _received: dict[int, Received] = field(default_factory=dict)
 
     def summary(self) -> None:
         """Log the inner strategy's settings."""
@@ -108,7 +121,8 @@ class Coded(Strategy):
     ) -> Iterable[Message]:
         """Sample clients by partition and send them the coded model."""
         cfg = self.session.cfg
-        cohort = self._sample(cfg.clients_per_round, server_round, grid)
+        cohort = self._sample(cfg.clients_per_round, server_round, grid, "train")
+        self._check_nodes(cohort)
         broadcast = self._encode(arrays)
         messages = self.inner.configure_train(
             server_round, to_record(broadcast.decoded), config, cast(Grid, Cohort(cohort))
@@ -122,14 +136,27 @@ class Coded(Strategy):
         count = self.session.cfg.evaluate_clients_per_round
         if count == 0:
             return []
-        cohort = self._sample(count, server_round, grid)
+        cohort = self._sample(count, server_round, grid, "evaluate")
         broadcast = self._encode(arrays)
         messages = self.inner.configure_evaluate(
             server_round, to_record(broadcast.decoded), config, cast(Grid, Cohort(cohort))
         )
         return self._send(messages, broadcast, server_round, "evaluate")
 
-    def _sample(self, count: int, server_round: int, grid: Grid) -> list[int]:
+    def _check_nodes(self, cohort: list[int]) -> None:
+        """Refuse two clients of a round on one node if their codecs remember.
+
+        Flower would let them work at the same time, and keep the state of only one.
+        """
+        nodes = {self.nodes[partition] for partition in cohort}
+        if self.session.up.remembers and len(nodes) < len(cohort):
+            raise RoundFailedError(
+                f"codec.up={short_name(self.session.up.spec)} remembers, and clients {cohort} "
+                "share a node: start one SuperNode per client, as make run does, or with "
+                f'--federation-config "num-supernodes={self.session.cfg.federation.clients}"'
+            )
+
+    def _sample(self, count: int, server_round: int, grid: Grid, kind: Kind) -> list[int]:
         cfg = self.session.cfg
         if not self.nodes:
             self.nodes, setup = find_clients(
@@ -141,7 +168,9 @@ class Coded(Strategy):
             raise RoundFailedError(
                 f"round {server_round} needs {count} clients, only {available} have a node"
             )
-        return SAMPLERS[cfg.strategy.sampler](available, count, cfg.seed, server_round)
+        # Evaluation draws from a stream of its own: not just those who have trained this round.
+        seed = cfg.seed if kind == "train" else turn_seed(cfg.seed, 0, 0)
+        return SAMPLERS[cfg.strategy.sampler](available, count, seed, server_round)
 
     def _encode(self, arrays: ArrayRecord) -> Coding:
         """Code ``arrays`` for the way down, once per model."""
@@ -151,7 +180,9 @@ class Coded(Strategy):
             here = self.session
             began = time.perf_counter()
             tree = to_tree(arrays, like=here.theta0)
-            wire, _ = here.down.encode(tree, here.down.init(here.theta0), here.theta0)
+            if self._down_state is None:
+                self._down_state = here.down.init(here.theta0, here.cfg.seed)
+            wire, self._down_state = here.down.encode(tree, self._down_state, here.theta0)
             frame = pack(wire, here.down, here.manifest)
             seconds = time.perf_counter() - began
             decoded = here.down.decode(wire, here.theta0)
@@ -169,7 +200,7 @@ class Coded(Strategy):
             content = RecordDict(
                 {
                     ARRAYS: pack_record(broadcast.frame),
-                    "config": ConfigRecord({**config, "partition": partition}),
+                    "config": ConfigRecord({**config, **self._addressed(partition)}),
                 }
             )
             message = Message(content, self.nodes[partition], plaintext.metadata.message_type)
@@ -190,6 +221,13 @@ class Coded(Strategy):
             )
             self._pending.append(Pending(message, down))
         return [pending.message for pending in self._pending]
+
+    def _addressed(self, partition: int) -> dict[str, int]:
+        """Return what only this client is told: who it is, and what was accepted of it."""
+        if not self.session.up.remembers:
+            return {"partition": partition}
+        last = self._received.get(partition)
+        return {"partition": partition, ACCEPTED: last.server_round if last else 0}
 
     def _seed_only_bytes(self, message: Message) -> int:
         config = message.content.config_records["config"]
@@ -282,7 +320,9 @@ class Coded(Strategy):
             began = time.perf_counter()
             frame = unpack_record(reply.content)
             wire = unpack(frame, here.up, here.manifest)
-            tree = here.up.decode(wire, here.reference(self._broadcast.decoded))
+            reference = here.reference(self._broadcast.decoded)
+            memory = self._memory(up.partition, reply, reference)
+            tree, memory = receive(here.up, wire, reference, memory)
             up.decode_s = time.perf_counter() - began
             up.encode_s = timing["encode"]
             up.codec, up.scalars = short_name(here.up.spec), _scalars(tree)
@@ -290,16 +330,36 @@ class Coded(Strategy):
             plain[ARRAYS] = to_record(tree)
             model = Coding(tree, frame, wire.nbytes, encode_s=0.0)
             self.train_seconds += timing["work"]
+            if here.up.remembers:
+                self._received[up.partition] = Received(up.round, memory)
         down.decode_s = timing["decode"]
         reply.content = plain
         return Usable(reply, model)
+
+    def _memory(self, partition: int, reply: Message, reference: Tree) -> State:
+        """Return the up codec's memory of the client, as of the state that its reply started from.
+
+        Raises
+        ------
+        WireError
+            If that is neither the state of the round accepted last nor a fresh one.
+        """
+        since = reply.content.config_records[TIMING].get(SINCE, 0)
+        if since == 0:
+            return self.session.up.init_receiver(reference)
+        last = self._received.get(partition)
+        if last is None or last.server_round != since:
+            accepted = last.server_round if last else "none"
+            raise WireError(f"the reply builds on round {since!r}, the last accepted is {accepted}")
+        return last.memory
 
     def _find_relay(
         self, arrays: ArrayRecord, usable: list[Usable]
     ) -> tuple[ArrayRecord, Coding] | None:
         """Return the reply that the new model is, if its bytes mean the same on the way down."""
         here = self.session
-        if here.up.spec == here.down.spec and here.cfg.codec.reference == "theta0":
+        same_meaning = here.up.spec == here.down.spec and here.up.receive is None
+        if same_meaning and here.cfg.codec.reference == "theta0":
             for reply in usable:
                 if reply.model and reply.message.content[ARRAYS] is arrays:
                     return arrays, reply.model

@@ -8,7 +8,7 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fl_app.codecs import from_spec
-from fl_app.config import compose
+from fl_app.config import ConfigError, compose
 from fl_app.ledger import Ledger
 from fl_app.records import pack_record, to_record, to_tree
 from fl_app.session import session
@@ -363,7 +363,8 @@ def test_a_node_without_partition_says_how_to_start_it(tmp_path: Path, caplog) -
 
 
 def test_single_client_refuses_more_replies(tmp_path: Path) -> None:
-    rounds = Rounds(tmp_path, "strategy=single_client codec=fp32 clients_per_round=2")
+    rounds = Rounds(tmp_path, "strategy=fedavg codec=fp32 clients_per_round=2")
+    rounds.coded.inner = inner_strategy(compose("strategy=single_client"))
     with pytest.raises(ValueError, match="clients_per_round=1"):
         rounds.round(1)
 
@@ -379,6 +380,24 @@ def test_evaluation_by_clients_is_counted_apart(tmp_path: Path) -> None:
     assert [r.direction for r in rows] == ["down", "up"] * 2
     assert [r.payload_bytes > 0 for r in rows] == [True, False] * 2
     assert rounds.ledger.sent() == before
+
+
+def test_evaluation_asks_others_than_those_who_train(tmp_path: Path) -> None:
+    rounds = Rounds(
+        tmp_path, "strategy=fedavg codec=nf4 clients_per_round=1 evaluate_clients_per_round=1"
+    )
+    seen = []
+    for number in range(1, 6):
+        seen.append([])
+        for configure in (rounds.coded.configure_train, rounds.coded.configure_evaluate):
+            (message,) = configure(number, rounds.arrays, ConfigRecord(), rounds.grid)
+            seen[-1].append(message.content["config"]["partition"])
+    assert any(trained != scored for trained, scored in seen)
+
+
+def test_a_codec_whose_receiver_remembers_is_for_the_way_up(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="clients miss rounds"):
+        Rounds(tmp_path, "codec=fp32 '++codec.down={id: shift, inner: {id: nf4}}'")
 
 
 def test_no_evaluation_by_default(tmp_path: Path) -> None:

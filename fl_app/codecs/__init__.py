@@ -20,8 +20,16 @@ from fl_app.codecs.base import (
 )
 from fl_app.codecs.chain import chain
 from fl_app.codecs.delta import delta
+from fl_app.codecs.error_feedback import error_feedback
 from fl_app.codecs.floats import fp16, fp32
+from fl_app.codecs.fp4 import fp4
+from fl_app.codecs.int8 import int8
+from fl_app.codecs.momentum_correction import momentum_correction
 from fl_app.codecs.nf4 import nf4
+from fl_app.codecs.random_k import random_k
+from fl_app.codecs.shift import shift
+from fl_app.codecs.top_k import top_k
+from fl_app.codecs.uniform import uniform
 
 __all__ = [
     "Codec",
@@ -34,11 +42,19 @@ __all__ = [
     "WireError",
     "chain",
     "delta",
+    "error_feedback",
     "fp16",
     "fp32",
+    "fp4",
     "from_spec",
+    "int8",
     "known_ids",
+    "momentum_correction",
     "nf4",
+    "random_k",
     "receive",
     "register",
+    "shift",
+    "top_k",
+    "uniform",
 ]

@@ -237,6 +237,21 @@ def _to_spec(value: Any) -> Any:
 # --- checks ---------------------------------------------------------------------------------------
 
 
+def terminal(wrapper: str, inner: Codec) -> None:
+    """Refuse an inner codec that leaves a rest: its wrapper could not see the loss after it.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if not isinstance(inner, Codec):
+        raise ValueError(f"{wrapper}: inner must be a codec, got {inner!r}")
+    if not inner.terminal:
+        raise ValueError(
+            f"{wrapper}: {inner.spec['id']!r} leaves values to encode; wrap the whole chain,"
+            " as in {id: chain, links: [{id: top_k}, {id: nf4}]}"
+        )
+
+
 def check_tree(tree: Tree, ref: Tree) -> None:
     """Refuse a Tree to encode whose names, order, shapes, dtype or layout are not those of ref.
 
