@@ -21,6 +21,12 @@ SPECS = {
     "nf4_16": {"id": "nf4", "block": 16},
     "delta_fp32": {"id": "chain", "links": [{"id": "delta"}, {"id": "fp32"}]},
     "delta_nf4": {"id": "chain", "links": [{"id": "delta"}, {"id": "nf4", "block": 64}]},
+    "top_k": {"id": "chain", "links": [{"id": "top_k", "fraction": 0.1}, {"id": "fp32"}]},
+    "top_k_tree": {
+        "id": "chain",
+        "links": [{"id": "top_k", "fraction": 0.1, "scope": "tree"}, {"id": "fp32"}],
+    },
+    "random_k": {"id": "chain", "links": [{"id": "random_k", "fraction": 0.1}, {"id": "fp32"}]},
 }
 SHAPES = {"full": (2, 64), "short": (9, 8), "odd": (3,), "scalar": (), "none": (0, 4)}
 

@@ -25,7 +25,9 @@ from fl_app.codecs import (
     from_spec,
     known_ids,
     nf4,
+    random_k,
     register,
+    top_k,
 )
 from fl_app.tree import digest
 from fl_app.wire import manifest, pack, unpack
@@ -35,11 +37,15 @@ SHAPES = [(), (0,), (3, 0), (1,), (2,), (63,), (64,), (65,), (7, 11), (8, 16), (
 
 @dataclass(frozen=True)
 class Row:
-    """One codec, what it promises, and how many bytes a tensor of n values takes."""
+    """One codec, what it promises, and how many bytes it takes.
+
+    ``nbytes(n)`` is for a tensor of n values, ``shared(n)`` for what a tree of n values takes once.
+    """
 
     codec: Codec
     bound: Callable[[np.ndarray, np.ndarray], np.ndarray]
     nbytes: Callable[[int], int]
+    shared: Callable[[int], int] = lambda n: 0
 
 
 def float_bound(x, ref):
@@ -61,6 +67,23 @@ def nf4_bytes(block):
     return lambda n: -(-n // 2) + 4 * -(-n // block)
 
 
+def kept(n, fraction):
+    return max(1, round(fraction * n)) if n else 0
+
+
+def top_k_bound(fraction):
+    def bound(x, ref):
+        most = np.abs(x)
+        k = kept(x.size, fraction)
+        return np.minimum(most, np.sort(most, axis=None)[x.size - k]) if k else most
+
+    return bound
+
+
+def bitmap_bytes(n):
+    return -(-n // 8)
+
+
 TABLE = {
     "fp32": Row(fp32(), lambda x, ref: np.zeros_like(x), lambda n: 4 * n),
     "fp16": Row(fp16(), lambda x, ref: np.maximum(2.0**-11 * np.abs(x), 2.0**-25), lambda n: 2 * n),
@@ -74,6 +97,40 @@ TABLE = {
         nf4_bytes(64),
     ),
     "nested": Row(chain(chain(delta()), chain(fp32())), float_bound, lambda n: 4 * n),
+    "top_k": Row(
+        chain(top_k(0.05), fp32()),
+        top_k_bound(0.05),
+        lambda n: 4 * kept(n, 0.05),
+        bitmap_bytes,
+    ),
+    "top_k-tree": Row(
+        chain(top_k(0.3, "tree"), fp32()),
+        lambda x, ref: np.abs(x),
+        lambda n: 0,
+        lambda n: bitmap_bytes(n) + 4 * kept(n, 0.3),
+    ),
+    "delta-top_k-nf4": Row(
+        chain(delta(), top_k(0.05), nf4()),
+        lambda x, ref: (
+            top_k_bound(0.05)(x - ref, ref)
+            + np.maximum(0.15191 * np.abs(x - ref).max(initial=0), 1e-38)
+            + float_bound(x, ref)
+        ),
+        lambda n: nf4_bytes(64)(kept(n, 0.05)),
+        bitmap_bytes,
+    ),
+    "random_k": Row(
+        chain(random_k(0.05), fp32()),
+        lambda x, ref: np.abs(x),
+        lambda n: 4 * kept(n, 0.05),
+        lambda n: 4,
+    ),
+    "random_k-unbiased": Row(
+        chain(random_k(0.05, rescale=True), fp32()),
+        lambda x, ref: np.abs(x) * x.size / kept(x.size, 0.05),
+        lambda n: 4 * kept(n, 0.05),
+        lambda n: 4,
+    ),
 }
 
 
@@ -126,7 +183,8 @@ def test_every_shape_alone_and_the_empty_tree(row):
     for shapes in [[], *[[s] for s in SHAPES], SHAPES]:
         tree, ref = fixed_tree(1, shapes), fixed_tree(2, shapes)
         wire = encode(row.codec, tree, ref)
-        assert wire.nbytes == sum(row.nbytes(x.size) for x in tree.values())
+        sizes = [x.size for x in tree.values()]
+        assert wire.nbytes == row.shared(sum(sizes)) + sum(row.nbytes(n) for n in sizes)
         assert len(wire.sections) == row.codec.sections
         out = row.codec.decode(wire, ref)
         assert [(k, v.shape) for k, v in out.items()] == [(k, v.shape) for k, v in tree.items()]
