@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -26,6 +26,8 @@ from fl_app.preflight import check
 
 START_SECONDS = 60
 STOP_SECONDS = 20
+FLWR_SECONDS = 20  # for a question to the SuperLink
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, a closed terminal
 CONNECTION = "thinwire"
 
 
@@ -42,7 +44,7 @@ def main(arguments: list[str]) -> int:
     except ConfigError as error:
         print(f"configuration: {error}", file=sys.stderr)
         return 2
-    for ending in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal tidies up like Ctrl-C
+    for ending in ENDINGS:
         signal.signal(ending, _interrupt)
     try:
         with superlink() as environment:
@@ -56,7 +58,22 @@ def main(arguments: list[str]) -> int:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """Say so at once, since it takes a while; a second Ctrl-C changes nothing."""
+    for ending in ENDINGS:
+        signal.signal(ending, signal.SIG_IGN)
+    with suppress(OSError):  # a closed terminal takes no text
+        print("stopping the run; this takes up to a minute", file=sys.stderr, flush=True)
     raise KeyboardInterrupt
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    before = {ending: signal.signal(ending, signal.SIG_IGN) for ending in ENDINGS}
+    try:
+        yield
+    finally:
+        for ending, handler in before.items():
+            signal.signal(ending, handler)
 
 
 @contextmanager
@@ -204,9 +221,18 @@ def _runs(environment: dict[str, str]) -> list[dict[str, object]]:
 
 
 def _flwr(*arguments: str, environment: dict[str, str]) -> str:
-    done = subprocess.run(
-        [_script("flwr"), *arguments], env=environment, capture_output=True, text=True, check=False
-    )
+    """Return what Flower's CLI prints, nothing if it hangs."""
+    try:
+        done = subprocess.run(
+            [_script("flwr"), *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=FLWR_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return ""
     return done.stdout
 
 
@@ -216,8 +242,7 @@ def stop(process: subprocess.Popen[bytes], environment: dict[str, str]) -> None:
     A SIGTERM in the middle of a run would orphan Flower's simulation and Ray, so Flower is asked
     to stop the run first.
     """
-    ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C changes nothing
-    try:
+    with _undisturbed():
         family = _descendants(process.pid)
         if any(_is_alive(member) for member in family):
             for run in _runs(environment):
@@ -235,8 +260,6 @@ def stop(process: subprocess.Popen[bytes], environment: dict[str, str]) -> None:
         for member in family:
             if _is_alive(member, even_superexec=True):
                 member.kill()
-    finally:
-        signal.signal(signal.SIGINT, ignored)
 
 
 def _descendants(pid: int) -> list[psutil.Process]:

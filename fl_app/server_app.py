@@ -1,10 +1,12 @@
 """The ServerApp: composes the run, lets the strategy work, and writes what it cost and brought."""
 
 import logging
+import threading
 import time
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.exit import add_exit_handler
 
 from fl_app import console, report
 from fl_app.records import to_record, to_tree
@@ -32,6 +34,8 @@ def main(grid: Grid, context: Context) -> None:
     overrides = str(context.run_config["overrides"])
     here = session(overrides)
     run = Run(here, grid, overrides, setup_seconds=time.perf_counter() - began)
+    # Flower ends a stopped run's process from another thread.
+    add_exit_handler(lambda: run.finish("interrupted"), run_before_force_exit=True)
     run.start()
 
 
@@ -47,6 +51,8 @@ class Run:
         self.strategy = Coded(inner_strategy(here.cfg), here, self.folder.ledger)
         self.rounds_done = 0
         self.latest = here.theta0
+        self.ended = False
+        self.recording = threading.RLock()
 
     def start(self) -> None:
         """Run all rounds, then write summary, adapter and report."""
@@ -71,14 +77,23 @@ class Run:
         self.finish("completed")
 
     def after_round(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        """Score the global model, keep it, and say so."""
-        self.latest = to_tree(arrays, like=self.here.theta0)
-        self.rounds_done = server_round
-        scores = self.evaluate("test", server_round, self.latest)
-        if server_round > 0:
-            self.folder.checkpoint(server_round, self.latest)
-        console.round_line(self.folder, server_round)
-        return MetricRecord(dict(scores))
+        """Score the global model, keep it, and say so.
+
+        Raises
+        ------
+        InterruptedError
+            If the run has ended: what comes later would not be in its summary.
+        """
+        with self.recording:
+            if self.ended:
+                raise InterruptedError("the run was stopped")
+            self.latest = to_tree(arrays, like=self.here.theta0)
+            self.rounds_done = server_round
+            scores = self.evaluate("test", server_round, self.latest)
+            if server_round > 0:
+                self.folder.checkpoint(server_round, self.latest)
+            console.round_line(self.folder, server_round)
+            return MetricRecord(dict(scores))
 
     def evaluate(self, split: str, server_round: int, tree: Tree) -> dict[str, float]:
         """Score ``tree`` on a split of the server's data and add it to metrics.csv."""
@@ -89,7 +104,13 @@ class Run:
         return scores
 
     def finish(self, status: str) -> None:
-        """Write summary.json and report.html and print the final table."""
+        """Write summary.json and report.html and print the final table; the first call counts."""
+        with self.recording:
+            if not self.ended:
+                self.ended = True
+                self._finish(status)
+
+    def _finish(self, status: str) -> None:
         here = self.here
         summary = self.folder.finish(
             status,

@@ -113,6 +113,21 @@ def test_a_failed_run_keeps_what_it_has_and_says_so(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "checkpoints" / "round-0001.safetensors").is_file()
 
 
+def test_a_run_ends_once(tmp_path: Path) -> None:
+    def stop(reply):
+        run.finish("interrupted")  # as Flower's exit handler does, in the middle of a round
+        return reply
+
+    overrides = f"{small.RUN} output.dir={tmp_path} output.name=run rounds=3"
+    grid = Loopback(overrides, 3, dict.fromkeys(range(3), stop))
+    run = Run(session(overrides), grid, overrides, setup_seconds=0.5)
+    with pytest.raises(InterruptedError):
+        run.start()
+    assert (summary(run)["status"], summary(run)["rounds"]) == ("interrupted", 0)
+    assert {m[0] for m in run.folder.metrics} == {0}
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
 def test_the_report_is_one_self_contained_page(finished: Run) -> None:
     page = (finished.folder.path / "report.html").read_text()
     assert page.count("<svg") == 3

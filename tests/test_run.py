@@ -168,7 +168,10 @@ def test_a_wrong_override_exits_2_before_anything_starts() -> None:
 def test_ctrl_c_keeps_the_rounds_done_and_leaves_no_process(tmp_path) -> None:
     folder = tmp_path / "stopped"
     process = subprocess.Popen(
-        command(overrides(folder, "rounds=1000")), stdout=subprocess.PIPE, text=True
+        command(overrides(folder, "rounds=1000")),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     family: set[psutil.Process] = set()
     assert process.stdout is not None
@@ -178,6 +181,9 @@ def test_ctrl_c_keeps_the_rounds_done_and_leaves_no_process(tmp_path) -> None:
             process.send_signal(signal.SIGINT)
             break
     assert len(family) > 4  # SuperLink, simulation, Ray's own
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("stopping")
+    process.send_signal(signal.SIGTERM)  # changes nothing
     process.stdout.read()
     assert process.wait(timeout=90) == 130
     _, alive = psutil.wait_procs(family, timeout=20)
@@ -185,6 +191,11 @@ def test_ctrl_c_keeps_the_rounds_done_and_leaves_no_process(tmp_path) -> None:
     rounds = {int(r["round"]) for r in read(folder / "ledger.csv")}
     assert {0, 1, 2, 3} <= rounds
     assert list((folder / "checkpoints").glob("*.safetensors"))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    measured = {int(m["round"]) for m in read(folder / "metrics.csv")}
+    assert measured == set(range(summary["rounds"] + 1))
+    assert (folder / "report.html").is_file()
 
 
 def test_flwr_run_works_by_itself(tmp_path) -> None:
