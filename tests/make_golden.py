@@ -19,6 +19,12 @@ SPECS = {
     "fp16": {"id": "fp16"},
     "nf4": {"id": "nf4", "block": 64},
     "nf4_16": {"id": "nf4", "block": 16},
+    # The change has scales that half precision does not hold.
+    "nf4_fp16": {"id": "chain", "links": [{"id": "delta"}, {"id": "nf4", "scale": "fp16"}]},
+    "nf4_dq": {"id": "nf4", "scale": "int8"},
+    "fp4": {"id": "fp4"},
+    "int8": {"id": "int8"},
+    "int8_dq": {"id": "int8", "block": 16, "scale": "int8"},
     "delta_fp32": {"id": "chain", "links": [{"id": "delta"}, {"id": "fp32"}]},
     "delta_nf4": {"id": "chain", "links": [{"id": "delta"}, {"id": "nf4", "block": 64}]},
     "top_k": {"id": "chain", "links": [{"id": "top_k", "fraction": 0.1}, {"id": "fp32"}]},

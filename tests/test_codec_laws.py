@@ -20,9 +20,11 @@ from fl_app.codecs import (
     WireError,
     chain,
     delta,
+    fp4,
     fp16,
     fp32,
     from_spec,
+    int8,
     known_ids,
     nf4,
     random_k,
@@ -52,19 +54,36 @@ def float_bound(x, ref):
     return 2.0**-23 * (np.abs(x) + np.abs(ref))
 
 
-def nf4_bound(block):
+def blockwise_bound(share, block=64, scale="fp32"):
     def bound(x, ref):
         flat = np.abs(x).ravel()
         scales = [flat[i : i + block].max() for i in range(0, flat.size, block)]
         # the scale of a short block is at least 1e-38
         most = np.maximum(np.repeat(scales, block)[: flat.size], 1e-38)
-        return (0.15191 * most).reshape(x.shape)
+        if scale == "fp16":
+            most = most * (1 + 2.0**-10) + 2.0**-24
+        elif scale == "int8":  # SHAPES have one group of scales at most
+            most = most + most.max(initial=0) / 255
+        return (share * most).reshape(x.shape)
 
     return bound
 
 
-def nf4_bytes(block):
-    return lambda n: -(-n // 2) + 4 * -(-n // block)
+def scale_bytes(n, block, scale):
+    blocks = -(-n // block)
+    return {"fp32": 4 * blocks, "fp16": 2 * blocks, "int8": blocks + 4 * -(-blocks // 256)}[scale]
+
+
+def nf4_bound(block):
+    return blockwise_bound(0.15191, block)
+
+
+def nf4_bytes(block, scale="fp32"):
+    return lambda n: -(-n // 2) + scale_bytes(n, block, scale)
+
+
+def int8_bytes(block, scale="fp32"):
+    return lambda n: n + scale_bytes(n, block, scale)
 
 
 def kept(n, fraction):
@@ -90,6 +109,21 @@ TABLE = {
     "nf4": Row(nf4(), nf4_bound(64), nf4_bytes(64)),
     "nf4-16": Row(nf4(block=16), nf4_bound(16), nf4_bytes(16)),
     "nf4-4096": Row(nf4(block=4096), nf4_bound(4096), nf4_bytes(4096)),
+    "nf4-fp16": Row(
+        nf4(scale="fp16"), blockwise_bound(0.15191, scale="fp16"), nf4_bytes(64, "fp16")
+    ),
+    "nf4-dq": Row(nf4(scale="int8"), blockwise_bound(0.15191, scale="int8"), nf4_bytes(64, "int8")),
+    "fp4": Row(fp4(), blockwise_bound(0.16667), nf4_bytes(64)),
+    "fp4-16-dq": Row(
+        fp4(16, scale="int8"), blockwise_bound(0.16667, 16, "int8"), nf4_bytes(16, "int8")
+    ),
+    "int8": Row(int8(), blockwise_bound(0.003938), int8_bytes(64)),
+    "int8-16-fp16": Row(
+        int8(16, scale="fp16"), blockwise_bound(0.003938, 16, "fp16"), int8_bytes(16, "fp16")
+    ),
+    "int8-dq": Row(
+        int8(scale="int8"), blockwise_bound(0.003938, scale="int8"), int8_bytes(64, "int8")
+    ),
     "delta-fp32": Row(chain(delta(), fp32()), float_bound, lambda n: 4 * n),
     "delta-nf4": Row(
         chain(delta(), nf4()),

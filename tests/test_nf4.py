@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fl_app.codecs import Wire, WireError, nf4, nf4_kernels
-from fl_app.codecs.nf4_kernels import CODEBOOK, FLOOR, MIDPOINTS
+from fl_app.codecs.nf4_kernels import CODEBOOK, FLOOR, SYMBOLS
 
 torch = pytest.importorskip("torch")
 bnb = pytest.importorskip("bitsandbytes.functional")
 
 HALF_GAP = 0.15191
+MIDPOINTS = SYMBOLS.midpoints
 
 
 def bnb_encode(x: np.ndarray, block: int = 64) -> tuple[np.ndarray, np.ndarray]:
