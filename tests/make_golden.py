@@ -33,6 +33,7 @@ SPECS = {
         "links": [{"id": "top_k", "fraction": 0.1, "scope": "tree"}, {"id": "fp32"}],
     },
     "random_k": {"id": "chain", "links": [{"id": "random_k", "fraction": 0.1}, {"id": "fp32"}]},
+    "low_rank": {"id": "chain", "links": [{"id": "low_rank", "rank": 2}, {"id": "fp32"}]},
 }
 SHAPES = {"full": (2, 64), "short": (9, 8), "odd": (3,), "scalar": (), "none": (0, 4)}
 

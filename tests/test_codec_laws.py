@@ -26,6 +26,7 @@ from fl_app.codecs import (
     from_spec,
     int8,
     known_ids,
+    low_rank,
     nf4,
     random_k,
     register,
@@ -164,6 +165,12 @@ TABLE = {
         lambda x, ref: np.abs(x) * x.size / kept(x.size, 0.05),
         lambda n: 4 * kept(n, 0.05),
         lambda n: 4,
+    ),
+    "low_rank": Row(
+        chain(low_rank(1), fp32()),
+        lambda x, ref: np.full_like(x, (1 + 1e-6) * np.linalg.norm(x)),
+        # The three shapes of SHAPES that are factored: (8, 16), (7, 11) and (2, 3 x 5).
+        lambda n: 4 * {128: 8 + 16, 77: 7 + 11, 30: 2 + 15}.get(n, n),
     ),
 }
 

@@ -24,6 +24,7 @@ from fl_app.codecs.error_feedback import error_feedback
 from fl_app.codecs.floats import fp16, fp32
 from fl_app.codecs.fp4 import fp4
 from fl_app.codecs.int8 import int8
+from fl_app.codecs.low_rank import low_rank
 from fl_app.codecs.momentum_correction import momentum_correction
 from fl_app.codecs.nf4 import nf4
 from fl_app.codecs.random_k import random_k
@@ -49,6 +50,7 @@ __all__ = [
     "from_spec",
     "int8",
     "known_ids",
+    "low_rank",
     "momentum_correction",
     "nf4",
     "random_k",
