@@ -25,12 +25,16 @@ from fl_app.codecs import (
     fp32,
     from_spec,
     int8,
+    kmeans,
     known_ids,
     low_rank,
     nf4,
     random_k,
     register,
+    sign,
+    ternary,
     top_k,
+    uniform,
 )
 from fl_app.tree import digest
 from fl_app.wire import manifest, pack, unpack
@@ -104,6 +108,18 @@ def bitmap_bytes(n):
     return -(-n // 8)
 
 
+def steps_of_largest(share):
+    # Steps and scales near 0 are whole multiples of float32's smallest.
+    return lambda x, ref: share * np.abs(x).max(initial=0) * (1 + 2.0**-22) + 2.0**-148
+
+
+def sign_bound(x, ref):
+    size = np.abs(x)
+    return (
+        np.abs(size - (size.mean() if x.size else 0)) + 2.0**-23 * size.max(initial=0) + 2.0**-149
+    )
+
+
 TABLE = {
     "fp32": Row(fp32(), lambda x, ref: np.zeros_like(x), lambda n: 4 * n),
     "fp16": Row(fp16(), lambda x, ref: np.maximum(2.0**-11 * np.abs(x), 2.0**-25), lambda n: 2 * n),
@@ -171,6 +187,52 @@ TABLE = {
         lambda x, ref: np.full_like(x, (1 + 1e-6) * np.linalg.norm(x)),
         # The three shapes of SHAPES that are factored: (8, 16), (7, 11) and (2, 3 x 5).
         lambda n: 4 * {128: 8 + 16, 77: 7 + 11, 30: 2 + 15}.get(n, n),
+    ),
+    "uniform": Row(
+        uniform(error=0.092, scope="tensor"),
+        lambda x, ref: 0.092 * np.sqrt((x**2).sum()),
+        lambda n: n + 8 * (n > 0),
+    ),
+    "uniform-tree": Row(
+        uniform(error=0.5), lambda x, ref: np.inf, lambda n: n, lambda n: 8 * (n > 0)
+    ),
+    "uniform-dither": Row(
+        uniform(error=0.3, dither=True, scope="tensor"),
+        lambda x, ref: 0.3 * np.sqrt((x**2).sum()),
+        lambda n: n + 4 * (n > 0),
+        lambda n: 4,
+    ),
+    "uniform-adaptive": Row(
+        uniform(adaptive=True, scope="tensor"),
+        steps_of_largest(2 / 3),
+        lambda n: n + 8 * (n > 0),
+    ),
+    "uniform-8": Row(
+        uniform(bits=8, scope="tensor"), steps_of_largest(1 / 127), lambda n: n + 8 * (n > 0)
+    ),
+    "uniform-4": Row(
+        uniform(bits=4, scope="tensor"),
+        steps_of_largest(1 / 7),
+        lambda n: 8 * (n > 0),
+        lambda n: -(-n // 2),
+    ),
+    "uniform-2-dither": Row(
+        uniform(bits=2, dither=True, scope="tensor"),
+        steps_of_largest(1),
+        lambda n: 4 * (n > 0),
+        lambda n: 4 + -(-n // 4),
+    ),
+    "sign": Row(sign(), sign_bound, lambda n: 4 * (n > 0), bitmap_bytes),
+    "sign-7": Row(sign(7), steps_of_largest(1), lambda n: 4 * -(-n // 7), bitmap_bytes),
+    "ternary": Row(ternary(), steps_of_largest(1), lambda n: 4 * (n > 0), lambda n: -(-n // 4)),
+    "kmeans": Row(
+        kmeans(), lambda x, ref: np.inf, lambda n: 0, lambda n: 64 * (n > 0) + -(-n // 2)
+    ),
+    "kmeans-3-tensor": Row(
+        kmeans(3, "tensor"),
+        lambda x, ref: np.ptp(x) if x.size else 0,
+        lambda n: 12 * (n > 0),
+        lambda n: -(-n // 4),
     ),
 }
 
@@ -291,7 +353,7 @@ def test_decode_refuses_sections_of_another_size(row):
     tree, ref = fixed_tree(1), fixed_tree(2)
     sections = encode(row.codec, tree, ref).sections
     for i, section in enumerate(sections):
-        for other in (section[:-1], section + b"\0", b"", section * 2):
+        for other in {section[:-1], section + b"\0", b"", section * 2} - {section}:
             changed = (*sections[:i], other, *sections[i + 1 :])
             with pytest.raises(WireError):
                 row.codec.decode(Wire(changed), ref)

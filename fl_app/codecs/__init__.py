@@ -24,11 +24,14 @@ from fl_app.codecs.error_feedback import error_feedback
 from fl_app.codecs.floats import fp16, fp32
 from fl_app.codecs.fp4 import fp4
 from fl_app.codecs.int8 import int8
+from fl_app.codecs.kmeans import kmeans
 from fl_app.codecs.low_rank import low_rank
 from fl_app.codecs.momentum_correction import momentum_correction
 from fl_app.codecs.nf4 import nf4
 from fl_app.codecs.random_k import random_k
 from fl_app.codecs.shift import shift
+from fl_app.codecs.sign import sign
+from fl_app.codecs.ternary import ternary
 from fl_app.codecs.top_k import top_k
 from fl_app.codecs.uniform import uniform
 
@@ -49,6 +52,7 @@ __all__ = [
     "fp4",
     "from_spec",
     "int8",
+    "kmeans",
     "known_ids",
     "low_rank",
     "momentum_correction",
@@ -57,6 +61,8 @@ __all__ = [
     "receive",
     "register",
     "shift",
+    "sign",
+    "ternary",
     "top_k",
     "uniform",
 ]

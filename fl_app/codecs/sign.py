@@ -1,0 +1,76 @@
+"""One bit a value, its sign, and the mean magnitude of each group."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fl_app.codecs import groups
+from fl_app.codecs.base import (
+    Codec,
+    Stream,
+    Tree,
+    Wire,
+    check_sections,
+    register,
+    split,
+    stateless,
+)
+from fl_app.codecs.streams.bits import pack
+
+_SIGN = np.array([1, -1], np.float32)
+
+
+@register("sign")
+def sign(scope: str | int = "tensor") -> Codec:
+    """Each value as ``s sign(x)`` with ``s = mean |x|`` of its group; the sign of 0 is +.
+
+    This s is the one of least L2 error, ``|decoded - x|_2**2 = |x|_2**2 - n s**2``; 1-bit Adam's,
+    ``|x|_2 / sqrt(n)``, keeps the norm instead. Wrap it in error_feedback, as both papers do.
+
+    Sections: s of each group, little-endian float32; one bit per value of all tensors in a row, 1
+    where x < 0.
+
+    Rate: ``ceil(n / 8) + 4 groups`` bytes, 1 bit a value.
+    Error: ``| |x| - s |`` per value; relative L2 0.60 on Gaussian values. Values of one magnitude
+    are exact, a group of zeros too; other zeros are not.
+
+    Args:
+        scope: what shares s, the whole "tree", each "tensor", or runs of so many values of a
+            tensor.
+
+    Raises:
+        ValueError: another scope.
+        CodecError: NaN or Inf.
+        WireError: wrong lengths, a scale that is negative, NaN or Inf, padding that is not zero.
+
+    Source: Karimireddy et al., Error feedback fixes SignSGD, arXiv 1901.09847; Tang et al., 1-bit
+    Adam, arXiv 2102.02888.
+    """
+    if type(scope) is not int:
+        groups.check_scope("sign", scope)
+    elif scope < 1:
+        raise ValueError(f"sign: a group must have at least 1 value, got {scope}")
+
+    def streams(ref: Tree) -> tuple[Stream, Stream]:
+        return Stream(8, 4 * len(groups.sizes(ref, scope))), groups.symbol_stream(ref, 1)
+
+    def encode(tree: Tree, state: tuple[()], ref: Tree) -> tuple[Wire, tuple[()]]:
+        x = groups.flatten(tree, ref)
+        sizes = groups.sizes(ref, scope)
+        scales = np.empty(0)
+        if sizes.size:
+            starts = np.cumsum(sizes) - sizes
+            scales = np.add.reduceat(np.abs(x), starts, dtype=np.float64) / sizes
+        return Wire((scales.astype("<f4").tobytes(), pack(x < 0, 1))), state
+
+    def decode(wire: Wire, ref: Tree) -> Tree:
+        check_sections(wire, streams(ref))
+        sizes = groups.sizes(ref, scope)
+        scales = groups.read_scales(wire.sections[0])
+        negative = groups.read_symbols(wire.sections[1], int(sizes.sum()), 1, 1)
+        out = np.repeat(scales, sizes)
+        for i in range(0, out.size, groups.CHUNK):
+            out[i : i + groups.CHUNK] *= _SIGN[negative[i : i + groups.CHUNK]]
+        return split(out, ref)
+
+    return Codec(stateless, encode, decode, 2, streams)
