@@ -8,7 +8,7 @@ export RUN ?=
 .PHONY: help setup run test lint format pretrain bench-codecs bench-experiments clean
 
 help: ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 setup: $(STAMP) ## Create .venv with the pinned versions of constraints.txt
 

@@ -20,6 +20,11 @@ def size(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+def duration(seconds: float) -> str:
+    """Return a time as text: ``86.2 s``, below a second ``58 ms``."""
+    return f"{seconds:.1f} s" if seconds >= 1 or seconds == 0 else f"{1000 * seconds:.0f} ms"
+
+
 def header(cfg: DictConfig, folder: Path, theta0: Tree) -> None:
     """Print what is about to run, and where its results go."""
     scalars = sum(x.size for x in theta0.values())
@@ -64,7 +69,7 @@ def final(summary: dict[str, Any], folder: Path) -> None:
         "with a seed for the first download": f"{size(sent['message_down_seed_only'])} down",
         "set-up, evaluation": f"{size(sent['setup'])}, {size(sent['evaluate'])}",
         "bits per scalar up": "-" if bits is None else f"{bits:.3f}",
-        "seconds": ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()),
+        "time": ", ".join(f"{name} {duration(value)}" for name, value in seconds.items()),
         "target": "none"
         if goal["value"] is None
         else f"{goal['metric']} {goal['value']}: "

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from fl_app.console import size
+from fl_app.console import duration, size
 
 STYLE: Any = {
     "svg.hashsalt": "thinwire",  # same run, same page
@@ -24,6 +24,18 @@ STYLE: Any = {
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.3,
+}
+LABELS = {
+    "payload_up": "payload up: what the codec made of the models",
+    "payload_down": "payload down",
+    "message_up": "messages up: all Flower objects",
+    "message_down": "messages down",
+    "message_down_seed_only": "messages down, if the first download brought only the seed",
+    "setup": "set-up",
+    "evaluate": "evaluation",
+    "train": "training, all clients",
+    "encode": "encoding",
+    "decode": "decoding",
 }
 DOWN, UP, SCORE = "#4c78a8", "#f58518", "#2a7f62"
 
@@ -54,6 +66,8 @@ def write(folder: Path) -> Path:
             config=(folder / "config.yaml").read_text(),
             figures=_figures(ledger, anls, summary["target"]["value"]),
             size=size,
+            duration=duration,
+            labels=LABELS,
         ),
         encoding="utf-8",
     )
@@ -184,7 +198,8 @@ pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; border-radius: 6px; 
 {% if summary.final_unseen %}
 <div><b>{{ "%.4f" | format(summary.final_unseen.anls) }}</b>ANLS, unseen providers</div>
 {% endif %}
-<div><b>{{ size(summary.bytes.message_down + summary.bytes.message_up) }}</b>training messages</div>
+<div><b>{{ size(summary.bytes.message_down + summary.bytes.message_up + summary.bytes.setup) }}</b>
+sent, set-up included</div>
 {% if summary.bits_per_scalar_up %}
 <div><b>{{ "%.3f" | format(summary.bits_per_scalar_up) }}</b>bits per scalar up</div>
 {% endif %}
@@ -207,13 +222,13 @@ pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; border-radius: 6px; 
 {% endfor %}</table>
 <h2>Bytes</h2>
 <table>
-{% for key, value in summary.bytes.items() %}<tr><th>{{ key }}</th><td>{{ "{:,}".format(value) }}
-</td></tr>{% endfor %}
+{% for key, value in summary.bytes.items() %}<tr><th>{{ labels.get(key, key) }}</th>
+<td>{{ "{:,}".format(value) }}</td></tr>{% endfor %}
 </table>
-<h2>Seconds</h2>
+<h2>Time</h2>
 <table>
-{% for key, value in summary.seconds.items() %}<tr><th>{{ key }}</th>
-<td>{{ "%.3f" | format(value) }}</td></tr>{% endfor %}
+{% for key, value in summary.seconds.items() %}<tr><th>{{ labels.get(key, key) }}</th>
+<td>{{ duration(value) }}</td></tr>{% endfor %}
 </table>
 <h2>Configuration</h2>
 <pre>{{ config }}</pre>

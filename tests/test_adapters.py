@@ -1,5 +1,7 @@
 """Adapters x laws: start, round trip, what trains, export."""
 
+import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from fl_app.adapters import ADAPTERS
 from fl_app.config import compose
 from fl_app.data import load
 from fl_app.data.collate import Collator
+from fl_app.installed import installed
 from fl_app.models.vt5 import VT5ForConditionalGeneration
 from fl_app.tree import digest
 from tests import small
@@ -130,6 +133,28 @@ def test_lora_export_loads_with_peft(tmp_path: Path, batch) -> None:
     assert torch.equal(logits(loaded, batch), logits(model, batch))
     merged = loaded.merge_and_unload()
     torch.testing.assert_close(logits(merged, batch), logits(model, batch), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(ADAPTERS))
+def test_an_export_says_nothing_of_this_machine_and_follows_the_umask(name, tmp_path: Path) -> None:
+    model, _ = build(name)
+    before = os.umask(0o027)
+    try:
+        ADAPTERS[name].export(model, tmp_path / "adapter")
+    finally:
+        os.umask(before)
+    files = list((tmp_path / "adapter").iterdir())
+    assert {oct(path.stat().st_mode & 0o777) for path in files} == {oct(0o640)}
+    assert not [path for path in files if str(installed("fl_app")).encode() in path.read_bytes()]
+    assert not [path for path in files if path.suffix == ".md"]
+
+
+def test_an_export_keeps_the_hub_id_of_its_base(tmp_path: Path) -> None:
+    model, _ = build("lora")
+    model.peft_config["default"].base_model_name_or_path = "google-t5/t5-base"
+    ADAPTERS["lora"].export(model, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "google-t5/t5-base"
 
 
 def test_full_export_loads_with_from_pretrained(tmp_path: Path, batch) -> None:

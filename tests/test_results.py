@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from fl_app import report
+from fl_app import console, report
 from fl_app.config import compose
 from fl_app.results import RunFolder
 from fl_app.server_app import Run
@@ -76,6 +76,11 @@ def test_the_last_checkpoint_is_the_model(finished: Run) -> None:
     assert digest(ordered) == digest(finished.latest)
 
 
+def test_a_checkpoint_follows_the_umask(finished: Run) -> None:
+    (checkpoint,) = (finished.folder.path / "checkpoints").iterdir()
+    assert checkpoint.stat().st_mode == (finished.folder.path / "ledger.csv").stat().st_mode
+
+
 def test_metrics_have_the_documented_columns(finished: Run) -> None:
     with (finished.folder.path / "metrics.csv").open(newline="") as file:
         assert next(csv.reader(file)) == ["round", "split", "metric", "value"]
@@ -136,6 +141,22 @@ def test_the_report_is_one_self_contained_page(finished: Run) -> None:
     assert "<script" not in page
     for text in ("ANLS over rounds", "ANLS over bytes", "by direction", "seed: 0", "flwr 1."):
         assert text in page
+
+
+def test_report_and_console_agree_and_speak_in_words(finished: Run, capsys) -> None:
+    page = (finished.folder.path / "report.html").read_text()
+    assert f"<b>{console.size(finished.folder.ledger.sent())}</b>" in page
+    assert not re.findall(r"<th>\w*_\w*</th>", page)
+    console.final(summary(finished), finished.folder.path)
+    printed = capsys.readouterr().out
+    assert re.search(r"encode [1-9]\d* ms, decode [1-9]\d* ms", printed)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0.0 s"), (0.0579, "58 ms"), (1.25, "1.2 s"), (170.04, "170.0 s")]
+)
+def test_a_short_time_is_in_milliseconds(seconds: float, text: str) -> None:
+    assert console.duration(seconds) == text
 
 
 def test_the_report_can_be_made_again_from_the_files(finished: Run) -> None:

@@ -1,5 +1,6 @@
 """Full fine-tuning: every parameter of the model is trained and sent."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -48,3 +49,10 @@ def set(model: torch.nn.Module, tree: Tree) -> None:
 def export(model: PreTrainedModel, folder: Path) -> None:
     """Save the whole model for ``from_pretrained``."""
     model.save_pretrained(folder)
+    follow_umask(folder, like="config.json")
+
+
+def follow_umask(folder: Path, like: str) -> None:
+    """Give weights the mode of the file ``like``: safetensors lets nobody but the owner read."""
+    for weights in folder.glob("*.safetensors"):
+        shutil.copymode(folder / like, weights)

@@ -3,6 +3,7 @@
 PEFT's own LoRA; A starts Kaiming-uniform from the seed and B = 0, so the adapter starts as a no-op.
 """
 
+import json
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from omegaconf import DictConfig
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from fl_app.adapters.full import get, set
+from fl_app.adapters.full import follow_umask, get, set
 from fl_app.config import plain
 
 __all__ = ["attach", "export", "get", "set"]
@@ -39,5 +40,16 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
 
 
 def export(model: PeftModel, folder: Path) -> None:
-    """Save in PEFT's format, for ``PeftModel.from_pretrained(base, folder)``."""
+    """Save in PEFT's format, for ``PeftModel.from_pretrained(base, folder)``.
+
+    What PEFT adds that says nothing elsewhere is left out: the path of a base model on this
+    machine, and a model card without content.
+    """
     model.save_pretrained(str(folder))
+    (folder / "README.md").unlink(missing_ok=True)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    if Path(config["base_model_name_or_path"] or "").is_absolute():
+        config["base_model_name_or_path"] = None
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    follow_umask(folder, like=path.name)
