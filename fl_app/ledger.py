@@ -49,8 +49,10 @@ COLUMNS = tuple(field.name for field in fields(Transfer))
 
 
 def short_name(spec: dict[str, Any]) -> str:
-    """Return a codec's ids in the order of its links, for a column: ``delta+nf4``."""
-    return "+".join(short_name(link) for link in spec["links"]) if "links" in spec else spec["id"]
+    """Return a codec's ids in the order of its links, for a column: ``entropy(delta+nf4)``."""
+    if "links" in spec:
+        return "+".join(map(short_name, spec["links"]))
+    return f"{spec['id']}({short_name(spec['inner'])})" if "inner" in spec else str(spec["id"])
 
 
 class Ledger:

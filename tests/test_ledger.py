@@ -63,3 +63,8 @@ def test_a_codec_is_named_by_its_links() -> None:
     spec = {"id": "chain", "links": [{"id": "delta"}, {"id": "nf4", "block": 64}]}
     assert short_name(from_spec(spec).spec) == "delta+nf4"
     assert short_name({"id": "fp32"}) == "fp32"
+    wrapped = {"id": "entropy", "inner": spec}
+    assert short_name(wrapped) == "entropy(delta+nf4)"
+    links = [{"id": "delta"}, {"id": "error_feedback", "inner": wrapped}]
+    chained = {"id": "chain", "links": links}
+    assert short_name(chained) == "delta+error_feedback(entropy(delta+nf4))"

@@ -20,6 +20,7 @@ from fl_app.codecs.base import (
 )
 from fl_app.codecs.chain import chain
 from fl_app.codecs.delta import delta
+from fl_app.codecs.entropy import entropy
 from fl_app.codecs.error_feedback import error_feedback
 from fl_app.codecs.floats import fp16, fp32
 from fl_app.codecs.fp4 import fp4
@@ -46,6 +47,7 @@ __all__ = [
     "WireError",
     "chain",
     "delta",
+    "entropy",
     "error_feedback",
     "fp16",
     "fp32",

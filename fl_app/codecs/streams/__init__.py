@@ -1,0 +1,1 @@
+"""Lossless coders of a stream of symbols; `smallest` chooses among them."""

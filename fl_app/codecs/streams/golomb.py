@@ -1,0 +1,84 @@
+"""Golomb-Rice coded gaps between the symbols that are not the most common one.
+
+R. F. Rice, Some practical universal noiseless coding techniques, JPL 79-22 (1979): a gap g is
+``g >> r`` zeros, a one, and the r low bits of g.
+
+Layout: the common symbol; r in 5 bits; m, how many others there are, in gamma code; after padding
+to a byte their m gaps, padded to a byte with zeros. What the others are, where that is not clear,
+is a stream of its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fl_app.codecs.base import WireError
+from fl_app.codecs.compiled import jit
+from fl_app.codecs.streams.bits import BitReader, BitWriter, Symbols
+from fl_app.codecs.streams.kernels import run
+
+WIDEST = 31
+
+
+def encode(symbols: Symbols, common: int, bits: int) -> tuple[bytes, Symbols]:
+    """Return the code of the gaps, and the symbols other than ``common``, at least one."""
+    at = np.flatnonzero(symbols != common)
+    gaps = np.diff(at, prepend=-1) - 1
+    # Bits in all as a function of r; the smallest r of the best.
+    total = [int((gaps >> r).sum()) + (1 + r) * gaps.size for r in range(WIDEST + 1)]
+    rice = total.index(min(total))
+    header = BitWriter()
+    header.bits(common, bits)
+    header.bits(rice, 5)
+    header.gamma(gaps.size)
+    coded = np.zeros(total[rice], np.uint8)
+    ends = np.cumsum((gaps >> rice) + 1 + rice)
+    coded[ends - rice - 1] = 1
+    for j in range(rice):
+        coded[ends - 1 - j] = gaps >> j & 1
+    return header.tobytes() + np.packbits(coded).tobytes(), symbols[at]
+
+
+def decode(data: bytes, count: int, bits: int) -> tuple[int, np.ndarray, bytes]:
+    """Return the common symbol, a mask of where ``count`` symbols are others, and what follows.
+
+    Raises:
+        WireError: not what `encode` writes for so many.
+    """
+    reader = BitReader(data)
+    common, rice = reader.bits(bits), reader.bits(5)
+    others = reader.gamma(count.bit_length())
+    coded = reader.rest()
+    mask = np.zeros(count, np.uint8)
+    end = run(_decode, np.frombuffer(coded, np.uint8), rice, others, mask)
+    if end < 0:
+        raise WireError("golomb: the gaps are longer than the stream")
+    tail = BitReader(coded)
+    tail.at = end
+    return common, mask.view(np.bool_), tail.rest()
+
+
+@jit
+def _decode(data, rice, others, mask):
+    at, end, position, count = 0, 8 * len(data), -1, len(mask)
+    for _ in range(others):
+        high = 0
+        while True:
+            if at >= end or high > count >> rice:
+                return -1
+            bit = data[at >> 3] >> (7 - (at & 7)) & 1
+            at += 1
+            if bit:
+                break
+            high += 1
+        if at + rice > end:
+            return -1
+        low = 0
+        for _ in range(rice):
+            low = low << 1 | (data[at >> 3] >> (7 - (at & 7)) & 1)
+            at += 1
+        position += 1 + (high << rice | low)
+        if position >= count:
+            return -1
+        mask[position] = 1
+    return at
