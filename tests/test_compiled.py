@@ -32,12 +32,13 @@ print([hits, misses])
 """
 
 GOLDENS = """
-import sys
-sys.modules["numba"] = None
 import json
+import sys
+if sys.argv[1:] == ["plain"]:
+    sys.modules["numba"] = None
 from fl_app.codecs import compiled
 from tests import make_golden
-assert compiled.numba is None
+assert (compiled.numba is None) == (sys.argv[1:] == ["plain"])
 digests = json.loads(make_golden.DIGESTS.read_text())
 for name, spec in make_golden.SPECS.items():
     data = (make_golden.FOLDER / f"{name}.bin").read_bytes()
@@ -49,9 +50,9 @@ print(len(make_golden.SPECS))
 needs_numba = pytest.mark.skipif(compiled.numba is None, reason="nothing is compiled")
 
 
-def run(code: str, folder: Path, **env: str):
+def run(code: str, folder: Path, *args: str, **env: str):
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *args],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", **env},
         capture_output=True,
@@ -134,4 +135,10 @@ def test_a_relative_cache_home_is_ignored(tmp_path, monkeypatch):
 
 
 def test_without_numba_every_codec_gives_the_golden_bytes():
-    assert run(GOLDENS, ROOT) == len(make_golden.SPECS)
+    assert run(GOLDENS, ROOT, "plain") == len(make_golden.SPECS)
+
+
+@needs_numba
+def test_an_old_processor_gives_the_golden_bytes():
+    env = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    assert run(GOLDENS, ROOT, **env) == len(make_golden.SPECS)

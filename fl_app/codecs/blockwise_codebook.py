@@ -12,8 +12,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_app.codecs import blockwise_permute
 from fl_app.codecs.blockwise_kernels import F32, FLOOR, TILE, U8, chunks, relative
 from fl_app.codecs.compiled import jit, numba
+
+if blockwise_permute.AVAILABLE:
+    from fl_app.codecs.blockwise_permute import look_up
 
 
 class Codebook:
@@ -29,9 +33,9 @@ class Codebook:
         # 15 in any case: nothing lies above infinity.
         self.midpoints = np.full(15, np.inf, np.float32)
         self.midpoints[: midpoints.size] = midpoints
-        table = np.ones(16, np.float32)
-        table[: values.size] = values
-        pairs = np.stack([np.repeat(table, 16), np.tile(table, 16)], axis=1)
+        self.table = np.ones(16, np.float32)
+        self.table[: values.size] = values
+        pairs = np.stack([np.repeat(self.table, 16), np.tile(self.table, 16)], axis=1)
         # The two values of every byte as 8 bytes, in this machine's own order: one load, one store.
         self.pairs = pairs.view(np.uint64).reshape(-1)
 
@@ -43,7 +47,7 @@ class Codebook:
         self, symbols: U8, scales: F32, out: F32, sizes: NDArray[np.int64], block: int
     ) -> None:
         """Write ``values[symbol] * scale`` in float32."""
-        _dequantize(symbols, scales, out, sizes, block, self.pairs)
+        _dequantize(symbols, scales, out, sizes, block, self.table, self.pairs)
 
     def quantize_numpy(self, x: F32, scales: F32, out: U8, block: int) -> None:
         """`quantize` without numba."""
@@ -53,7 +57,7 @@ class Codebook:
         self, symbols: U8, scales: F32, out: F32, sizes: NDArray[np.int64], block: int
     ) -> None:
         """`dequantize` without numba."""
-        dequantize_numpy(symbols, scales, out, sizes, block, self.pairs)
+        dequantize_numpy(symbols, scales, out, sizes, block, self.table, self.pairs)
 
 
 # --- numpy ----------------------------------------------------------------------------------------
@@ -76,7 +80,13 @@ def quantize_numpy(x: F32, scales: F32, packed: U8, block: int, midpoints: F32, 
 
 
 def dequantize_numpy(
-    packed: U8, scales: F32, out: F32, sizes: NDArray[np.int64], block: int, pairs: NDArray
+    packed: U8,
+    scales: F32,
+    out: F32,
+    sizes: NDArray[np.int64],
+    block: int,
+    table: F32,
+    pairs: NDArray[np.uint64],
 ) -> None:
     """See `Codebook.dequantize`."""
     a = p = o = 0
@@ -159,10 +169,27 @@ def _quantize(x, scales, packed, block, midpoints, zero):
         _any_block(x[full:], packed[full // 2 :], False, scales[x.size // block], m, zero)
 
 
+if blockwise_permute.AVAILABLE:
+
+    @jit
+    def _tile(packed, scale, out, table, pairs, room, values):
+        for i in range(0, TILE, 16):
+            look_up(packed[i // 2 : i // 2 + 8], table, scale, out[i : i + 16])
+
+else:
+
+    @jit
+    def _tile(packed, scale, out, table, pairs, room, values):
+        for i in range(TILE // 2):
+            room[i] = pairs[packed[i]]
+        for i in range(TILE):
+            out[i] = values[i] * scale
+
+
 @jit
-def _dequantize(packed, scales, out, sizes, block, pairs):
-    tile_pairs = np.empty(TILE // 2, np.uint64)
-    tile_values = tile_pairs.view(np.float32)
+def _dequantize(packed, scales, out, sizes, block, table, pairs):
+    room = np.empty(TILE // 2, np.uint64)
+    values = room.view(np.float32)
     a = p = o = 0
     for n in sizes:
         for b in range((n + block - 1) // block):
@@ -170,17 +197,13 @@ def _dequantize(packed, scales, out, sizes, block, pairs):
             start, end = b * block, min((b + 1) * block, n)
             tiles = (end - start) // TILE * TILE
             for at in range(start, start + tiles, TILE):
-                tile = packed[p + at // 2 : p + (at + TILE) // 2]
-                to = out[o + at : o + at + TILE]
-                for i in range(TILE // 2):
-                    tile_pairs[i] = pairs[tile[i]]
-                for i in range(TILE):
-                    to[i] = tile_values[i] * scale
+                part = packed[p + at // 2 : p + (at + TILE) // 2]
+                _tile(part, scale, out[o + at : o + at + TILE], table, pairs, room, values)
             for at in range(start + tiles, end, 2):
-                tile_pairs[0] = pairs[packed[p + at // 2]]
-                out[o + at] = tile_values[0] * scale
+                byte = packed[p + at // 2]
+                out[o + at] = table[byte >> 4] * scale
                 if at + 1 < end:
-                    out[o + at + 1] = tile_values[1] * scale
+                    out[o + at + 1] = table[byte & 15] * scale
         a += (n + block - 1) // block
         p += (n + 1) // 2
         o += n
