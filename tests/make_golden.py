@@ -34,6 +34,16 @@ SPECS = {
     },
     "random_k": {"id": "chain", "links": [{"id": "random_k", "fraction": 0.1}, {"id": "fp32"}]},
     "low_rank": {"id": "chain", "links": [{"id": "low_rank", "rank": 2}, {"id": "fp32"}]},
+    # Sections for each coder but zstd, whose bytes its version may change.
+    "entropy_rans": {
+        "id": "entropy",
+        "inner": {"id": "chain", "links": [{"id": "delta"}, {"id": "nf4", "block": 64}]},
+    },
+    "entropy_planes": {"id": "entropy", "inner": {"id": "fp16"}},
+    "entropy_golomb": {
+        "id": "entropy",
+        "inner": {"id": "chain", "links": [{"id": "top_k", "fraction": 0.03}, {"id": "fp32"}]},
+    },
 }
 SHAPES = {"full": (2, 64), "short": (9, 8), "odd": (3,), "scalar": (), "none": (0, 4)}
 

@@ -25,7 +25,7 @@ def unpack(packed: bytes, bits: int) -> Symbols:
     return out.reshape(-1)
 
 
-def pack(symbols: Symbols, bits: int) -> bytes:
+def pack(symbols: Symbols | NDArray[np.bool_], bits: int) -> bytes:
     """Undo `unpack`; the last byte is filled up with zero bits."""
     if bits == 8:
         return symbols.tobytes()
