@@ -34,6 +34,16 @@ SPECS = {
     },
     "random_k": {"id": "chain", "links": [{"id": "random_k", "fraction": 0.1}, {"id": "fp32"}]},
     "low_rank": {"id": "chain", "links": [{"id": "low_rank", "rank": 2}, {"id": "fp32"}]},
+    "uniform": {"id": "uniform", "error": 0.05},
+    "uniform_escapes": {"id": "uniform", "error": 0.001, "scope": "tensor"},
+    "uniform_bits": {"id": "uniform", "bits": 4},
+    "uniform_dither": {"id": "uniform", "bits": 2, "dither": True},
+    "uniform_aquila": {"id": "uniform", "adaptive": True},
+    "sign": {"id": "sign"},
+    "sign_16": {"id": "sign", "scope": 16},
+    "ternary": {"id": "ternary"},
+    "kmeans": {"id": "kmeans", "scope": "tensor"},
+    "kmeans_5": {"id": "kmeans", "centroids": 5},
     # Sections for each coder but zstd, whose bytes its version may change.
     "entropy_rans": {
         "id": "entropy",

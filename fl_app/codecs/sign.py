@@ -61,7 +61,7 @@ def sign(scope: str | int = "tensor") -> Codec:
         if sizes.size:
             starts = np.cumsum(sizes) - sizes
             scales = np.add.reduceat(np.abs(x), starts, dtype=np.float64) / sizes
-        return Wire((scales.astype("<f4").tobytes(), pack(x < 0, 1))), state
+        return Wire((scales.astype("<f4").tobytes(), pack((x < 0).view(np.uint8), 1))), state
 
     def decode(wire: Wire, ref: Tree) -> Tree:
         check_sections(wire, streams(ref))

@@ -54,8 +54,9 @@ def for_bits(x: Floats, bits: int, dither: bool) -> float:
 def aquila(x: Floats) -> float:
     """Return AQUILA's step ``2 R / (2**b - 1)``, ``b = ceil(log2(R sqrt(n) / |x|_2 + 1))``.
 
-    R is max |x|. Equation reconstructed, not checked against the paper. At b = 1, values of one
-    magnitude, all levels of a mid-tread quantizer would be 0: b is at least 2.
+    R is max |x|. The equation is reconstructed, not checked against the paper. At b = 1, for values
+    of one magnitude, all levels of a mid-tread quantizer would be 0: b is at least 2. All levels
+    are then within 2**(b-1) - 1, since R is just less than 2**(b-1) - 1/2 steps.
     """
     peak = largest(x)
     if not peak:
@@ -64,37 +65,40 @@ def aquila(x: Floats) -> float:
     return _above(2 * peak / (2**bits - 1))
 
 
-def for_error(x: Floats, error: float, draw: Draw | None) -> float:
-    """Return (almost) the widest step for which ``|decoded - x|_2 <= error |x|_2``.
+def for_error(x: Floats, error: float, draw: Draw | None) -> tuple[float, float]:
+    """Return (almost) the widest step for which ``|decoded - x|_2 <= error |x|_2``, and its shift.
 
     It starts from ``step**2 / 12``, the square error of many small steps, on a sample of x.
     """
     peak, length = largest(x), norm(x)
     if not peak:
-        return 0.0
+        return 0.0, 0.0
     step = error * math.sqrt(12 / x.size) * length
     stride = x.size // SAMPLE
     if stride > 1 and (part_length := norm(part := np.ascontiguousarray(x[::stride]))):
         some = None if draw is None else draw[::stride]
-        step = _widest(lambda s: distortion(part, s, some)[0] / part_length, error, step, peak)
-    return _widest(lambda s: distortion(x, s, draw)[0] / length, error, step, peak)
+        step, _ = _widest(lambda s: distortion(part, s, some), error * part_length, step, peak)
+    return _widest(lambda s: distortion(x, s, draw), error * length, step, peak)
 
 
-def _widest(relative: Callable[[float], float], error: float, step: float, peak: float) -> float:
-    """Solve ``relative(step) = error`` by secants in logarithms, within a bracket.
+def _widest(
+    at: Callable[[float], tuple[float, float]], error: float, step: float, peak: float
+) -> tuple[float, float]:
+    """Solve ``at(step)[0] = error`` by secants in logarithms, within a bracket.
 
     What it returns has 0.997 to 0.9999 of the error, which leaves room for rounding to float32,
     unless the error jumps, as that of few values does.
     """
-    low, high = _above(peak / MOST_LEVEL), min(4 * peak, LARGEST)  # there nothing of x is left
+    low, high = narrowest(peak), min(4 * peak, LARGEST)  # there nothing of x is left
+    best = low, 0.0
     slope, last = 1.0, (0.0, 0.0)
     for _ in range(60):
         step = min(max(_short(step), low), high)
-        found = relative(step)
+        found, shift = at(step)
         if found > 0.9999 * error:
             high = step
         else:
-            low = max(low, step)
+            low, best = step, (step, shift)
             if found >= 0.997 * error:
                 break
         if high <= 1.001 * low or high <= TINIEST:
@@ -106,12 +110,12 @@ def _widest(relative: Callable[[float], float], error: float, step: float, peak:
             step *= (0.9985 * error / found) ** (1 / min(max(slope, 0.2), 2.0))
         if not (found and low < step < high):
             step = math.sqrt(low) * math.sqrt(high)
-    return low
+    return best
 
 
-def narrowest(x: Floats) -> float:
-    """Return the narrowest step that is used: levels are at most `MOST_LEVEL`."""
-    return _above(largest(x) / MOST_LEVEL)
+def narrowest(peak: float) -> float:
+    """Return the narrowest step used where max |x| is ``peak``: levels are to `MOST_LEVEL`."""
+    return _above(peak / MOST_LEVEL)
 
 
 def distortion(x: Floats, step: float, draw: Draw | None) -> tuple[float, float]:
@@ -125,12 +129,11 @@ def distortion(x: Floats, step: float, draw: Draw | None) -> tuple[float, float]
     for a in scaled(x, step, draw):
         if draw is None:
             np.abs(a, out=a)
-            inside = float(np.sum(np.minimum(a, 0.5)))  # a where q is 0, a half elsewhere
-        q = np.rint(a)
-        a -= q
+            count = int(np.count_nonzero(a > 0.5))
+            inside = float(np.sum(np.minimum(a, 0.5))) - 0.5 * count  # sum of a where q is 0
+        a -= np.rint(a)
         if draw is None:
-            count = int(np.count_nonzero(q))
-            outside += float(np.sum(a)) - (inside - 0.5 * count)
+            outside += float(np.sum(a)) - inside
             nonzero += count
         squares += float(np.sum(np.multiply(a, a, out=a)))
     shift = min(max(-outside / nonzero, -0.5), 0.5) if nonzero else 0.0
@@ -154,8 +157,8 @@ def dither(draw: Draw) -> Floats:
 
 def _above(step: float) -> float:
     """Round up to the next float32, so that x / step rounds to no further level."""
-    rounded = np.nextafter(np.float32(min(step, LARGEST)), np.float32(np.inf))
-    return min(float(rounded), LARGEST) if step else 0.0
+    rounded = np.float32(min(step, LARGEST))
+    return float(np.nextafter(rounded, np.float32(LARGEST))) if step else 0.0
 
 
 def _short(step: float) -> float:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Symbols = NDArray[np.uint8]
 Escapes = NDArray[np.uint32]
+Levels = NDArray[np.float64]
 
 ESCAPE = 255
 
@@ -21,18 +22,14 @@ def encode(levels: NDArray[np.int32]) -> tuple[Symbols, Escapes]:
     return np.minimum(number, ESCAPE).astype(np.uint8), escapes.astype(np.uint32)
 
 
-def decode(symbols: Symbols, escapes: Escapes) -> tuple[NDArray[np.float64], Escapes]:
-    """Return the levels of the symbols, and the escapes that they do not use."""
-    levels = _LEVELS[symbols]
-    if escapes.size:
-        at = np.flatnonzero(symbols == ESCAPE)
-        levels[at] = _levels(escapes[: at.size].astype(np.int64) + ESCAPE)
-        escapes = escapes[at.size :]
-    return levels, escapes
+def escaped(escapes: Escapes) -> Levels:
+    """Return the levels that symbols `ESCAPE` stand for."""
+    return _levels(escapes.astype(np.int64) + ESCAPE)
 
 
-def _levels(number: NDArray[np.int64]) -> NDArray[np.float64]:
+def _levels(number: NDArray[np.int64]) -> Levels:
     return ((number >> 1) ^ -(number & 1)).astype(np.float64)
 
 
-_LEVELS = _levels(np.arange(256))
+LEVELS = _levels(np.arange(256))
+"""The level of each symbol other than `ESCAPE`."""
