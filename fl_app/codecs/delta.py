@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fl_app.codecs.base import (
     Codec,
@@ -13,8 +14,13 @@ from fl_app.codecs.base import (
     check_tree,
     is_finite,
     register,
+    split,
     stateless,
 )
+from fl_app.codecs.compiled import jit, numba
+from fl_app.codecs.pages import new_values
+
+F32 = NDArray[np.float32]
 
 
 @register("delta")
@@ -23,6 +29,7 @@ def delta() -> Codec:
 
     Rate: 0 bits. Error: the roundings of one float32 subtraction and one addition,
     ``|decoded - x| <= 2**-23 * (|x| + |ref|)``. A difference of zero gives back ref bit for bit.
+    decode adds in place: the rest, which the next link has just decoded, becomes the result.
 
     Raises:
         CodecError: x holds NaN or Inf, or x - ref is beyond float32.
@@ -33,30 +40,64 @@ def delta() -> Codec:
 
     def encode(tree: Tree, state: tuple[()], ref: Tree) -> tuple[Wire, tuple[()]]:
         check_tree(tree, ref)
-        rest = {}
-        with np.errstate(over="ignore", invalid="ignore"):
-            for name, x in tree.items():
-                # out= keeps shape () an array; a bare ufunc would return a scalar.
-                rest[name] = np.subtract(x, ref[name], out=np.empty_like(x))
-                if not is_finite(rest[name]):
-                    raise CodecError(
-                        f"{name!r}: the change since the reference holds NaN or Inf; the training"
-                        " diverged: lower the learning rate or clip gradients"
-                    )
+        rest = split(new_values(sum(r.size for r in ref.values())), ref)
+        for name, x in tree.items():
+            if not _minus(x.reshape(-1), ref[name].reshape(-1), rest[name].reshape(-1)):
+                raise CodecError(
+                    f"{name!r}: the change since the reference holds NaN or Inf; the training"
+                    " diverged: lower the learning rate or clip gradients"
+                )
         return Wire((), rest), state
 
     def decode(wire: Wire, ref: Tree) -> Tree:
         if wire.sections or list(wire.rest) != list(ref):
             raise WireError("delta: the rest does not have the tensors of the reference")
-        tree = {}
-        with np.errstate(over="ignore", invalid="ignore"):
-            for name, x in wire.rest.items():
-                # ref - (0 - x), not ref + x: for x == 0 only the former keeps a ref of -0.0, so
-                # that an untrained client's tensors have the digest of theta0.
-                out = np.subtract(np.float32(0), x, out=np.empty_like(x))
-                tree[name] = np.subtract(ref[name], out, out=out)
-                if not is_finite(out):
-                    raise WireError(f"{name!r}: reference plus change is beyond float32")
-        return tree
+        for name, x in wire.rest.items():
+            if not _plus(ref[name].reshape(-1), x.reshape(-1)):
+                raise WireError(f"{name!r}: reference plus change is beyond float32")
+        return dict(wire.rest)
 
     return Codec(stateless, encode, decode, sections=0, streams=lambda ref: (), terminal=False)
+
+
+# --- the two sums, in one pass with the test for NaN and Inf --------------------------------------
+
+_ZERO = np.float32(0)
+
+
+def minus_numpy(x: F32, ref: F32, out: F32) -> bool:
+    """Write x - ref; False where it is not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return is_finite(np.subtract(x, ref, out=out))
+
+
+def plus_numpy(ref: F32, x: F32) -> bool:
+    """Make x ref + x; False where it is not finite."""
+    # ref - (0 - x), not ref + x: for x == 0 only the former keeps a ref of -0.0, so that an
+    # untrained client's tensors have the digest of theta0.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return is_finite(np.subtract(ref, np.subtract(_ZERO, x, out=x), out=x))
+
+
+@jit
+def _minus(x, ref, out):
+    wrong = False
+    for i in range(out.size):
+        y = x[i] - ref[i]
+        out[i] = y
+        wrong |= y - y != _ZERO  # of NaN and Inf alone
+    return not wrong
+
+
+@jit
+def _plus(ref, x):
+    wrong = False
+    for i in range(x.size):
+        y = ref[i] - (_ZERO - x[i])
+        x[i] = y
+        wrong |= y - y != _ZERO
+    return not wrong
+
+
+if numba is None:
+    _minus, _plus = minus_numpy, plus_numpy
