@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 export RUN ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format pretrain bench-codecs bench-experiments clean
+.PHONY: help setup run test lint format pretrain bench-codecs bench-experiments bench-closed-loop clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -40,6 +40,9 @@ bench-codecs: $(STAMP) ## Speed, bits and error of the codecs, as ratios in one 
 
 bench-experiments: $(STAMP) ## Every experiment with 3 seeds (about 25 minutes): the README's table
 	$(BIN)/python -m benchmarks.experiments
+
+bench-closed-loop: $(STAMP) ## Every codec in training, 3 seeds (about 90 minutes)
+	$(BIN)/python -m benchmarks.closed_loop
 
 clean: ## Remove .venv and caches; runs/ stays
 	rm -rf .venv .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

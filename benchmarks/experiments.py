@@ -21,13 +21,13 @@ EXPERIMENTS = ("fedavg_full", "fedavg_lora", "fedavg_nf4", "nf4_single")
 BASELINE = "fedavg_full"
 
 
-def folder_of(experiment: str, seed: int) -> Path:
+def folder_of(label: str, seed: int) -> Path:
     """Return where a run of this benchmark is kept."""
-    return project_root() / "runs" / f"bench-{experiment}-s{seed}"
+    return project_root() / "runs" / f"bench-{label}-s{seed}"
 
 
-def run_missing(experiments: list[str], seeds: list[int]) -> None:
-    """Run what has no summary yet.
+def run_missing(overrides: dict[str, str], seeds: list[int]) -> None:
+    """Run what has no summary yet, of every label with its overrides.
 
     Raises
     ------
@@ -35,24 +35,24 @@ def run_missing(experiments: list[str], seeds: list[int]) -> None:
         If a run failed; what is done stays.
     """
     missing = [
-        (e, s)
-        for e in experiments
-        for s in seeds
-        if not (folder_of(e, s) / "summary.json").exists()
+        (label, seed)
+        for seed in seeds
+        for label in overrides
+        if not (folder_of(label, seed) / "summary.json").exists()
     ]
     if not missing:
         return
     with superlink() as environment:
-        for experiment, seed in missing:
-            name = folder_of(experiment, seed).name
-            overrides = f"experiment={experiment} seed={seed} output.name={name}"
-            if submit(overrides, 10, environment) != 0:
+        for label, seed in missing:
+            name = folder_of(label, seed).name
+            asked = f"{overrides[label]} seed={seed} output.name={name}"
+            if submit(asked, 10, environment) != 0:
                 sys.exit(f"{name} failed; remove runs/{name} and call this again")
 
 
-def read(experiment: str, seed: int) -> dict[str, Any]:
-    """Return a run's summary, its ANLS by round, and the bytes sent until each round."""
-    folder = folder_of(experiment, seed)
+def read(label: str, seed: int) -> dict[str, Any]:
+    """Return a run's summary, its scores by round, and the bytes sent until each round."""
+    folder = folder_of(label, seed)
     with (folder / "metrics.csv").open(newline="") as file:
         metrics = [m for m in csv.DictReader(file) if m["split"] == "test"]
     with (folder / "ledger.csv").open(newline="") as file:
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     arguments = parser.parse_args()
     experiments = list(dict.fromkeys([BASELINE, *arguments.experiments]))
-    run_missing(experiments, arguments.seeds)
+    run_missing({e: f"experiment={e}" for e in experiments}, arguments.seeds)
     print(table(experiments, arguments.seeds))
 
 
