@@ -188,9 +188,9 @@ def submit(overrides: str, nodes: int, environment: dict[str, str]) -> int:
 
 # What Flower and Ray say in every run, and what says nothing about this one.
 CHATTER = (
-    "Successfully started run", "Starting logstream", "Starting Flower Simulation",
-    "Since flwr 1.32", "Federation `", "To change federation size", "flwr federation",
-    "Successfully installed", "torch.jit.script_method", "  warnings.warn(",
+    "Using SuperLink", "Successfully started run", "Starting logstream",
+    "Starting Flower Simulation", "Since flwr 1.32", "Federation `", "To change federation size",
+    "flwr federation", "Successfully installed", "torch.jit.script_method", "  warnings.warn(",
 )  # fmt: skip
 
 

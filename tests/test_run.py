@@ -175,6 +175,7 @@ def test_ctrl_c_keeps_the_rounds_done_and_leaves_no_process(tmp_path) -> None:
     )
     family: set[psutil.Process] = set()
     assert process.stdout is not None
+    assert process.stdout.readline().startswith("nf4_single: seed 0")  # nothing of Flower's
     for line in process.stdout:
         if line.startswith("    3  "):
             family = set(psutil.Process(process.pid).children(recursive=True))
