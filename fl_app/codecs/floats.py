@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fl_app.codecs.base import (
     Codec,
@@ -21,6 +22,12 @@ from fl_app.codecs.base import (
     split,
     stateless,
 )
+from fl_app.codecs.half import from_half, to_half
+from fl_app.codecs.pages import new_values
+
+# Half way from the largest value of fp16 to the next power of two, which rounds to Inf.
+_FP16_LIMIT = 65_520.0
+_FP16_INF = 0x7C00
 
 
 @register("fp32")
@@ -33,7 +40,25 @@ def fp32() -> Codec:
         CodecError: NaN or Inf.
         WireError: wrong length, NaN or Inf.
     """
-    return _cast(np.dtype("<f4"))
+
+    def streams(ref: Tree) -> tuple[Stream]:
+        return (Stream(8, 4 * _count(ref)),)
+
+    def encode(tree: Tree, state: tuple[()], ref: Tree) -> tuple[Wire, tuple[()]]:
+        check_tree(tree, ref)
+        for name, x in tree.items():
+            _largest(name, x)
+        return Wire((b"".join([x.astype("<f4", copy=False).data for x in tree.values()]),)), state
+
+    def decode(wire: Wire, ref: Tree) -> Tree:
+        check_sections(wire, streams(ref))
+        flat = new_values(_count(ref))
+        np.copyto(flat, np.frombuffer(wire.sections[0], "<f4"))
+        if not is_finite(flat):
+            raise WireError("the values hold NaN or Inf")
+        return split(flat, ref)
+
+    return Codec(stateless, encode, decode, 1, streams)
 
 
 @register("fp16")
@@ -46,37 +71,42 @@ def fp16() -> Codec:
         CodecError: NaN or Inf, or a value that rounds beyond 65,504, fp16's largest.
         WireError: wrong length, NaN or Inf.
     """
-    return _cast(np.dtype("<f2"))
-
-
-def _cast(dtype: np.dtype[np.floating]) -> Codec:
-    # Half way from the largest value of fp16 to the next power of two, which rounds to Inf; every
-    # finite float32 is below fp32's.
-    limit = 65_520.0 if dtype.itemsize == 2 else math.inf
 
     def streams(ref: Tree) -> tuple[Stream]:
-        return (Stream(8, dtype.itemsize * sum(r.size for r in ref.values())),)
+        return (Stream(8, 2 * _count(ref)),)
 
     def encode(tree: Tree, state: tuple[()], ref: Tree) -> tuple[Wire, tuple[()]]:
         check_tree(tree, ref)
-        parts = []
+        halves, start = np.empty(_count(ref), np.uint16), 0
         for name, x in tree.items():
-            if not is_finite(x):
-                raise not_finite(name)
-            if x.size and max(x.max(), -x.min()) >= limit:
+            if _largest(name, x) >= _FP16_LIMIT:
                 raise CodecError(
                     f"{name!r} has values beyond fp16's range (65,504); use codec fp32, or delta"
                     " before fp16"
                 )
-            with np.errstate(under="ignore"):
-                parts.append(x.astype(dtype, copy=False).data)
-        return Wire((b"".join(parts),)), state
+            to_half(x.reshape(-1), halves[start : start + x.size])
+            start += x.size
+        return Wire((halves.astype("<u2", copy=False).tobytes(),)), state
 
     def decode(wire: Wire, ref: Tree) -> Tree:
         check_sections(wire, streams(ref))
-        flat = np.frombuffer(wire.sections[0], dtype).astype(np.float32)
-        if not is_finite(flat):
+        halves = np.frombuffer(wire.sections[0], "<u2").astype(np.uint16, copy=False)
+        if (halves & 0x7FFF).max(initial=0) >= _FP16_INF:
             raise WireError("the values hold NaN or Inf")
+        flat = new_values(halves.size)
+        from_half(halves, flat)
         return split(flat, ref)
 
     return Codec(stateless, encode, decode, 1, streams)
+
+
+def _count(ref: Tree) -> int:
+    return sum(r.size for r in ref.values())
+
+
+def _largest(name: str, x: NDArray[np.float32]) -> float:
+    """Return the largest magnitude; refuse NaN and Inf, which both reductions pass on."""
+    most = max(float(x.max()), -float(x.min())) if x.size else 0.0
+    if not math.isfinite(most):
+        raise not_finite(name)
+    return most
