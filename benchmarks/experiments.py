@@ -26,8 +26,14 @@ def folder_of(label: str, seed: int) -> Path:
     return project_root() / "runs" / f"bench-{label}-s{seed}"
 
 
+def completed(label: str, seed: int) -> bool:
+    """Return whether the run is there and came to its end."""
+    path = folder_of(label, seed) / "summary.json"
+    return path.exists() and json.loads(path.read_text())["status"] == "completed"
+
+
 def run_missing(overrides: dict[str, str], seeds: list[int]) -> None:
-    """Run what has no summary yet, of every label with its overrides.
+    """Run what has not completed yet, of every label with its overrides.
 
     Raises
     ------
@@ -38,7 +44,7 @@ def run_missing(overrides: dict[str, str], seeds: list[int]) -> None:
         (label, seed)
         for seed in seeds
         for label in overrides
-        if not (folder_of(label, seed) / "summary.json").exists()
+        if not completed(label, seed)
     ]
     if not missing:
         return

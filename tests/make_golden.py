@@ -44,6 +44,9 @@ SPECS = {
     "ternary": {"id": "ternary"},
     "kmeans": {"id": "kmeans", "scope": "tensor"},
     "kmeans_5": {"id": "kmeans", "centroids": 5},
+    "error_feedback": {"id": "error_feedback", "inner": {"id": "nf4"}},
+    "shift": {"id": "shift", "inner": {"id": "nf4"}},
+    "momentum_correction": {"id": "momentum_correction", "inner": {"id": "nf4"}},
     # Sections for each coder but zstd, whose bytes its version may change.
     "entropy_rans": {
         "id": "entropy",

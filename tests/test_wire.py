@@ -72,6 +72,33 @@ def test_every_single_bit_flip_is_a_wire_error(name):
 
 
 @pytest.mark.parametrize("name", make_golden.SPECS)
+def test_what_an_attacker_seals_is_a_wire_error_or_a_finite_tree(name):
+    """Every bit flip and every cut of the body, with lengths and CRC mended so as to pass."""
+    frame = bytearray(golden(name))
+    for bit in range(8 * HEADER_BYTES, 8 * len(frame)):
+        frame[bit // 8] ^= 1 << bit % 8
+        wire_error_or_finite(sealed(bytes(frame)), name)
+        frame[bit // 8] ^= 1 << bit % 8
+    sections = unpack(bytes(frame), from_spec(make_golden.SPECS[name]), MANIFEST).sections
+    for i, section in enumerate(sections):
+        for end in range(len(section)):
+            body = b"".join(
+                struct.pack("<I", len(part)) + part
+                for part in (*sections[:i], section[:end], *sections[i + 1 :])
+            )
+            wire_error_or_finite(sealed(bytes(frame[:HEADER_BYTES]) + body), name)
+
+
+def wire_error_or_finite(frame: bytes, name: str) -> None:
+    try:
+        tree = receive(frame, name)
+    except WireError:
+        return
+    assert {k: x.shape for k, x in tree.items()} == {k: r.shape for k, r in REF.items()}
+    assert all(np.isfinite(x).all() for x in tree.values())
+
+
+@pytest.mark.parametrize("name", make_golden.SPECS)
 def test_trailing_bytes_are_a_wire_error(name):
     for tail in (b"\0", b"TWIR", golden(name)):
         with pytest.raises(WireError, match="trailing"):

@@ -104,8 +104,9 @@ class Codec:
         init: ``init(ref, seed=0) -> state``, what the sender remembers between calls; ``()`` for
             nothing. ``seed`` feeds the draws of stochastic codecs.
         encode: ``encode(tree, state, ref) -> (Wire, state)``. Raises CodecError.
-        decode: ``decode(wire, ref) -> Tree``, new writable arrays. Raises WireError, and nothing
-            else, on sections that do not fit ``ref``. For a codec whose receiver remembers, it
+        decode: ``decode(wire, ref) -> Tree``, writable arrays, new or those of ``wire.rest``, which
+            it may overwrite. Raises WireError, and nothing else, on sections that do not fit
+            ``ref``. For a codec whose receiver remembers, it
             decodes the first message of a sender.
         sections: how many sections it writes.
         streams: ``streams(ref) -> tuple[Stream, ...]``, what each section holds.
