@@ -16,7 +16,7 @@ from fl_app.console import size
 BASES = {"single_client": "nf4_single", "fedavg": "fedavg_nf4"}
 CODECS = (
     "nf4", "nf4_dq", "int8", "uniform_entropy", "uniform_entropy_0.3", "sign", "ternary",
-    "top_k_entropy",
+    "top_k",
 )  # fmt: skip
 
 

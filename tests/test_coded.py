@@ -8,7 +8,7 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fl_app.codecs import from_spec
-from fl_app.config import ConfigError, compose
+from fl_app.config import CONF_DIR, ConfigError, compose
 from fl_app.ledger import Ledger
 from fl_app.records import pack_record, to_record, to_tree
 from fl_app.session import session
@@ -140,6 +140,22 @@ def test_every_strategy_runs_under_every_codec_and_repeats(
         for run_ in (first, second)
     ]  # fmt: skip
     assert untimed[0] == untimed[1]
+
+
+@pytest.mark.parametrize("codec", sorted(path.stem for path in (CONF_DIR / "codec").glob("*.yaml")))
+def test_every_codec_of_conf_trains_and_repeats(tmp_path: Path, codec: str) -> None:
+    def run(folder: Path):
+        folder.mkdir()
+        rounds = Rounds(folder, f"strategy=fedavg codec={codec} clients_per_round=2")
+        for number in (1, 2):
+            rounds.round(number)
+        return rounds
+
+    first, second = run(tmp_path / "a"), run(tmp_path / "b")
+    assert same(first.tree, second.tree)
+    assert not same(first.tree, first.here.theta0)
+    sent = [[r.message_bytes for r in rounds.ledger.rows] for rounds in (first, second)]
+    assert sent[0] == sent[1]
 
 
 def test_fedprox_pulls(tmp_path: Path) -> None:
