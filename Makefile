@@ -35,7 +35,7 @@ format: $(STAMP) ## Format the code
 pretrain: $(STAMP) ## Train the embedded model again (about 10 minutes; the shipped one is its output)
 	$(BIN)/python -m fl_app.models.pretrain --out fl_app/models/vt5_tiny
 
-bench-codecs: $(STAMP) ## Speed, bits and error of the codecs, as ratios in one run
+bench-codecs: $(STAMP) ## Speed, bits and error of the codecs, beside others (about 3 minutes)
 	$(BIN)/python -m benchmarks.codecs
 
 bench-experiments: $(STAMP) ## Every experiment with 3 seeds (about 25 minutes): the README's table
