@@ -40,12 +40,7 @@ def run_missing(overrides: dict[str, str], seeds: list[int]) -> None:
     SystemExit
         If a run failed; what is done stays.
     """
-    missing = [
-        (label, seed)
-        for seed in seeds
-        for label in overrides
-        if not completed(label, seed)
-    ]
+    missing = [(label, seed) for seed in seeds for label in overrides if not completed(label, seed)]
     if not missing:
         return
     with superlink() as environment:

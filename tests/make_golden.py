@@ -35,6 +35,7 @@ SPECS = {
     "random_k": {"id": "chain", "links": [{"id": "random_k", "fraction": 0.1}, {"id": "fp32"}]},
     "low_rank": {"id": "chain", "links": [{"id": "low_rank", "rank": 2}, {"id": "fp32"}]},
     "uniform": {"id": "uniform", "error": 0.05},
+    "uniform_middle": {"id": "uniform", "error": 0.3, "centroid": False},
     "uniform_escapes": {"id": "uniform", "error": 0.001, "scope": "tensor"},
     "uniform_bits": {"id": "uniform", "bits": 4},
     "uniform_dither": {"id": "uniform", "bits": 2, "dither": True},

@@ -203,6 +203,11 @@ TABLE = {
         lambda x, ref: 0.092 * np.sqrt((x**2).sum()),
         lambda n: n + 8 * (n > 0),
     ),
+    "uniform-middle": Row(
+        uniform(error=0.3, centroid=False, scope="tensor"),
+        lambda x, ref: 0.3 * np.sqrt((x**2).sum()),
+        lambda n: n + 4 * (n > 0),
+    ),
     "uniform-tree": Row(
         uniform(error=0.5), lambda x, ref: np.inf, lambda n: n, lambda n: 8 * (n > 0)
     ),

@@ -49,16 +49,16 @@ def entropy(codec, tree) -> float:
 # --- the error ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dither", [False, True])
+@pytest.mark.parametrize("how", [{}, {"dither": True}, {"centroid": False}])
 @pytest.mark.parametrize("scope", ["tree", "tensor"])
 @given(x=ANY, y=ANY, error=st.sampled_from([1e-4, 0.01, 0.092, 0.5, 0.99]))
 @example(x=np.full(3, LARGEST, np.float32), y=np.full(2, -LARGEST, np.float32), error=0.99)
 @example(x=np.array([1, 3, -5], np.float32) * 2.0**-149, y=np.zeros(1, np.float32), error=0.5)
 @example(x=np.array([1e38, 1e-45, 1, -1], np.float32), y=np.ones(2, np.float32), error=1e-4)
 @settings(max_examples=60, deadline=None)
-def test_the_error_is_never_above_the_one_asked_for(dither, scope, x, y, error):
+def test_the_error_is_never_above_the_one_asked_for(how, scope, x, y, error):
     tree = {"x": x, "y": y}
-    out = round_trip(uniform(error=error, dither=dither, scope=scope), tree)
+    out = round_trip(uniform(error=error, **how, scope=scope), tree)
     assert all(np.isfinite(value).all() for value in out.values())
     parts = [tree] if scope == "tree" else [{name: tree[name]} for name in tree]
     for part in parts:
@@ -104,6 +104,18 @@ def test_the_shift_never_makes_it_worse():
         codec = uniform(bits=bits)
         assert 0 < shift < 0.5
         assert norm(tree, codec.decode(wire, tree)) < norm(tree, codec.decode(flat, tree))
+
+
+def test_without_the_centroid_values_are_multiples_of_the_step():
+    x = {"x": np.random.default_rng(5).standard_normal(10_000).astype(np.float32)}
+    codec = uniform(error=0.5, centroid=False)
+    wire, _ = codec.encode(x, codec.init(x), x)
+    assert len(wire.sections[0]) == 4
+    step = np.frombuffer(wire.sections[0], "<f4")[0]
+    out = codec.decode(wire, x)["x"]
+    assert np.array_equal(out, np.rint(x["x"] / step) * step)
+    error = np.linalg.norm(out - x["x"]) / np.linalg.norm(x["x"])
+    assert 0.495 <= error <= 0.5
 
 
 def test_zeros_are_exact_and_have_no_step():

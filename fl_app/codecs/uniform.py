@@ -30,6 +30,7 @@ def uniform(
     bits: int | None = None,
     adaptive: bool = False,
     dither: bool = False,
+    centroid: bool = True,
     scope: Scope = "tree",
 ) -> Codec:
     """Every value as the nearest multiple of a step: ``q = round(x / step)``, mid-tread.
@@ -44,10 +45,12 @@ def uniform(
     - ``adaptive``: ``2 R / (2**b - 1)`` with ``b = max(2, ceil(log2(R sqrt(n) / |x|_2 + 1)))`` and
       R = max|x|, AQUILA's choice (as reconstructed, not checked against its paper).
 
-    Decoded is ``step (q - shift sign(q))``. The shift moves levels from the middle of their cells
-    to the mean of what was rounded to them, all by the same part of a step: at equal error it
-    saves 0.16 bits a value at error 0.5 on Gaussian values. Rounding with a dead zone instead
-    saves no more, and next to nothing on top.
+    Decoded is ``step (q - shift sign(q))``. With ``centroid`` the shift moves levels from the
+    middle of their cells to the mean of what was rounded to them, all by the same part of a step:
+    at equal error it saves 0.16 bits a value at error 0.5 on Gaussian values. Rounding with a dead
+    zone instead saves no more, and next to nothing on top. Without it the shift is 0. The mean
+    makes the decoded update shorter than the update was; where that is the model itself, not a
+    part of an average, the middle may serve better although its error is larger.
 
     With dither, ``q = round(x / step + u)`` is decoded as ``step (q - u)``, where u is uniform in
     [-1/2, 1/2) and drawn by both sides from a nonce that travels (subtractive dither). The error
@@ -56,14 +59,15 @@ def uniform(
     better only for values that are mostly below a twelfth of a step. With dither, a zero is decoded
     as zero only in a group of zeros.
 
-    Sections: step and shift (only the step with dither) of each group, little-endian float32; the
+    Sections: step and, with ``centroid``, shift of each group, little-endian float32; the
     nonce, with dither; one symbol per value, 0, -1, 1, -2, 2, ... as 0, 1, 2, 3, 4, ..., of 2 bits
     for ``bits`` 2, 4 bits for 3 and 4, else 8 bits. Without ``bits`` symbol 255 stands for all
     from 255 on, and a last section of variable length has their excess as little-endian uint32.
 
-    Rate: n, n / 2 or n / 4 bytes and 8 per group; 4 more for each level beyond 127. Behind an
-    ideal order-0 entropy coder, on Gaussian values: 3.70 bits a value for error 0.092 and 1.25
-    for 0.5, where 3.44 and 1.00 is the least of any code; less than b if ``adaptive``.
+    Rate: n, n / 2 or n / 4 bytes and 8 per group (4 without shift); 4 more for each level beyond
+    127. Behind an ideal order-0 entropy coder, on Gaussian values: 3.70 bits a value for error
+    0.092 and 1.25 for 0.5, where 3.44 and 1.00 is the least of any code; less than b if
+    ``adaptive``.
     Error: ``step / 2`` per value with dither, else ``step (1/2 + |shift|)`` and in L2 at most that
     of shift 0; and relative L2 at most ``error``, for each group.
 
@@ -71,7 +75,8 @@ def uniform(
         error: relative L2 error, in [1e-4, 1).
         bits: 2 to 8.
         adaptive: True for AQUILA's step.
-        dither: True for unbiased rounding.
+        dither: True for unbiased rounding; the shift is then 0, with ``centroid`` or without.
+        centroid: False for decoded values that are multiples of the step.
         scope: what shares a step, the whole "tree" or each "tensor".
 
     Raises:
@@ -85,8 +90,8 @@ def uniform(
     """
     if [error is not None, bits is not None, adaptive is True].count(True) != 1:
         raise ValueError("uniform: give exactly one of error, bits and adaptive: true")
-    if not isinstance(adaptive, bool) or not isinstance(dither, bool):
-        raise ValueError("uniform: adaptive and dither must be true or false")
+    if not all(isinstance(flag, bool) for flag in (adaptive, dither, centroid)):
+        raise ValueError("uniform: adaptive, dither and centroid must be true or false")
     if error is not None and (type(error) is not float or not 1e-4 <= error < 1):
         raise ValueError(f"uniform: error must be a float from 1e-4 to below 1, got {error!r}")
     if bits is not None and (type(bits) is not int or not 2 <= bits <= 8):
@@ -95,7 +100,8 @@ def uniform(
 
     width = 8 if bits is None else 2 if bits == 2 else 4 if bits <= 4 else 8
     most = 255 if bits is None else 2**bits - 2
-    columns = 1 if dither else 2
+    centroid = centroid and not dither
+    columns = 2 if centroid else 1
 
     def streams(ref: Tree) -> tuple[Stream, ...]:
         symbols = groups.symbol_stream(ref, width)
@@ -108,9 +114,9 @@ def uniform(
 
     def choose(x: Floats, draw: Draw | None) -> tuple[float, float]:
         if error is not None:
-            return steps.for_error(x, error, draw)
+            return steps.for_error(x, error, draw, centroid)
         step = steps.aquila(x) if bits is None else steps.for_bits(x, bits, dither)
-        return step, steps.distortion(x, step, draw)[1] if step and not dither else 0.0
+        return step, steps.distortion(x, step, draw, True)[1] if step and centroid else 0.0
 
     def encode_group(x: Floats, draw: Draw | None) -> tuple[list[float], Symbols, Escapes]:
         step, shift = choose(x, draw)

@@ -65,7 +65,7 @@ def aquila(x: Floats) -> float:
     return _above(2 * peak / (2**bits - 1))
 
 
-def for_error(x: Floats, error: float, draw: Draw | None) -> tuple[float, float]:
+def for_error(x: Floats, error: float, draw: Draw | None, centroid: bool) -> tuple[float, float]:
     """Return (almost) the widest step for which ``|decoded - x|_2 <= error |x|_2``, and its shift.
 
     It starts from ``step**2 / 12``, the square error of many small steps, on a sample of x.
@@ -77,8 +77,10 @@ def for_error(x: Floats, error: float, draw: Draw | None) -> tuple[float, float]
     stride = x.size // SAMPLE
     if stride > 1 and (part_length := norm(part := np.ascontiguousarray(x[::stride]))):
         some = None if draw is None else draw[::stride]
-        step, _ = _widest(lambda s: distortion(part, s, some), error * part_length, step, peak)
-    return _widest(lambda s: distortion(x, s, draw), error * length, step, peak)
+        step, _ = _widest(
+            lambda s: distortion(part, s, some, centroid), error * part_length, step, peak
+        )
+    return _widest(lambda s: distortion(x, s, draw, centroid), error * length, step, peak)
 
 
 def _widest(
@@ -118,25 +120,25 @@ def narrowest(peak: float) -> float:
     return _above(peak / MOST_LEVEL)
 
 
-def distortion(x: Floats, step: float, draw: Draw | None) -> tuple[float, float]:
-    """Return ``|decoded - x|_2`` before values are rounded to float32, and the best shift.
+def distortion(x: Floats, step: float, draw: Draw | None, centroid: bool) -> tuple[float, float]:
+    """Return ``|decoded - x|_2`` before values are rounded to float32, and the shift.
 
-    The shift says how far, in steps and towards zero, the mean of the values in the cells other
-    than zero's is from the middle of their cells.
+    The shift, 0 unless ``centroid``, says how far, in steps and towards zero, the mean of the
+    values in the cells other than zero's is from the middle of their cells.
     """
     squares = outside = 0.0  # sums of (a - q)**2, and of a - q where q is not 0
     nonzero = 0
     for a in scaled(x, step, draw):
-        if draw is None:
+        if centroid:
             np.abs(a, out=a)
             count = int(np.count_nonzero(a > 0.5))
             inside = float(np.sum(np.minimum(a, 0.5))) - 0.5 * count  # sum of a where q is 0
         a -= np.rint(a)
-        if draw is None:
+        if centroid:
             outside += float(np.sum(a)) - inside
             nonzero += count
         squares += float(np.sum(np.multiply(a, a, out=a)))
-    shift = min(max(-outside / nonzero, -0.5), 0.5) if nonzero else 0.0
+    shift = min(max(-outside / nonzero, -0.5), 0.5) if nonzero and centroid else 0.0
     return step * math.sqrt(max(squares - nonzero * shift**2, 0.0)), float(np.float32(shift))
 
 
