@@ -44,8 +44,9 @@ def low_rank(rank: int = 2) -> Codec:
     decomposition; measured on updates of full fine-tuning, rank 1 to 8, it is at most 2.5 % more.
 
     It is for updates of whole matrices and few bits: there, rank 2 in NF4 sends 0.13 bits a value
-    at a relative L2 error of 0.80, where entropy-coded `top_k` and `uniform` are above 0.95; not
-    for updates of LoRA, thin already: there, entropy-coded `uniform` is better at any rank.
+    at a relative L2 error of 0.80, where entropy-coded `top_k` and `uniform` are above 0.95. On
+    updates of LoRA, thin already, it pays only before entropy-coded `uniform` and below one bit a
+    value (see ``make bench-codecs``).
 
     Unlike the paper's it starts afresh every message and so keeps no state: one step from the Q of
     the client's last message was measured 1 to 9 % worse than these three from nothing, three
