@@ -17,7 +17,7 @@ from fl_app.console import size
 from fl_app.installed import project_root
 from fl_app.run import submit, superlink
 
-EXPERIMENTS = ("fedavg_full", "fedavg_lora", "fedavg_nf4", "nf4_single")
+EXPERIMENTS = ("fedavg_full", "fedavg_lora", "fedavg_nf4", "nf4_single", "thin")
 BASELINE = "fedavg_full"
 
 
