@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -44,8 +44,6 @@ def main(arguments: list[str]) -> int:
     except ConfigError as error:
         print(f"configuration: {error}", file=sys.stderr)
         return 2
-    for ending in ENDINGS:
-        signal.signal(ending, _interrupt)
     try:
         with superlink() as environment:
             return submit(overrides, cfg.federation.clients, environment)
@@ -67,27 +65,29 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    before = {ending: signal.signal(ending, signal.SIG_IGN) for ending in ENDINGS}
+def _handled_by(handler: Callable[..., None] | signal.Handlers) -> Iterator[None]:
+    """Let ``handler`` answer what asks this process to end, unless nohup or & has silenced it."""
+    heard = [ending for ending in ENDINGS if signal.getsignal(ending) is not signal.SIG_IGN]
+    before = {ending: signal.signal(ending, handler) for ending in heard}
     try:
         yield
     finally:
-        for ending, handler in before.items():
-            signal.signal(ending, handler)
+        for ending, former in before.items():
+            signal.signal(ending, former)
 
 
 @contextmanager
 def superlink() -> Iterator[dict[str, str]]:
     """Start a SuperLink for simulations; yield the environment that Flower's CLI needs for it.
 
-    On exit every process that descends from it is gone.
+    On exit, also by a signal that ends this process, every process that descends from it is gone.
 
     Raises
     ------
     SuperLinkError
         If it does not come up; the message holds the end of its log.
     """
-    with tempfile.TemporaryDirectory(prefix="thinwire-") as name:
+    with _handled_by(_interrupt), tempfile.TemporaryDirectory(prefix="thinwire-") as name:
         home = Path(name)
         port = _free_port()
         environment = _environment(home)
@@ -242,7 +242,7 @@ def stop(process: subprocess.Popen[bytes], environment: dict[str, str]) -> None:
     A SIGTERM in the middle of a run would orphan Flower's simulation and Ray, so Flower is asked
     to stop the run first.
     """
-    with _undisturbed():
+    with _handled_by(signal.SIG_IGN):
         family = _descendants(process.pid)
         if any(_is_alive(member) for member in family):
             for run in _runs(environment):
