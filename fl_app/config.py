@@ -23,6 +23,7 @@ CONF_DIR = Path(__file__).parent.parent / "conf"
 OPEN = ("strategy.inner", "model.config", "codec.up", "codec.down", "data.partitioner")
 
 CUSTOM = "custom"  # the label of a run that is none of the experiments
+SPECS = ("codec.up", "codec.down")
 NULLABLE = ("model.sha256", "target.value")  # a value in conf/, but null turns it off
 NAMES = ("adapter.target_modules",)  # a name in conf/, but may be a list of names, as in PEFT
 
@@ -71,9 +72,13 @@ def compose(overrides: str = "") -> DictConfig:
 
 def _compose(words: list[str]) -> tuple[DictConfig, str]:
     """Return the resolved configuration, and the name of the experiment."""
+    specs = {key: spec for word in words if (spec := _spec(word)) for key in [_key(word)]}
+    words = [word for word in words if not _spec(word)]
     try:
         with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = hydra.compose("config", overrides=words, return_hydra_config=True)
+        for key, spec in specs.items():
+            OmegaConf.update(cfg, key, spec, merge=False, force_add=True)
         experiment = str(cfg.hydra.runtime.choices.get("experiment") or CUSTOM)
         with open_dict(cfg):
             cfg.pop("hydra")
@@ -98,6 +103,17 @@ def _key(word: str) -> str:
     except HydraException as error:
         raise ConfigError(f"'{word}' is not a Hydra override (KEY=VALUE): {error}") from None
     return override.key_or_group.lstrip("/")
+
+
+def _spec(word: str) -> dict[str, Any] | None:
+    """Return the whole spec that a word gives for a direction, to replace the one that is there.
+
+    Hydra would merge the two, and the arguments of one codec are nothing to another.
+    """
+    if _key(word) not in SPECS or word.startswith("~"):
+        return None
+    value = OverridesParser.create().parse_override(word).value()
+    return value if isinstance(value, dict) and "id" in value else None
 
 
 def _groups(words: list[str]) -> list[str]:

@@ -122,7 +122,6 @@ class Coded(Strategy):
         """Sample clients by partition and send them the coded model."""
         cfg = self.session.cfg
         cohort = self._sample(cfg.clients_per_round, server_round, grid, "train")
-        self._check_nodes(cohort)
         broadcast = self._encode(arrays)
         messages = self.inner.configure_train(
             server_round, to_record(broadcast.decoded), config, cast(Grid, Cohort(cohort))
@@ -143,17 +142,18 @@ class Coded(Strategy):
         )
         return self._send(messages, broadcast, server_round, "evaluate")
 
-    def _check_nodes(self, cohort: list[int]) -> None:
-        """Refuse two clients of a round on one node if their codecs remember.
+    def _check_nodes(self) -> None:
+        """Refuse nodes that hold several clients, where two of them work at once and remember.
 
-        Flower would let them work at the same time, and keep the state of only one.
+        Flower would keep the state of only one.
         """
-        nodes = {self.nodes[partition] for partition in cohort}
-        if self.session.up.remembers and len(nodes) < len(cohort):
+        cfg = self.session.cfg
+        shared = len(set(self.nodes.values())) < len(self.nodes)
+        if shared and self.session.up.remembers and cfg.clients_per_round > 1:
             raise RoundFailedError(
-                f"codec.up={short_name(self.session.up.spec)} remembers, and clients {cohort} "
-                "share a node: start one SuperNode per client, as make run does, or with "
-                f'--federation-config "num-supernodes={self.session.cfg.federation.clients}"'
+                f"codec.up={short_name(self.session.up.spec)} remembers, and clients share nodes: "
+                "start one SuperNode per client, as make run does, or flwr run with "
+                f'--federation-config "num-supernodes={cfg.federation.clients}"'
             )
 
     def _sample(self, count: int, server_round: int, grid: Grid, kind: Kind) -> list[int]:
@@ -163,6 +163,7 @@ class Coded(Strategy):
                 grid, cfg.federation.clients, cfg.federation.node_timeout
             )
             self.ledger.add(setup)
+            self._check_nodes()
         available = sorted(self.nodes)
         if len(available) < count:
             raise RoundFailedError(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_app.config import CONF_DIR, ConfigError, compose
+from fl_app.config import CONF_DIR, ConfigError, compose, plain
 from fl_app.preflight import check
 
 EXPERIMENTS = sorted(p.stem for p in (CONF_DIR / "experiment").glob("*.yaml"))
@@ -136,3 +136,13 @@ def test_every_option_has_its_default_in_conf() -> None:
     text = "".join(path.read_text() for path in Path(CONF_DIR).rglob("*.yaml"))
     for key in compose(""):
         assert f"{key}:" in text or f"/{key}:" in text
+
+
+@pytest.mark.parametrize("codec", ["fp32", "nf4", "sign", "uniform", "thin"])
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+def test_a_whole_spec_replaces_the_one_that_is_there(codec: str, plus: str) -> None:
+    before = compose(f"codec={codec}").codec
+    cfg = compose(f"codec={codec} '{plus}codec.up={{id: chain, links: [{{id: int8, block: 32}}]}}'")
+    assert plain(cfg.codec.up) == {"id": "chain", "links": [{"id": "int8", "block": 32}]}
+    assert cfg.codec.down == before.down
+    assert plain(compose(f"codec={codec} codec.down={{id:fp16}}").codec.down) == {"id": "fp16"}
