@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
         rate_distortion.run(args.out, side=100, real=real)
     else:
         speed.run(args.out, count=9_437_184, tensors=144, seconds=0.2)
-        rate_distortion.run(args.out, side=1000, real=real)
+        rate_distortion.run(args.out, side=rate_distortion.GOALS_SIDE, real=real)
     print(f"\nspeed.csv and rate_distortion.csv, .svg, .png are in {args.out}")
 
 

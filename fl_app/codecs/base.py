@@ -272,7 +272,7 @@ def check_tree(tree: Tree, ref: Tree) -> None:
         if not isinstance(x, np.ndarray):
             raise CodecError(
                 f"{name!r} is a {type(x).__name__}, not a numpy array;"
-                " from torch: t.detach().cpu().float().numpy()"
+                " np.asarray(x), or from torch t.detach().cpu().float().numpy()"
             )
         if x.dtype != np.float32:
             raise CodecError(f"{name!r} has dtype {x.dtype}, not float32; use x.astype('float32')")
