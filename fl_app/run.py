@@ -66,8 +66,9 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _handled_by(handler: Callable[..., None] | signal.Handlers) -> Iterator[None]:
-    """Let ``handler`` answer what asks this process to end, unless nohup or & has silenced it."""
-    heard = [ending for ending in ENDINGS if signal.getsignal(ending) is not signal.SIG_IGN]
+    """Let ``handler`` answer what asks this process to end; under nohup a hang-up does not."""
+    nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    heard = [ending for ending in ENDINGS if not (nohup and ending is signal.SIGHUP)]
     before = {ending: signal.signal(ending, handler) for ending in heard}
     try:
         yield
