@@ -72,7 +72,7 @@ def compose(overrides: str = "") -> DictConfig:
 
 def _compose(words: list[str]) -> tuple[DictConfig, str]:
     """Return the resolved configuration, and the name of the experiment."""
-    specs = {key: spec for word in words if (spec := _spec(word)) for key in [_key(word)]}
+    specs = {_key(word): spec for word in words if (spec := _spec(word))}
     words = [word for word in words if not _spec(word)]
     try:
         with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):

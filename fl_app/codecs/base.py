@@ -317,6 +317,11 @@ def not_finite(name: str) -> CodecError:
     )
 
 
+def zeros(ref: Tree) -> Tree:
+    """Return a Tree of zeros with the names and shapes of ref."""
+    return {name: np.zeros_like(r) for name, r in ref.items()}
+
+
 def split(flat: NDArray[np.float32], ref: Tree) -> Tree:
     """Cut a flat buffer of all values into views with the names and shapes of ref."""
     tree, start = {}, 0

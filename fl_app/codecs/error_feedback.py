@@ -15,6 +15,7 @@ from fl_app.codecs.base import (
     is_finite,
     register,
     terminal,
+    zeros,
 )
 
 
@@ -44,8 +45,7 @@ def error_feedback(inner: Codec, decay: float = 1.0) -> Codec:
         raise ValueError(f"error_feedback: decay must be in [0, 1], got {decay!r}")
 
     def init(ref: Tree, seed: int = 0) -> State:
-        residual = {name: np.zeros_like(r) for name, r in ref.items()}
-        return residual, inner.init(ref, seed), inner.init_receiver(ref)
+        return zeros(ref), inner.init(ref, seed), inner.init_receiver(ref)
 
     def encode(tree: Tree, state: State, ref: Tree) -> tuple[Wire, State]:
         check_tree(tree, ref)

@@ -15,6 +15,7 @@ from fl_app.codecs.base import (
     is_finite,
     register,
     terminal,
+    zeros,
 )
 
 
@@ -48,8 +49,7 @@ def momentum_correction(inner: Codec, momentum: float = 0.9, masking: bool = Tru
         raise ValueError(f"momentum_correction: masking must be true or false, got {masking!r}")
 
     def init(ref: Tree, seed: int = 0) -> State:
-        u, v = ({name: np.zeros_like(r) for name, r in ref.items()} for _ in range(2))
-        return u, v, inner.init(ref, seed), inner.init_receiver(ref)
+        return zeros(ref), zeros(ref), inner.init(ref, seed), inner.init_receiver(ref)
 
     def encode(tree: Tree, state: State, ref: Tree) -> tuple[Wire, State]:
         check_tree(tree, ref)

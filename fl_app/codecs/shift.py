@@ -16,6 +16,7 @@ from fl_app.codecs.base import (
     is_finite,
     register,
     terminal,
+    zeros,
 )
 
 
@@ -42,9 +43,6 @@ def shift(inner: Codec) -> Codec:
     SCALLION, SCAFCOM (Huang et al., arXiv 2308.08165) and AQUILA share.
     """
     terminal("shift", inner)
-
-    def zeros(ref: Tree) -> Tree:
-        return {name: np.zeros_like(r) for name, r in ref.items()}
 
     def init(ref: Tree, seed: int = 0) -> State:
         return zeros(ref), inner.init(ref, seed), inner.init_receiver(ref)
