@@ -113,7 +113,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         lambda x: _is_name(x) or (_is_list_of_names(x) and x != []),
         ("adapter.target_modules",),
     ),
-    ("a list of names", _is_list_of_names, ("adapter.modules_to_save",)),
+    ("a list of names", _is_list_of_names, ("adapter.modules_to_save", "adapter.freeze")),
     ("a number or null", lambda x: x is None or _is_number(x), ("target.value",)),
     ("the path of a folder", _is_name, ("output.dir",)),
     (

@@ -200,3 +200,27 @@ def test_unknown_target_modules_are_an_error() -> None:
     base, _ = models.load(cfg.model, 0)
     with pytest.raises(ValueError, match="nothing_like_it"):
         ADAPTERS["lora"].attach(base, cfg.adapter, 0)
+
+
+def test_frozen_modules_are_not_sent_and_do_not_change(batch) -> None:
+    cfg = compose("adapter=full adapter.freeze=[shared,relative_attention_bias]").adapter
+    base, _ = models.load(compose("").model, 0)
+    model = ADAPTERS["full"].attach(base, cfg, 0)
+    frozen = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
+    assert {n.removesuffix(".weight").rpartition(".")[2] for n in frozen} == {
+        "shared", "relative_attention_bias",
+    }  # fmt: skip
+    tree = ADAPTERS["full"].get(model)
+    assert {*tree} == {n for n, _ in model.named_parameters()} - {*frozen}
+    model(**batch).loss.backward()
+    assert all(model.get_parameter(name).grad is None for name in frozen)
+    ADAPTERS["full"].set(model, {name: values + 1 for name, values in tree.items()})
+    assert all(torch.equal(model.get_parameter(n), values) for n, values in frozen.items())
+
+
+def test_a_name_that_freezes_nothing_is_refused() -> None:
+    base, _ = models.load(compose("").model, 0)
+    # Half a name is not one: "ared" is no module, though "shared" ends so.
+    cfg = compose("adapter=full adapter.freeze=[ared]").adapter
+    with pytest.raises(ValueError, match=r"adapter\.freeze=ared"):
+        ADAPTERS["full"].attach(base, cfg, 0)

@@ -1,6 +1,7 @@
-"""Full fine-tuning: every parameter of the model is trained and sent."""
+"""Full fine-tuning: every parameter of the model is trained and sent, but for frozen modules."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,31 @@ import torch
 from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
+from fl_app.config import plain
 from fl_app.tree import Tree
 
 
 def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PreTrainedModel:
-    """Make every parameter trainable. theta0 is the pretrained model itself."""
-    return model.requires_grad_(True)
+    """Make every parameter trainable but those of ``cfg.freeze``. theta0 is the model itself.
+
+    Raises
+    ------
+    ValueError
+        If a name of ``cfg.freeze`` is that of no module.
+    """
+    model.requires_grad_(True)
+    _freeze(model, plain(cfg.freeze))
+    return model
+
+
+def _freeze(model: torch.nn.Module, names: Sequence[str]) -> None:
+    """Freeze the modules that are called so, or whose path ends so, as PEFT matches names."""
+    for name in names:
+        found = [m for path, m in model.named_modules() if f".{path}".endswith(f".{name}")]
+        if not found:
+            raise ValueError(f"adapter.freeze={name}: the model has no module of that name")
+        for module in found:
+            module.requires_grad_(False)
 
 
 def get(model: torch.nn.Module) -> Tree:
