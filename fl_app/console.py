@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from fl_app.conventions import GIGABYTE
 from fl_app.ledger import short_name
 from fl_app.results import RunFolder
 from fl_app.tree import Tree
@@ -67,6 +68,8 @@ def final(summary: dict[str, Any], folder: Path) -> None:
         "messages": f"{size(sent['message_down'])} down + {size(sent['message_up'])} up "
         f"(payload {size(sent['payload_down'])} + {size(sent['payload_up'])})",
         "with a seed for the first download": f"{size(sent['message_down_seed_only'])} down",
+        "communication log": f"{summary['log']['bytes'] / GIGABYTE:.4f} GB of 2^30 bytes, "
+        f"as {summary['log']['convention']}",
         "set-up, evaluation": f"{size(sent['setup'])}, {size(sent['evaluate'])}",
         "bits per scalar up": "-" if bits is None else f"{bits:.3f}",
         "time": ", ".join(f"{name} {duration(value)}" for name, value in seconds.items()),

@@ -30,6 +30,9 @@ class Transfer:
         Output of the codec; data of the Array; all Flower objects of the message.
     encode_s, decode_s : float
         Seconds of one thread on the side that did it.
+    competition_bytes : int
+        ``payload_bytes`` and the aliases that the competition's log counted on top, see
+        ``fl_app.conventions``.
     """
 
     round: int
@@ -43,6 +46,7 @@ class Transfer:
     message_bytes: int = 0
     encode_s: float = 0.0
     decode_s: float = 0.0
+    competition_bytes: int = 0
 
 
 COLUMNS = tuple(field.name for field in fields(Transfer))

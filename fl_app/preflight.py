@@ -11,7 +11,9 @@ from fl_app import data, models
 from fl_app.adapters import ADAPTERS
 from fl_app.codecs import from_spec
 from fl_app.config import ConfigError, plain
+from fl_app.conventions import COLUMNS
 from fl_app.optimizers import OPTIMIZERS, SCHEDULES
+from fl_app.shampoo import GRAFTS
 from strategies.inner import inner_strategy
 from strategies.sampling import SAMPLERS
 from strategies.single_client import SingleClient
@@ -28,8 +30,8 @@ def check(cfg: DictConfig) -> None:
         Naming the key and what it may be.
     """
     for key, known in CHOICES.items():
-        value = OmegaConf.select(cfg, key)
-        if value not in known:
+        value = OmegaConf.select(cfg, key, default=_ABSENT)
+        if value is not _ABSENT and value not in known:
             raise ConfigError(f"{key}={value} should be one of {sorted(known)}")
     for should, holds, keys in RULES:
         for key in keys:
@@ -51,10 +53,12 @@ CHOICES: dict[str, Collection[str]] = {
     "data.id": data.LOADERS,
     "optimizer.id": OPTIMIZERS,
     "optimizer.schedule": SCHEDULES,
+    "optimizer.graft": GRAFTS,
     "strategy.sampler": SAMPLERS,
     "codec.reference": REFERENCES,
     "federation.device": ("auto", "cpu", "cuda"),
     "target.metric": ("anls", "accuracy"),
+    "output.convention": COLUMNS,
 }
 
 
@@ -93,14 +97,25 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "federation.node_timeout",
             "model.max_length", "model.max_answer_length",
             "optimizer.lr", "optimizer.max_grad_norm",
+            "optimizer.root_interval", "optimizer.block_size",
         ),
     ),
     (
         "at least 0 and finite",
         lambda x: _is_number(x) and x >= 0,
-        ("evaluate_clients_per_round", "optimizer.eps", "optimizer.weight_decay"),
+        ("evaluate_clients_per_round", "optimizer.eps", "optimizer.weight_decay",
+            "optimizer.trace_floor"),
     ),
-    ("in [0, 1]", lambda x: _is_number(x) and 0 <= x <= 1, ("optimizer.warmup",)),
+    (
+        "in [0, 1]",
+        lambda x: _is_number(x) and 0 <= x <= 1,
+        ("optimizer.warmup", "optimizer.decay"),
+    ),
+    (
+        "null or less than 0",
+        lambda x: x is None or (_is_number(x) and x < 0),
+        ("optimizer.exponent",),
+    ),
     ("in [0, 1)", _is_share, ("adapter.dropout",)),
     ("in [0, 2^63)", lambda x: _is_number(x) and 0 <= x < 2**63, ("seed", "data.seed")),
     (

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from safetensors.numpy import save
 
+from fl_app.conventions import COLUMNS
 from fl_app.installed import project_root
 from fl_app.ledger import Ledger
 from fl_app.tree import Tree
@@ -127,6 +128,10 @@ def summarize(
             "message_down_seed_only": message_down - totals["seed_only_saving"],
             "setup": sum_of("message_bytes", kind="setup"),
             "evaluate": sum_of("message_bytes", kind="evaluate"),
+        },
+        "log": {
+            "convention": cfg.output.convention,
+            "bytes": sum_of(COLUMNS[cfg.output.convention], kind="train"),
         },
         "bits_per_scalar_up": 8 * payload_up / scalars_up if scalars_up else None,
         "seconds": {

@@ -17,6 +17,7 @@ from fl_app import data, models
 from fl_app.adapters import ADAPTERS
 from fl_app.codecs import Codec, from_spec
 from fl_app.config import compose, plain
+from fl_app.conventions import alias_bytes
 from fl_app.data.collate import Collator, predict
 from fl_app.metrics import score
 from fl_app.preflight import check
@@ -35,6 +36,8 @@ class Session:
         Its fingerprint, in every frame.
     up, down : Codec
         What a model becomes on its way to the server and to a client.
+    alias_bytes : int
+        What the competition's log counted on top of every transfer, see ``fl_app.conventions``.
     """
 
     cfg: DictConfig
@@ -47,6 +50,7 @@ class Session:
     manifest: bytes
     up: Codec
     down: Codec
+    alias_bytes: int
 
     @cached_property
     def data(self) -> DatasetDict:
@@ -122,4 +126,5 @@ def session(overrides: str) -> Session:
         manifest=manifest(theta0),
         up=up,
         down=down,
+        alias_bytes=alias_bytes(model),
     )

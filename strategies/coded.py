@@ -219,6 +219,7 @@ class Coded(Strategy):
                 frame_bytes=len(broadcast.frame),
                 message_bytes=weight,
                 encode_s=broadcast.encode_s,
+                competition_bytes=broadcast.payload_bytes + self.session.alias_bytes,
             )
             self._pending.append(Pending(message, down))
         return [pending.message for pending in self._pending]
@@ -328,6 +329,7 @@ class Coded(Strategy):
             up.encode_s = timing["encode"]
             up.codec, up.scalars = short_name(here.up.spec), _scalars(tree)
             up.payload_bytes, up.frame_bytes = wire.nbytes, len(frame)
+            up.competition_bytes = wire.nbytes + here.alias_bytes
             plain[ARRAYS] = to_record(tree)
             model = Coding(tree, frame, wire.nbytes, encode_s=0.0)
             self.train_seconds += timing["work"]

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.e2e
 
 LEDGER = (
     "round,partition,direction,kind,codec,scalars,payload_bytes,frame_bytes,message_bytes,"
-    "encode_s,decode_s"
+    "encode_s,decode_s,competition_bytes"
 )
 
 
