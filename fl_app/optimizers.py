@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 import torch
 from omegaconf import DictConfig
 
+from fl_app.shampoo import Shampoo
+
 
 def _adamw(parameters: Iterable[torch.nn.Parameter], cfg: DictConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
@@ -17,7 +19,26 @@ def _adamw(parameters: Iterable[torch.nn.Parameter], cfg: DictConfig) -> torch.o
     )
 
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": _adamw}
+def _shampoo(parameters: Iterable[torch.nn.Parameter], cfg: DictConfig) -> torch.optim.Optimizer:
+    return Shampoo(
+        parameters,
+        lr=cfg.lr,
+        betas=tuple(cfg.betas),
+        eps=cfg.eps,
+        decay=cfg.decay,
+        exponent=cfg.exponent,
+        root_interval=cfg.root_interval,
+        block_size=cfg.block_size,
+        graft=cfg.graft,
+        trace_floor=cfg.trace_floor,
+        weight_decay=cfg.weight_decay,
+    )
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": _adamw,
+    "shampoo": _shampoo,
+}
 
 # Factor on the learning rate after the warm-up, at progress p from 0 to 1.
 SCHEDULES: dict[str, Callable[[float], float]] = {

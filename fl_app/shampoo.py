@@ -1,0 +1,216 @@
+"""Shampoo as a local optimizer, in blocks and with a grafted step length.
+
+Own code, since no package has what a turn of few steps on LoRA's factors needs. Of
+pytorch_optimizer 4.1.0, Shampoo has neither blocks nor grafting, an epsilon that depends on the
+gradients' scale, and no update before the first root; ScalableShampoo has no sum of statistics, no
+first step of U V^T, not AdamW's step length, lets NaN into the weights, and its state is pickled
+objects. Meta's distributed_shampoo is on no package index and wants Python 3.12.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+GRAFTS = ("adamw", "sgd", "none")
+ADAM_EPS = 1e-8
+
+
+class Shampoo(torch.optim.Optimizer):
+    """Shampoo: Gupta et al. 2018, https://arxiv.org/abs/1802.09568, Algorithms 1 and 2.
+
+    For a matrix G_t, with momentum M_t (the bias-corrected mean of the gradients):
+
+        L_t = decay L_t-1 + G_t G_t^T,   R_t = decay R_t-1 + G_t^T G_t
+        W_t+1 = W_t - lr L_t^(-1/4) M_t R_t^(-1/4)
+
+    and alike for a tensor of order k, with k statistics and the power -1/(2k) of each. From Anil
+    et al. 2020, https://arxiv.org/abs/2002.09018: axes are split into blocks, of which each is a
+    tensor of its own; roots are renewed every ``root_interval`` steps; and grafting gives every
+    block's step the length of AdamW's or SGD's. Of vectors only the diagonal is kept.
+
+    The paper starts the statistics at eps I. Here eps times the mean of the diagonal is added to it
+    before a root is taken, which makes a step independent of the gradients' scale.
+
+    Parameters
+    ----------
+    betas : (float, float)
+        Decay of the momentum (0: none), and of the squared gradients of AdamW's step.
+    eps : float
+        Relative to the mean of a statistic's diagonal; greater than 0.
+    decay : float
+        Of the statistics; 1 is the paper's sum.
+    exponent : float or None
+        The power of every statistic; None is -1/(2k).
+    graft : str
+        Whose length a step has: "adamw", "sgd", or "none" for Shampoo's own.
+    trace_floor : float
+        A block whose statistic has no greater trace (the sum of its squared gradients) takes the
+        grafted optimizer's step (SGD's without one), until a renewal finds it above.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[torch.nn.Parameter],
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        decay: float,
+        exponent: float | None,
+        root_interval: int,
+        block_size: int,
+        graft: str,
+        trace_floor: float,
+        weight_decay: float,
+    ) -> None:
+        if graft not in GRAFTS:
+            raise ValueError(f"graft={graft} should be one of {GRAFTS}")
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": betas,
+                "eps": eps,
+                "decay": decay,
+                "exponent": exponent,
+                "root_interval": root_interval,
+                "block_size": block_size,
+                "graft": graft,
+                "trace_floor": trace_floor,
+                "weight_decay": weight_decay,
+            },
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Take one step.
+
+        Raises
+        ------
+        FloatingPointError
+            If a gradient, or its square, is not finite; no weight and no state has changed then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        work = [(p, g) for g in self.param_groups for p in g["params"] if p.grad is not None]
+        _refuse_what_is_not_finite([p.grad for p, _ in work])
+        for parameter, group in work:
+            self._step(parameter, parameter.grad, group)
+        return loss
+
+    def _step(self, parameter: Tensor, gradient: Any, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = 0
+            state["exp_avg"] = torch.zeros_like(parameter)
+            if group["graft"] == "adamw":
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
+            pieces = blocks(parameter, group["block_size"])
+            state["statistics"] = [[_zeros(b, axis) for axis in range(b.ndim)] for b in pieces]
+            state["roots"] = [[] for _ in pieces]  # empty: not preconditioned
+        state["step"] += 1
+        beta1, beta2 = group["betas"]
+        state["exp_avg"].lerp_(gradient, 1 - beta1)
+        momentum = state["exp_avg"] / (1 - beta1 ** state["step"])
+        base = momentum
+        if group["graft"] == "adamw":
+            state["exp_avg_sq"].lerp_(gradient.square(), 1 - beta2)
+            variance = state["exp_avg_sq"] / (1 - beta2 ** state["step"])
+            base = momentum / (variance.sqrt() + ADAM_EPS)
+        update = torch.empty_like(parameter)
+        cut = (blocks(t, group["block_size"]) for t in (gradient, momentum, base, update))
+        for i, (g, m, b, u) in enumerate(zip(*cut, strict=True)):
+            statistics = state["statistics"][i]
+            for axis, statistic in enumerate(statistics):
+                statistic.mul_(group["decay"]).add_(_outer(g, axis))
+            if (
+                g.ndim == 1  # a diagonal's root costs nothing
+                or not state["roots"][i]
+                or (state["step"] - 1) % group["root_interval"] == 0
+            ):
+                state["roots"][i] = _roots(statistics, group)
+            u.copy_(_grafted(m, b, state["roots"][i], group["graft"]))
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.sub_(update, alpha=group["lr"])
+
+
+def _grafted(momentum: Tensor, base: Tensor, roots: list[Tensor], graft: str) -> Tensor:
+    """Return Shampoo's direction with the length of ``base``; ``base`` itself without roots."""
+    if not roots:
+        return base
+    direction = momentum
+    for axis, root in enumerate(roots):
+        direction = precondition(direction, root, axis)
+    if graft == "none":
+        return direction
+    length = torch.linalg.vector_norm(direction)
+    return direction * (torch.linalg.vector_norm(base) / length.clamp_min(_tiny(length)))
+
+
+def _roots(statistics: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+    """Return the power of every axis's statistic, or none where their trace is too small."""
+    diagonal = statistics[0] if statistics[0].ndim == 1 else statistics[0].diagonal()
+    trace = diagonal.sum()  # the squared gradients', the same for every axis
+    if trace <= max(group["trace_floor"], _tiny(trace)):
+        return []
+    exponent = -0.5 / len(statistics) if group["exponent"] is None else group["exponent"]
+    return [power(statistic, exponent, group["eps"]) for statistic in statistics]
+
+
+def power(statistic: Tensor, exponent: float, eps: float) -> Tensor:
+    """Return (S + eps mean(diag S) I)^exponent for S (n x n), or for the diagonal (n) of one.
+
+    Eigenvalues that rounding has put below those of the added identity are raised to it.
+    """
+    diagonal = statistic if statistic.ndim == 1 else statistic.diagonal()
+    mean = diagonal.mean()
+    if statistic.ndim == 1:
+        return (statistic / mean + eps) ** exponent * mean**exponent
+    values, vectors = torch.linalg.eigh(statistic / mean)
+    values = (values.clamp_min(0.0) + eps) ** exponent * mean**exponent
+    return (vectors * values) @ vectors.T
+
+
+def precondition(tensor: Tensor, root: Tensor, axis: int) -> Tensor:
+    """Multiply ``tensor`` along ``axis`` by a root, a matrix or a diagonal."""
+    if root.ndim == 1:
+        return tensor * root
+    return torch.tensordot(tensor, root, dims=([axis], [0])).movedim(-1, axis)
+
+
+def blocks(tensor: Tensor, size: int) -> list[Tensor]:
+    """Return views of a tensor's blocks, of at most ``size`` along every axis, row by row."""
+    views = [tensor.view(1) if tensor.ndim == 0 else tensor]
+    for axis in range(views[0].ndim):
+        views = [part for view in views for part in view.split(size, dim=axis)]
+    return views
+
+
+def _zeros(block: Tensor, axis: int) -> Tensor:
+    n = block.shape[axis]
+    return block.new_zeros(n if block.ndim == 1 else (n, n))
+
+
+def _outer(gradient: Tensor, axis: int) -> Tensor:
+    """Return the gradient's second moment along an axis: G G^T for the rows of a matrix."""
+    if gradient.ndim == 1:
+        return gradient.square()
+    rows = gradient.movedim(axis, 0).flatten(1)
+    return rows @ rows.T
+
+
+def _tiny(like: Tensor) -> float:
+    return torch.finfo(like.dtype).tiny
+
+
+def _refuse_what_is_not_finite(gradients: list[Any]) -> None:
+    squares = [torch.linalg.vector_norm(g).square() for g in gradients]
+    if squares and not torch.isfinite(torch.stack(squares)).all():
+        bad = sum(not bool(torch.isfinite(s)) for s in squares)
+        raise FloatingPointError(
+            f"{bad} of {len(squares)} gradients are not finite, or their squares are not: "
+            "lower optimizer.lr or raise optimizer.warmup"
+        )
