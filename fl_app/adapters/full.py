@@ -14,7 +14,8 @@ from fl_app.tree import Tree
 
 
 def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PreTrainedModel:
-    """Make every parameter trainable but those of ``cfg.freeze``. theta0 is the model itself.
+    """Make every parameter trainable but those of ``cfg.freeze`` and those that the model's class
+    freezes. theta0 is the model itself.
 
     Raises
     ------
@@ -22,8 +23,13 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PreTrainedMode
         If a name of ``cfg.freeze`` is that of no module.
     """
     model.requires_grad_(True)
-    _freeze(model, plain(cfg.freeze))
+    _freeze(model, [*frozen(model), *plain(cfg.freeze)])
     return model
+
+
+def frozen(model: torch.nn.Module) -> list[str]:
+    """Return the modules of ``model`` that its class never trains, by the attribute ``frozen``."""
+    return [name for name in getattr(model, "frozen", ()) if hasattr(model, name)]
 
 
 def _freeze(model: torch.nn.Module, names: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from fl_app.adapters.full import follow_umask, get, set
+from fl_app.adapters.full import follow_umask, frozen, get, set
 from fl_app.config import plain
 
 __all__ = ["attach", "export", "get", "set"]
@@ -20,16 +20,21 @@ __all__ = ["attach", "export", "get", "set"]
 def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
     """Wrap ``model`` with LoRA factors; only these (and ``modules_to_save``) train.
 
+    What the model's class freezes gets no factors, whatever ``target_modules`` match.
+
     Raises
     ------
     ValueError
         If ``target_modules`` match nothing (PEFT's message lists what was asked for).
     """
+    # PEFT takes names for leaves; only a pattern covers a module with all that is in it.
+    excluded = "|".join(rf"{name}\..*" for name in frozen(model))
     config = LoraConfig(
         r=cfg.r,
         lora_alpha=cfg.alpha,
         lora_dropout=cfg.dropout,
         target_modules=plain(cfg.target_modules),
+        exclude_modules=excluded or None,
         modules_to_save=plain(cfg.modules_to_save) or None,
     )
     # The start is drawn on the CPU and without touching the global generator: the same bits on
