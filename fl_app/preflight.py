@@ -11,6 +11,7 @@ from fl_app import data, models
 from fl_app.adapters import ADAPTERS
 from fl_app.codecs import from_spec
 from fl_app.config import ConfigError, plain
+from fl_app.data import pfl_docvqa
 from fl_app.conventions import COLUMNS
 from fl_app.optimizers import OPTIMIZERS, SCHEDULES
 from fl_app.shampoo import GRAFTS
@@ -132,6 +133,11 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ("a number or null", lambda x: x is None or _is_number(x), ("target.value",)),
     ("the path of a folder", _is_name, ("output.dir",)),
     (
+        "the absolute path of a folder written by `python -m fl_app.data.pfl_docvqa_convert`",
+        pfl_docvqa.is_converted,
+        ("data.path",),
+    ),
+    (
         "null or the name of a folder, without / and \\",
         lambda x: x is None or (isinstance(x, (str, int)) and _is_folder_name(x)),
         ("output.name",),
@@ -156,7 +162,7 @@ def _check_sizes(cfg: DictConfig) -> None:
     if cfg.data.get("clients", clients) != clients:
         raise ConfigError(
             f"data.clients={cfg.data.clients} should be federation.clients={clients}: set "
-            "federation.clients, which both follow"
+            f"federation.clients={cfg.data.clients}"
         )
     held = clients * cfg.data.get("providers_per_client", 1)
     if cfg.data.get("test_documents", held) > held:
@@ -172,9 +178,14 @@ def _check_model(cfg: DictConfig) -> None:
 
 def _check_partitioner(cfg: DictConfig) -> None:
     _, arguments = data.partitioner(cfg.data.partitioner)
-    column = arguments.get("column", data.COLUMNS[0])
-    if column not in data.COLUMNS:
-        raise ConfigError(f"data.partitioner.column={column} should be one of {data.COLUMNS}")
+    known = data.COLUMNS[cfg.data.id]
+    if cfg.data.partitioner.id == "natural":  # its values are the clients' numbers
+        known = {name: kind for name, kind in known.items() if kind is int}
+    if "column" in arguments and arguments["column"] not in known:
+        raise ConfigError(
+            f"data.partitioner.column={arguments['column']} should be one of {sorted(known)} with "
+            f"data.id={cfg.data.id} and data.partitioner.id={cfg.data.partitioner.id}"
+        )
 
 
 def _check_codecs(cfg: DictConfig) -> None:
