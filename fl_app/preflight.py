@@ -11,8 +11,8 @@ from fl_app import data, models
 from fl_app.adapters import ADAPTERS
 from fl_app.codecs import from_spec
 from fl_app.config import ConfigError, plain
-from fl_app.data import pfl_docvqa
 from fl_app.conventions import COLUMNS
+from fl_app.data import pfl_docvqa
 from fl_app.optimizers import OPTIMIZERS, SCHEDULES
 from fl_app.shampoo import GRAFTS
 from strategies.inner import inner_strategy

@@ -2,7 +2,8 @@
 
 A row is one document: ``document`` and ``provider`` (names), ``words`` and ``boxes`` (one
 ``[x0, y0, x1, y1]`` per word, integers 0..1000), ``tags`` (the field of each word, 0 = none),
-``questions``, ``fields`` (what each asks for) and ``answers`` (the accepted ones of each).
+``questions``, ``fields`` (what each asks for) and ``answers`` (the accepted ones of each). It may
+have a ``picture`` of its page, an absolute path.
 """
 
 from collections.abc import Callable
@@ -10,20 +11,26 @@ from collections.abc import Callable
 from datasets import DatasetDict
 from omegaconf import DictConfig
 
-from fl_app.data import docvqa_mini
+from fl_app.data import docvqa_mini, pfl_docvqa
 from fl_app.data.partition import client_split, partitioner
 
 __all__ = ["COLUMNS", "LOADERS", "client_split", "load", "partitioner"]
 
-COLUMNS = ("document", "provider")  # the names of a row: what documents can be grouped by
-
-LOADERS: dict[str, Callable[[DictConfig, int], DatasetDict]] = {"docvqa_mini": docvqa_mini.load}
+LOADERS: dict[str, Callable[[DictConfig, int], DatasetDict]] = {
+    "docvqa_mini": docvqa_mini.load,
+    "pfl_docvqa": pfl_docvqa.load,
+}
+# What rows can be grouped by, and of which type it is.
+COLUMNS: dict[str, dict[str, type]] = {
+    "docvqa_mini": {"document": str, "provider": str},
+    "pfl_docvqa": {"client": int, "document": str, "provider": str},
+}
 
 
 def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
-    """The data set that ``cfg_data.id`` names, with splits ``train``, ``test`` and ``unseen``.
+    """The data set that ``cfg_data.id`` names: splits ``train``, ``test`` and maybe ``unseen``.
 
-    ``train`` is what clients hold together, ``test`` fresh documents of the same providers,
+    ``train`` is what clients hold together, ``test`` what the server scores every model on,
     ``unseen`` documents of providers that no client holds. ``seed`` is the run's seed.
 
     Raises:

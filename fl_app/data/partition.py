@@ -62,11 +62,7 @@ def by_column(
     Values are drawn in random order, then handed out largest first, each to the partition with
     the fewest rows so far: sizes differ by at most the largest value's rows.
     """
-    if column not in dataset.column_names:
-        raise ValueError(f"no column {column!r}; there are {', '.join(dataset.column_names)}")
-    rows: dict[object, list[int]] = {}
-    for index, value in enumerate(dataset[column]):
-        rows.setdefault(value, []).append(index)
+    rows = _rows_by(dataset, column)
     _enough(len(rows), num_partitions, f"values of {column}")
     groups = list(rows.values())
     order = sorted(rng.permutation(len(groups)), key=lambda group: -len(groups[group]))
@@ -76,6 +72,26 @@ def by_column(
     return parts
 
 
+def natural(
+    dataset: Dataset, num_partitions: int, rng: np.random.Generator, column: str
+) -> list[list[int]]:
+    """Row indices per partition; partition k holds exactly the rows whose ``column`` is k.
+
+    Nothing is drawn: the data say which client they belong to.
+
+    Raises:
+        ValueError: the values of ``column`` are not exactly 0..num_partitions-1.
+    """
+    rows = _rows_by(dataset, column)
+    wrong = sorted(map(repr, {*rows} ^ {*range(num_partitions)}))
+    if wrong:
+        raise ValueError(
+            f"the values of {column} should be 0..{num_partitions - 1}, one per client, and "
+            f"differ in {', '.join(wrong[:3])}: set federation.clients to the data's own number"
+        )
+    return [rows[partition] for partition in range(num_partitions)]
+
+
 def iid(dataset: Dataset, num_partitions: int, rng: np.random.Generator) -> list[list[int]]:
     """Row indices per partition, shuffled; sizes differ by at most one."""
     _enough(len(dataset), num_partitions, "rows")
@@ -83,9 +99,23 @@ def iid(dataset: Dataset, num_partitions: int, rng: np.random.Generator) -> list
     return [part.tolist() for part in np.array_split(shuffled, num_partitions)]
 
 
+def _rows_by(dataset: Dataset, column: str) -> dict[object, list[int]]:
+    """Row indices of every value of ``column``."""
+    if column not in dataset.column_names:
+        raise ValueError(f"no column {column!r}; there are {', '.join(dataset.column_names)}")
+    rows: dict[object, list[int]] = {}
+    for index, value in enumerate(dataset[column]):
+        rows.setdefault(value, []).append(index)
+    return rows
+
+
 def _enough(available: int, num_partitions: int, what: str) -> None:
     if available < num_partitions:
         raise ValueError(f"{available} {what} cannot fill {num_partitions} partitions")
 
 
-PARTITIONERS: dict[str, Partitioner] = {"by_column": by_column, "iid": iid}
+PARTITIONERS: dict[str, Partitioner] = {
+    "by_column": by_column,
+    "iid": iid,
+    "natural": natural,
+}

@@ -1,0 +1,89 @@
+"""PFL-DocVQA: invoices of many providers at ten clients, read from the converted folder.
+
+The competition publishes its records as pickled objects. ``fl_app.data.pfl_docvqa_convert`` turns
+them into Arrow once; what is here reads Arrow and nothing else, and never imports the converter.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, DatasetDict, Features, List, Value, load_from_disk
+from omegaconf import DictConfig
+
+PICTURES = "pictures"
+SPLITS = ("train", "test")
+
+# One row per question: the competition's batches are questions.
+FEATURES = Features(
+    {
+        "client": Value("int32"),  # -1 in test, which the server holds
+        "document": Value("string"),  # the page: its picture's name without .jpg
+        "provider": Value("string"),  # "" where data_points.json names none
+        "words": List(Value("string")),
+        "boxes": List(List(Value("int16"), length=4)),
+        "tags": List(Value("int8")),
+        "questions": List(Value("string")),
+        "fields": List(Value("string")),
+        "answers": List(List(Value("string"))),
+        "picture": Value("string"),  # file name in PICTURES
+    }
+)
+TOP = 1000  # largest coordinate
+
+
+def is_converted(path: object) -> bool:
+    """Whether ``path`` is the absolute path of a folder that the converter may have written."""
+    if not isinstance(path, str) or not Path(path).is_absolute():
+        return False
+    return (Path(path) / "dataset_dict.json").is_file() and (Path(path) / PICTURES).is_dir()
+
+
+def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
+    """The splits ``train`` (with a column ``client``) and ``test``; there is no ``unseen``.
+
+    Rows are those of the converter, in its order, memory-mapped; ``picture`` is the absolute path
+    of the page's picture. ``seed`` changes nothing.
+
+    Args:
+        cfg_data: ``path`` of the converted folder; with ``truncate_boxes`` every coordinate is
+            what the competition's code looks up: 1 at the far edge of the page, else 0.
+
+    Raises:
+        FileNotFoundError: ``path`` is no converted folder.
+        ValueError: it is of another layout than this converter's.
+    """
+    if not is_converted(cfg_data.path):
+        raise FileNotFoundError(
+            f"data.path={cfg_data.path} should be the absolute path of a folder written by "
+            "`python -m fl_app.data.pfl_docvqa_convert SOURCE OUT`"
+        )
+    folder = Path(cfg_data.path)
+    splits = load_from_disk(str(folder))
+    if tuple(splits) != SPLITS or any(splits[s].features != FEATURES for s in SPLITS):
+        raise ValueError(f"{folder} is not laid out as this version's converter does; run it again")
+    for name in SPLITS:
+        # Columns are replaced, not transformed on access: Dataset.to_list() skips transforms.
+        table = splits[name].data.table
+        names = table["picture"].combine_chunks()
+        paths = pc.binary_join_element_wise(str(folder / PICTURES), names, "/")
+        splits[name] = _replaced(splits[name], "picture", paths)
+        if cfg_data.truncate_boxes:
+            boxes = pa.chunked_array([_truncated(c) for c in table["boxes"].chunks])
+            splits[name] = _replaced(splits[name], "boxes", boxes)
+    return splits
+
+
+def _replaced(split: Dataset, name: str, column: pa.Array | pa.ChunkedArray) -> Dataset:
+    return split.remove_columns(name).add_column(name, column, feature=FEATURES[name])
+
+
+def _truncated(boxes: pa.ListArray) -> pa.ListArray:
+    """Coordinates of 0..1000 as integers of 0..1; the converter rounds down, so this is exact."""
+    coordinates = pc.divide(boxes.flatten().flatten(), pa.scalar(TOP, pa.int16()))
+    ends = np.cumsum(pc.list_value_length(boxes).to_numpy(), dtype=np.int32)
+    return pa.ListArray.from_arrays(
+        np.concatenate([np.zeros(1, np.int32), ends]),
+        pa.FixedSizeListArray.from_arrays(coordinates, 4),
+    )
