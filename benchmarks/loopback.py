@@ -1,0 +1,50 @@
+"""A grid whose nodes live in this process: the real ClientApp, without SuperLink and Ray."""
+
+from collections.abc import Iterable, Sequence
+from itertools import count
+
+from flwr.app import Context, Message, RecordDict
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.supercore.task_identity import TaskIdentity
+
+from fl_app.client_app import app
+
+
+class Loopback:
+    """Nodes with ids that look random, each with one partition (or several, if there are fewer)."""
+
+    def __init__(self, overrides: str, nodes: int) -> None:
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+        self.contexts = {
+            7919 * (part + 3) % 1009: Context(
+                run_id=1,
+                node_id=7919 * (part + 3) % 1009,
+                node_config={"partition-id": part, "num-partitions": nodes},
+                state=RecordDict(),
+                run_config={"overrides": overrides},
+            )
+            for part in range(nodes)
+        }
+        self.numbers = count()
+
+    def get_node_ids(self) -> Sequence[int]:
+        """Return the ids of all nodes."""
+        return list(self.contexts)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        """Return the replies, never in the order of the questions."""
+        replies = [self.deliver(message) for message in messages]
+        return [reply for reply in replies if reply is not None][::-1]
+
+    def deliver(self, message: Message) -> Message | None:
+        """Return a node's reply to ``message``."""
+        message.metadata.__dict__["_message_id"] = f"message-{next(self.numbers)}"
+        context = self.contexts[message.metadata.dst_node_id]
+        return over_the_wire(app(over_the_wire(message), context))
+
+
+def over_the_wire(message: Message) -> Message:
+    """Return what arrives: the message serialised and read again."""
+    return message_from_proto(message_to_proto(message))
