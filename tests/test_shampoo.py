@@ -1,0 +1,356 @@
+"""Shampoo's laws: what its step is, on which scale, and what it keeps between steps."""
+
+import copy
+import io
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fl_app import optimizers
+from fl_app.config import compose
+from fl_app.shampoo import Shampoo, blocks, power
+
+PLAIN = {
+    "lr": 1.0,
+    "betas": (0.0, 0.999),
+    "eps": 1e-6,
+    "decay": 1.0,
+    "exponent": None,
+    "root_interval": 1,
+    "block_size": 1024,
+    "graft": "none",
+    "trace_floor": 0.0,
+    "weight_decay": 0.0,
+}
+shapes = st.tuples(st.integers(1, 9), st.integers(1, 9))
+seeds = st.integers(0, 2**32)
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def orthogonal(seed: int, n: int) -> Tensor:
+    return torch.linalg.qr(normal(seed, n, n))[0]
+
+
+def with_singular_values(seed: int, m: int, n: int, low: float = 0.1) -> Tensor:
+    """A matrix whose singular values lie between ``low`` and 1."""
+    k = min(m, n)
+    values = torch.linspace(low, 1.0, k)
+    return orthogonal(seed, m)[:, :k] * values @ orthogonal(seed + 1, n)[:, :k].T
+
+
+def updates(gradients: list[Tensor], make=Shampoo, start: Tensor | None = None, **options):
+    """What every step takes off a weight (times 1/lr: the rate is 1)."""
+    weight = torch.nn.Parameter(torch.zeros_like(gradients[0]) if start is None else start.clone())
+    optimizer = make([weight], **(PLAIN | options if make is Shampoo else options))
+    taken = []
+    for gradient in gradients:
+        before = weight.detach().clone()
+        weight.grad = gradient.clone()
+        optimizer.step()
+        taken.append(before - weight.detach())
+    return taken
+
+
+def walk(seed: int, *shape: int, steps: int = 5) -> list[Tensor]:
+    return [normal(seed + i, *shape) for i in range(steps)]
+
+
+# ---- the step ---------------------------------------------------------------------------------
+
+
+@given(shapes, seeds, st.sampled_from([0.5, 0.99, 1.0]))
+def test_the_first_step_has_all_singular_values_one(shape, seed: int, decay: float) -> None:
+    gradient = with_singular_values(seed, *shape)
+    u, _, vt = torch.linalg.svd(gradient, full_matrices=False)
+    (step,) = updates([gradient], eps=1e-9, decay=decay, betas=(0.9, 0.9))
+    torch.testing.assert_close(step, u @ vt, atol=1e-3, rtol=0)
+
+
+def test_it_is_algorithm_1() -> None:
+    """Gupta et al. 2018, in float64 and by another decomposition."""
+    gradients = walk(3, 4, 6, steps=6)
+    left, right = torch.zeros(4, 4).double(), torch.zeros(6, 6).double()
+    for gradient, step in zip(gradients, updates(gradients, eps=1e-4), strict=True):
+        g = gradient.double()
+        left, right = left + g @ g.T, right + g.T @ g
+        roots = []
+        for s in (left, right):
+            u, values, _ = torch.linalg.svd(s + 1e-4 * s.diagonal().mean() * torch.eye(len(s)))
+            roots.append(u @ torch.diag(values**-0.25) @ u.T)
+        torch.testing.assert_close(step.double(), roots[0] @ g @ roots[1], atol=1e-4, rtol=1e-3)
+
+
+def test_a_tensor_of_order_3_takes_the_power_of_a_sixth_on_every_axis() -> None:
+    g = normal(0, 3, 4, 5)
+    (step,) = updates([g], eps=1e-2)
+    roots = []
+    for axis in range(3):
+        rows = g.movedim(axis, 0).reshape(g.shape[axis], -1).double()
+        s = rows @ rows.T
+        s += 1e-2 * s.diagonal().mean() * torch.eye(len(s))
+        values, vectors = torch.linalg.eigh(s)
+        roots.append(vectors @ torch.diag(values ** (-1 / 6)) @ vectors.T)
+    expected = torch.einsum("abc,ai,bj,ck->ijk", g.double(), *roots)
+    torch.testing.assert_close(step.double(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_vector_is_diagonal_adagrad() -> None:
+    gradients = [*walk(0, 7), torch.zeros(7)]
+    steps = updates(gradients, eps=0.0, root_interval=3)
+    total = torch.zeros(7)
+    for gradient, step in zip(gradients, steps, strict=True):
+        total += gradient.square()
+        torch.testing.assert_close(step, gradient / total.sqrt())
+
+
+@given(shapes, seeds)
+def test_orthogonal_equivariance(shape, seed: int) -> None:
+    """step(P G Q) = P step(G) Q: no direction of a matrix's rows or columns is special."""
+    m, n = shape
+    p, q = orthogonal(seed + 50, m), orthogonal(seed + 51, n)
+    gradients = walk(seed, m, n, steps=3)
+    turned = updates([p @ g @ q for g in gradients], eps=1e-3)
+    for step, expected in zip(turned, updates(gradients, eps=1e-3), strict=True):
+        torch.testing.assert_close(step, p @ expected @ q, atol=2e-3, rtol=0)
+
+
+@given(shapes, seeds, st.sampled_from([1e-12, 1e-6, 1e6]), st.sampled_from([1, 3]))
+def test_the_scale_of_gradients_does_not_matter(shape, seed, scale, root_interval) -> None:
+    gradients = walk(seed, *shape)
+    steps = updates([g * scale for g in gradients], eps=1e-3, root_interval=root_interval)
+    expected = updates(gradients, eps=1e-3, root_interval=root_interval)
+    for step, other in zip(steps, expected, strict=True):
+        torch.testing.assert_close(step, other, atol=1e-2, rtol=1e-2)
+
+
+@given(shapes, seeds, st.sampled_from([0.5, 0.99, 1.0]))
+def test_fresh_roots_bound_a_step_by_one(shape, seed: int, decay: float) -> None:
+    """L >= G G^T and R >= G^T G, so that no singular value of L^-1/4 G R^-1/4 is above 1."""
+    for step in updates(walk(seed, *shape), decay=decay):
+        assert torch.linalg.matrix_norm(step, ord=2) < 1.01
+
+
+# ---- statistics and roots -----------------------------------------------------------------------
+
+
+@given(shapes, seeds, st.sampled_from([-0.25, -0.5, -1.0]))
+def test_the_power_undoes_the_statistic(shape, seed: int, exponent: float) -> None:
+    m, n = shape
+    g = with_singular_values(seed, m, n)
+    statistic, eps = g @ g.T, 1e-2
+    root = power(statistic, exponent, eps)
+    torch.testing.assert_close(root, root.T, atol=1e-5 * float(root.abs().max()), rtol=0)
+    assert torch.linalg.eigvalsh(root).min() > 0
+    added = statistic + eps * statistic.diagonal().mean() * torch.eye(m)
+    whole = torch.linalg.matrix_power(root, round(-1 / exponent))
+    torch.testing.assert_close(whole @ added, torch.eye(m), atol=5e-3, rtol=0)
+
+
+@given(st.integers(1, 9), seeds)
+def test_a_diagonal_has_the_power_of_its_matrix(n: int, seed: int) -> None:
+    diagonal = normal(seed, n).square() + 0.1
+    torch.testing.assert_close(
+        power(diagonal, -0.5, 1e-3), power(diagonal.diag(), -0.5, 1e-3).diagonal()
+    )
+
+
+@given(shapes, seeds, st.sampled_from([0.0, 0.9, 1.0]))
+def test_statistics_stay_symmetric_and_positive(shape, seed: int, decay: float) -> None:
+    weight = torch.nn.Parameter(torch.zeros(shape))
+    optimizer = Shampoo([weight], **PLAIN | {"decay": decay})
+    for gradient in walk(seed, *shape):
+        weight.grad = gradient
+        optimizer.step()
+    for statistic in optimizer.state[weight]["statistics"][0]:
+        torch.testing.assert_close(statistic, statistic.T)
+        assert torch.linalg.eigvalsh(statistic).min() > -1e-5 * statistic.trace()
+    for root in optimizer.state[weight]["roots"][0]:
+        assert torch.linalg.eigvalsh(root).min() > 0
+
+
+def test_roots_are_renewed_at_the_first_and_at_every_qth_step_after_it() -> None:
+    weight = torch.nn.Parameter(torch.zeros(3, 4))
+    optimizer = Shampoo([weight], **PLAIN | {"root_interval": 3})
+    renewed, last = [], None
+    for step, gradient in enumerate(walk(0, 3, 4, steps=8), start=1):
+        weight.grad = gradient
+        optimizer.step()
+        root = optimizer.state[weight]["roots"][0][0]
+        if last is None or not torch.equal(root, last):
+            renewed.append(step)
+        last = root.clone()
+    assert renewed == [1, 4, 7]
+
+
+# ---- grafting and blocks ------------------------------------------------------------------------
+
+
+def adamw(params, **options):
+    return torch.optim.AdamW(params, lr=1.0, eps=1e-8, **options)
+
+
+@given(shapes, seeds, st.sampled_from([0.0, 0.9]), st.sampled_from([1, 3]))
+def test_a_grafted_step_has_the_length_of_the_other_optimizers(shape, seed, beta1, q) -> None:
+    gradients = walk(seed, *shape)
+    bases = {
+        "adamw": updates(gradients, make=adamw, betas=(beta1, 0.99), weight_decay=0.0),
+        "sgd": [],
+    }
+    mean = torch.zeros(shape)
+    for t, gradient in enumerate(gradients, start=1):
+        mean = beta1 * mean + (1 - beta1) * gradient
+        bases["sgd"].append(mean / (1 - beta1**t))
+    for graft, base in bases.items():
+        steps = updates(gradients, graft=graft, betas=(beta1, 0.99), root_interval=q)
+        for step, expected in zip(steps, base, strict=True):
+            torch.testing.assert_close(step.norm(), expected.norm(), atol=1e-4, rtol=1e-3)
+
+
+@given(shapes, seeds, st.sampled_from(["adamw", "sgd", "none"]))
+def test_below_the_floor_it_is_the_grafted_optimizer(shape, seed: int, graft: str) -> None:
+    gradients, start = walk(seed, *shape), normal(seed + 9, *shape)
+    options = {"betas": (0.9, 0.99), "weight_decay": 0.1}
+    steps = updates(gradients, start=start, graft=graft, trace_floor=1e9, **options)
+    if graft == "adamw":
+        expected = updates(gradients, make=adamw, start=start, **options)
+    else:  # bias-corrected momentum, decoupled decay
+        expected, mean, weight = [], torch.zeros(shape), start.clone()
+        for t, gradient in enumerate(gradients, start=1):
+            mean = 0.9 * mean + 0.1 * gradient
+            expected.append(0.1 * weight + mean / (1 - 0.9**t))
+            weight = weight - expected[-1]
+    for step, other in zip(steps, expected, strict=True):
+        torch.testing.assert_close(step, other, atol=1e-4, rtol=1e-4)
+
+
+@given(st.integers(1, 9), seeds)
+def test_statistics_of_the_identity_leave_sgd(n: int, seed: int) -> None:
+    """An orthogonal gradient has L = R = I, and Shampoo's step is the gradient's."""
+    gradient = orthogonal(seed, n)
+    (step,) = updates([gradient], eps=1e-9)
+    torch.testing.assert_close(step, gradient, atol=1e-4, rtol=0)
+
+
+def test_a_floor_is_passed_by_the_sum_of_squares() -> None:
+    gradient = with_singular_values(0, 4, 6)
+    floor = 2.5 * float(gradient.square().sum())  # passed by the third gradient
+    steps = updates([gradient] * 4, trace_floor=floor, root_interval=10)
+    for step in steps[:2]:
+        torch.testing.assert_close(step, gradient)
+    for step in steps[2:]:
+        torch.testing.assert_close(
+            torch.linalg.svdvals(step), torch.full((4,), 3**-0.5), atol=1e-3, rtol=0
+        )
+
+
+@pytest.mark.parametrize("graft", ["adamw", "sgd", "none"])
+@pytest.mark.parametrize("shape", [(7,), (7, 5), (3, 8), (5, 4, 7)])
+def test_blocks_are_tensors_of_their_own(shape, graft: str) -> None:
+    gradients = walk(1, *shape)
+    options = {"graft": graft, "betas": (0.9, 0.99), "root_interval": 2}
+    whole = updates(gradients, block_size=3, **options)
+    parts = [blocks(g, 3) for g in gradients]
+    assert all(max(part.shape) <= 3 for part in parts[0])
+    for i in range(len(parts[0])):
+        alone = updates([p[i] for p in parts], **options)
+        for step, expected in zip(whole, alone, strict=True):
+            torch.testing.assert_close(blocks(step, 3)[i], expected)
+
+
+@given(shapes, seeds, st.integers(1, 12))
+def test_blocks_cover_a_tensor_once(shape, seed: int, size: int) -> None:
+    tensor = torch.zeros(shape)
+    for block in blocks(tensor, size):
+        block += 1
+    assert bool((tensor == 1).all())
+
+
+def test_a_scalar_and_a_single_element_are_trained() -> None:
+    for gradient in (torch.tensor(-3.0), torch.tensor([-3.0]), torch.tensor([[-3.0]])):
+        (step,) = updates([gradient])
+        torch.testing.assert_close(step, torch.full_like(gradient, -1.0), atol=1e-4, rtol=0)
+
+
+# ---- what must not happen -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
+def test_a_gradient_that_is_not_finite_is_an_error_and_changes_nothing(bad: float) -> None:
+    weights = [torch.nn.Parameter(normal(i, 3, 4)) for i in range(2)]
+    optimizer = Shampoo(weights, **PLAIN)
+    for weight in weights:
+        weight.grad = normal(5, 3, 4)
+    optimizer.step()
+    before = copy.deepcopy((optimizer.state_dict()["state"], [w.detach() for w in weights]))
+    weights[1].grad[0, 0] = bad
+    with pytest.raises(FloatingPointError, match=r"1 of 2 gradients.*optimizer\.lr"):
+        optimizer.step()
+    after = (optimizer.state_dict()["state"], [w.detach() for w in weights])
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("graft", ["adamw", "sgd", "none"])
+@given(shape=shapes, seed=seeds, zeros=st.integers(1, 4))
+def test_zero_gradients_do_nothing_and_are_forgotten(graft, shape, seed, zeros) -> None:
+    """LoRA's A has none but zero gradients while B is zero."""
+    gradients = walk(seed, *shape, steps=3)
+    options = {"graft": graft, "betas": (0.0, 0.0), "eps": 1e-3}
+    steps = updates([torch.zeros(shape)] * zeros + gradients, **options)
+    assert not any(step.any() for step in steps[:zeros])
+    for step, expected in zip(steps[zeros:], updates(gradients, **options), strict=True):
+        torch.testing.assert_close(step, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("graft", ["adamw", "none"])
+def test_a_state_that_was_saved_goes_on_as_if_it_had_not_been(graft: str) -> None:
+    gradients = walk(0, 5, 7, steps=8)
+    options = PLAIN | {"graft": graft, "betas": (0.9, 0.99), "root_interval": 3, "block_size": 4}
+    weights = [torch.nn.Parameter(torch.zeros(5, 7)) for _ in range(2)]
+    first, second = (Shampoo([w], **options) for w in weights)
+    for gradient in gradients[:4]:
+        weights[0].grad = gradient
+        first.step()
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    weights[1].data.copy_(weights[0].data)
+    for gradient in gradients[4:]:
+        for weight, optimizer in zip(weights, (first, second), strict=True):
+            weight.grad = gradient.clone()
+            optimizer.step()
+    assert torch.equal(*weights)
+
+
+def test_an_unknown_graft_is_refused() -> None:
+    with pytest.raises(ValueError, match="adamw"):
+        Shampoo([torch.nn.Parameter(torch.zeros(2))], **PLAIN | {"graft": "adam"})
+
+
+def test_the_configuration_builds_it_and_it_repeats_itself() -> None:
+    cfg = compose("optimizer=shampoo").optimizer
+    ends = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        optimizer, schedule = optimizers.build(model.parameters(), cfg, steps=100)
+        assert isinstance(optimizer, Shampoo)
+        inputs = normal(1, 64, 6)
+        targets = inputs[:, :2] * inputs[:, 2:4]
+        losses = []
+        for _ in range(100):
+            loss = torch.nn.functional.mse_loss(model(inputs), targets)
+            losses.append(loss.item())
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+        assert losses[-1] < 0.5 * losses[0]
+        ends.append(losses)
+    assert ends[0] == ends[1]
