@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from flwr.app import ConfigRecord
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -17,8 +19,14 @@ from fl_app.data import client_split, load
 from fl_app.data.pfl_docvqa import _truncated
 from fl_app.data.pfl_docvqa_convert import SourceError, convert, main, to_thousandths
 from fl_app.installed import installed
+from fl_app.ledger import Ledger
 from fl_app.preflight import check
+from fl_app.records import to_record
+from fl_app.session import session
+from strategies.coded import Coded
+from strategies.inner import inner_strategy
 from tests import pfl_docvqa as files
+from tests.loopback import Loopback
 
 TRUST = "--i-trust-these-pickles"
 
@@ -148,6 +156,39 @@ def test_truncate_boxes_is_an_option(converted: Path) -> None:
     assert rows[0]["words"] == ["total", "eur", "0"]
 
 
+# ---- training ---------------------------------------------------------------------------------
+
+
+def test_two_clients_train_and_a_third_evaluates(converted: Path, tmp_path: Path) -> None:
+    overrides = (
+        f"data=pfl_docvqa data.path={converted} strategy=fedavg clients_per_round=2 "
+        "evaluate_clients_per_round=1 local_epochs=1 batch_size=2"
+    )
+    here = session(overrides)
+    ledger = Ledger(tmp_path / "ledger.csv")
+    coded = Coded(inner_strategy(here.cfg), here, ledger)
+    result = coded.start(
+        Loopback(overrides, nodes=10), to_record(here.theta0), num_rounds=1,
+        train_config=ConfigRecord(), evaluate_config=ConfigRecord(),
+    )  # fmt: skip
+    done = [(row.kind, row.direction) for row in ledger.rows if row.kind != "setup"]
+    assert done == [("train", "down"), ("train", "up")] * 2 + [
+        ("evaluate", "down"),
+        ("evaluate", "up"),
+    ]
+    assert result.train_metrics_clientapp[1]["loss"] > 0
+    assert 0 <= result.evaluate_metrics_clientapp[1]["anls"] <= 1
+    assert {*here.evaluate(here.theta0, here.data["test"])} == {"anls", "accuracy"}
+
+
+def test_a_page_without_words_trains(converted: Path) -> None:
+    here = session(f"data=pfl_docvqa data.path={converted} +model.config.prompt=encoder")
+    rows = here.documents(0).to_list()
+    rows[0] |= {"words": [], "boxes": [], "tags": []}
+    for batch in rows[:1], rows:
+        assert torch.isfinite(here.model(**here.collator.training(batch)).loss)
+
+
 # ---- trust ------------------------------------------------------------------------------------
 
 
@@ -190,7 +231,7 @@ def test_the_loader_executes_nothing(damaged, trap, converted) -> None:
 
 
 def test_training_cannot_reach_the_converter() -> None:
-    apps = "fl_app.client_app, fl_app.server_app, fl_app.run"
+    apps = "fl_app.client_app, fl_app.server_app, fl_app.run, fl_app.submission"
     code = f"import sys, {apps}; print('\\n'.join(sys.modules))"
     listed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -1,0 +1,134 @@
+"""A completed run as a submission to PFL-DocVQA, track 1: the model, and what it cost::
+
+    python -m fl_app.submission runs/NAME --out DIR [--convention competition]
+
+``DIR/model`` is the trained model with config and tokenizer, for ``from_pretrained``; LoRA is
+merged into it. ``DIR/communication_log.csv`` has a row per transfer of a model for training, in
+the ledger's order: ``federated_round,sender,receiver,amount_of_bytes``. The server is -1. Rounds
+start at 1, as in the logs of the competition's own code. Set-up and evaluation are not in it.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from peft import PeftModel
+
+from fl_app import models
+from fl_app.adapters.full import follow_umask
+from fl_app.atomic import atomic_folder
+from fl_app.conventions import COLUMNS, GIGABYTE
+
+SERVER = -1
+LOG_COLUMNS = ("federated_round", "sender", "receiver", "amount_of_bytes")
+
+
+class RunError(ValueError):
+    """A run's folder that cannot be submitted; the message says why."""
+
+
+def export(run: Path, out: Path, convention: str) -> list[dict[str, int]]:
+    """Write the submission of ``run`` to ``out``; return the rows of its log.
+
+    Args:
+        convention: how bytes are counted, one of ``fl_app.conventions.COLUMNS``.
+
+    Raises:
+        FileExistsError: there is something at ``out``.
+        FileNotFoundError, ValueError: the run's base model cannot be loaded.
+        RunError: ``run`` is no folder of a completed run, or has not counted by ``convention``.
+    """
+    _check_completed(run)
+    log = communication_log(run, convention)
+    with atomic_folder(out) as folder:
+        save_model(run, folder / "model")
+        with (folder / "communication_log.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, LOG_COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(log)
+    return log
+
+
+def _check_completed(run: Path) -> None:
+    path = run / "summary.json"
+    if not path.is_file():
+        raise RunError(f"{path} is missing: {run} is not the folder of a run that has ended")
+    status = json.loads(path.read_text())["status"]
+    if status != "completed":
+        raise RunError(f"{run} did not complete ({status}): there is no final model to submit")
+
+
+def communication_log(run: Path, convention: str) -> list[dict[str, int]]:
+    """The rows of ``communication_log.csv``: one per transfer of a model for training.
+
+    Raises:
+        RunError: the ledger has no column for ``convention``.
+    """
+    column = COLUMNS[convention]
+    with (run / "ledger.csv").open(newline="") as file:
+        ledger = csv.DictReader(file)
+        if column not in (ledger.fieldnames or ()):
+            raise RunError(
+                f"{run / 'ledger.csv'} has no column {column}: it was written before that was "
+                "counted; run the experiment again, or choose another --convention"
+            )
+        return [_logged(row, column) for row in ledger if row["kind"] == "train"]
+
+
+def _logged(row: dict[str, Any], column: str) -> dict[str, int]:
+    client = int(row["partition"])
+    sender, receiver = (SERVER, client) if row["direction"] == "down" else (client, SERVER)
+    values = (int(row["round"]), sender, receiver, int(row[column]))
+    return dict(zip(LOG_COLUMNS, values, strict=True))
+
+
+def save_model(run: Path, folder: Path) -> None:
+    """Save the model that ``run`` trained, whole, and its tokenizer."""
+    cfg = cast(DictConfig, OmegaConf.load(run / "config.yaml"))
+    model, tokenizer = models.load(cfg.model, cfg.seed)
+    trained = run / "adapter"
+    if (trained / "adapter_model.safetensors").is_file():
+        model = PeftModel.from_pretrained(model, str(trained)).merge_and_unload()
+    elif (trained / "model.safetensors").is_file():
+        model = type(model).from_pretrained(trained)
+    else:
+        raise RunError(f"{trained} holds neither adapter_model.safetensors nor model.safetensors")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    follow_umask(folder, like="config.json")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fl_app.submission", description="export a run for PFL-DocVQA, track 1"
+    )
+    parser.add_argument("run", type=Path, help="folder of a completed run")
+    parser.add_argument("--out", type=Path, required=True, help="folder to make")
+    parser.add_argument(
+        "--convention",
+        choices=sorted(COLUMNS),
+        default="sent",
+        help="what counts as bytes: what was sent (default), or what the competition's code counts",
+    )
+    given = parser.parse_args(arguments)
+    try:
+        log = export(given.run, given.out, given.convention)
+    except (FileExistsError, FileNotFoundError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    total = sum(row["amount_of_bytes"] for row in log)
+    print(
+        f"{given.out}: model, and a log of {len(log)} transfers, {total:,} bytes "
+        f"({total / GIGABYTE:.4f} GB of 2^30 bytes, convention {given.convention!r})"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
