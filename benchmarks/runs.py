@@ -12,8 +12,6 @@ from typing import Any
 from fl_app.installed import project_root
 from fl_app.run import submit, superlink
 
-CLIENTS = 10
-
 
 @dataclass(frozen=True)
 class Run:
@@ -69,7 +67,7 @@ def run_missing(overrides: dict[str, str], seeds: list[int]) -> None:
             folder = folder_of(label, seed)
             shutil.rmtree(folder, ignore_errors=True)  # of a run that did not complete
             asked = f"{overrides[label]} seed={seed} output.name={folder.name}"
-            if submit(asked, CLIENTS, environment) != 0:
+            if submit(asked, environment) != 0:
                 sys.exit(f"{folder.name} failed; call this again to run what is missing")
 
 

@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         with superlink() as environment:
-            return submit(overrides, cfg.federation.clients, environment)
+            return submit(overrides, environment)
     except KeyboardInterrupt:
         print("interrupted; what was measured so far is in the run's folder", file=sys.stderr)
         return 130
@@ -154,14 +154,19 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) 
     raise SuperLinkError(f"the SuperLink did not start:\n{log.read_text()[-2000:]}")
 
 
-def submit(overrides: str, nodes: int, environment: dict[str, str]) -> int:
-    """Submit the app with ``flwr run``, show its log, and return 0 only if it completed."""
+def submit(overrides: str, environment: dict[str, str]) -> int:
+    """Submit the app with ``flwr run``, show its log, and return 0 only if it completed.
+
+    Every client gets a simulated node, and a CPU for each of its threads.
+    """
+    federation = compose(overrides).federation
     flwr = _script("flwr")
     command = [
         flwr, "run", str(project_root()), CONNECTION, "--stream",
         "--run-config", f"overrides={json.dumps(overrides)}",
         "--federation-config",
-        f"num-supernodes={nodes} client-resources-num-cpus=1 init-args-log-to-driver=false",
+        f"num-supernodes={federation.clients} "
+        f"client-resources-num-cpus={federation.torch_threads} init-args-log-to-driver=false",
     ]  # fmt: skip
     process = subprocess.Popen(
         command,

@@ -64,7 +64,7 @@ def test_an_experiment_leaves_the_documented_files(flower, tmp_path, experiment,
     codec, clients = EXPERIMENTS[experiment]
     folder = tmp_path / experiment
     words = overrides(folder, f"experiment={experiment}", "target.metric=anls target.value=0.0")
-    assert run.submit(words, 3, flower) == 0
+    assert run.submit(words, flower) == 0
 
     assert {p.name for p in folder.iterdir()} == {
         "config.yaml", "ledger.csv", "metrics.csv", "summary.json", "adapter", "checkpoints",
@@ -121,7 +121,7 @@ def test_the_same_run_twice_gives_the_same_ledger_and_metrics(flower, tmp_path) 
     words = "experiment=nf4_single adapter.dropout=0.1"
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
-        assert run.submit(overrides(folder, words), 3, flower) == 0
+        assert run.submit(overrides(folder, words), flower) == 0
     assert untimed(first) == untimed(second)
     assert (first / "metrics.csv").read_bytes() == (second / "metrics.csv").read_bytes()
     checkpoint = "checkpoints/round-0002.safetensors"
@@ -133,7 +133,7 @@ def test_a_run_whose_clients_all_fail_fails_and_keeps_what_it_has(flower, tmp_pa
     words = overrides(
         folder, "optimizer.lr=1e30 optimizer.max_grad_norm=1e30 rounds=2 local_epochs=30"
     )
-    assert run.submit(words, 3, flower) == 1
+    assert run.submit(words, flower) == 1
     captured = capfd.readouterr()
     assert "every client of round 1 failed" in captured.out
     assert "optimizer.lr" in captured.out
@@ -145,7 +145,7 @@ def test_a_run_whose_clients_all_fail_fails_and_keeps_what_it_has(flower, tmp_pa
 
 def test_missing_weights_are_one_clear_error(flower, tmp_path, capfd) -> None:
     words = overrides(tmp_path / "missing", f"model.path={tmp_path}/nothing model.sha256=null")
-    assert run.submit(words, 3, flower) == 1
+    assert run.submit(words, flower) == 1
     assert "model.path" in capfd.readouterr().err.splitlines()[-1]
 
 
