@@ -1,0 +1,94 @@
+"""``python -m benchmarks.full_size``: real rounds at full size, their seconds and their memory.
+
+The competition's 4-bit LoRA entry, one client a round, through `flwr run` (SuperLink, Ray, one
+client process) on a VT5 of full size with random weights and a few generated documents. Memory is
+the kernel's own peak of resident memory (VmHWM) of every process, so nothing between two looks is
+missed. A process that builds the model for every message instead of once shows in the second round.
+"""
+
+import csv
+import json
+import re
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from fl_app.installed import project_root
+from fl_app.run import submit, superlink
+
+NAME = "bench-full-size"
+OVERRIDES = (
+    "experiment=nf4_lora model=vt5-base-random rounds=2 local_epochs=1 batch_size=1 "
+    "data=docvqa_mini data.providers_per_client=1 data.documents_per_provider=3 "
+    "data.test_documents=2 data.unseen_providers=1 data.unseen_documents_per_provider=1 "
+    "federation.torch_threads=2 target.value=null"
+)
+ROLES = {"server": re.compile("flwr-simulation"), "client": re.compile("ClientAppActor")}
+EVERY = 0.5  # seconds
+
+
+class Memory(threading.Thread):
+    """The peak resident memory, in bytes, of this process's descendants, by role."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peaks: dict[str, dict[int, int]] = {role: {} for role in ROLES}
+        self.stopped = threading.Event()
+
+    def run(self) -> None:
+        """Look until told to stop."""
+        while not self.stopped.wait(EVERY):
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    command = " ".join(process.cmdline())
+                    peak = _peak(process.pid)
+                except (psutil.Error, OSError):
+                    continue
+                for role, pattern in ROLES.items():
+                    if pattern.search(command):
+                        self.peaks[role][process.pid] = peak
+
+
+def _peak(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(found[1]) * 1024 if found else 0
+
+
+def main() -> None:
+    """Run, and print memory and seconds."""
+    folder = project_root() / "runs" / NAME
+    if folder.exists():
+        sys.exit(f"{folder} exists: remove it to measure again")
+    memory = Memory()
+    began = time.perf_counter()
+    with superlink() as environment:
+        memory.start()
+        failed = submit(f"{OVERRIDES} output.name={NAME}", environment)
+        memory.stopped.set()
+    memory.join()
+    if failed:
+        sys.exit(failed)
+    summary = json.loads((folder / "summary.json").read_text())
+    with (folder / "ledger.csv").open(newline="") as file:
+        transfers = [row for row in csv.DictReader(file) if row["kind"] == "train"]
+    print(f"\n| what | value |\n|---|---|\n| trained scalars | {summary['trainable_scalars']:,} |")
+    for role, peaks in memory.peaks.items():
+        shown = ", ".join(f"{peak / 2**30:.2f} GiB" for peak in peaks.values())
+        print(f"| peak memory, {role} | {shown} |")
+    for phase, seconds in summary["seconds"].items():
+        print(f"| {phase} | {seconds:.2f} s |")
+    print(f"| with start and stop of Flower | {time.perf_counter() - began:.1f} s |")
+    for row in transfers:
+        print(
+            f"| round {row['round']} {row['direction']} | payload {int(row['payload_bytes']):,} B, "
+            f"message {int(row['message_bytes']):,} B, encode {float(row['encode_s']):.3f} s, "
+            f"decode {float(row['decode_s']):.3f} s |"
+        )
+
+
+if __name__ == "__main__":
+    main()
