@@ -104,7 +104,7 @@ def _rows_by(dataset: Dataset, column: str) -> dict[object, list[int]]:
     if column not in dataset.column_names:
         raise ValueError(f"no column {column!r}; there are {', '.join(dataset.column_names)}")
     rows: dict[object, list[int]] = {}
-    for index, value in enumerate(dataset[column]):
+    for index, value in enumerate(dataset[column][:]):
         rows.setdefault(value, []).append(index)
     return rows
 
