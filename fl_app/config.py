@@ -24,7 +24,8 @@ OPEN = ("strategy.inner", "model.config", "codec.up", "codec.down", "data.partit
 
 CUSTOM = "custom"  # the label of a run that is none of the experiments
 SPECS = ("codec.up", "codec.down")
-NULLABLE = ("model.sha256", "target.value")  # a value in conf/, but null turns it off
+# A value in conf/, but null turns it off.
+NULLABLE = ("model.sha256", "model.tokenizer", "model.visual_path", "target.value")
 NAMES = ("adapter.target_modules",)  # a name in conf/, but may be a list of names, as in PEFT
 
 

@@ -29,7 +29,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", ["t5-base", "vt5-base"])
 def test_a_stock_t5_folder_trains_and_answers(checkpoint: Path, name: str) -> None:
-    here = session(f"{small.DATA} model={name} model.path={checkpoint} model.max_answer_length=4")
+    here = session(
+        f"{small.DATA} model={name} model.path={checkpoint} model.visual_path=null "
+        "model.max_answer_length=4"
+    )
     assert here.model.config.prompt == "encoder"
     has_boxes = any("spatial" in n for n, _ in here.model.named_modules())
     assert has_boxes == (name == "vt5-base")
@@ -42,7 +45,7 @@ def test_a_stock_t5_folder_trains_and_answers(checkpoint: Path, name: str) -> No
 
 
 def test_what_a_checkpoint_lacks_is_drawn_from_the_seed(checkpoint: Path) -> None:
-    cfg = compose(f"model=vt5-base model.path={checkpoint}").model
+    cfg = compose(f"model=vt5-base model.path={checkpoint} model.visual_path=null").model
 
     def tables(seed: int):
         return models.load(cfg, seed)[0].spatial.x.weight.detach().numpy()

@@ -52,7 +52,7 @@ def _questions(count: int = 5, tokens: int = 4) -> dict[str, torch.Tensor]:
 
 
 def _local(path: Path, **fields: Any) -> DictConfig:
-    return OmegaConf.create({"path": str(path), "sha256": None, "config": fields})
+    return OmegaConf.create({**MODEL, "path": str(path), "sha256": None, "config": fields})
 
 
 @pytest.fixture(scope="module")

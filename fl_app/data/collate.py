@@ -2,7 +2,7 @@
 
 All questions of a document share one pass of the encoder (``document`` maps a question to its
 page) when the model's ``prompt`` is "decoder"; with "encoder", T5's own form, every question
-has a page of its own.
+has a page of its own, and the pages of a document share its picture.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
+from fl_app.data.pictures import pixel_values
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
 
 NO_BOX = [0, 0, 0, 0]  # of tokens that are not on the page
@@ -75,28 +76,38 @@ class Collator:
         )
 
     def _pages(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """``input_ids``, ``attention_mask`` [pages, tokens], ``bbox`` [pages, tokens, 4]."""
+        """``input_ids``, ``attention_mask`` [pages, tokens], ``bbox`` [pages, tokens, 4]; for a
+        model that sees pictures also ``pixel_values`` [rows, 3, height, width] and ``picture``
+        [pages].
+        """
         words: list[list[str]] = []
         boxes: list[list[list[int]]] = []
         document: list[int] = []
-        for row in rows:
+        picture: list[int] = []
+        for index, row in enumerate(rows):
             if self.model_config.prompt == "decoder":
                 document += [len(words)] * len(row["questions"])
                 words.append(row["words"])
                 boxes.append(row["boxes"])
+                picture.append(index)
                 continue
             for question in row["questions"]:
                 document.append(len(words))
                 before = f"question: {question} context:".split()
                 words.append([*before, *row["words"]])
                 boxes.append([NO_BOX] * len(before) + list(row["boxes"]))
+                picture.append(index)
         encoding = self.encode_words(words)
-        return {
+        batch = {
             "input_ids": encoding["input_ids"],
             "attention_mask": encoding["attention_mask"],
             "bbox": spread(encoding, boxes, NO_BOX),
             "document": torch.tensor(document),
         }
+        if self.model_config.visual is not None:
+            batch["pixel_values"] = pixel_values(rows, self.model_config.visual)
+            batch["picture"] = torch.tensor(picture)
+        return batch
 
     def _prompts(self, rows: Sequence[dict[str, Any]]) -> list[list[int]]:
         """What the decoder is given of each question: its start, then the question or nothing."""

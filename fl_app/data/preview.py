@@ -1,19 +1,16 @@
 """Draw a document: ``python -m fl_app.data.preview --split test --index 0 --out page.png``."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-import matplotlib
-from PIL import Image, ImageDraw, ImageFont
-from PIL.ImageFont import FreeTypeFont
+from PIL import Image, ImageDraw
 
 from fl_app.config import compose
 from fl_app.data import load
+from fl_app.data.pictures import draw as draw_page
+from fl_app.data.pictures import scaled
 
-FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")  # has every letter used
-SCALE = 1.2  # pixels per thousandth of the page
-RATIO = 1.3  # height of the page by its width
+SIZE = (1200, 1560)  # pixels
 COLOURS = (
     "#bbbbbb",
     "#1f77b4",
@@ -29,24 +26,11 @@ COLOURS = (
 
 def draw(row: dict[str, Any]) -> Image.Image:
     """The page of a row: words in their boxes, the fields' boxes in colour."""
-    across, down = SCALE, SCALE * RATIO
-    image = Image.new("RGB", (round(1000 * across), round(1000 * down)), "white")
+    image = draw_page(row, SIZE)
     canvas = ImageDraw.Draw(image)
-    boxes = [(x0 * across, y0 * down, x1 * across, y1 * down) for x0, y0, x1, y1 in row["boxes"]]
-    font = _font(row["words"], boxes)
-    for word, box, tag in zip(row["words"], boxes, row["tags"], strict=True):
+    for box, tag in zip(scaled(row["boxes"], SIZE), row["tags"], strict=True):
         canvas.rectangle(box, outline=COLOURS[tag], width=2 if tag else 1)
-        canvas.text((box[0] + 2, (box[1] + box[3]) / 2), word, fill="black", font=font, anchor="lm")
     return image
-
-
-def _font(words: list[str], boxes: list[tuple[float, float, float, float]]) -> FreeTypeFont:
-    """One type for the page, of a size at which an ordinary word fills its box."""
-    trial = ImageFont.truetype(FONT, 100)
-    scales = sorted(
-        (x1 - x0) / trial.getlength(word) for word, (x0, _, x1, _) in zip(words, boxes, strict=True)
-    )
-    return ImageFont.truetype(FONT, 100 * scales[len(scales) // 3] if scales else 10)
 
 
 def main() -> None:

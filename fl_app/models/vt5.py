@@ -1,31 +1,52 @@
-"""VT5 without its image branch: T5 that also sees where each word stands on the page.
+"""VT5: T5 that also sees where each word stands on the page, and the page's picture.
 
-Tito et al., "Hierarchical multimodal transformers for Multi-Page DocVQA" (2023), as used by the
-PFL-DocVQA competition; here on transformers' T5.
+Tito et al., "Hierarchical multimodal transformers for Multi-Page DocVQA" (2023,
+https://arxiv.org/abs/2212.05935), without its hierarchy of pages, as in the code of the
+PFL-DocVQA competition; here on transformers' T5 and BEiT. From that code, and checked against the
+competition's count of scalars: the spatial embedding, the frozen DiT, its last hidden states (CLS
+and patches, not pooled) through one linear layer, behind the text and without boxes. Other than
+there: no dropout in the spatial embedding, and padding stands behind the visual tokens instead of
+between, so that a page is encoded alike in every batch.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import T5Config, T5ForConditionalGeneration, initialization
+from transformers import (
+    BeitConfig,
+    BeitModel,
+    T5Config,
+    T5ForConditionalGeneration,
+    initialization,
+)
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 COORDINATES = 1024  # rows of a coordinate table; boxes use 0..1000
 FREQUENCIES = 6  # of a coordinate's Fourier features: half a period to 16 periods of a page
+VISUAL_KEYS = frozenset(key for key in BeitConfig.__annotations__ if key[0].islower())
 
 
 class VT5Config(T5Config):
-    """T5's config, and where boxes and questions enter the model.
+    """T5's config, and where boxes, pictures and questions enter the model.
 
     Args:
         spatial: "none" (plain T5), "table" (the competition's embedding tables) or "fourier".
         prompt: "encoder" (T5's form: the question stands before the page's words) or "decoder"
             (the question is the start of the decoder's text, the answer follows it).
+        visual: the config of the visual encoder, values of transformers' ``BeitConfig``; None: the
+            model sees no pictures.
+        untied_lm_head: whether the output layer has weights of its own, as in the competition's
+            code; else they are those of the token embedding. transformers' T5 always ties them and
+            knows ``tie_word_embeddings`` only as "scale the decoder's output", which stays.
     """
 
     model_type = "vt5"
 
     spatial: str = "none"
     prompt: str = "encoder"
+    visual: dict[str, Any] | None = None
+    untied_lm_head: bool = False
     decoder_start_token_id: int = 0  # as every T5 has it: its padding
 
     def __post_init__(self, **kwargs) -> None:
@@ -33,6 +54,11 @@ class VT5Config(T5Config):
             raise ValueError(f"unknown spatial {self.spatial!r}; known: none, {', '.join(SPATIAL)}")
         if self.prompt not in ("decoder", "encoder"):
             raise ValueError(f"unknown prompt {self.prompt!r}; known: decoder, encoder")
+        unknown = sorted({*(self.visual or {})} - VISUAL_KEYS)
+        if unknown:
+            raise ValueError(
+                f"unknown visual {', '.join(unknown)}; known: {', '.join(sorted(VISUAL_KEYS))}"
+            )
         super().__post_init__(**kwargs)
 
 
@@ -77,42 +103,117 @@ SPATIAL: dict[str, type[nn.Module]] = {"table": TableSpatial, "fourier": Fourier
 
 
 class VT5ForConditionalGeneration(T5ForConditionalGeneration):
-    """T5 with a spatial embedding of word boxes added to the encoder's input embeddings."""
+    """T5 with a spatial embedding of word boxes added to the encoder's input embeddings, and the
+    states of a frozen visual encoder behind them.
+    """
 
     config: VT5Config
     config_class = VT5Config
+    frozen = ("visual_encoder",)  # modules that no adapter trains or sends
 
     def __init__(self, config: VT5Config) -> None:
         super().__init__(config)
         if config.spatial != "none":
             self.spatial = SPATIAL[config.spatial](config.d_model)
+        if config.visual is not None:
+            visual = BeitConfig(**config.visual)
+            self.visual_encoder = BeitModel(visual, add_pooling_layer=False).requires_grad_(False)
+            self.visual_matcher = nn.Linear(visual.hidden_size, config.d_model)
         self.post_init()
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict:
+        """The weights that are others under a second name: {second name: first name}."""
+        tied = super().get_expanded_tied_weights_keys(all_submodels)
+        if self.config.untied_lm_head:
+            tied.pop("lm_head.weight", None)
+        return tied
+
+    def train(self, mode: bool = True) -> "VT5ForConditionalGeneration":
+        """torch's ``train``, but the visual encoder stays frozen and in evaluation mode."""
+        super().train(mode)
+        if self.config.visual is not None:
+            # Again, for ``from_pretrained``, which makes new parameters and ends with ``eval()``.
+            self.visual_encoder.requires_grad_(False).eval()
+        return self
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """No: of a class outside transformers, ``from_pretrained`` would draw missing weights by
+        the rules for single layers alone, without those of T5's attention and of this class.
+        """
+        return False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        if module is self:
+            if self.config.untied_lm_head:
+                initialization.copy_(self.lm_head.weight, self.shared.weight)
+            return
         super()._init_weights(module)
-        width = self.config.initializer_factor * self.config.d_model**-0.5
         if isinstance(module, TableSpatial):
             initialization.normal_(module.x.weight, std=1.0)
             initialization.normal_(module.y.weight, std=1.0)
-            initialization.normal_(module.matcher.weight, std=width)
-            initialization.zeros_(module.matcher.bias)
-        elif isinstance(module, FourierSpatial):
-            initialization.normal_(module.projection.weight, std=width)
-            initialization.zeros_(module.projection.bias)
+            initialization.normal_(module.matcher.weight, std=module.matcher.in_features**-0.5)
+        elif module is getattr(self, "visual_matcher", None):
+            initialization.normal_(module.weight, std=module.in_features**-0.5)
 
     def encode(
-        self, input_ids: Tensor, attention_mask: Tensor | None, bbox: Tensor | None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        bbox: Tensor | None,
+        pixel_values: Tensor | None = None,
+        picture: Tensor | None = None,
     ) -> Tensor:
-        """Encoder states [pages, tokens, d] of token ids and masks [pages, tokens] and boxes
-        [pages, tokens, 4] (None: all zero).
+        """Encoder states of pages: [pages, tokens, d], or with a visual encoder
+        [pages, tokens + visual tokens, d], in each page first those of its words, then those of its
+        picture, then padding.
+
+        Args:
+            input_ids, attention_mask: [pages, tokens].
+            bbox: [pages, tokens, 4]; None means all zero.
+            pixel_values: [pictures, channels, height, width], for a model with a visual encoder.
+            picture: [pages], the picture of each page; None means that page i has picture i.
+
+        Raises:
+            ValueError: pictures for a model without a visual encoder, or none for one with it.
         """
+        if (pixel_values is None) != (self.config.visual is None):
+            raise ValueError(
+                "pixel_values should be given if and only if the model has a visual encoder "
+                "(visual in its config)"
+            )
         embeddings = self.shared(input_ids)
         if self.config.spatial != "none":
             if bbox is None:
                 bbox = input_ids.new_zeros(*input_ids.shape, 4)
             embeddings = embeddings + self.spatial(bbox)
+        if pixel_values is not None:
+            embeddings = self._with_picture(embeddings, attention_mask, pixel_values, picture)
+            attention_mask = _with_visual(attention_mask, embeddings)
         return self.encoder(inputs_embeds=embeddings, attention_mask=attention_mask)[0]
+
+    def _with_picture(
+        self,
+        embeddings: Tensor,
+        attention_mask: Tensor | None,
+        pixel_values: Tensor,
+        picture: Tensor | None,
+    ) -> Tensor:
+        """Embeddings [pages, tokens + visual tokens, d], padding moved to the end."""
+        with torch.no_grad():
+            states = self.visual_encoder(pixel_values).last_hidden_state
+        visual = self.visual_matcher(states)
+        if picture is not None:
+            visual = visual.index_select(0, picture)
+        joined = torch.cat([embeddings, visual], dim=1)
+        if attention_mask is None:
+            return joined
+        # T5 sees how far tokens are from each other: padding between text and picture would make
+        # a page's states depend on the longest page of its batch.
+        is_padding = nn.functional.pad(attention_mask == 0, (0, visual.shape[1]))
+        order = is_padding.to(torch.uint8).argsort(dim=1, stable=True)
+        return joined.gather(1, order.unsqueeze(-1).expand_as(joined))
 
     def _states(
         self,
@@ -120,12 +221,17 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         attention_mask: Tensor | None,
         bbox: Tensor | None,
         encoder_outputs: BaseModelOutput | tuple | None,
-    ) -> Tensor:
+        pixel_values: Tensor | None,
+        picture: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Encoder states, and which of them are to be seen."""
         if encoder_outputs is not None:
-            return encoder_outputs[0]
-        if input_ids is None:
+            states = encoder_outputs[0]
+        elif input_ids is not None:
+            states = self.encode(input_ids, attention_mask, bbox, pixel_values, picture)
+        else:
             raise ValueError("give either input_ids or encoder_outputs")
-        return self.encode(input_ids, attention_mask, bbox)
+        return states, _with_visual(attention_mask, states)
 
     def forward(
         self,
@@ -137,20 +243,25 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         decoder_attention_mask: Tensor | None = None,
         encoder_outputs: BaseModelOutput | tuple | None = None,
         document: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        picture: Tensor | None = None,
         **kwargs,
     ) -> Seq2SeqLMOutput:
-        """T5's forward, on pages with boxes and on several questions a page.
+        """T5's forward, on pages with boxes and pictures and on several questions a page.
 
         Args:
             input_ids, attention_mask: [pages, tokens].
             bbox: [pages, tokens, 4], integers 0..1000; None means all zero.
             labels: [questions, tokens]; -100 is ignored.
             decoder_input_ids, decoder_attention_mask: [questions, tokens].
-            encoder_outputs: states [pages, tokens, d] to use instead of encoding again.
+            encoder_outputs: states of ``encode`` to use instead of encoding again.
             document: [questions], the page that each question asks about; None means that
                 question i asks about page i.
+            pixel_values, picture: see ``encode``.
         """
-        states = self._states(input_ids, attention_mask, bbox, encoder_outputs)
+        states, attention_mask = self._states(
+            input_ids, attention_mask, bbox, encoder_outputs, pixel_values, picture
+        )
         if document is None:
             return super().forward(
                 attention_mask=attention_mask,
@@ -217,10 +328,14 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         bbox: Tensor | None = None,
         encoder_outputs: BaseModelOutput | tuple | None = None,
         document: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        picture: Tensor | None = None,
         **kwargs,
     ):
         """transformers' ``generate`` with the arguments of ``forward``; one row per question."""
-        states = self._states(input_ids, attention_mask, bbox, encoder_outputs)
+        states, attention_mask = self._states(
+            input_ids, attention_mask, bbox, encoder_outputs, pixel_values, picture
+        )
         if document is not None:
             states = states.index_select(0, document)
             if attention_mask is not None:
@@ -230,3 +345,14 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
             attention_mask=attention_mask,
             **kwargs,
         )
+
+
+def _with_visual(attention_mask: Tensor | None, states: Tensor) -> Tensor | None:
+    """The mask [pages, tokens] of states that are longer by visual tokens, as ``encode`` lays them:
+    whatever is padding stands at the end.
+    """
+    if attention_mask is None or attention_mask.shape[1] == states.shape[1]:
+        return attention_mask
+    seen = attention_mask.sum(1, keepdim=True) + states.shape[1] - attention_mask.shape[1]
+    places = torch.arange(states.shape[1], device=states.device)
+    return (places < seen).to(attention_mask.dtype)

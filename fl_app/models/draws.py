@@ -1,0 +1,46 @@
+"""Weights drawn from a seed, the same bits on every machine."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+CHUNK = 1 << 22  # values drawn at a time, which bounds the memory beside the weights
+
+
+class SeededDraws(TorchFunctionMode):
+    """Within it, ``nn.init.normal_`` draws from ``seed``: uniformly, of the mean and deviation
+    that are asked for.
+
+    torch's own normal numbers come from vectorized logarithms and cosines, whose last bits differ
+    between processors. Here a draw is 24 random bits, one exact subtraction and two roundings.
+    Takes about 3 ns a value.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.rng = np.random.Generator(np.random.PCG64(seed))
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if func is nn.init.normal_:
+            return self._normal(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _normal(
+        self, tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: None = None
+    ) -> Tensor:
+        if tensor.is_meta:
+            return tensor
+        flat = tensor.detach().view(-1).numpy()
+        width = np.float32(12**0.5 * std)
+        for first in range(0, len(flat), CHUNK):
+            part = flat[first : first + CHUNK]
+            self.rng.random(out=part, dtype=np.float32)
+            part -= np.float32(0.5)
+            part *= width
+            part += np.float32(mean)
+        return tensor
