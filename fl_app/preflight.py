@@ -143,6 +143,11 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         ("output.name",),
     ),
     (
+        "null or a name",
+        lambda x: x is None or _is_name(x),
+        ("model.tokenizer", "model.visual_path"),
+    ),
+    (
         "null or a SHA-256 in hex",
         lambda x: x is None or re.fullmatch("[0-9a-f]{64}", str(x)) is not None,
         ("model.sha256",),
