@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from fl_app.config import ConfigError, compose
+from fl_app.config import CONF_DIR, ConfigError, compose
 from fl_app.data import client_split, load
 from fl_app.data.pfl_docvqa import _truncated
 from fl_app.data.pfl_docvqa_convert import SourceError, convert, main, to_thousandths
@@ -28,6 +28,7 @@ from tests import pfl_docvqa as files
 from tests.loopback import Loopback
 
 TRUST = "--i-trust-these-pickles"
+TINY = sorted(path.stem for path in (CONF_DIR / "model").glob("vt5-tiny*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +179,19 @@ def test_two_clients_train_and_a_third_evaluates(converted: Path, tmp_path: Path
     assert result.train_metrics_clientapp[1]["loss"] > 0
     assert 0 <= result.evaluate_metrics_clientapp[1]["anls"] <= 1
     assert {*here.evaluate(here.theta0, here.data["test"])} == {"anls", "accuracy"}
+
+
+@pytest.mark.parametrize("model", TINY)
+def test_the_published_picture_is_what_a_visual_model_sees(converted: Path, model: str) -> None:
+    here = session(f"data=pfl_docvqa data.path={converted} model={model}")
+    rows = here.documents(0).to_list()
+    others = [{**row, "picture": here.data["test"][0]["picture"]} for row in rows]
+    with torch.inference_mode():
+        loss, other = (here.model(**here.collator.training(x)).loss for x in (rows, others))
+    assert torch.isfinite(loss)
+    sees = any("visual_encoder" in name for name, _ in here.model.named_modules())
+    assert sees == model.endswith("visual")
+    assert bool(loss != other) == sees
 
 
 def test_a_page_without_words_trains(converted: Path) -> None:
