@@ -39,7 +39,7 @@ def train_model(message: Message, context: Context) -> Message:
     mu = cast(float, config.get("proximal-mu", 0.0))
     turn = train(
         here.model,
-        here.documents(partition).to_list(),
+        here.documents(partition),
         here.collator,
         here.cfg.optimizer,
         epochs=here.cfg.local_epochs,

@@ -68,7 +68,8 @@ class Run:
                 evaluate_config=ConfigRecord(),
                 evaluate_fn=self.after_round,
             )
-            self.evaluate("unseen", self.rounds_done, self.latest)
+            if "unseen" in here.data:
+                self.evaluate("unseen", self.rounds_done, self.latest)
         except BaseException:
             self.finish("failed")
             raise

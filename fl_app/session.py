@@ -74,15 +74,14 @@ class Session:
     def evaluate(self, tree: Tree, dataset: Dataset) -> dict[str, float]:
         """Return ANLS and accuracy of the model with ``tree`` in it, over ``dataset``."""
         self.adapter.set(self.model, tree)
-        rows = dataset.to_list()
         answers = predict(
             self.model,
             self.tokenizer,
             self.collator,
-            rows,
+            dataset,
             self.cfg.model.max_answer_length,
         )
-        return score(answers, [accepted for row in rows for accepted in row["answers"]])
+        return score(answers, [accepted for row in dataset["answers"] for accepted in row])
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from omegaconf import DictConfig
 from torch import nn
 
@@ -54,7 +55,7 @@ def proximal(mu: float, model: nn.Module) -> GradientHook:
 
 def train(
     model: nn.Module,
-    rows: Sequence[Row],
+    rows: Sequence[Row] | Dataset,
     collator: Collator,
     cfg: DictConfig,
     *,
@@ -67,7 +68,7 @@ def train(
 
     Parameters
     ----------
-    rows : sequence of documents
+    rows : documents, in a list or on disk
         See ``fl_app.data``; one batch is ``batch_size`` documents with all their questions.
     cfg : DictConfig
         The ``optimizer`` group: optimizer, schedule over this turn, ``max_grad_norm``.

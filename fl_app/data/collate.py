@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
@@ -143,7 +144,7 @@ def predict(
     model: VT5ForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
     collator: Collator,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[dict[str, Any]] | Dataset,
     max_answer_length: int,
 ) -> list[str]:
     """Greedy answers, one string per question in the order of ``rows``.
@@ -156,7 +157,8 @@ def predict(
     model.eval()
     answers: list[str] = []
     for first in range(0, len(rows), PREDICT_DOCUMENTS):
-        batch: dict[str, Any] = dict(collator.prompts(rows[first : first + PREDICT_DOCUMENTS]))
+        last = min(first + PREDICT_DOCUMENTS, len(rows))
+        batch: dict[str, Any] = dict(collator.prompts([rows[i] for i in range(first, last)]))
         generated = model.generate(
             **batch, max_new_tokens=max_answer_length, do_sample=False, num_beams=1
         )
