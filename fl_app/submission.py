@@ -1,6 +1,6 @@
 """A completed run as a submission to PFL-DocVQA, track 1: the model, and what it cost::
 
-    python -m fl_app.submission runs/NAME --out DIR [--convention competition]
+    python -m fl_app.submission runs/NAME --out DIR
 
 ``DIR/model`` is the trained model with config and tokenizer, for ``from_pretrained``; LoRA is
 merged into it. ``DIR/communication_log.csv`` has a row per transfer of a model for training, in
@@ -63,6 +63,12 @@ def _check_completed(run: Path) -> None:
         raise RunError(f"{run} did not complete ({status}): there is no final model to submit")
 
 
+def _convention(run: Path) -> str:
+    """What the run's ``output.convention`` says."""
+    _check_completed(run)
+    return str(json.loads((run / "summary.json").read_text())["log"]["convention"])
+
+
 def communication_log(run: Path, convention: str) -> list[dict[str, int]]:
     """The rows of ``communication_log.csv``: one per transfer of a model for training.
 
@@ -113,19 +119,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--convention",
         choices=sorted(COLUMNS),
-        default="sent",
-        help="what counts as bytes: what was sent (default), or what the competition's code counts",
+        help="what counts as bytes: what was sent, or what the competition's code counts "
+        "(default: the run's output.convention)",
     )
     given = parser.parse_args(arguments)
     try:
-        log = export(given.run, given.out, given.convention)
+        convention = given.convention or _convention(given.run)
+        log = export(given.run, given.out, convention)
     except (FileExistsError, FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     total = sum(row["amount_of_bytes"] for row in log)
     print(
         f"{given.out}: model, and a log of {len(log)} transfers, {total:,} bytes "
-        f"({total / GIGABYTE:.4f} GB of 2^30 bytes, convention {given.convention!r})"
+        f"({total / GIGABYTE:.4f} GB of 2^30 bytes, convention {convention!r})"
     )
     return 0
 

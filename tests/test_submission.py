@@ -86,6 +86,8 @@ def test_the_conventions_differ_and_the_total_is_printed(run: Run, tmp_path, cap
         totals[convention] = sum(amounts)
         assert f"{sum(amounts):,} bytes" in capsys.readouterr().out
     assert totals["competition"] > totals["sent"] > 0
+    submission.main([str(run.folder.path), "--out", str(tmp_path / "as configured")])
+    assert f"{totals[run.here.cfg.output.convention]:,} bytes" in capsys.readouterr().out
 
 
 def test_the_same_run_gives_the_same_bytes_and_follows_the_umask(run: Run, tmp_path: Path) -> None:

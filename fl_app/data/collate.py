@@ -16,7 +16,8 @@ from transformers import BatchEncoding, PreTrainedTokenizerFast
 from fl_app.data.pictures import pixel_values
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
 
-NO_BOX = [0, 0, 0, 0]  # of tokens that are not on the page
+NO_BOX = [0, 0, 0, 0]  # of padding and special tokens
+PROMPT_BOX = [0, 0, 1000, 1000]  # of a question before the page, as in the competition's code
 IGNORED = -100  # label that no loss is taken on
 PREDICT_DOCUMENTS = 16  # a batch of predict(); bounds its memory, does not change the answers
 
@@ -96,7 +97,7 @@ class Collator:
                 document.append(len(words))
                 before = f"question: {question} context:".split()
                 words.append([*before, *row["words"]])
-                boxes.append([NO_BOX] * len(before) + list(row["boxes"]))
+                boxes.append([PROMPT_BOX] * len(before) + list(row["boxes"]))
                 picture.append(index)
         encoding = self.encode_words(words)
         batch = {
