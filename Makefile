@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 export RUN ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format pretrain bench-codecs bench-experiments bench-closed-loop clean
+.PHONY: help setup run test lint format pretrain leaderboard leaderboard-mini bench-codecs bench-full-size clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -38,11 +38,14 @@ pretrain: $(STAMP) ## Train the embedded model again (about 10 minutes; the ship
 bench-codecs: $(STAMP) ## Speed, bits and error of the codecs, beside others (about 3 minutes)
 	$(BIN)/python -m benchmarks.codecs
 
-bench-experiments: $(STAMP) ## Every experiment with 3 seeds (about 25 minutes): the README's table
-	$(BIN)/python -m benchmarks.experiments
+bench-full-size: $(STAMP) ## Two real rounds at full size: seconds and memory (about 5 minutes)
+	$(BIN)/python -m benchmarks.full_size
 
-bench-closed-loop: $(STAMP) ## Every codec in training, 3 seeds (about 90 minutes)
-	$(BIN)/python -m benchmarks.closed_loop
+leaderboard: $(STAMP) ## The competition's table of bytes, at full size (about 20 minutes, 16 GiB)
+	$(BIN)/python -m benchmarks.leaderboard
+
+leaderboard-mini: $(STAMP) ## The competition's entries and all codecs on the embedded task (4 hours)
+	$(BIN)/python -m benchmarks.leaderboard_mini
 
 clean: ## Remove .venv and caches; runs/ stays
 	rm -rf .venv .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
