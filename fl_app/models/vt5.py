@@ -146,8 +146,9 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if module is self:
-            if self.config.untied_lm_head:
-                initialization.copy_(self.lm_head.weight, self.shared.weight)
+            return  # what T5 would draw here, ``shared``, has been drawn as an embedding
+        if module is self.lm_head and self.config.untied_lm_head:
+            initialization.copy_(module.weight, self.shared.weight)
             return
         super()._init_weights(module)
         if isinstance(module, TableSpatial):
