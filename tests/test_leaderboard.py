@@ -22,20 +22,10 @@ from strategies.coded import Coded
 from strategies.inner import inner_strategy
 from tests import small
 
-TOKENS = 1000  # rows of the small model's token embedding
-WIDTH = 32
-SMALL_VT5 = (
-    f"model=vt5-base-random model.config.vocab_size={TOKENS} model.config.d_model={WIDTH} "
-    "model.config.d_kv=8 model.config.d_ff=64 model.config.num_layers=1 "
-    "model.config.num_decoder_layers=1 model.config.num_heads=2 model.max_length=64 "
-    "model.config.prompt=decoder model.config.visual.hidden_size=16 "
-    "model.config.visual.num_hidden_layers=1 model.config.visual.num_attention_heads=2 "
-    "model.config.visual.intermediate_size=16 model.config.visual.image_size=32"
-)
-
 
 def small_run(entry: str) -> str:
-    return f"experiment={entry} {SMALL_VT5} data=docvqa_mini {small.RUN} rounds=1"
+    model = f"{small.VT5} model.config.prompt=decoder"
+    return f"experiment={entry} {model} data=docvqa_mini {small.RUN} rounds=1"
 
 
 def transfers(entry: str, tmp_path: Path) -> list:
@@ -69,7 +59,7 @@ def test_the_two_lora_entries_differ_by_two_aliases_of_the_token_embedding(tmp_p
         column = COLUMNS[compose(small_run(entry)).output.convention]
         counted[entry] = [getattr(row, column) for row in transfers(entry, tmp_path)]
     differences = {a - b for a, b in zip(*counted.values(), strict=True)}
-    assert differences == {2 * 4 * TOKENS * WIDTH}
+    assert differences == {2 * 4 * small.TOKENS * small.WIDTH}
 
     model = session(small_run("lora_tuned")).model.get_base_model()
     names = {name for name, _ in model.named_parameters()}

@@ -16,11 +16,12 @@ import pytest
 from peft import PeftModel
 
 from benchmarks.leaderboard import PUBLISHED
-from fl_app import models, run
+from fl_app import models, run, submission
 from fl_app.config import compose
+from fl_app.data.pfl_docvqa_convert import convert
 from fl_app.models.vt5 import VT5ForConditionalGeneration
 from fl_app.results import PACKAGES
-from tests import small
+from tests import pfl_docvqa, small
 
 pytestmark = pytest.mark.e2e
 
@@ -112,6 +113,26 @@ def test_an_experiment_leaves_the_documented_files(flower, tmp_path, experiment,
     printed = capfd.readouterr().out
     assert printed.count("ANLS") >= 2
     assert "    2  " in printed
+
+
+def test_the_winning_entry_on_published_data_up_to_its_submission(flower, tmp_path) -> None:
+    pfl_docvqa.write(tmp_path / "source")
+    convert(tmp_path / "source", tmp_path / "data")
+    folder = tmp_path / "run"
+    words = (
+        f"experiment=nf4_lora {small.VT5} data.path={tmp_path}/data rounds=2 local_epochs=1 "
+        f"model.max_answer_length=4 output.dir={tmp_path} output.name=run"
+    )
+    assert run.submit(words, flower) == 0
+    assert {(m["round"], m["split"], m["metric"]) for m in read(folder / "metrics.csv")} == {
+        (number, "test", metric) for number in "012" for metric in ("anls", "accuracy")
+    }
+    assert submission.main([str(folder), "--out", str(tmp_path / "submission")]) == 0
+    log = read(tmp_path / "submission/communication_log.csv")
+    assert [row["federated_round"] for row in log] == ["1", "1", "2", "2"]
+    assert [row["sender"] == "-1" for row in log] == [True, False, True, False]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert sum(int(row["amount_of_bytes"]) for row in log) == summary["log"]["bytes"]
 
 
 def untimed(folder: Path) -> list[list[str]]:
