@@ -30,7 +30,6 @@ def _shampoo(parameters: Iterable[torch.nn.Parameter], cfg: DictConfig) -> torch
         root_interval=cfg.root_interval,
         block_size=cfg.block_size,
         graft=cfg.graft,
-        trace_floor=cfg.trace_floor,
         weight_decay=cfg.weight_decay,
     )
 

@@ -104,8 +104,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     (
         "at least 0 and finite",
         lambda x: _is_number(x) and x >= 0,
-        ("evaluate_clients_per_round", "optimizer.eps", "optimizer.weight_decay",
-            "optimizer.trace_floor"),
+        ("evaluate_clients_per_round", "optimizer.eps", "optimizer.weight_decay"),
     ),
     (
         "in [0, 1]",

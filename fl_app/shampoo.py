@@ -45,9 +45,6 @@ class Shampoo(torch.optim.Optimizer):
         The power of every statistic; None is -1/(2k).
     graft : str
         Whose length a step has: "adamw", "sgd", or "none" for Shampoo's own.
-    trace_floor : float
-        A block whose statistic has no greater trace (the sum of its squared gradients) takes the
-        grafted optimizer's step (SGD's without one), until a renewal finds it above.
     """
 
     def __init__(
@@ -61,7 +58,6 @@ class Shampoo(torch.optim.Optimizer):
         root_interval: int,
         block_size: int,
         graft: str,
-        trace_floor: float,
         weight_decay: float,
     ) -> None:
         if graft not in GRAFTS:
@@ -77,7 +73,6 @@ class Shampoo(torch.optim.Optimizer):
                 "root_interval": root_interval,
                 "block_size": block_size,
                 "graft": graft,
-                "trace_floor": trace_floor,
                 "weight_decay": weight_decay,
             },
         )
@@ -151,10 +146,10 @@ def _grafted(momentum: Tensor, base: Tensor, roots: list[Tensor], graft: str) ->
 
 
 def _roots(statistics: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
-    """Return the power of every axis's statistic, or none where their trace is too small."""
+    """Return the power of every axis's statistic, or none where all gradients were zero."""
     diagonal = statistics[0] if statistics[0].ndim == 1 else statistics[0].diagonal()
     trace = diagonal.sum()  # the squared gradients', the same for every axis
-    if trace <= max(group["trace_floor"], _tiny(trace)):
+    if trace <= _tiny(trace):
         return []
     exponent = -0.5 / len(statistics) if group["exponent"] is None else group["exponent"]
     return [power(statistic, exponent, group["eps"]) for statistic in statistics]

@@ -62,7 +62,6 @@ POSITIVE = "greater than 0"
         ("optimizer=shampoo optimizer.decay=1.1", "[0, 1]"),
         ("optimizer=shampoo optimizer.root_interval=0", POSITIVE),
         ("optimizer=shampoo optimizer.block_size=0", POSITIVE),
-        ("optimizer=shampoo optimizer.trace_floor=-1", "at least 0"),
         ("output.dir=''", "path of a folder"),
         ("output.name=''", "name of a folder"),
         ("output.name=..", "name of a folder"),

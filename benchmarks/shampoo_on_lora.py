@@ -1,0 +1,159 @@
+"""``python -m benchmarks.shampoo_on_lora [--seed 0]``: what Shampoo does to LoRA's factors.
+
+One client's first turn of ``experiment=fedavg_lora`` with AdamW and with several settings of
+Shampoo, from the same start: W0 + alpha/r B A with B = 0. While B is zero A's gradient is zero too,
+and afterwards it grows with B. Printed by step, as medians over all adapted matrices:
+
+- trace: of the statistic, the sum of the squared gradients of A (or of B) so far;
+- A, B: length of the step of A (of B), divided by that of AdamW's step of the same number;
+- change: length of alpha/r B A divided by that of W0.
+"""
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from fl_app.config import compose
+from fl_app.session import session
+from fl_app.training import train, turn_seed
+
+EXPERIMENT = "experiment=fedavg_lora rounds=1"
+SETTINGS = {
+    "AdamW": "",
+    "grafted": ("optimizer=shampoo optimizer.lr=7e-3 optimizer.eps=1e-2 optimizer.root_interval=5"),
+    "plain": "optimizer=shampoo optimizer.lr=4e-3 optimizer.graft=none",
+    "plain, fresh roots": (
+        "optimizer=shampoo optimizer.lr=4e-3 optimizer.graft=none optimizer.root_interval=1"
+    ),
+}
+STEPS = (1, 2, 3, 4, 6, 10, 11, 12, 20, 25)
+
+
+@dataclass
+class Factors:
+    """The LoRA factors of every adapted matrix, watched step by step (a hook of ``train``).
+
+    ``moved`` and ``trace`` have by step and factor ("A", "B") one number for every matrix.
+    """
+
+    model: nn.Module
+    max_grad_norm: float
+    moved: list[dict[str, list[float]]] = field(default_factory=list)
+    trace: list[dict[str, list[float]]] = field(default_factory=list)
+    change: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        named = list(self.model.named_modules())
+        self.layers = [m for _, m in named if hasattr(m, "lora_A")]
+        self.before = self._copy()
+
+    def _weights(self) -> dict[str, list[nn.Parameter]]:
+        return {
+            "A": [layer.lora_A["default"].weight for layer in self.layers],
+            "B": [layer.lora_B["default"].weight for layer in self.layers],
+        }
+
+    def _copy(self) -> dict[str, list[torch.Tensor]]:
+        return {k: [w.detach().clone() for w in ws] for k, ws in self._weights().items()}
+
+    def __call__(self, model: nn.Module) -> None:
+        """Look at the gradients, before they are clipped, and at what the last step has done."""
+        if self.trace:
+            self.stepped()
+        trained = [p.grad for p in model.parameters() if p.grad is not None]
+        clip = min(1.0, self.max_grad_norm / float(nn.utils.get_total_norm(trained)))
+        self.trace.append(
+            {
+                factor: [
+                    (float(w.grad.square().sum()) * clip**2 if w.grad is not None else 0.0) + last
+                    for w, last in zip(
+                        weights,
+                        self.trace[-1][factor] if self.trace else [0.0] * len(weights),
+                        strict=True,
+                    )
+                ]
+                for factor, weights in self._weights().items()
+            }
+        )
+
+    @torch.no_grad()
+    def stepped(self) -> None:
+        """Note what the last step has done."""
+        now = self._copy()
+        self.moved.append(
+            {
+                k: [float((a - b).norm()) for a, b in zip(now[k], self.before[k], strict=True)]
+                for k in now
+            }
+        )
+        self.before = now
+        self.change.append(
+            statistics.median(
+                float(layer.get_delta_weight("default").norm() / layer.weight.norm())
+                for layer in self.layers
+            )
+        )
+
+
+def watch(overrides: str, seed: int) -> tuple[Factors, float]:
+    """Train client 0 for one epoch and return what happened to its factors, and its loss.
+
+    The loss is the mean of the epoch.
+    """
+    overrides = f"{EXPERIMENT} {overrides} seed={seed} federation.torch_threads=1"
+    here = session(overrides)
+    cfg = compose(overrides)
+    here.adapter.set(here.model, here.theta0)
+    factors = Factors(here.model, cfg.optimizer.max_grad_norm)
+    turn = train(
+        here.model,
+        here.documents(0).to_list(),
+        here.collator,
+        cfg.optimizer,
+        epochs=1,
+        batch_size=cfg.batch_size,
+        seed=turn_seed(seed, 1, 0),
+        hooks=[factors],
+    )
+    factors.stepped()
+    return factors, turn.loss
+
+
+def table(watched: dict[str, tuple[Factors, float]]) -> list[str]:
+    """Return the lines of the table; the first setting is what steps are divided by."""
+    (reference, _), *_ = watched.values()
+    lines = [
+        "| optimizer | step | trace A | trace B | A | B | change |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, (factors, loss) in watched.items():
+        for step in (s for s in STEPS if s <= len(factors.moved)):
+            trace, moved = factors.trace[step - 1], factors.moved[step - 1]
+            cells = [f"{statistics.median(trace[k]):.1e}" for k in "AB"]
+            cells += [_ratio(moved[k], reference.moved[step - 1][k]) for k in "AB"]
+            cells.append(f"{factors.change[step - 1]:.3f}")
+            lines.append(f"| {name} | {step} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | mean loss {loss:.3f} | | | | | |")
+    return lines
+
+
+def _ratio(moved: Sequence[float], reference: Sequence[float]) -> str:
+    ratios = [a / b for a, b in zip(moved, reference, strict=True) if b > 0]
+    return f"{statistics.median(ratios):.3g}" if ratios else "0 of 0"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seed", type=int, default=0)
+    seed = parser.parse_args().seed
+    watched = {name: watch(overrides, seed) for name, overrides in SETTINGS.items()}
+    print("\n".join(table(watched)))
+
+
+if __name__ == "__main__":
+    main()
