@@ -155,11 +155,13 @@ def predict(
         max_answer_length: tokens of an answer at most.
     """
     was_training = model.training
+    device = next(model.parameters()).device
     model.eval()
     answers: list[str] = []
     for first in range(0, len(rows), PREDICT_DOCUMENTS):
         last = min(first + PREDICT_DOCUMENTS, len(rows))
-        batch: dict[str, Any] = dict(collator.prompts([rows[i] for i in range(first, last)]))
+        prompts = collator.prompts([rows[i] for i in range(first, last)])
+        batch: dict[str, Any] = {key: value.to(device) for key, value in prompts.items()}
         generated = model.generate(
             **batch, max_new_tokens=max_answer_length, do_sample=False, num_beams=1
         )
