@@ -38,7 +38,7 @@ class Shampoo(torch.optim.Optimizer):
     betas : (float, float)
         Decay of the momentum (0: none), and of the squared gradients of AdamW's step.
     eps : float
-        Relative to the mean of a statistic's diagonal; greater than 0.
+        Relative to the mean of a statistic's diagonal; at least what float32 resolves is added.
     decay : float
         Of the statistics; 1 is the paper's sum.
     exponent : float or None
@@ -158,8 +158,10 @@ def _roots(statistics: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
 def power(statistic: Tensor, exponent: float, eps: float) -> Tensor:
     """Return (S + eps mean(diag S) I)^exponent for S (n x n), or for the diagonal (n) of one.
 
-    Eigenvalues that rounding has put below those of the added identity are raised to it.
+    Eigenvalues that rounding has put below those of the added identity are raised to it, and eps
+    to what the type resolves, so that a singular S has a finite power.
     """
+    eps = max(eps, torch.finfo(statistic.dtype).eps)
     diagonal = statistic if statistic.ndim == 1 else statistic.diagonal()
     mean = diagonal.mean()
     if statistic.ndim == 1:
