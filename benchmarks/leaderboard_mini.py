@@ -58,8 +58,17 @@ ENTRIES = {
     ),
     "shampoo_full": Entry("shampoo_full", "experiment=shampoo_full", "fedshampoo"),
     "shampoo_lora": Entry("shampoo_lora", "experiment=shampoo_lora", "fedshampoo_lora"),
-    "shampoo_lora, plain": Entry(
-        "shampoo_lora_plain", "experiment=shampoo_lora optimizer.graft=none", "fedshampoo_lora"
+    "shampoo_lora, not grafted": Entry(
+        "shampoo_lora_plain",
+        "experiment=shampoo_lora rounds=5 optimizer.graft=none optimizer.lr=4e-3 "
+        "optimizer.eps=1e-6 optimizer.root_interval=10",
+        "fedshampoo_lora",
+    ),
+    "shampoo_lora, not grafted, fresh roots": Entry(
+        "shampoo_lora_fresh",
+        "experiment=shampoo_lora rounds=5 optimizer.graft=none optimizer.lr=2e-2 "
+        "optimizer.eps=1e-6 optimizer.root_interval=1",
+        "fedshampoo_lora",
     ),
     "fedavg_nf4": Entry("fedavg_nf4", "experiment=fedavg_nf4"),
     "thin": Entry("thin", "experiment=thin"),

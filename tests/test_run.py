@@ -52,6 +52,8 @@ EXPERIMENTS = {
     "fedavg_lora": ("fp32", 2),
     "fedavg_nf4": ("delta+nf4", 2),
     "fedavg_full": ("fp32", 2),
+    "shampoo_full": ("fp32", 2),
+    "shampoo_lora": ("fp32", 2),
 }
 
 
@@ -105,7 +107,7 @@ def test_an_experiment_leaves_the_documented_files(flower, tmp_path, experiment,
     assert summary["seconds"]["train"] > 0
 
     base, _ = models.load(compose("").model, 0)
-    if experiment == "fedavg_full":
+    if experiment.endswith("_full"):
         VT5ForConditionalGeneration.from_pretrained(folder / "adapter")
     else:
         PeftModel.from_pretrained(base, folder / "adapter")
