@@ -224,6 +224,8 @@ sent, set-up included</div>
 <table>
 {% for key, value in summary.bytes.items() %}<tr><th>{{ labels.get(key, key) }}</th>
 <td>{{ "{:,}".format(value) }}</td></tr>{% endfor %}
+<tr><th>communication log, convention {{ summary.log.convention }}</th>
+<td>{{ "{:,}".format(summary.log.bytes) }}</td></tr>
 </table>
 <h2>Time</h2>
 <table>
