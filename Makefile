@@ -38,10 +38,10 @@ pretrain: $(STAMP) ## Train the embedded model again (about 10 minutes; the ship
 bench-codecs: $(STAMP) ## Speed, bits and error of the codecs, beside others (about 3 minutes)
 	$(BIN)/python -m benchmarks.codecs
 
-bench-full-size: $(STAMP) ## Two real rounds at full size: seconds and memory (about 5 minutes)
+bench-full-size: $(STAMP) ## Two real rounds at full size: seconds and memory (about 10 minutes)
 	$(BIN)/python -m benchmarks.full_size
 
-leaderboard: $(STAMP) ## The competition's table of bytes, at full size (about 20 minutes, 16 GiB)
+leaderboard: $(STAMP) ## The competition's table of bytes, at full size (about 30 minutes, 17 GiB)
 	$(BIN)/python -m benchmarks.leaderboard
 
 leaderboard-mini: $(STAMP) ## The competition's entries and all codecs on the embedded task (4 hours)
