@@ -44,7 +44,7 @@ bench-full-size: $(STAMP) ## Two real rounds at full size: seconds and memory (a
 leaderboard: $(STAMP) ## The competition's table of bytes, at full size (about 30 minutes, 17 GiB)
 	$(BIN)/python -m benchmarks.leaderboard
 
-leaderboard-mini: $(STAMP) ## The competition's entries and all codecs on the embedded task (4 hours)
+leaderboard-mini: $(STAMP) ## The competition's entries and more codecs on the embedded task (4 hours)
 	$(BIN)/python -m benchmarks.leaderboard_mini
 
 clean: ## Remove .venv and caches; runs/ stays

@@ -6,9 +6,11 @@ the kernel's own peak of resident memory (VmHWM) of every process, so nothing be
 missed. A process that builds the model for every message instead of once shows in the second round.
 """
 
+import argparse
 import csv
 import json
 import re
+import shutil
 import sys
 import threading
 import time
@@ -60,9 +62,9 @@ def _peak(pid: int) -> int:
 
 def main() -> None:
     """Run, and print memory and seconds."""
+    argparse.ArgumentParser(description="measure two rounds at full size").parse_args()
     folder = project_root() / "runs" / NAME
-    if folder.exists():
-        sys.exit(f"{folder} exists: remove it to measure again")
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier measurement
     memory = Memory()
     began = time.perf_counter()
     with superlink() as environment:
@@ -91,4 +93,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

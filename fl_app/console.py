@@ -60,7 +60,7 @@ def round_line(run: RunFolder, server_round: int) -> None:
 def final(summary: dict[str, Any], folder: Path) -> None:
     """Print the totals of a run."""
     sent, seconds, goal = summary["bytes"], summary["seconds"], summary["target"]
-    bits = summary["bits_per_scalar_up"]
+    bits, log = summary["bits_per_scalar_up"], summary["log"]
     lines = {
         "status": summary["status"],
         "test": _scores(summary["final"]),
@@ -68,8 +68,8 @@ def final(summary: dict[str, Any], folder: Path) -> None:
         "messages": f"{size(sent['message_down'])} down + {size(sent['message_up'])} up "
         f"(payload {size(sent['payload_down'])} + {size(sent['payload_up'])})",
         "with a seed for the first download": f"{size(sent['message_down_seed_only'])} down",
-        "communication log": f"{summary['log']['bytes'] / GIGABYTE:.4f} GB of 2^30 bytes, "
-        f"as {summary['log']['convention']}",
+        "communication log": f"{size(log['bytes'])}, or {log['bytes'] / GIGABYTE:.5f} GB of 2^30 "
+        f"bytes, as {log['convention']}",
         "set-up, evaluation": f"{size(sent['setup'])}, {size(sent['evaluate'])}",
         "bits per scalar up": "-" if bits is None else f"{bits:.3f}",
         "time": ", ".join(f"{name} {duration(value)}" for name, value in seconds.items()),

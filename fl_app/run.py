@@ -44,6 +44,13 @@ def main(arguments: list[str]) -> int:
     except ConfigError as error:
         print(f"configuration: {error}", file=sys.stderr)
         return 2
+    folder = project_root() / cfg.output.dir / str(cfg.output.name)
+    if cfg.output.name is not None and folder.exists():
+        print(
+            f"configuration: {folder} exists: choose another output.name, or remove the folder",
+            file=sys.stderr,
+        )
+        return 2
     try:
         with superlink() as environment:
             return submit(overrides, environment)

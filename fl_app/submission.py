@@ -12,6 +12,7 @@ import argparse
 import csv
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -99,7 +100,10 @@ def save_model(run: Path, folder: Path) -> None:
     model, tokenizer = models.load(cfg.model, cfg.seed)
     trained = run / "adapter"
     if (trained / "adapter_model.safetensors").is_file():
-        model = PeftModel.from_pretrained(model, str(trained)).merge_and_unload()
+        with warnings.catch_warnings():
+            # PEFT looks at the weights alone and takes an untied lm_head for its own doing.
+            warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied")
+            model = PeftModel.from_pretrained(model, str(trained)).merge_and_unload()
     elif (trained / "model.safetensors").is_file():
         model = type(model).from_pretrained(trained)
     else:

@@ -60,3 +60,9 @@ def test_a_flower_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch) -> N
     monkeypatch.setattr(run, "FLWR_SECONDS", 0.2)
     assert run._flwr("list", environment=dict(os.environ)) == ""
     assert run.status(dict(os.environ), patience=0.1) == ("unknown", "")
+
+
+def test_a_name_that_is_taken_is_refused_before_anything_starts(tmp_path: Path, capsys) -> None:
+    (tmp_path / "taken").mkdir()
+    assert run.main([f"output.dir={tmp_path}", "output.name=taken"]) == 2
+    assert "choose another output.name" in capsys.readouterr().err

@@ -383,3 +383,15 @@ def test_every_model_file_takes_every_option(overrides: str) -> None:
 def test_a_source_is_null_or_a_name(key: str, value: str) -> None:
     with pytest.raises(ConfigError, match=rf"{key}=.* should be null or a name"):
         check(compose(f"{key}={value}"))
+
+
+@pytest.mark.parametrize(
+    ("visual", "says"),
+    [
+        ({"image_size": 64, "patch_size": 7}, "image_size=64 should be a multiple"),
+        ({"hidden_size": 32, "num_attention_heads": 3}, "hidden_size=32 should be a multiple"),
+    ],
+)
+def test_sizes_that_leave_a_rest_are_refused(visual: dict[str, int], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        VT5Config(visual=visual)

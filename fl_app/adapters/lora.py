@@ -50,7 +50,8 @@ def export(model: PeftModel, folder: Path) -> None:
     What PEFT adds that says nothing elsewhere is left out: the path of a base model on this
     machine, and a model card without content.
     """
-    model.save_pretrained(str(folder))
+    # No adapter here changes the vocabulary; to find that out PEFT would ask the hub.
+    model.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())

@@ -66,6 +66,9 @@ def convert(source: Path, out: Path, drop_unreadable: bool = False) -> DatasetDi
         SourceError: a file, record or picture is missing or damaged.
     """
     disable_progress_bars()
+    for path in (*(_train_file(source, client) for client in range(CLIENTS)), _test_file(source)):
+        if not path.is_file():
+            raise SourceError(f"{path} is missing")
     providers = read_providers(source)
     with atomic_folder(out) as folder:
         pictures = Pictures(source, folder / PICTURES, drop_unreadable)
@@ -73,11 +76,11 @@ def convert(source: Path, out: Path, drop_unreadable: bool = False) -> DatasetDi
 
         def train() -> Iterator[dict[str, Any]]:
             for client in range(CLIENTS):
-                path = source / f"imdb_train_client_{client}.npy"
+                path = _train_file(source, client)
                 yield from rows(path, client, providers[client], pictures.accept)
 
         def test() -> Iterator[dict[str, Any]]:
-            yield from rows(source / "imdb_val.npy", SERVER, {}, pictures.accept)
+            yield from rows(_test_file(source), SERVER, {}, pictures.accept)
 
         splits = DatasetDict(
             {
@@ -89,6 +92,14 @@ def convert(source: Path, out: Path, drop_unreadable: bool = False) -> DatasetDi
         splits.save_to_disk(folder)
         shutil.rmtree(cache)
     return splits
+
+
+def _train_file(source: Path, client: int) -> Path:
+    return source / f"imdb_train_client_{client}.npy"
+
+
+def _test_file(source: Path) -> Path:
+    return source / "imdb_val.npy"
 
 
 def _from_rows(generate: Callable[[], Iterator[Any]], name: str, cache: Path) -> Dataset:
@@ -169,8 +180,6 @@ def rows(
 
 def _unpickled(path: Path) -> np.ndarray:
     """The records of a file, header first. EXECUTES WHATEVER CODE THE FILE HOLDS."""
-    if not path.is_file():
-        raise SourceError(f"{path} is missing")
     try:
         records = np.load(path, allow_pickle=True)
     except Exception as error:  # unpickling raises anything

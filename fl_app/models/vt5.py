@@ -59,7 +59,22 @@ class VT5Config(T5Config):
             raise ValueError(
                 f"unknown visual {', '.join(unknown)}; known: {', '.join(sorted(VISUAL_KEYS))}"
             )
+        if self.visual is not None:
+            _check_visual(BeitConfig(**self.visual))
         super().__post_init__(**kwargs)
+
+
+def _check_visual(visual: BeitConfig) -> None:
+    """BEiT drops the pixels and the channels that are left over, without a word."""
+    for whole, part in (
+        ("image_size", "patch_size"),
+        ("hidden_size", "num_attention_heads"),
+    ):
+        if getattr(visual, whole) % getattr(visual, part):
+            raise ValueError(
+                f"visual.{whole}={getattr(visual, whole)} should be a multiple of "
+                f"visual.{part}={getattr(visual, part)}"
+            )
 
 
 class TableSpatial(nn.Module):
