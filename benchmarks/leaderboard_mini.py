@@ -1,6 +1,6 @@
 """``python -m benchmarks.leaderboard_mini [--seeds 0 1 2] [ENTRY ...]``: the embedded leaderboard.
 
-The competition's entries, and every codec, on the embedded task through real `flwr run`s, sorted by
+The competition's entries, and more codecs, on the embedded task through real `flwr run`s, sorted by
 the bytes until the target was met on the mean of all seeds. The target is 95 % of the mean final
 ANLS of fedavg_full. Runs that are already in ``runs/bench-*`` are not repeated.
 """
@@ -77,10 +77,10 @@ ENTRIES = {
 }
 
 
-def line(name: str, found: list[Run], target: float, baseline: float) -> tuple[float, str]:
-    """Return the bytes that the lines are sorted by, and the line.
+def line(name: str, found: list[Run], target: float, baseline: float) -> tuple[bool, float, str]:
+    """Return what lines are sorted by, and the line.
 
-    An entry that missed the target on any seed comes after those that met it.
+    That is whether the target was missed on any seed, then the bytes.
     """
     entry = ENTRIES[name]
     met = [run.first_met(target) for run in found]
@@ -103,7 +103,7 @@ def line(name: str, found: list[Run], target: float, baseline: float) -> tuple[f
         "-" if missed else size(messages),
         "-" if missed else f"1/{baseline / messages:.0f}",
     )
-    return (counted + 1e15 * missed), "| " + " | ".join(cells) + " |"
+    return missed, counted, "| " + " | ".join(cells) + " |"
 
 
 def table(names: list[str], runs: dict[str, list[Run]]) -> str:
@@ -117,9 +117,8 @@ def table(names: list[str], runs: dict[str, list[Run]]) -> str:
         f"rounds to {target:.3f}", f"bytes to {target:.3f}", "as messages", f"of {BASELINE}",
     )  # fmt: skip
     lines = sorted(line(name, runs[name], target, baseline) for name in names)
-    return "\n".join(
-        ["| " + " | ".join(header) + " |", "|---" * len(header) + "|", *(text for _, text in lines)]
-    )
+    rows = [text for *_, text in lines]
+    return "\n".join(["| " + " | ".join(header) + " |", "|---" * len(header) + "|", *rows])
 
 
 def curve(name: str, found: list[Run]) -> str:
