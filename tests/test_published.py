@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import published
 from benchmarks.published import (
@@ -18,6 +19,7 @@ from benchmarks.published import (
     FFA,
     LORA_RANK,
     SETTINGS,
+    Setting,
     break_even,
     counted,
     exchange,
@@ -28,7 +30,10 @@ from benchmarks.published import (
     setups,
     to_digits,
 )
+from fl_app.adapters import lora_sb
+from fl_app.adapters.lora_sb_factors import outer
 from fl_app.codecs import from_spec
+from fl_app.config import compose
 
 LANGUAGE_MODELS = [name for name in SETTINGS if not name.startswith("BERT")]
 SNLI = "BERT-base, SNLI"
@@ -119,6 +124,23 @@ def test_a_round_of_fed_sb_is_two_times_r_squared(name: str, codec: str, bits: f
     for rank in (120, 200):
         modules = len(parts(name, rank).weights)
         assert 8 * per_round(name, FED_SB, rank, codec) == 2 * bits * rank**2 * modules
+
+
+def test_the_adapter_trains_and_sets_up_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables take R, B and A from the shapes of LoRA; lora_sb has no others."""
+
+    def build() -> LlamaForCausalLM:
+        sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+        return LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes, **heads))
+
+    setting = Setting(build, published.LINEAR, clients=2, published={})
+    monkeypatch.setitem(SETTINGS, "tiny", setting)
+    cfg = compose(f"adapter=lora_sb adapter.r=4 {setting.adapter}").adapter
+    model = lora_sb.attach(build(), cfg, 0)
+    sent = exchange("tiny", FED_SB, 4)
+    assert [x.shape for x in lora_sb.get(model).values()] == sent.up == sent.down
+    assert sorted(x.shape for x in outer(model).values()) == sorted(sent.setup)
 
 
 @pytest.mark.parametrize(("name", "rank"), FED_SB_ROWS)
