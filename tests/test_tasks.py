@@ -1,5 +1,7 @@
 """Laws of the tasks: what batches hold, batched prediction, scores, and that training learns."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_app import tasks
+from fl_app import data, tasks
 from fl_app.config import compose
 from fl_app.data.collate import predict
 from fl_app.data.docvqa_mini import POOLS, make_documents
@@ -285,10 +287,45 @@ def test_some_steps_on_a_few_rows_lower_the_loss(name: str) -> None:
     assert _loss(model, task, rows) < before / 2
 
 
-def _train(model, rows, task, cfg, epochs: int = 20) -> None:
+def _train(model, rows, task, cfg, epochs: int = 20, batch_size: int = 3) -> None:
     """``fl_app.training.train`` takes a task where it took a collator."""
     questions = [row | {"questions": [0]} for row in rows]  # what it counts examples by
-    train(model, questions, task, cfg, epochs=epochs, batch_size=3, seed=0)
+    train(model, questions, task, cfg, epochs=epochs, batch_size=batch_size, seed=0)
+
+
+def test_a_client_learns_its_part_of_a_file(tmp_path: Path) -> None:
+    """From a file to a score: load, divide by label, check, train, predict."""
+    sums = [
+        {"text": f"{a}+{b}", "sum": str(a + b), "odd": (a + b) % 2}
+        for a in range(4)
+        for b in range(4)
+    ]
+    (tmp_path / "sums.json").write_text(json.dumps(sums))
+    path = tmp_path / "sums.json"
+    columns = "+data.{0}.columns.text=instruction +data.{0}.columns.sum=output"
+    cfg = compose(
+        f"data=table data.train.path={path} data.test.path={path} {columns.format('train')} "
+        f"{columns.format('test')} data.partitioner.id=dirichlet +data.partitioner.column=odd "
+        f"+data.partitioner.alpha=0.5 federation.clients=2 {CAUSAL} optimizer.lr=3e-3"
+    )
+    check(cfg)
+    task = tasks.build(cfg, tiny.tokenizer("<s> $A"), tiny.llama().config)
+    splits = data.load(cfg.data, cfg.seed)
+    for split, rows in splits.items():
+        tasks.check_columns(task, split, rows)
+    parts = [
+        data.client_split(splits["train"], cfg.data.partitioner, client, 2, 0)
+        for client in range(2)
+    ]
+    assert sorted(row for part in parts for row in part["instruction"][:]) == sorted(
+        row["text"] for row in sums
+    )
+    model, own = tiny.seeded(tiny.llama, spread=1.0), list(parts[0])
+    with torch.random.fork_rng(devices=[]):
+        _train(model, own, task, cfg.optimizer, epochs=250, batch_size=8)
+    assert task.score(task.predict(model, own), own) == {"accuracy": 1.0}
+    elsewhere = task.score(task.predict(model, splits["test"]), splits["test"])
+    assert 0.5 <= elsewhere["accuracy"] <= 1.0
 
 
 def test_a_decoder_learns_answers_by_heart() -> None:

@@ -8,10 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from fl_app.data.padding import IGNORED, pad
-from fl_app.tasks.accuracy import accuracy
-from fl_app.tasks.answers import ANSWERS
 from fl_app.tasks.evaluation import Rows, batches, evaluating, greedy
-from fl_app.tasks.template import Template
+from fl_app.tasks.instruction import Instruction
 
 
 class CausalLM:
@@ -23,9 +21,7 @@ class CausalLM:
     for; a response of more than ``max_answer_length`` loses its end, and the end token with it.
 
     Args:
-        cfg: ``prompt`` and ``response``, templates; ``reference``, the column whose answer is the
-            right one; ``answer``, how answers are found and compared (``fl_app.tasks.answers``);
-            ``average_over``, see ``fl_app.tasks.accuracy``.
+        cfg: see ``fl_app.tasks.instruction``.
         model_config: nothing of it is needed.
 
     Raises:
@@ -40,12 +36,8 @@ class CausalLM:
         max_length: int,
         max_answer_length: int,
     ) -> None:
-        self.prompt = Template("task.prompt", cfg.prompt)
-        self.response = Template("task.response", cfg.response)
-        self.reference: str = cfg.reference
-        self.is_right = ANSWERS[cfg.answer]
-        self.average_over: str | None = cfg.average_over
-        self.columns = columns(self.prompt, self.response, self.reference, self.average_over)
+        self.instruction = Instruction(cfg)
+        self.columns = self.instruction.columns
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.max_answer_length = max_answer_length
@@ -64,7 +56,7 @@ class CausalLM:
         prompts = self._prompts(rows)
         responses = [
             [*ids, self.end][: self.max_answer_length]
-            for ids in self._ids([self.response.fill(row) for row in rows])
+            for ids in self._ids(self.instruction.responses(rows))
         ]
         pairs = list(zip(prompts, responses, strict=True))
         return {
@@ -99,14 +91,13 @@ class CausalLM:
         return [text.strip() for text in texts]
 
     def score(self, predictions: Sequence[str], rows: Rows) -> dict[str, float]:
-        """``accuracy``: the share of rows whose final answer is that of the reference."""
-        right = accuracy(predictions, rows, self.reference, self.is_right, self.average_over)
-        return {"accuracy": right}
+        """See ``Instruction.score``."""
+        return self.instruction.score(predictions, rows)
 
     def _prompts(self, rows: Sequence[dict[str, Any]]) -> list[list[int]]:
         room = self.max_length - len(self.start)
-        texts = [self.prompt.fill(row) for row in rows]
-        return [self.start + ids[max(0, len(ids) - room) :] for ids in self._ids(texts)]
+        prompts = self._ids(self.instruction.prompts(rows))
+        return [self.start + ids[max(0, len(ids) - room) :] for ids in prompts]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -114,11 +105,3 @@ class CausalLM:
     def _until_end(self, ids: list[int]) -> list[int]:
         """What comes before the end token: padding may be a token that is not special."""
         return ids[: ids.index(self.end)] if self.end in ids else ids
-
-
-def columns(
-    prompt: Template, response: Template, reference: str, average_over: str | None
-) -> tuple[str, ...]:
-    """The columns of two templates and of the score, each once."""
-    scored = [reference] if average_over is None else [reference, average_over]
-    return tuple(dict.fromkeys([*prompt.columns, *response.columns, *scored]))

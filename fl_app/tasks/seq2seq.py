@@ -8,11 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from fl_app.data.padding import IGNORED, pad
-from fl_app.tasks.accuracy import accuracy
-from fl_app.tasks.answers import ANSWERS
-from fl_app.tasks.causal_lm import columns
 from fl_app.tasks.evaluation import Rows, batches, evaluating, greedy
-from fl_app.tasks.template import Template
+from fl_app.tasks.instruction import Instruction
 
 
 class Seq2Seq:
@@ -22,7 +19,7 @@ class Seq2Seq:
     lose their ends. The model makes its decoder's input of the labels, as transformers' do.
 
     Args:
-        cfg: as of ``fl_app.tasks.causal_lm.CausalLM``.
+        cfg: see ``fl_app.tasks.instruction``.
         model_config: nothing of it is needed.
 
     Raises:
@@ -37,12 +34,8 @@ class Seq2Seq:
         max_length: int,
         max_answer_length: int,
     ) -> None:
-        self.prompt = Template("task.prompt", cfg.prompt)
-        self.response = Template("task.response", cfg.response)
-        self.reference: str = cfg.reference
-        self.is_right = ANSWERS[cfg.answer]
-        self.average_over: str | None = cfg.average_over
-        self.columns = columns(self.prompt, self.response, self.reference, self.average_over)
+        self.instruction = Instruction(cfg)
+        self.columns = self.instruction.columns
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.max_answer_length = max_answer_length
@@ -53,7 +46,7 @@ class Seq2Seq:
 
     def training(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask`` [rows, tokens] and ``labels`` [rows, answer tokens]."""
-        texts = [self.response.fill(row) for row in rows]
+        texts = self.instruction.responses(rows)
         responses = self.tokenizer(
             text_target=texts, truncation=True, max_length=self.max_answer_length
         )["input_ids"]
@@ -65,7 +58,7 @@ class Seq2Seq:
 
     def prompts(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask``, [rows, tokens], padded on the right."""
-        texts = [self.prompt.fill(row) for row in rows]
+        texts = self.instruction.prompts(rows)
         ids = self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
         return {
             "input_ids": pad(ids, self.pad),
@@ -86,6 +79,5 @@ class Seq2Seq:
         return [text.strip() for text in texts]
 
     def score(self, predictions: Sequence[str], rows: Rows) -> dict[str, float]:
-        """``accuracy``: the share of rows whose final answer is that of the reference."""
-        right = accuracy(predictions, rows, self.reference, self.is_right, self.average_over)
-        return {"accuracy": right}
+        """See ``Instruction.score``."""
+        return self.instruction.score(predictions, rows)
