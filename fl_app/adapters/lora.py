@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fl_app.adapters.full import follow_umask, frozen, get, set
+from fl_app.adapters.quantized import keep_trainable
 from fl_app.config import plain
 
 __all__ = ["attach", "export", "get", "set"]
@@ -26,8 +27,10 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
     Raises
     ------
     ValueError
-        If ``target_modules`` match nothing (PEFT's message lists what was asked for).
+        If ``target_modules`` match nothing (PEFT's message lists what was asked for), or if a 4-bit
+        base cannot be trained here.
     """
+    keep_trainable(model)
     # The start is drawn on the CPU and without touching the global generator: the same bits on
     # every node, whatever else the process has drawn before.
     with torch.random.fork_rng(devices=[]):
