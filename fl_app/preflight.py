@@ -240,6 +240,12 @@ def _check_task(cfg: DictConfig) -> None:
             f"task.id={cfg.task.id} does not fit data.id={cfg.data.id}, whose rows are of another "
             f"kind: set {fit}"
         )
+    metrics = TASKS[cfg.task.id].metrics
+    if cfg.target.metric not in metrics:
+        raise ConfigError(
+            f"target.metric={cfg.target.metric} should be one of {sorted(metrics)} with "
+            f"task.id={cfg.task.id}"
+        )
     for key in ("prompt", "response"):
         if key in cfg.task:
             Template(f"task.{key}", cfg.task[key])

@@ -86,7 +86,8 @@ SOURCES = {
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_format_gives_the_same_rows(name: str, tmp_path: Path) -> None:
     path = SOURCES[name](tmp_path / name)
-    check(compose(f"data=table task=causal_lm data.train.path={path} data.test.path={path}"))
+    paths = f"data.train.path={path} data.test.path={path}"
+    check(compose(f"data=table task=causal_lm target.metric=accuracy {paths}"))
     loaded = data.load(_cfg(path), seed=0)
     assert {*loaded} == {"train", "test"}
     assert loaded["train"].to_list() == ROWS
@@ -210,7 +211,7 @@ def test_the_published_data_are_configured_whole(name: str, tmp_path: Path) -> N
     file = _json_lines(tmp_path / "rows.jsonl", ROWS)
     task = "sequence_classification" if name == "snli" else "gsm8k"
     paths = f"data.train.path={file} data.test.path={file}"
-    check(compose(f"data={name} task={task} {paths}"))
+    check(compose(f"data={name} task={task} target.metric=accuracy {paths}"))
 
 
 @pytest.mark.parametrize(
@@ -231,5 +232,5 @@ def test_the_published_data_are_configured_whole(name: str, tmp_path: Path) -> N
 )
 def test_the_configuration_is_checked_beforehand(overrides: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        check(compose(f"{overrides} task=sequence_classification"))
+        check(compose(f"{overrides} task=sequence_classification target.metric=accuracy"))
     assert says in str(caught.value)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl_app import data, tasks
+from fl_app.adapters import lora
 from fl_app.config import compose
 from fl_app.data.collate import predict
 from fl_app.data.docvqa_mini import POOLS, make_documents
@@ -203,6 +204,21 @@ def test_a_classifier_judges_a_batch_as_one_by_one() -> None:
     assert len(set(together)) > 1
 
 
+def test_a_model_with_lora_is_a_model() -> None:
+    """PEFT's wrapper predicts as what it wraps, as LoRA starts as nothing."""
+    nli = [{"premise": "x" * n, "hypothesis": chr(97 + n), "label": 0} for n in range(1, 6)]
+    for make, task, rows in (
+        (tiny.llama, _causal(limits=(60, 8)), ROWS),
+        (tiny.t5, _seq2seq((60, 8)), ROWS),
+        (lambda: tiny.bert(3), _nli(), nli),
+    ):
+        model = tiny.seeded(make)
+        plain = task.predict(model, rows)
+        wrapped = lora.attach(model, compose().adapter, seed=0)
+        assert task.predict(wrapped, rows) == plain
+        assert wrapped(**task.training(rows)).loss.requires_grad
+
+
 def test_generation_is_greedy_whatever_the_checkpoint_says() -> None:
     model, task = tiny.seeded(tiny.llama), _causal(limits=(60, 8))
     plain = task.predict(model, ROWS)
@@ -237,6 +253,7 @@ def test_accuracy_can_be_a_mean_over_data_sets() -> None:
 
 def test_there_must_be_a_prediction_per_row() -> None:
     nli = [{"premise": "a", "hypothesis": "b", "label": "neutral"}]
+    assert {task.metrics for task in (_causal(), _seq2seq(), _nli())} == {("accuracy",)}
     assert _nli().score(["neutral"], nli) == {"accuracy": 1.0}
     assert _nli().score(["entailment"], nli) == {"accuracy": 0.0}
     for task, rows in ((_causal(), ROWS), (_seq2seq(), ROWS), (_nli(), nli)):
@@ -259,6 +276,7 @@ def test_docvqa_is_a_task_like_the_others() -> None:
     assert task.score(said, rows) == score(said, [a for row in rows for a in row["answers"]])
     assert task.examples(rows) == 16
     assert {*task.columns} <= {*rows[0]}
+    assert {*task.score(said, rows)} == {*task.metrics}
 
 
 # ---- training ------------------------------------------------------------------------------------
@@ -306,7 +324,8 @@ def test_a_client_learns_its_part_of_a_file(tmp_path: Path) -> None:
     cfg = compose(
         f"data=table data.train.path={path} data.test.path={path} {columns.format('train')} "
         f"{columns.format('test')} data.partitioner.id=dirichlet +data.partitioner.column=odd "
-        f"+data.partitioner.alpha=0.5 federation.clients=2 {CAUSAL} optimizer.lr=3e-3"
+        f"+data.partitioner.alpha=0.5 federation.clients=2 {CAUSAL} optimizer.lr=3e-3 "
+        "target.metric=accuracy"
     )
     check(cfg)
     task = tasks.build(cfg, tiny.tokenizer("<s> $A"), tiny.llama().config)
@@ -392,7 +411,8 @@ def test_a_task_that_does_not_fit_the_model_is_refused() -> None:
         ("task.id=qa", "causal_lm"),
         ("data=snli", "does not fit data.id=table"),
         ("data=snli task=gsm8k task.answer=words", "latex"),
-        ("data=snli task=gsm8k task.prompt=solve", "task.prompt='solve'"),
+        ("data=snli task=gsm8k", "target.metric=anls should be one of ['accuracy']"),
+        ("data=snli task=gsm8k target.metric=accuracy task.prompt=solve", "task.prompt='solve'"),
         ("data=snli task=gsm8k task.reference=''", "the name of a column"),
         ("data=snli task=sequence_classification task.texts=[]", "one or two columns"),
         ("data=snli task=sequence_classification task.labels=[a,a]", "different names"),

@@ -25,9 +25,11 @@ class Task(Protocol):
 
     Attributes:
         columns: what a row must have, to train and to score.
+        metrics: the names in a score, of the class; the first one is the task's own.
     """
 
     columns: tuple[str, ...]
+    metrics: tuple[str, ...]
 
     def training(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Arguments of the model's ``forward``, which returns the loss."""
@@ -39,7 +41,7 @@ class Task(Protocol):
         """One prediction per example, in order, without randomness; the mode is restored."""
 
     def score(self, predictions: Sequence[str], rows: Rows) -> dict[str, float]:
-        """Metrics in [0, 1]; every task has ``accuracy``."""
+        """``metrics`` in [0, 1]; every task has ``accuracy``."""
 
 
 TASKS: dict[str, type[Any]] = {

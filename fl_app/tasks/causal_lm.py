@@ -28,6 +28,8 @@ class CausalLM:
         ValueError: a template that is none, or a tokenizer without an end token.
     """
 
+    metrics = ("accuracy",)
+
     def __init__(
         self,
         cfg: DictConfig,

@@ -22,6 +22,7 @@ class DocVQA:
     """
 
     columns = ("words", "boxes", "questions", "answers")
+    metrics = ("anls", "accuracy")
 
     def __init__(
         self,

@@ -26,6 +26,8 @@ class Seq2Seq:
         ValueError: a template that is none, or a tokenizer without an end or a padding token.
     """
 
+    metrics = ("accuracy",)
+
     def __init__(
         self,
         cfg: DictConfig,

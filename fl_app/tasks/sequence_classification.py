@@ -25,6 +25,8 @@ class SequenceClassification:
         ValueError: the model has another number of outputs, or the tokenizer cannot pad.
     """
 
+    metrics = ("accuracy",)
+
     def __init__(
         self,
         cfg: DictConfig,
