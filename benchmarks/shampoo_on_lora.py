@@ -112,7 +112,7 @@ def watch(overrides: str, seed: int) -> tuple[Factors, float]:
     turn = train(
         here.model,
         here.documents(0).to_list(),
-        here.collator,
+        here.task,
         cfg.optimizer,
         epochs=1,
         batch_size=cfg.batch_size,

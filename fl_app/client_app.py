@@ -40,7 +40,7 @@ def train_model(message: Message, context: Context) -> Message:
     turn = train(
         here.model,
         here.documents(partition),
-        here.collator,
+        here.task,
         here.cfg.optimizer,
         epochs=here.cfg.local_epochs,
         batch_size=here.cfg.batch_size,
@@ -59,6 +59,6 @@ def evaluate_model(message: Message, context: Context) -> Message:
     documents = here.documents(cast(int, message.content.config_records["config"]["partition"]))
     tree = to_tree(message.content.array_records[ARRAYS], like=here.theta0)
     scores = here.evaluate(tree, documents)
-    examples = sum(len(questions) for questions in documents["questions"])
+    examples = here.task.examples(documents)
     metrics = MetricRecord({"num-examples": examples, **scores})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)

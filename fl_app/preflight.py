@@ -9,12 +9,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from fl_app import data, models
 from fl_app.adapters import ADAPTERS
+from fl_app.adapters.lora_sb_init import INITS
 from fl_app.codecs import from_spec
-from fl_app.config import ConfigError, plain
+from fl_app.config import SPLITS, ConfigError, plain
 from fl_app.conventions import COLUMNS
-from fl_app.data import pfl_docvqa
+from fl_app.data import pfl_docvqa, table
 from fl_app.optimizers import OPTIMIZERS, SCHEDULES
 from fl_app.shampoo import GRAFTS
+from fl_app.tasks import TASKS
+from fl_app.tasks.answers import ANSWERS
+from fl_app.tasks.template import Template
 from strategies.inner import inner_strategy
 from strategies.sampling import SAMPLERS
 from strategies.single_client import SingleClient
@@ -40,7 +44,13 @@ def check(cfg: DictConfig) -> None:
             if value is not _ABSENT and not holds(plain(value)):
                 raise ConfigError(f"{key}={value!r} should be {should}")
     _check_sizes(cfg)
-    for check_part in (_check_model, _check_partitioner, _check_codecs, _check_strategy):
+    for check_part in (
+        _check_model,
+        _check_task,
+        _check_partitioner,
+        _check_codecs,
+        _check_strategy,
+    ):
         try:
             check_part(cfg)
         except (FileNotFoundError, ValueError) as error:
@@ -51,6 +61,7 @@ def check(cfg: DictConfig) -> None:
 
 CHOICES: dict[str, Collection[str]] = {
     "adapter.id": ADAPTERS,
+    "adapter.init": INITS,
     "data.id": data.LOADERS,
     "optimizer.id": OPTIMIZERS,
     "optimizer.schedule": SCHEDULES,
@@ -58,6 +69,8 @@ CHOICES: dict[str, Collection[str]] = {
     "strategy.sampler": SAMPLERS,
     "codec.reference": REFERENCES,
     "federation.device": ("auto", "cpu", "cuda"),
+    "task.id": TASKS,
+    "task.answer": ANSWERS,
     "target.metric": ("anls", "accuracy"),
     "output.convention": COLUMNS,
 }
@@ -83,6 +96,14 @@ def _is_folder_name(value: Any) -> bool:
     return re.fullmatch(r"[^/\\\0]+", str(value)) is not None and str(value) not in (".", "..")
 
 
+def _is_source_or_null(value: Any) -> bool:
+    return value is None or table.is_source(value)
+
+
+def _is_map_of_names(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_name, [*value, *value.values()]))
+
+
 # What a value should be, the test of it, and the keys it is for; a key that the chosen group's
 # file does not have is not asked for.
 RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
@@ -91,7 +112,8 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         lambda x: _is_number(x) and x > 0,
         (
             "rounds", "clients_per_round", "local_epochs", "batch_size",
-            "adapter.r", "adapter.alpha",
+            "adapter.r", "adapter.alpha", "adapter.init_samples", "adapter.init_batch_size",
+            "adapter.eta",
             "data.providers_per_client", "data.documents_per_provider", "data.test_documents",
             "data.unseen_providers", "data.unseen_documents_per_provider",
             "federation.clients", "federation.torch_threads", "federation.reply_timeout",
@@ -137,6 +159,34 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         ("data.path",),
     ),
     (
+        "the absolute path of a file or folder that exists, or the id of a data set of the hub",
+        table.is_source,
+        ("data.train.path", "data.test.path"),
+    ),
+    ("null, or as data.train.path", _is_source_or_null, ("data.unseen.path",)),
+    ("the name of a split", _is_name, tuple(f"data.{split}.split" for split in SPLITS)),
+    (
+        "a mapping of names to names",
+        _is_map_of_names,
+        tuple(f"data.{split}.columns" for split in SPLITS),
+    ),
+    (
+        "null or a whole number greater than 0",
+        lambda x: x is None or (isinstance(x, int) and not isinstance(x, bool) and x > 0),
+        tuple(f"data.{split}.limit" for split in SPLITS),
+    ),
+    ("the name of a column", _is_name, ("task.reference", "task.label")),
+    (
+        "a list of one or two columns",
+        lambda x: _is_list_of_names(x) and len(x) in (1, 2),
+        ("task.texts",),
+    ),
+    (
+        "a list of at least two different names",
+        lambda x: _is_list_of_names(x) and len({*x}) == len(x) > 1,
+        ("task.labels",),
+    ),
+    (
         "null or the name of a folder, without / and \\",
         lambda x: x is None or (isinstance(x, (str, int)) and _is_folder_name(x)),
         ("output.name",),
@@ -144,7 +194,10 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     (
         "null or a name",
         lambda x: x is None or _is_name(x),
-        ("model.tokenizer", "model.visual_path"),
+        (
+            *("model.tokenizer", "model.visual_path", "task.average_over"),
+            *(f"data.{split}.name" for split in SPLITS),
+        ),
     ),
     (
         "null or a SHA-256 in hex",
@@ -180,8 +233,28 @@ def _check_model(cfg: DictConfig) -> None:
     models.find(cfg.model)
 
 
+def _check_task(cfg: DictConfig) -> None:
+    if (cfg.task.id == "docvqa") != (cfg.data.id in data.COLUMNS):
+        fit = "task=docvqa" if cfg.data.id in data.COLUMNS else "task=causal_lm or another"
+        raise ConfigError(
+            f"task.id={cfg.task.id} does not fit data.id={cfg.data.id}, whose rows are of another "
+            f"kind: set {fit}"
+        )
+    metrics = TASKS[cfg.task.id].metrics
+    if cfg.target.metric not in metrics:
+        raise ConfigError(
+            f"target.metric={cfg.target.metric} should be one of {sorted(metrics)} with "
+            f"task.id={cfg.task.id}"
+        )
+    for key in ("prompt", "response"):
+        if key in cfg.task:
+            Template(f"task.{key}", cfg.task[key])
+
+
 def _check_partitioner(cfg: DictConfig) -> None:
     _, arguments = data.partitioner(cfg.data.partitioner)
+    if cfg.data.id not in data.COLUMNS:
+        return
     known = data.COLUMNS[cfg.data.id]
     if cfg.data.partitioner.id == "natural":  # its values are the clients' numbers
         known = {name: kind for name, kind in known.items() if kind is int}

@@ -13,14 +13,13 @@ from datasets import Dataset, DatasetDict
 from omegaconf import DictConfig
 from transformers import PreTrainedTokenizerFast
 
-from fl_app import data, models
+from fl_app import data, models, tasks
 from fl_app.adapters import ADAPTERS
 from fl_app.codecs import Codec, from_spec
 from fl_app.config import compose, plain
 from fl_app.conventions import alias_bytes
-from fl_app.data.collate import Collator, predict
-from fl_app.metrics import score
 from fl_app.preflight import check
+from fl_app.tasks import Task
 from fl_app.tree import Tree, manifest
 
 
@@ -44,7 +43,7 @@ class Session:
     device: torch.device
     model: Any  # VT5ForConditionalGeneration, or PEFT's wrapper around it
     tokenizer: PreTrainedTokenizerFast
-    collator: Collator
+    task: Task
     adapter: ModuleType
     theta0: Tree
     manifest: bytes
@@ -55,7 +54,10 @@ class Session:
     @cached_property
     def data(self) -> DatasetDict:
         """Return all splits of the data set."""
-        return data.load(self.cfg.data, self.cfg.seed)
+        splits = data.load(self.cfg.data, self.cfg.seed)
+        for name, rows in splits.items():
+            tasks.check_columns(self.task, name, rows)
+        return splits
 
     def documents(self, partition: int) -> Dataset:
         """Return the documents of the client that holds ``partition``."""
@@ -74,14 +76,7 @@ class Session:
     def evaluate(self, tree: Tree, dataset: Dataset) -> dict[str, float]:
         """Return ANLS and accuracy of the model with ``tree`` in it, over ``dataset``."""
         self.adapter.set(self.model, tree)
-        answers = predict(
-            self.model,
-            self.tokenizer,
-            self.collator,
-            dataset,
-            self.cfg.model.max_answer_length,
-        )
-        return score(answers, [accepted for row in dataset["answers"] for accepted in row])
+        return self.task.score(self.task.predict(self.model, dataset), dataset)
 
 
 @lru_cache(maxsize=1)
@@ -102,7 +97,7 @@ def session(overrides: str) -> Session:
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
     base, tokenizer = models.load(cfg.model, cfg.seed)
-    collator = Collator(tokenizer, base.config, cfg.model.max_length)
+    task = tasks.build(cfg, tokenizer, base.config)
     adapter = ADAPTERS[cfg.adapter.id]
     model = adapter.attach(base, cfg.adapter, cfg.seed)
     theta0 = adapter.get(model)  # before any move to a GPU
@@ -119,7 +114,7 @@ def session(overrides: str) -> Session:
         device=device,
         model=model.to(device),
         tokenizer=tokenizer,
-        collator=collator,
+        task=task,
         adapter=adapter,
         theta0=theta0,
         manifest=manifest(theta0),

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from fl_app import optimizers
-from fl_app.data.collate import Collator
+from fl_app.tasks import Task
 
 Row = dict[str, Any]
 GradientHook = Callable[[nn.Module], None]
@@ -56,7 +56,7 @@ def proximal(mu: float, model: nn.Module) -> GradientHook:
 def train(
     model: nn.Module,
     rows: Sequence[Row] | Dataset,
-    collator: Collator,
+    task: Task,
     cfg: DictConfig,
     *,
     epochs: int,
@@ -96,7 +96,7 @@ def train(
     for _ in range(epochs):
         losses.clear()
         for indices in torch.randperm(len(rows), generator=order).split(batch_size):
-            batch = collator.training([rows[i] for i in indices.tolist()])
+            batch = task.training([rows[i] for i in indices.tolist()])
             loss = model(**{k: v.to(device) for k, v in batch.items()}).loss
             if not torch.isfinite(loss):
                 raise DivergedError(
@@ -113,7 +113,7 @@ def train(
             losses.append(loss.item())
     model.eval()
     return Turn(
-        examples=sum(len(row["questions"]) for row in rows),
+        examples=task.examples(rows),
         loss=sum(losses) / len(losses),
         seconds=time.perf_counter() - began,
     )

@@ -46,7 +46,7 @@ class Rounds:
         here = self.here
         here.adapter.set(here.model, start)
         train(
-            here.model, here.documents(partition).to_list(), here.collator, here.cfg.optimizer,
+            here.model, here.documents(partition).to_list(), here.task, here.cfg.optimizer,
             epochs=here.cfg.local_epochs, batch_size=here.cfg.batch_size,
             seed=turn_seed(here.cfg.seed, number, partition),
         )  # fmt: skip

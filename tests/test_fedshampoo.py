@@ -57,7 +57,7 @@ def test_a_round_of_one_client_is_central_training(tmp_path: Path) -> None:
     train(
         here.model,
         here.documents(client),
-        here.collator,
+        here.task,
         here.cfg.optimizer,
         epochs=2,
         batch_size=1,

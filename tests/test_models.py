@@ -37,7 +37,7 @@ def test_a_stock_t5_folder_trains_and_answers(checkpoint: Path, name: str) -> No
     has_boxes = any("spatial" in n for n, _ in here.model.named_modules())
     assert has_boxes == (name == "vt5-base")
     rows = here.documents(0).to_list()[:2]
-    train(here.model, rows, here.collator, here.cfg.optimizer, epochs=1, batch_size=1, seed=0)
+    train(here.model, rows, here.task, here.cfg.optimizer, epochs=1, batch_size=1, seed=0)
     trained = here.adapter.get(here.model)
     assert any(not np.array_equal(trained[k], here.theta0[k]) for k in trained)
     scores = here.evaluate(trained, here.data["test"].select(range(1)))

@@ -12,7 +12,12 @@ from fl_app.data.partition import client_split
 
 BY_PROVIDER = OmegaConf.create({"id": "by_column", "column": "provider"})
 IID = OmegaConf.create({"id": "iid"})
+CONTIGUOUS = OmegaConf.create({"id": "contiguous"})
 NATURAL = OmegaConf.create({"id": "natural", "column": "provider"})
+
+
+def _dirichlet(alpha: float, column: str = "provider"):
+    return OmegaConf.create({"id": "dirichlet", "column": column, "alpha": alpha})
 
 
 def _dataset(providers: list[int]) -> Dataset:
@@ -76,7 +81,78 @@ def test_natural_draws_nothing(providers: list[int], seed: int) -> None:
     assert client_split(dataset, NATURAL, 3, 5, seed)["provider"][:] == [3] * 4
 
 
-@pytest.mark.parametrize("cfg", [BY_PROVIDER, IID])
+@given(
+    st.lists(st.sampled_from([0, 0, 0, 1, 2, 9]), min_size=1, max_size=60),
+    st.integers(1, 6),
+    st.integers(0, 3),
+    st.sampled_from([1e-300, 1e-9, 0.01, 0.5, 1.0, 100.0, 1e12]),
+)
+def test_dirichlet_covers_everything_in_equal_parts(
+    labels: list[int], count: int, seed: int, alpha: float
+) -> None:
+    dataset, cfg = _dataset(labels), _dirichlet(alpha)
+    if len(labels) < count:
+        with pytest.raises(ValueError, match="rows cannot fill"):
+            client_split(dataset, cfg, 0, count, seed)
+        return
+    parts = _parts(dataset, cfg, count, seed)
+    assert sorted(chain(*parts)) == list(range(len(labels)))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert parts == _parts(dataset, cfg, count, seed)
+
+
+def _distance(alpha: float, labels: list[int], count: int) -> float:
+    """The mean total variation between a part's shares of the labels and the whole's."""
+    dataset = _dataset(labels)
+    whole = {label: labels.count(label) / len(labels) for label in {*labels}}
+    distances = []
+    for seed in range(5):
+        for part in _parts(dataset, _dirichlet(alpha), count, seed):
+            held = [labels[row] for row in part]
+            distances += [sum(abs(held.count(x) / len(held) - p) for x, p in whole.items()) / 2]
+    return sum(distances) / len(distances)
+
+
+def test_dirichlet_goes_from_one_label_a_part_to_the_shares_of_the_whole() -> None:
+    """The first labels of parts are drawn freely; those of the last are what is left."""
+    labels = [label for label in range(4) for _ in range(100 * (label + 1))]
+    distances = [_distance(alpha, labels, 10) for alpha in (0.01, 1.0, 10.0, 1e6)]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[0] > 0.5
+    assert distances[-1] < 0.1
+
+
+def test_dirichlet_draws_shares_of_the_law() -> None:
+    """Mean and variance of a first part's share are those of Dirichlet(alpha p), Hsu et al. 2019.
+
+    The variance of a share is p (1 - p) / (alpha + 1), and the rows' own draw adds
+    p (1 - p) alpha / (alpha + 1) / n.
+    """
+    labels, alpha, size = [0] * 600 + [1] * 1400, 3.0, 100
+    dataset = _dataset(labels)
+    shares = [
+        sum(client_split(dataset, _dirichlet(alpha), 0, 20, seed)["provider"][:]) / size
+        for seed in range(400)
+    ]
+    p = 0.7
+    variance = p * (1 - p) / (alpha + 1) * (1 + alpha / size)
+    assert sum(shares) / 400 == pytest.approx(p, abs=4 * (variance / 400) ** 0.5)
+    assert sum((x - p) ** 2 for x in shares) / 400 == pytest.approx(variance, rel=0.3)
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(0, 3))
+def test_contiguous_parts_are_the_rows_in_order(rows: int, count: int, seed: int) -> None:
+    dataset = _dataset([0] * rows)
+    if rows < count:
+        with pytest.raises(ValueError, match="cannot fill"):
+            client_split(dataset, CONTIGUOUS, 0, count, seed)
+        return
+    parts = _parts(dataset, CONTIGUOUS, count, seed)
+    assert list(chain(*parts)) == list(range(rows))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("cfg", [BY_PROVIDER, IID, _dirichlet(1.0)])
 def test_the_seed_alone_decides(cfg) -> None:
     dataset = _dataset([k // 3 for k in range(60)])
     assert _parts(dataset, cfg, 4, 0) == _parts(dataset, cfg, 4, 0)
@@ -85,8 +161,14 @@ def test_the_seed_alone_decides(cfg) -> None:
 
 def test_mistakes_name_the_alternatives() -> None:
     dataset = _dataset([0, 1])
-    with pytest.raises(ValueError, match=r"one of \['by_column', 'iid', 'natural'\]"):
-        client_split(dataset, OmegaConf.create({"id": "dirichlet"}), 0, 2, 0)
+    with pytest.raises(ValueError, match=r"one of \['by_column', 'contiguous', 'dirichlet', 'iid'"):
+        client_split(dataset, OmegaConf.create({"id": "shards"}), 0, 2, 0)
+    for alpha in (0, -1.0, float("nan"), float("inf"), "much", True):
+        with pytest.raises(ValueError, match=r"alpha=.* greater than 0"):
+            client_split(dataset, _dirichlet(alpha), 0, 2, 0)
+    lists = Dataset.from_dict({"provider": [[1], [2]]})
+    with pytest.raises(ValueError, match="'provider' holds lists"):
+        client_split(lists, BY_PROVIDER, 0, 2, 0)
     with pytest.raises(ValueError, match=r"takes no column: .*~data\.partitioner\.column"):
         client_split(dataset, OmegaConf.create({"id": "iid", "column": "provider"}), 0, 2, 0)
     with pytest.raises(ValueError, match=r"needs data\.partitioner\.column"):

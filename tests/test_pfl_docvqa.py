@@ -187,7 +187,7 @@ def test_the_published_picture_is_what_a_visual_model_sees(converted: Path, mode
     rows = here.documents(0).to_list()
     others = [{**row, "picture": here.data["test"][0]["picture"]} for row in rows]
     with torch.inference_mode():
-        loss, other = (here.model(**here.collator.training(x)).loss for x in (rows, others))
+        loss, other = (here.model(**here.task.training(x)).loss for x in (rows, others))
     assert torch.isfinite(loss)
     sees = any("visual_encoder" in name for name, _ in here.model.named_modules())
     assert sees == model.endswith("visual")
@@ -199,7 +199,7 @@ def test_a_page_without_words_trains(converted: Path) -> None:
     rows = here.documents(0).to_list()
     rows[0] |= {"words": [], "boxes": [], "tags": []}
     for batch in rows[:1], rows:
-        assert torch.isfinite(here.model(**here.collator.training(batch)).loss)
+        assert torch.isfinite(here.model(**here.task.training(batch)).loss)
 
 
 # ---- trust ------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ def run(here, seed=0, epochs=2, hooks=(), **optimizer):
     here.adapter.set(here.model, here.theta0)
     rows = here.documents(0).to_list()
     turn = train(
-        here.model, rows, here.collator, cfg.optimizer,
+        here.model, rows, here.task, cfg.optimizer,
         epochs=epochs, batch_size=2, seed=seed, hooks=hooks,
     )  # fmt: skip
     return turn, here.adapter.get(here.model)
@@ -49,7 +49,7 @@ def test_examples_are_questions(here) -> None:
 
 def test_no_rows_is_an_error(here) -> None:
     with pytest.raises(ValueError, match="no documents"):
-        train(here.model, [], here.collator, here.cfg.optimizer, epochs=1, batch_size=1, seed=0)
+        train(here.model, [], here.task, here.cfg.optimizer, epochs=1, batch_size=1, seed=0)
 
 
 def test_divergence_is_an_error_that_says_what_to_change(here) -> None:

@@ -12,6 +12,6 @@ An adapter is four functions, given as a module of this package:
 
 from types import ModuleType
 
-from fl_app.adapters import full, lora
+from fl_app.adapters import full, lora, lora_sb
 
-ADAPTERS: dict[str, ModuleType] = {"full": full, "lora": lora}
+ADAPTERS: dict[str, ModuleType] = {"full": full, "lora": lora, "lora_sb": lora_sb}

@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from fl_app.adapters.full import follow_umask, frozen, get, set
+from fl_app.adapters.quantized import keep_trainable
 from fl_app.config import plain
 
 __all__ = ["attach", "export", "get", "set"]
@@ -25,37 +27,48 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
     Raises
     ------
     ValueError
-        If ``target_modules`` match nothing (PEFT's message lists what was asked for).
+        If ``target_modules`` match nothing (PEFT's message lists what was asked for), or if a 4-bit
+        base cannot be trained here.
     """
-    # PEFT takes names for leaves; only a pattern covers a module with all that is in it.
-    excluded = "|".join(rf"{name}\..*" for name in frozen(model))
-    config = LoraConfig(
-        r=cfg.r,
-        lora_alpha=cfg.alpha,
-        lora_dropout=cfg.dropout,
-        target_modules=plain(cfg.target_modules),
-        exclude_modules=excluded or None,
-        modules_to_save=plain(cfg.modules_to_save) or None,
-    )
+    keep_trainable(model)
     # The start is drawn on the CPU and without touching the global generator: the same bits on
     # every node, whatever else the process has drawn before.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return get_peft_model(model, config)
+        return get_peft_model(model, config(model, cfg, dropout=cfg.dropout))
+
+
+def config(model: PreTrainedModel, cfg: DictConfig, dropout: float = 0.0) -> LoraConfig:
+    """Return PEFT's form of the ``adapter`` group ``cfg``, for ``model``."""
+    # PEFT takes names for leaves; only a pattern covers a module with all that is in it.
+    excluded = "|".join(rf"{name}\..*" for name in frozen(model))
+    return LoraConfig(
+        r=cfg.r,
+        lora_alpha=cfg.alpha,
+        lora_dropout=dropout,
+        target_modules=plain(cfg.target_modules),
+        exclude_modules=excluded or None,
+        modules_to_save=plain(cfg.modules_to_save) or None,
+    )
 
 
 def export(model: PeftModel, folder: Path) -> None:
-    """Save in PEFT's format, for ``PeftModel.from_pretrained(base, folder)``.
+    """Save in PEFT's format, for ``PeftModel.from_pretrained(base, folder)``."""
+    save(model, folder, model.state_dict())
+
+
+def save(model: PeftModel, folder: Path, state: dict[str, Tensor]) -> None:
+    """Save the adapter's part of ``state``, a state dict of ``model``, in PEFT's format.
 
     What PEFT adds that says nothing elsewhere is left out: the path of a base model on this
     machine, and a model card without content.
     """
     # No adapter here changes the vocabulary; to find that out PEFT would ask the hub.
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    model.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
-    config = json.loads(path.read_text())
-    if Path(config["base_model_name_or_path"] or "").is_absolute():
-        config["base_model_name_or_path"] = None
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    saved = json.loads(path.read_text())
+    if Path(saved["base_model_name_or_path"] or "").is_absolute():
+        saved["base_model_name_or_path"] = None
+    path.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")
     follow_umask(folder, like=path.name)

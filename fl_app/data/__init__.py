@@ -1,9 +1,10 @@
-"""Data sets of documents with questions, by config id.
+"""Data sets by config id.
 
-A row is one document: ``document`` and ``provider`` (names), ``words`` and ``boxes`` (one
-``[x0, y0, x1, y1]`` per word, integers 0..1000), ``tags`` (the field of each word, 0 = none),
-``questions``, ``fields`` (what each asks for) and ``answers`` (the accepted ones of each). It may
-have a ``picture`` of its page, an absolute path.
+A row of "table" has the columns that the file and its column map give it, which a task names.
+A row of the others is one document with questions: ``document`` and ``provider`` (names),
+``words`` and ``boxes`` (one ``[x0, y0, x1, y1]`` per word, integers 0..1000), ``tags`` (the field
+of each word, 0 = none), ``questions``, ``fields`` (what each asks for) and ``answers`` (the
+accepted ones of each). It may have a ``picture`` of its page, an absolute path.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from datasets import DatasetDict
 from omegaconf import DictConfig
 
-from fl_app.data import docvqa_mini, pfl_docvqa
+from fl_app.data import docvqa_mini, pfl_docvqa, table
 from fl_app.data.partition import client_split, partitioner
 
 __all__ = ["COLUMNS", "LOADERS", "client_split", "load", "partitioner"]
@@ -19,8 +20,9 @@ __all__ = ["COLUMNS", "LOADERS", "client_split", "load", "partitioner"]
 LOADERS: dict[str, Callable[[DictConfig, int], DatasetDict]] = {
     "docvqa_mini": docvqa_mini.load,
     "pfl_docvqa": pfl_docvqa.load,
+    "table": table.load,
 }
-# What rows can be grouped by, and of which type it is.
+# What rows can be grouped by, and of which type it is; a table's columns are known when it is read.
 COLUMNS: dict[str, dict[str, type]] = {
     "docvqa_mini": {"document": str, "provider": str},
     "pfl_docvqa": {"client": int, "document": str, "provider": str},
@@ -31,7 +33,8 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
     """The data set that ``cfg_data.id`` names: splits ``train``, ``test`` and maybe ``unseen``.
 
     ``train`` is what clients hold together, ``test`` what the server scores every model on,
-    ``unseen`` documents of providers that no client holds. ``seed`` is the run's seed.
+    ``unseen`` what is of another kind, such as documents of providers that no client holds.
+    ``seed`` is the run's seed.
 
     Raises:
         ValueError: unknown id; the message lists the known ones.

@@ -13,12 +13,12 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
+from fl_app.data.padding import IGNORED, pad
 from fl_app.data.pictures import pixel_values
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
 
 NO_BOX = [0, 0, 0, 0]  # of padding and special tokens
 PROMPT_BOX = [0, 0, 1000, 1000]  # of a question before the page, as in the competition's code
-IGNORED = -100  # label that no loss is taken on
 PREDICT_DOCUMENTS = 16  # a batch of predict(); bounds its memory, does not change the answers
 
 
@@ -49,8 +49,8 @@ class Collator:
         answers = self._ids([accepted[0] for row in rows for accepted in row["answers"]])
         pairs = list(zip(self._prompts(rows), answers, strict=True))
         # Padding on the right is never seen by an earlier position of a causal decoder.
-        decoder_input_ids = _pad([prompt + answer for prompt, answer in pairs], self.pad)
-        labels = _pad(
+        decoder_input_ids = pad([prompt + answer for prompt, answer in pairs], self.pad)
+        labels = pad(
             [[IGNORED] * (len(prompt) - 1) + answer + [self.end] for prompt, answer in pairs],
             IGNORED,
         )
@@ -62,8 +62,8 @@ class Collator:
         T5 sees differences of positions only, so the padding changes nothing.
         """
         prompts = self._prompts(rows)
-        ids = _pad(prompts, self.pad, left=True)
-        mask = _pad([[1] * len(prompt) for prompt in prompts], 0, left=True)
+        ids = pad(prompts, self.pad, left=True)
+        mask = pad([[1] * len(prompt) for prompt in prompts], 0, left=True)
         return {**self._pages(rows), "decoder_input_ids": ids, "decoder_attention_mask": mask}
 
     def encode_words(self, words: Sequence[Sequence[str]]) -> BatchEncoding:
@@ -169,14 +169,3 @@ def predict(
         answers += tokenizer.batch_decode(after_prompt, skip_special_tokens=True)
     model.train(was_training)
     return [answer.strip() for answer in answers]
-
-
-def _pad(sequences: list[list[int]], value: int, left: bool = False) -> Tensor:
-    """[sequences, tokens], filled with ``value``."""
-    length = max(map(len, sequences))
-    return torch.tensor(
-        [
-            [value] * (length - len(s)) + s if left else s + [value] * (length - len(s))
-            for s in sequences
-        ]
-    )

@@ -1,6 +1,7 @@
 """Which rows of a data set each client holds."""
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -36,8 +37,8 @@ def partitioner(cfg_partitioner: DictConfig) -> tuple[Partitioner, dict[str, Any
     """The function that ``id`` names, and the arguments of the rest.
 
     Raises:
-        ValueError: unknown id (the message lists the known ones), or not the arguments that it
-            takes.
+        ValueError: unknown id (the message lists the known ones), not the arguments that it
+            takes, or an ``alpha`` that is no positive number.
     """
     given = {str(key): value for key, value in cfg_partitioner.items()}
     name = given.pop("id", None)
@@ -51,6 +52,9 @@ def partitioner(cfg_partitioner: DictConfig) -> tuple[Partitioner, dict[str, Any
                 f"data.partitioner.id={name} takes no {key}: remove it with ~data.partitioner.{key}"
             )
         raise ValueError(f"data.partitioner.id={name} needs data.partitioner.{key}")
+    alpha = given.get("alpha", 1.0)
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+        raise ValueError(f"data.partitioner.alpha={alpha!r} should be greater than 0 and finite")
     return PARTITIONERS[name], given
 
 
@@ -99,12 +103,65 @@ def iid(dataset: Dataset, num_partitions: int, rng: np.random.Generator) -> list
     return [part.tolist() for part in np.array_split(shuffled, num_partitions)]
 
 
+def contiguous(dataset: Dataset, num_partitions: int, rng: np.random.Generator) -> list[list[int]]:
+    """Row indices per partition, in the data set's order; sizes differ by at most one.
+
+    Nothing is drawn. It is how the experiments of Fed-SB divide their data.
+    """
+    _enough(len(dataset), num_partitions, "rows")
+    return [part.tolist() for part in np.array_split(np.arange(len(dataset)), num_partitions)]
+
+
+def dirichlet(
+    dataset: Dataset, num_partitions: int, rng: np.random.Generator, column: str, alpha: float
+) -> list[list[int]]:
+    """Row indices per partition, whose shares of the labels in ``column`` are drawn.
+
+    Hsu et al. 2019, arXiv:1909.06335: partition k draws q_k ~ Dirichlet(alpha p), with p the
+    shares in the whole data set, and takes rows without replacement, labels by q_k. Sizes differ
+    by at most one. Small ``alpha``: few labels a partition; large: all partitions alike.
+    Reconstructed: what a label that has run out would have given comes from the others, by q_k.
+
+    Args:
+        alpha: concentration, greater than 0.
+    """
+    _enough(len(dataset), num_partitions, "rows")
+    groups = [rng.permutation(rows).tolist() for rows in _rows_by(dataset, column).values()]
+    left = np.array([len(rows) for rows in groups])
+    prior = left / left.sum()
+    sizes = [len(part) for part in np.array_split(np.arange(len(dataset)), num_partitions)]
+    parts: list[list[int]] = []
+    for size in sizes:
+        shares = _dirichlet(rng, alpha * prior)
+        part: list[int] = []
+        while len(part) < size:
+            weights = np.where(left > 0, shares, 0.0)
+            if weights.sum() == 0.0:
+                weights = left.astype(float)
+            wanted = rng.multinomial(size - len(part), weights / weights.sum())
+            for group, count in enumerate(np.minimum(wanted, left)):
+                part += [groups[group].pop() for _ in range(count)]
+                left[group] -= count
+        parts.append(part)
+    return parts
+
+
+def _dirichlet(rng: np.random.Generator, alphas: np.ndarray) -> np.ndarray:
+    """A draw; where all weights are too small for a float, one label has everything."""
+    shares = rng.dirichlet(alphas)
+    if np.isfinite(shares).all():
+        return shares
+    return np.eye(len(alphas))[rng.choice(len(alphas), p=alphas / alphas.sum())]
+
+
 def _rows_by(dataset: Dataset, column: str) -> dict[object, list[int]]:
     """Row indices of every value of ``column``."""
     if column not in dataset.column_names:
         raise ValueError(f"no column {column!r}; there are {', '.join(dataset.column_names)}")
     rows: dict[object, list[int]] = {}
     for index, value in enumerate(dataset[column][:]):
+        if isinstance(value, list | dict):
+            raise ValueError(f"the column {column!r} holds lists: clients are not drawn by them")
         rows.setdefault(value, []).append(index)
     return rows
 
@@ -116,6 +173,8 @@ def _enough(available: int, num_partitions: int, what: str) -> None:
 
 PARTITIONERS: dict[str, Partitioner] = {
     "by_column": by_column,
+    "contiguous": contiguous,
+    "dirichlet": dirichlet,
     "iid": iid,
     "natural": natural,
 }

@@ -1,0 +1,185 @@
+"""Rows of any table that Hugging Face's ``datasets`` reads, with our names for its columns.
+
+A source is a CSV, JSON, JSON Lines or Parquet file, a folder of such files, a folder written by
+``save_to_disk``, or a data set of the hub in one of these formats. No source can bring code:
+``datasets`` runs no scripts since version 4, other formats are refused, and nothing is unpickled.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    ReadInstruction,
+    Value,
+    load_dataset_builder,
+    load_from_disk,
+)
+from datasets.exceptions import DatasetGenerationError
+from omegaconf import DictConfig
+
+from fl_app.config import SPLITS, plain
+
+REQUIRED = ("train", "test")
+FILES = {
+    ".csv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".parquet": "parquet",
+}
+FORMATS = ("arrow", "csv", "json", "parquet")  # those that data alone can be in
+ON_DISK = ("dataset_dict.json", "state.json")  # what save_to_disk writes
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+
+def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
+    """The splits ``train``, ``test`` and maybe ``unseen``; ``seed`` changes nothing.
+
+    A column of class numbers with names becomes one of the names, null where it has none (-1).
+
+    Args:
+        cfg_data: for each split ``path`` (null: there is no such split; ``train`` and ``test``
+            must have one), ``name`` (configuration of a data set that has several; a file has
+            none), ``split`` (of the source, slices as in "train[:90%]"), ``columns`` (the
+            source's name to ours; others keep theirs), ``drop`` (a column, by our name, to the
+            values whose rows are left out) and ``limit`` (the first rows that are kept; null:
+            all).
+
+    Raises:
+        FileNotFoundError: no such file, folder or data set of the hub, or it cannot be reached.
+        ValueError: it is in no format that is read, or cannot be read; no such split or column;
+            or no row is left.
+    """
+    return DatasetDict(
+        {
+            split: _rows(f"data.{split}", cfg_data[split])
+            for split in SPLITS
+            if split in REQUIRED or cfg_data[split].path is not None
+        }
+    )
+
+
+def is_source(path: object) -> bool:
+    """Whether ``path`` is an absolute path that exists, or may be the id of a data set."""
+    if not isinstance(path, str):
+        return False
+    return Path(path).exists() if Path(path).is_absolute() else bool(HUB_ID.fullmatch(path))
+
+
+def _rows(key: str, cfg: DictConfig) -> Dataset:
+    if not is_source(cfg.path):
+        raise FileNotFoundError(
+            f"{key}.path={cfg.path!r} should be the absolute path of a file or folder that "
+            "exists, or the id of a data set of the hub"
+        )
+    rows = _split(key, cfg.split, _source(key, cfg.path, cfg.name))
+    rows = _renamed(key, _named(rows), plain(cfg.columns))
+    rows = _without(key, rows, plain(cfg.drop))
+    if cfg.limit is not None:
+        rows = rows.select(range(min(cfg.limit, len(rows))))
+    if not len(rows):
+        raise ValueError(
+            f"{key} has no rows: {cfg.path!r}, split {cfg.split!r}, after {key}.drop={cfg.drop}"
+        )
+    return rows
+
+
+def _source(key: str, path: str, name: str | None) -> DatasetDict:
+    """All splits of a source, under its own names."""
+    is_file = Path(path).is_file()
+    if is_file and Path(path).suffix not in FILES:
+        raise ValueError(f"{key}.path={path!r} should end in {', '.join(FILES)}")
+    with _readable(key, path):
+        if any((Path(path) / file).is_file() for file in ON_DISK):
+            saved = load_from_disk(path)
+            return saved if isinstance(saved, DatasetDict) else DatasetDict({"train": saved})
+        if is_file:
+            builder = load_dataset_builder(FILES[Path(path).suffix], data_files=path)
+        else:
+            builder = load_dataset_builder(path, name)
+    file_format = type(builder).__module__.rpartition(".")[2]
+    if file_format not in FORMATS:
+        raise ValueError(
+            f"{key}.path={path!r} is of the format {file_format}; read are {', '.join(FORMATS)}: "
+            "convert it"
+        )
+    with _readable(key, path):
+        builder.download_and_prepare()
+        return builder.as_dataset()
+
+
+@contextmanager
+def _readable(key: str, path: str) -> Iterator[None]:
+    """Turns the errors of ``datasets`` about a source into one that names the option."""
+    try:
+        yield
+    except (FileNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"{key}.path={path!r} holds no data files, or is a data set of the hub that cannot "
+            f"be reached from here: download it and set {key}.path to its folder ({error})"
+        ) from error
+    except (DatasetGenerationError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"{key}.path={path!r} cannot be read: {error.__cause__ or error}"
+        ) from error
+
+
+def _split(key: str, wanted: str, found: DatasetDict) -> Dataset:
+    try:
+        (chosen,) = ReadInstruction.from_spec(wanted).to_absolute(
+            {name: len(rows) for name, rows in found.items()}
+        )
+    except (AssertionError, ValueError) as error:
+        raise ValueError(
+            f"{key}.split={wanted!r} should be one of {', '.join(found)}, or a part of it such as "
+            f"{next(iter(found))}[:90%] ({error})"
+        ) from None
+    rows = found[chosen.splitname]
+    return rows.select(range(chosen.from_ or 0, len(rows) if chosen.to is None else chosen.to))
+
+
+def _named(rows: Dataset) -> Dataset:
+    """Rows with the names of classes in the place of their numbers."""
+    for column, feature in rows.features.items():
+        if isinstance(feature, ClassLabel) and feature.names:
+            numbers = rows[column][:]
+            names = [
+                feature.names[n] if n is not None and 0 <= n < len(feature.names) else None
+                for n in numbers
+            ]
+            rows = rows.remove_columns(column).add_column(column, names, feature=Value("string"))
+    return rows
+
+
+def _renamed(key: str, rows: Dataset, columns: Mapping[str, str]) -> Dataset:
+    _known(f"{key}.columns", rows, columns)
+    names = [columns.get(column, column) for column in rows.column_names]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"{key}.columns={dict(columns)} makes two columns {', '.join(twice)} of "
+            f"{', '.join(rows.column_names)}: give the other one another name there too"
+        )
+    return rows.rename_columns(dict(columns)) if columns else rows
+
+
+def _without(key: str, rows: Dataset, drop: Mapping[str, list[object]]) -> Dataset:
+    _known(f"{key}.drop", rows, drop)
+    for column, values in drop.items():
+        unwanted = values if isinstance(values, list) else [values]
+        kept = [i for i, value in enumerate(rows[column][:]) if value not in unwanted]
+        rows = rows.select(kept)
+    return rows
+
+
+def _known(key: str, rows: Dataset, columns: Mapping[str, object]) -> None:
+    unknown = sorted({*columns} - {*rows.column_names})
+    if unknown:
+        raise ValueError(
+            f"{key} names {', '.join(unknown)}; the columns are {', '.join(rows.column_names)}"
+        )

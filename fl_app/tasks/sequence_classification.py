@@ -1,0 +1,112 @@
+"""Classification of a text or of a pair of texts, such as natural language inference."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from fl_app.tasks.evaluation import Rows, batches, evaluating
+
+
+class SequenceClassification:
+    """A model with a classification head learns labels; a prediction is a label's name.
+
+    Args:
+        cfg: ``texts``, one or two columns; ``label``, the column of the label; ``labels``, their
+            names in the order of the head's outputs.
+        model_config: ``num_labels`` outputs.
+        max_length: tokens of both texts together; the longer one is cut.
+        max_answer_length: nothing is written.
+
+    Raises:
+        ValueError: the model has another number of outputs, or the tokenizer cannot pad.
+    """
+
+    metrics = ("accuracy",)
+
+    def __init__(
+        self,
+        cfg: DictConfig,
+        tokenizer: PreTrainedTokenizerFast,
+        model_config: PreTrainedConfig,
+        max_length: int,
+        max_answer_length: int,
+    ) -> None:
+        self.texts = [str(column) for column in cfg.texts]
+        self.label: str = cfg.label
+        self.labels = [str(label) for label in cfg.labels]
+        self.columns = (*self.texts, self.label)
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        if model_config.num_labels != len(self.labels):
+            raise ValueError(
+                f"the model tells {model_config.num_labels} classes apart, task.labels names "
+                f"{len(self.labels)}: {', '.join(self.labels)}"
+            )
+        if tokenizer.pad_token_id is None:
+            raise ValueError("the tokenizer has no padding token, which a classifier needs")
+
+    def training(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """``inputs`` of the rows, and ``labels`` [rows]."""
+        return {**self.inputs(rows), "labels": torch.tensor([self._index(row) for row in rows])}
+
+    def inputs(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """What the tokenizer gives the model, each [rows, tokens], padded on the right."""
+        texts = [[self._text(row, column) for row in rows] for column in self.texts]
+        encoding = self.tokenizer(
+            *texts,
+            truncation=True,
+            max_length=self.max_length,
+            padding=True,
+            padding_side="right",
+            return_tensors="pt",
+        )
+        return dict(encoding)
+
+    def examples(self, rows: Rows) -> int:
+        """Every row is one."""
+        return len(rows)
+
+    def predict(self, model: PreTrainedModel, rows: Rows) -> list[str]:
+        """The name of the likeliest label of each row."""
+        device = next(model.parameters()).device
+        found: list[int] = []
+        with evaluating(model):
+            for some in batches(rows):
+                inputs = {name: value.to(device) for name, value in self.inputs(some).items()}
+                found += model(**inputs).logits.argmax(dim=-1).tolist()
+        return [self.labels[index] for index in found]
+
+    def score(self, predictions: Sequence[str], rows: Rows) -> dict[str, float]:
+        """``accuracy``: the share of rows whose label is predicted.
+
+        Raises:
+            ValueError: there are not as many predictions as rows, or none.
+        """
+        if len(predictions) != len(rows) or not predictions:
+            raise ValueError(f"{len(predictions)} predictions cannot be scored against {len(rows)}")
+        right = [
+            prediction == self.labels[self._index(rows[index])]
+            for index, prediction in enumerate(predictions)
+        ]
+        return {"accuracy": sum(right) / len(right)}
+
+    def _text(self, row: dict[str, Any], column: str) -> str:
+        if row.get(column) is None:
+            raise ValueError(f"task.texts: the column {column!r} of a row is missing or empty")
+        return str(row[column])
+
+    def _index(self, row: dict[str, Any]) -> int:
+        """The output of a row's label, which is a name or already a number."""
+        label = row.get(self.label)
+        if isinstance(label, int) and 0 <= label < len(self.labels):
+            return int(label)
+        if label in self.labels:
+            return self.labels.index(label)
+        raise ValueError(
+            f"the column {self.label!r} of a row is {label!r}, task.labels are "
+            f"{', '.join(self.labels)}: leave such rows out with data.train.drop or data.test.drop"
+        )
