@@ -111,6 +111,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         "greater than 0 and finite",
         lambda x: _is_number(x) and x > 0,
         (
+            "gradient_accumulation",
             "rounds", "clients_per_round", "local_epochs", "batch_size",
             "adapter.r", "adapter.alpha", "adapter.init_samples", "adapter.init_batch_size",
             "adapter.eta",

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from fl_app import optimizers
+from fl_app.data.padding import IGNORED
 from fl_app.tasks import Task
 
 Row = dict[str, Any]
@@ -62,6 +63,7 @@ def train(
     epochs: int,
     batch_size: int,
     seed: int,
+    gradient_accumulation: int = 1,
     hooks: Sequence[GradientHook] = (),
 ) -> Turn:
     """Train ``model`` in place on ``rows`` for ``epochs`` passes in a seeded random order.
@@ -74,6 +76,9 @@ def train(
         The ``optimizer`` group: optimizer, schedule over this turn, ``max_grad_norm``.
     seed : int
         Of batch order and dropout.
+    gradient_accumulation : int
+        Batches of a step. Their losses are weighted by how many labels each is over (tokens, or
+        rows of a classifier), as in transformers' Trainer: the step is that of one large batch.
 
     Raises
     ------
@@ -87,7 +92,8 @@ def train(
     began = time.perf_counter()
     trained = [p for p in model.parameters() if p.requires_grad]
     device = trained[0].device
-    steps_per_epoch = math.ceil(len(rows) / batch_size)
+    step_size = batch_size * gradient_accumulation
+    steps_per_epoch = math.ceil(len(rows) / step_size)
     optimizer, schedule = optimizers.build(trained, cfg, epochs * steps_per_epoch)
     torch.manual_seed(seed)
     order = torch.Generator().manual_seed(seed)
@@ -95,22 +101,30 @@ def train(
     losses: list[float] = []
     for _ in range(epochs):
         losses.clear()
-        for indices in torch.randperm(len(rows), generator=order).split(batch_size):
-            batch = task.training([rows[i] for i in indices.tolist()])
-            loss = model(**{k: v.to(device) for k, v in batch.items()}).loss
-            if not torch.isfinite(loss):
-                raise DivergedError(
-                    f"the loss became {loss.item()}: lower optimizer.lr={cfg.lr} or raise "
-                    f"optimizer.warmup={cfg.warmup}"
-                )
-            loss.backward()
+        for indices in torch.randperm(len(rows), generator=order).split(step_size):
+            batches = [
+                task.training([rows[i] for i in some.tolist()])
+                for some in indices.split(batch_size)
+            ]
+            labels = [int((batch["labels"] != IGNORED).sum()) for batch in batches]
+            step_loss = 0.0
+            for batch, count in zip(batches, labels, strict=True):
+                loss = model(**{k: v.to(device) for k, v in batch.items()}).loss
+                if not torch.isfinite(loss):
+                    raise DivergedError(
+                        f"the loss became {loss.item()}: lower optimizer.lr={cfg.lr} or raise "
+                        f"optimizer.warmup={cfg.warmup}"
+                    )
+                loss = loss * (count / sum(labels))
+                loss.backward()
+                step_loss += loss.item()
             for hook in hooks:
                 hook(model)
             nn.utils.clip_grad_norm_(trained, cfg.max_grad_norm)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
-            losses.append(loss.item())
+            losses.append(step_loss)
     model.eval()
     return Turn(
         examples=task.examples(rows),

@@ -1,10 +1,15 @@
 """A client's turn: repeatable, honest about divergence, and with FedProx's gradient."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fl_app import optimizers
 from fl_app.config import compose
+from fl_app.data.padding import IGNORED, pad
 from fl_app.session import session
 from fl_app.training import DivergedError, proximal, train, turn_seed
 from fl_app.tree import digest
@@ -77,6 +82,64 @@ def test_a_strong_proximal_term_keeps_the_model_near(here) -> None:
     here.adapter.set(here.model, here.theta0)
     hook = proximal(100.0, here.model)
     assert distance(run(here, epochs=4, hooks=[hook])[1]) < 0.7 * free
+
+
+class Regression(torch.nn.Module):
+    """The mean squared error over the labels that count, as a model's own loss is a mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.arange(3.0))
+
+    def forward(self, x, labels):
+        counts = labels != IGNORED
+        error = (x @ self.weight)[:, None] - labels
+        return SimpleNamespace(loss=error[counts].square().mean())
+
+
+class Numbers:
+    """Rows of inputs, and of as many labels as each has."""
+
+    def training(self, rows):
+        return {
+            "x": torch.tensor([row["x"] for row in rows]),
+            "labels": pad([row["labels"] for row in rows], IGNORED),
+        }
+
+    def examples(self, rows) -> int:
+        return len(rows)
+
+
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 5), min_size=2, max_size=11),
+    batch=st.integers(1, 4),
+    accumulation=st.integers(2, 4),
+)
+def test_accumulated_batches_are_one_large_batch(lengths, batch: int, accumulation: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = [
+        {
+            "x": torch.rand(3, generator=generator).tolist(),
+            "labels": torch.randint(5, (length,), generator=generator).tolist(),
+        }
+        for length in lengths
+    ]
+    cfg = compose("optimizer.lr=0.1 optimizer.eps=1").optimizer
+
+    def trained(batch_size: int, gradient_accumulation: int):
+        model = Regression()
+        turn = train(
+            model, rows, Numbers(), cfg, epochs=2, batch_size=batch_size, seed=1,
+            gradient_accumulation=gradient_accumulation,
+        )  # fmt: skip
+        return model.weight.detach(), turn.loss
+
+    large, loss = trained(batch * accumulation, 1)
+    accumulated, same = trained(batch, accumulation)
+    assert not torch.equal(large, torch.arange(3.0))
+    torch.testing.assert_close(accumulated, large)
+    assert same == pytest.approx(loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("schedule", sorted(optimizers.SCHEDULES))
