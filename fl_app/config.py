@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 CONF_DIR = Path(__file__).parent.parent / "conf"
 
-SPLITS = ("train", "test", "unseen")  # of a table: see fl_app.data.table
+SPLITS = ("train", "test", "unseen", "public")  # of a table: see fl_app.data.table
 
 # Below these keys an override may add keys of its own: they are arguments of a Flower strategy,
 # of a Hugging Face model configuration, a codec or a partitioner, or columns of data, and are
@@ -32,7 +32,14 @@ CUSTOM = "custom"  # the label of a run that is none of the experiments
 SPECS = ("codec.up", "codec.down")
 # A value in conf/, but null turns it off.
 NULLABLE = (
-    *("model.sha256", "model.tokenizer", "model.visual_path", "target.value", "task.average_over"),
+    *(
+        "model.sha256",
+        "model.tokenizer",
+        "model.visual_path",
+        "target.value",
+        "data.target",
+        "task.average_over",
+    ),
     *(f"data.{split}.{key}" for split in SPLITS for key in ("name", "limit")),
 )
 NAMES = ("adapter.target_modules",)  # a name in conf/, but may be a list of names, as in PEFT

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from fl_app.conventions import GIGABYTE
 from fl_app.ledger import short_name
 from fl_app.results import RunFolder
+from fl_app.tasks import TASKS
 from fl_app.tree import Tree
 
 
@@ -26,16 +27,27 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 1 or seconds == 0 else f"{1000 * seconds:.0f} ms"
 
 
+def title(metric: str) -> str:
+    """Return a metric's name in a sentence."""
+    return metric.upper() if metric == "anls" else metric
+
+
+def score(metric: str, value: float) -> str:
+    """Return a score as text: a share of right answers in percent."""
+    return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:.4f}"
+
+
 def header(cfg: DictConfig, folder: Path, theta0: Tree) -> None:
     """Print what is about to run, and where its results go."""
     scalars = sum(x.size for x in theta0.values())
     names = {d: short_name(cfg.codec[d]) for d in ("down", "up")}
+    scores = " ".join(f"{title(metric):>9}" for metric in TASKS[cfg.task.id].metrics)
     print(
         f"{cfg.experiment}: seed {cfg.seed}, {scalars:,} trained scalars, codec "
         f"{names['down']} down, {names['up']} up; {cfg.clients_per_round} of "
         f"{cfg.federation.clients} clients a round, {cfg.local_epochs} local epochs\n"
         f"results: {folder}\n"
-        f"{'round':>5}  {'clients':<12} {'ANLS':>6} {'acc.':>6} "
+        f"{'round':>5}  {'clients':<12} {scores} "
         f"{'down':>9} {'up':>9} {'sent so far':>12} {'left':>6}",
         flush=True,
     )
@@ -47,10 +59,11 @@ def round_line(run: RunFolder, server_round: int) -> None:
     clients = " ".join(str(r.partition) for r in rows if r.direction == "down") or "-"
     scores = {m: v for r, split, m, v in run.metrics if r == server_round and split == "test"}
     moved = {d: sum(r.message_bytes for r in rows if r.direction == d) for d in ("down", "up")}
+    shown = " ".join(f"{score(m, scores[m]):>9}" for m in TASKS[run.cfg.task.id].metrics)
     elapsed = time.perf_counter() - run.started
     left = elapsed / server_round * (run.cfg.rounds - server_round) if server_round else None
     print(
-        f"{server_round:>5}  {clients:<12} {scores['anls']:>6.3f} {100 * scores['accuracy']:>6.1f} "
+        f"{server_round:>5}  {clients:<12} {shown} "
         f"{size(moved['down']):>9} {size(moved['up']):>9} {size(run.ledger.sent()):>12} "
         f"{'' if left is None else f'{left:.0f} s':>6}",
         flush=True,
@@ -64,7 +77,7 @@ def final(summary: dict[str, Any], folder: Path) -> None:
     lines = {
         "status": summary["status"],
         "test": _scores(summary["final"]),
-        "unseen providers": _scores(summary["final_unseen"]),
+        "unseen": _scores(summary["final_unseen"]),
         "messages": f"{size(sent['message_down'])} down + {size(sent['message_up'])} up "
         f"(payload {size(sent['payload_down'])} + {size(sent['payload_up'])})",
         "with a seed for the first download": f"{size(sent['message_down_seed_only'])} down",
@@ -88,6 +101,4 @@ def final(summary: dict[str, Any], folder: Path) -> None:
 
 
 def _scores(values: dict[str, float]) -> str:
-    if not values:
-        return "-"
-    return f"ANLS {values['anls']:.4f}, accuracy {100 * values['accuracy']:.2f} %"
+    return ", ".join(f"{title(name)} {score(name, value)}" for name, value in values.items()) or "-"

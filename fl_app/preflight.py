@@ -71,7 +71,6 @@ CHOICES: dict[str, Collection[str]] = {
     "federation.device": ("auto", "cpu", "cuda"),
     "task.id": TASKS,
     "task.answer": ANSWERS,
-    "target.metric": ("anls", "accuracy"),
     "output.convention": COLUMNS,
 }
 
@@ -111,12 +110,12 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         "greater than 0 and finite",
         lambda x: _is_number(x) and x > 0,
         (
-            "gradient_accumulation",
             "rounds", "clients_per_round", "local_epochs", "batch_size",
+            "gradient_accumulation",
             "adapter.r", "adapter.alpha", "adapter.init_samples", "adapter.init_batch_size",
             "adapter.eta",
             "data.providers_per_client", "data.documents_per_provider", "data.test_documents",
-            "data.unseen_providers", "data.unseen_documents_per_provider",
+            "data.unseen_providers", "data.public_documents", "data.unseen_documents_per_provider",
             "federation.clients", "federation.torch_threads", "federation.reply_timeout",
             "federation.node_timeout",
             "model.max_length", "model.max_answer_length",
@@ -152,7 +151,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         ("adapter.target_modules",),
     ),
     ("a list of names", _is_list_of_names, ("adapter.modules_to_save", "adapter.freeze")),
-    ("a number or null", lambda x: x is None or _is_number(x), ("target.value",)),
+    ("a number or null", lambda x: x is None or _is_number(x), ("target.value", "data.target")),
     ("the path of a folder", _is_name, ("output.dir",)),
     (
         "the absolute path of a folder written by `python -m fl_app.data.pfl_docvqa_convert`",
@@ -164,7 +163,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         table.is_source,
         ("data.train.path", "data.test.path"),
     ),
-    ("null, or as data.train.path", _is_source_or_null, ("data.unseen.path",)),
+    ("null, or as data.train.path", _is_source_or_null, ("data.unseen.path", "data.public.path")),
     ("the name of a split", _is_name, tuple(f"data.{split}.split" for split in SPLITS)),
     (
         "a mapping of names to names",

@@ -12,10 +12,8 @@ ARRAYS = "arrays"  # the key of the model in a message's content, as in Flower's
 FRAME = "frame"  # the key of the one packed Array
 STYPE = "thinwire.v1"
 TIMING = "timing"  # ConfigRecord of a reply: seconds of decode, work and encode
-METRICS = {  # what a client reports, by kind of message
-    "train": ("num-examples", "loss"),
-    "evaluate": ("num-examples", "anls", "accuracy"),
-}
+TRAIN_METRICS = ("num-examples", "loss")  # what a client reports of a turn
+EVALUATE_METRICS = ("num-examples",)  # what it reports with its scores
 
 
 def to_record(tree: Tree) -> ArrayRecord:

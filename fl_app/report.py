@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from fl_app.console import duration, size
+from fl_app.console import duration, score, size, title
 
 STYLE: Any = {
     "svg.hashsalt": "thinwire",  # same run, same page
@@ -51,10 +51,11 @@ def write(folder: Path) -> Path:
     summary = json.loads((folder / "summary.json").read_text())
     ledger = _read(folder / "ledger.csv")
     metrics = _read(folder / "metrics.csv")
-    anls = {
+    metric = summary["target"]["metric"]
+    curve = {
         int(m["round"]): float(m["value"])
         for m in metrics
-        if m["split"] == "test" and m["metric"] == "anls"
+        if m["split"] == "test" and m["metric"] == metric
     }
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(PAGE)
     target = folder / "report.html"
@@ -64,9 +65,11 @@ def write(folder: Path) -> Path:
             summary=summary,
             rows=_rounds(ledger, metrics),
             config=(folder / "config.yaml").read_text(),
-            figures=_figures(ledger, anls, summary["target"]["value"]),
+            figures=_figures(ledger, title(metric), curve, summary["target"]["value"]),
             size=size,
             duration=duration,
+            score=score,
+            title=title,
             labels=LABELS,
         ),
         encoding="utf-8",
@@ -105,29 +108,31 @@ def _rounds(ledger: list[dict[str, str]], metrics: list[dict[str, str]]) -> list
             for row in ledger
             if (int(row["round"]), row["direction"], row["kind"]) == (number, "down", "train")
         ]
-        table.append({"round": number, "clients": clients, "down": down[i], "up": up[i], **scores})
+        table.append(
+            {"round": number, "clients": clients, "down": down[i], "up": up[i], "scores": scores}
+        )
     return table
 
 
 def _figures(
-    ledger: list[dict[str, str]], anls: dict[int, float], target: float | None
+    ledger: list[dict[str, str]], metric: str, curve: dict[int, float], target: float | None
 ) -> list[tuple[str, str]]:
     """Return (caption, svg) of each figure."""
-    rounds = sorted(anls)
-    scores = [anls[r] for r in rounds]
+    rounds = sorted(curve)
+    scores = [curve[r] for r in rounds]
     kinds = ("train", "setup")
     down, up = (_bytes_by_round(ledger, rounds, d, kinds) for d in ("down", "up"))
     sent = list(accumulate(d + u for d, u in zip(down, up, strict=True)))
 
     def by_round(axes: Axes) -> None:
         axes.plot(rounds, scores, "o-", color=SCORE)
-        axes.set(xlabel="round", ylabel="ANLS", ylim=(0, 1), xticks=rounds)
+        axes.set(xlabel="round", ylabel=metric, ylim=(0, 1), xticks=rounds)
         _target_line(axes, target)
 
     def by_bytes(axes: Axes) -> None:
         # Round 0 has sent next to nothing, which a log axis cannot show at its place.
         axes.plot(sent[1:], scores[1:], "o-", color=SCORE)
-        axes.set(xlabel="message bytes sent so far, both directions", ylabel="ANLS", ylim=(0, 1))
+        axes.set(xlabel="message bytes sent so far, both directions", ylabel=metric, ylim=(0, 1))
         axes.set_xscale("log")
         axes.set_xlim(min(sent[1:]) / 3, max(sent) * 3)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
@@ -142,9 +147,9 @@ def _figures(
         axes.yaxis.set_major_formatter(lambda value, _: size(value))
         axes.legend(frameon=False)
 
-    figures = [("ANLS over rounds", by_round), ("Bytes per round, by direction", stacked)]
+    figures = [(f"{metric} over rounds", by_round), ("Bytes per round, by direction", stacked)]
     if len(rounds) > 1:
-        figures.insert(1, ("ANLS over bytes", by_bytes))
+        figures.insert(1, (f"{metric} over bytes", by_bytes))
     return [(caption, _svg(draw)) for caption, draw in figures]
 
 
@@ -191,13 +196,12 @@ pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; border-radius: 6px; 
 <p class="{{ summary.status }}">experiment {{ summary.experiment }}, seed {{ summary.seed }},
 {{ summary.rounds }} rounds, {{ summary.status }}</p>
 <div class="facts">
-{% if summary.final %}
-<div><b>{{ "%.4f" | format(summary.final.anls) }}</b>ANLS, clients' providers</div>
-<div><b>{{ "%.2f" | format(100 * summary.final.accuracy) }} %</b>accuracy</div>
-{% endif %}
-{% if summary.final_unseen %}
-<div><b>{{ "%.4f" | format(summary.final_unseen.anls) }}</b>ANLS, unseen providers</div>
-{% endif %}
+{% for name, value in summary.final.items() %}
+<div><b>{{ score(name, value) }}</b>{{ title(name) }}, test</div>
+{% endfor %}
+{% for name, value in summary.final_unseen.items() %}
+<div><b>{{ score(name, value) }}</b>{{ title(name) }}, unseen</div>
+{% endfor %}
 <div><b>{{ size(summary.bytes.message_down + summary.bytes.message_up + summary.bytes.setup) }}</b>
 sent, set-up included</div>
 {% if summary.bits_per_scalar_up %}
@@ -215,9 +219,9 @@ sent, set-up included</div>
 </div>
 <h2>Rounds</h2>
 <table>
-<tr><th>round</th><th>clients</th><th>ANLS</th><th>accuracy</th><th>down</th><th>up</th></tr>
+<tr><th>round</th><th>clients</th>{% for name in summary.final %}<th>{{ title(name) }}</th>{% endfor %}<th>down</th><th>up</th></tr>
 {% for row in rows %}<tr><td>{{ row.round }}</td><td>{{ row.clients | join(" ") }}</td>
-<td>{{ "%.4f" | format(row.anls) }}</td><td>{{ "%.2f" | format(100 * row.accuracy) }} %</td>
+{% for name in summary.final %}<td>{{ score(name, row.scores[name]) }}</td>{% endfor %}
 <td>{{ size(row.down) }}</td><td>{{ size(row.up) }}</td></tr>
 {% endfor %}</table>
 <h2>Bytes</h2>

@@ -74,7 +74,7 @@ class Session:
         return self.theta0 if self.cfg.codec.reference == "theta0" else broadcast
 
     def evaluate(self, tree: Tree, dataset: Dataset) -> dict[str, float]:
-        """Return ANLS and accuracy of the model with ``tree`` in it, over ``dataset``."""
+        """Return the task's metrics of the model with ``tree`` in it, over ``dataset``."""
         self.adapter.set(self.model, tree)
         return self.task.score(self.task.predict(self.model, dataset), dataset)
 

@@ -19,7 +19,9 @@ from fl_app.ledger import Kind, Ledger, Transfer, short_name
 from fl_app.memory import ACCEPTED, SINCE
 from fl_app.records import (
     ARRAYS,
+    EVALUATE_METRICS,
     TIMING,
+    TRAIN_METRICS,
     message_bytes,
     pack_record,
     to_record,
@@ -313,7 +315,8 @@ class Coded(Strategy):
             of this app.
         """
         here = self.session
-        metrics = check_metrics(reply, up.kind)
+        scores = (*EVALUATE_METRICS, *here.task.metrics)
+        metrics = check_metrics(reply, TRAIN_METRICS if up.kind == "train" else scores)
         timing = check_timing(reply)
         plain = RecordDict({"metrics": MetricRecord({**metrics, WEIGHT_ONE: 1.0})})
         model = None

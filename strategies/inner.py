@@ -9,9 +9,9 @@ from flwr.serverapp.strategy import Strategy
 from omegaconf import DictConfig
 
 from fl_app.config import plain
-from fl_app.records import METRICS
+from fl_app.records import TRAIN_METRICS
 
-WEIGHTS = (*METRICS["train"], "one")  # what a client can be weighted by; Coded adds the last
+WEIGHTS = (*TRAIN_METRICS, "one")  # what a client can be weighted by; Coded adds the last
 
 
 def inner_strategy(cfg: DictConfig) -> Strategy:

@@ -1,13 +1,13 @@
 """What a reply has to be before a strategy may see it."""
 
 import math
+from collections.abc import Collection
 from typing import cast
 
 from flwr.app import Message, MetricRecord
 
 from fl_app.codecs import WireError
-from fl_app.ledger import Kind
-from fl_app.records import METRICS, TIMING
+from fl_app.records import TIMING
 
 # Flower weighs a client by its number of examples and the run adds up the seconds, so one absurd
 # value would stand for all.
@@ -15,8 +15,8 @@ MAX_EXAMPLES = 10**9
 MAX_SECONDS = 1e7  # 116 days
 
 
-def check_metrics(reply: Message, kind: Kind) -> MetricRecord:
-    """Return the metrics of a reply.
+def check_metrics(reply: Message, names: Collection[str]) -> MetricRecord:
+    """Return the metrics of a reply, which should be those of ``names``.
 
     Raises
     ------
@@ -25,9 +25,9 @@ def check_metrics(reply: Message, kind: Kind) -> MetricRecord:
         would fail for all clients, or weigh one of them at will.
     """
     records = list(reply.content.metric_records.values())
-    if len(records) != 1 or {*records[0]} != {*METRICS[kind]}:
+    if len(records) != 1 or {*records[0]} != {*names}:
         found = [sorted(record) for record in records]
-        raise WireError(f"the reply has metrics {found}, expected {sorted(METRICS[kind])}")
+        raise WireError(f"the reply has metrics {found}, expected {sorted(names)}")
     for name, value in records[0].items():
         if isinstance(value, list) or not math.isfinite(value):
             raise WireError(f"metric {name}={value} is not one finite number")

@@ -411,8 +411,11 @@ def test_a_task_that_does_not_fit_the_model_is_refused() -> None:
         ("task.id=qa", "causal_lm"),
         ("data=snli", "does not fit data.id=table"),
         ("data=snli task=gsm8k task.answer=words", "latex"),
-        ("data=snli task=gsm8k", "target.metric=anls should be one of ['accuracy']"),
-        ("data=snli task=gsm8k target.metric=accuracy task.prompt=solve", "task.prompt='solve'"),
+        (
+            "data=snli task=gsm8k target.metric=anls",
+            "target.metric=anls should be one of ['accuracy']",
+        ),
+        ("data=snli task=gsm8k task.prompt=solve", "task.prompt='solve'"),
         ("data=snli task=gsm8k task.reference=''", "the name of a column"),
         ("data=snli task=sequence_classification task.texts=[]", "one or two columns"),
         ("data=snli task=sequence_classification task.labels=[a,a]", "different names"),

@@ -30,10 +30,12 @@ COLUMNS: dict[str, dict[str, type]] = {
 
 
 def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
-    """The data set that ``cfg_data.id`` names: splits ``train``, ``test`` and maybe ``unseen``.
+    """The data set that ``cfg_data.id`` names: splits ``train``, ``test`` and maybe ``unseen`` and
+    ``public``.
 
     ``train`` is what clients hold together, ``test`` what the server scores every model on,
-    ``unseen`` what is of another kind, such as documents of providers that no client holds.
+    ``unseen`` what is of another kind, such as documents of providers that no client holds,
+    ``public`` what the server may show to anyone.
     ``seed`` is the run's seed.
 
     Raises:

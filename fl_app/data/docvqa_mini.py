@@ -259,7 +259,8 @@ def make_documents(
 
 
 def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
-    """The federated data set: clients' documents, fresh ones of their providers, and unseen ones.
+    """The federated data set: clients' documents, fresh ones of their providers, unseen ones and
+    public ones.
 
     Args:
         cfg_data: sizes, and ``seed``, which alone decides the bytes.
@@ -280,6 +281,12 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
         "test": make_documents(cfg_data.seed, pool, tested, [fresh]),
         "unseen": make_documents(
             cfg_data.seed, pool, beyond, range(cfg_data.unseen_documents_per_provider)
+        ),
+        "public": make_documents(
+            cfg_data.seed,
+            pool,
+            range(beyond.stop, beyond.stop + cfg_data.public_documents),
+            range(1),
         ),
     }
     return DatasetDict({name: Dataset.from_list(rows) for name, rows in splits.items()})

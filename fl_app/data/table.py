@@ -38,7 +38,7 @@ HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
-    """The splits ``train``, ``test`` and maybe ``unseen``; ``seed`` changes nothing.
+    """The splits ``train``, ``test`` and maybe ``unseen`` and ``public``; ``seed`` changes nothing.
 
     A column of class numbers with names becomes one of the names, null where it has none (-1).
 
