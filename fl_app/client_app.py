@@ -5,6 +5,7 @@ from typing import cast
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fl_app import first_step, patches
 from fl_app.mods import coded, report_errors
 from fl_app.records import ARRAYS, to_record, to_tree
 from fl_app.session import session
@@ -26,6 +27,18 @@ def which_partition(message: Message, context: Context) -> Message:
             '--node-config "partition-id=0 num-partitions=10"'
         ) from None
     return Message(RecordDict({"node": served}), reply_to=message)
+
+
+@app.query(first_step.QUERY, mods=[report_errors])
+def gradient_signs(message: Message, context: Context) -> Message:
+    """Send the signs of the gradient at the start, once, for LoRA-SB's first step."""
+    return first_step.answer(message, context)
+
+
+@app.query(patches.QUERY, mods=[report_errors])
+def patch(message: Message, context: Context) -> Message:
+    """Change the frozen weights as the server says."""
+    return patches.receive(message, context)
 
 
 @app.train(mods=[report_errors, coded])

@@ -13,8 +13,9 @@ from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
 from fl_app.memory import ACCEPTED, SINCE, Memory
+from fl_app.patches import patched
 from fl_app.records import ARRAYS, TIMING, pack_record, to_record, to_tree, unpack_record
-from fl_app.session import Session, session
+from fl_app.session import Session
 from fl_app.training import turn_seed
 from fl_app.tree import Tree
 from fl_app.wire import pack, unpack
@@ -45,7 +46,7 @@ def coded(message: Message, context: Context, call_next: ClientAppCallable) -> M
     CodecError
         If the returned model cannot be encoded, for example because it holds NaN.
     """
-    here = session(str(context.run_config["overrides"]))
+    here = patched(context)
     began = time.perf_counter()
     wire = unpack(unpack_record(message.content), here.down, here.manifest)
     broadcast = here.down.decode(wire, here.theta0)

@@ -19,10 +19,12 @@ from fl_app.shampoo import GRAFTS
 from fl_app.tasks import TASKS
 from fl_app.tasks.answers import ANSWERS
 from fl_app.tasks.template import Template
+from strategies.fed_sb import FedSB
 from strategies.inner import inner_strategy
 from strategies.sampling import SAMPLERS
 from strategies.single_client import SingleClient
 
+SETUPS = ("download", "derive")
 REFERENCES = ("theta0", "broadcast")
 
 
@@ -45,10 +47,11 @@ def check(cfg: DictConfig) -> None:
                 raise ConfigError(f"{key}={value!r} should be {should}")
     _check_sizes(cfg)
     for check_part in (
-        _check_model,
         _check_task,
+        _check_model,
         _check_partitioner,
         _check_codecs,
+        _check_first_step,
         _check_strategy,
     ):
         try:
@@ -62,7 +65,10 @@ def check(cfg: DictConfig) -> None:
 CHOICES: dict[str, Collection[str]] = {
     "adapter.id": ADAPTERS,
     "adapter.init": INITS,
+    "adapter.setup": SETUPS,
     "data.id": data.LOADERS,
+    "model.dtype": models.DTYPES,
+    "model.quantization": models.QUANTIZATIONS,
     "optimizer.id": OPTIMIZERS,
     "optimizer.schedule": SCHEDULES,
     "optimizer.graft": GRAFTS,
@@ -116,6 +122,8 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "adapter.eta",
             "data.providers_per_client", "data.documents_per_provider", "data.test_documents",
             "data.unseen_providers", "data.public_documents", "data.unseen_documents_per_provider",
+            "data.problems_per_provider", "data.test_problems", "data.public_providers",
+            "data.public_problems_per_provider", "data.unseen_problems_per_provider",
             "federation.clients", "federation.torch_threads", "federation.reply_timeout",
             "federation.node_timeout",
             "model.max_length", "model.max_answer_length",
@@ -153,6 +161,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ("a list of names", _is_list_of_names, ("adapter.modules_to_save", "adapter.freeze")),
     ("a number or null", lambda x: x is None or _is_number(x), ("target.value", "data.target")),
     ("the path of a folder", _is_name, ("output.dir",)),
+    ("a hub id (ORGANISATION/NAME), a folder, embedded:NAME or random", _is_name, ("model.path",)),
     (
         "the absolute path of a folder written by `python -m fl_app.data.pfl_docvqa_convert`",
         pfl_docvqa.is_converted,
@@ -230,12 +239,17 @@ def _check_sizes(cfg: DictConfig) -> None:
 
 
 def _check_model(cfg: DictConfig) -> None:
-    models.find(cfg.model)
+    models.find(cfg.model, cfg.task)
+    if cfg.adapter.id == "full" and cfg.model.get("quantization", "none") != "none":
+        raise ConfigError(
+            f"model.quantization={cfg.model.quantization} freezes what adapter=full trains: set "
+            "adapter=lora or adapter=lora_sb, or model.quantization=none"
+        )
 
 
 def _check_task(cfg: DictConfig) -> None:
-    if (cfg.task.id == "docvqa") != (cfg.data.id in data.COLUMNS):
-        fit = "task=docvqa" if cfg.data.id in data.COLUMNS else "task=causal_lm or another"
+    if (cfg.task.id == "docvqa") != (cfg.data.id in data.DOCUMENTS):
+        fit = "task=docvqa" if cfg.data.id in data.DOCUMENTS else "task=causal_lm or another"
         raise ConfigError(
             f"task.id={cfg.task.id} does not fit data.id={cfg.data.id}, whose rows are of another "
             f"kind: set {fit}"
@@ -283,8 +297,19 @@ def _check_codecs(cfg: DictConfig) -> None:
             )
 
 
+def _check_first_step(cfg: DictConfig) -> None:
+    if cfg.adapter.get("setup") == "derive" and cfg.adapter.init != "server_public":
+        raise ConfigError(
+            f"adapter.setup=derive is for adapter.init=server_public, whose rows every client has; "
+            f"with adapter.init={cfg.adapter.init} set adapter.setup=download"
+        )
+
+
 def _check_strategy(cfg: DictConfig) -> None:
-    if isinstance(inner_strategy(cfg), SingleClient) and cfg.clients_per_round != 1:
+    strategy = inner_strategy(cfg)
+    if isinstance(strategy, FedSB) and cfg.adapter.id != "lora_sb":
+        raise ConfigError(f"strategy=fed_sb averages R: set adapter=lora_sb, not {cfg.adapter.id}")
+    if isinstance(strategy, SingleClient) and cfg.clients_per_round != 1:
         raise ConfigError(
             f"clients_per_round={cfg.clients_per_round} should be 1 with strategy=single_client; "
             "strategy=fedavg averages more"

@@ -219,7 +219,9 @@ sent, set-up included</div>
 </div>
 <h2>Rounds</h2>
 <table>
-<tr><th>round</th><th>clients</th>{% for name in summary.final %}<th>{{ title(name) }}</th>{% endfor %}<th>down</th><th>up</th></tr>
+<tr><th>round</th><th>clients</th>
+{% for name in summary.final %}<th>{{ title(name) }}</th>{% endfor %}
+<th>down</th><th>up</th></tr>
 {% for row in rows %}<tr><td>{{ row.round }}</td><td>{{ row.clients | join(" ") }}</td>
 {% for name in summary.final %}<td>{{ score(name, row.scores[name]) }}</td>{% endfor %}
 <td>{{ size(row.down) }}</td><td>{{ size(row.up) }}</td></tr>

@@ -50,7 +50,6 @@ class Run:
         self.folder = RunFolder(here.cfg)
         self.strategy = Coded(inner_strategy(here.cfg), here, self.folder.ledger)
         self.rounds_done = 0
-        self.latest = here.theta0
         self.ended = False
         self.recording = threading.RLock()
 
@@ -59,6 +58,7 @@ class Run:
         here, cfg = self.here, self.here.cfg
         console.header(cfg, self.folder.path, here.theta0)
         try:
+            self.strategy.set_up(self.grid)
             self.strategy.start(
                 self.grid,
                 to_record(here.theta0),

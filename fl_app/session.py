@@ -1,7 +1,7 @@
 """What a process of a run needs once: model, theta0, data and codecs, built from the config."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from types import ModuleType
 from typing import Any
@@ -20,7 +20,7 @@ from fl_app.config import compose, plain
 from fl_app.conventions import alias_bytes
 from fl_app.preflight import check
 from fl_app.tasks import Task
-from fl_app.tree import Tree, manifest
+from fl_app.tree import Tree, chained, manifest
 
 
 @dataclass
@@ -35,6 +35,8 @@ class Session:
         Its fingerprint, in every frame.
     up, down : Codec
         What a model becomes on its way to the server and to a client.
+    patches : list of str
+        Names of the changes made to the frozen weights, see ``fl_app.patches``.
     alias_bytes : int
         What the competition's log counted on top of every transfer, see ``fl_app.conventions``.
     """
@@ -50,6 +52,7 @@ class Session:
     up: Codec
     down: Codec
     alias_bytes: int
+    patches: list[str] = field(default_factory=list)
 
     @cached_property
     def data(self) -> DatasetDict:
@@ -72,6 +75,22 @@ class Session:
     def reference(self, broadcast: Tree) -> Tree:
         """Return what an update is coded against, by ``codec.reference``."""
         return self.theta0 if self.cfg.codec.reference == "theta0" else broadcast
+
+    def patch(self, tree: Tree, name: str) -> None:
+        """Change the frozen weights as the adapter does with ``tree``; theta0 is taken anew.
+
+        From then on frames are of this state: another side without the same patches refuses them.
+
+        Raises
+        ------
+        ValueError
+            If the patch is not one of this model.
+        """
+        self.adapter.set(self.model, self.theta0)
+        self.adapter.patch(self.model, tree, self.cfg.adapter)
+        self.theta0 = self.adapter.get(self.model)
+        self.patches.append(name)
+        self.manifest = chained(self.manifest, tree, self.theta0)
 
     def evaluate(self, tree: Tree, dataset: Dataset) -> dict[str, float]:
         """Return the task's metrics of the model with ``tree`` in it, over ``dataset``."""
@@ -96,7 +115,7 @@ def session(overrides: str) -> Session:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
-    base, tokenizer = models.load(cfg.model, cfg.seed)
+    base, tokenizer = models.load(cfg.model, cfg.seed, cfg.task)
     task = tasks.build(cfg, tokenizer, base.config)
     adapter = ADAPTERS[cfg.adapter.id]
     model = adapter.attach(base, cfg.adapter, cfg.seed)

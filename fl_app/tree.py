@@ -9,7 +9,7 @@ import numpy as np
 
 from fl_app.codecs.base import Tree
 
-__all__ = ["Tree", "digest", "manifest"]
+__all__ = ["Tree", "chained", "digest", "manifest"]
 
 
 def digest(tree: Tree) -> str:
@@ -35,3 +35,8 @@ def digest(tree: Tree) -> str:
 def manifest(theta0: Tree) -> bytes:
     """The 8 bytes that stand for theta0 in every frame: the first of its digest."""
     return bytes.fromhex(digest(theta0))[:8]
+
+
+def chained(before: bytes, patch: Tree, theta0: Tree) -> bytes:
+    """The manifest of a model whose frozen weights were patched: of all patches and theta0."""
+    return hashlib.sha256(before + bytes.fromhex(digest(patch) + digest(theta0))).digest()[:8]

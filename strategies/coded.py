@@ -14,6 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fl_app import first_step
 from fl_app.codecs import State, WireError, receive
 from fl_app.ledger import Kind, Ledger, Transfer, short_name
 from fl_app.memory import ACCEPTED, SINCE
@@ -34,6 +35,7 @@ from fl_app.tree import Tree
 from fl_app.wire import pack, unpack
 from strategies.inner import Cohort
 from strategies.nodes import find_clients
+from strategies.patches import Patches, Patching, gather_signs
 from strategies.replies import check_metrics, check_timing
 from strategies.sampling import SAMPLERS
 
@@ -112,6 +114,38 @@ class Coded(Strategy):
     _down_state: State = None
     _received: dict[int, Received] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.patches = Patches(self.session, self.ledger)
+
+    def set_up(self, grid: Grid) -> None:
+        """Find LoRA-SB's B, A and R0, and with them theta0; of other adapters nothing is needed.
+
+        Raises
+        ------
+        RuntimeError
+            If a client whose gradient is wanted gives none.
+        """
+        here, cfg = self.session, self.session.cfg
+        if not first_step.is_needed(cfg):
+            return
+        asked = first_step.askers(cfg)
+        if asked:
+            self._find_nodes(grid)
+            missing = sorted({*asked} - {*self.nodes})
+            if missing:
+                raise RoundFailedError(
+                    f"clients {missing} have no node, and their gradients are wanted"
+                )
+            nodes = {client: self.nodes[client] for client in asked}
+            signs = gather_signs(grid, nodes, here, self.ledger, cfg.federation.reply_timeout)
+            factors = first_step.from_signs(here, signs)
+        else:
+            factors = first_step.public(here)
+        if first_step.is_derived(cfg):
+            here.patch(factors, first_step.DERIVED)
+        else:
+            self.patches.add(factors, cfg.adapter.r, "setup")
+
     def summary(self) -> None:
         """Log the inner strategy's settings."""
         self.inner.summary()
@@ -124,6 +158,7 @@ class Coded(Strategy):
         """Sample clients by partition and send them the coded model."""
         cfg = self.session.cfg
         cohort = self._sample(cfg.clients_per_round, server_round, grid, "train")
+        cohort = self._patch(cohort, server_round, grid)
         broadcast = self._encode(arrays)
         messages = self.inner.configure_train(
             server_round, to_record(broadcast.decoded), config, cast(Grid, Cohort(cohort))
@@ -138,6 +173,7 @@ class Coded(Strategy):
         if count == 0:
             return []
         cohort = self._sample(count, server_round, grid, "evaluate")
+        cohort = self._patch(cohort, server_round, grid)
         broadcast = self._encode(arrays)
         messages = self.inner.configure_evaluate(
             server_round, to_record(broadcast.decoded), config, cast(Grid, Cohort(cohort))
@@ -158,14 +194,37 @@ class Coded(Strategy):
                 f'--federation-config "num-supernodes={cfg.federation.clients}"'
             )
 
-    def _sample(self, count: int, server_round: int, grid: Grid, kind: Kind) -> list[int]:
-        cfg = self.session.cfg
+    def _find_nodes(self, grid: Grid) -> None:
         if not self.nodes:
-            self.nodes, setup = find_clients(
-                grid, cfg.federation.clients, cfg.federation.node_timeout
-            )
+            cfg = self.session.cfg.federation
+            self.nodes, setup = find_clients(grid, cfg.clients, cfg.node_timeout)
             self.ledger.add(setup)
             self._check_nodes()
+
+    def _patch(self, cohort: list[int], server_round: int, grid: Grid) -> list[int]:
+        """Bring the cohort's frozen weights up to date; return who is.
+
+        Raises
+        ------
+        RoundFailedError
+            If that is nobody.
+        """
+        nodes = {client: self.nodes[client] for client in cohort}
+        timeout = self.session.cfg.federation.reply_timeout
+        failed = self.patches.deliver(grid, nodes, server_round, timeout)
+        for client, reason in failed.items():
+            logger.warning("round %d, left out: client %d: %s", server_round, client, reason)
+        ready = [client for client in cohort if client not in failed]
+        if not ready:
+            raise RoundFailedError(
+                f"no client of round {server_round} could be brought up to date:\n  "
+                + "\n  ".join(f"client {client}: {reason}" for client, reason in failed.items())
+            )
+        return ready
+
+    def _sample(self, count: int, server_round: int, grid: Grid, kind: Kind) -> list[int]:
+        cfg = self.session.cfg
+        self._find_nodes(grid)
         available = sorted(self.nodes)
         if len(available) < count:
             raise RoundFailedError(
@@ -264,6 +323,9 @@ class Coded(Strategy):
         if arrays is None:
             raise RoundFailedError(f"round {server_round}: the strategy returned no model")
         self._relay = self._find_relay(arrays, usable)
+        if isinstance(self.inner, Patching):
+            patch = self.inner.take_patch()
+            self.patches.add(patch, _rank(patch), "train")
         return arrays, metrics
 
     def aggregate_evaluate(
@@ -294,6 +356,7 @@ class Coded(Strategy):
             rows.append(up)
             if reply.has_error():
                 reasons.append(f"client {partition}: {reply.error.reason}")
+                self.patches.forget(self.nodes[partition])  # it may have lost its state
                 continue
             try:
                 usable.append(self._decode(reply, pending.down, up))
@@ -370,6 +433,11 @@ class Coded(Strategy):
                 if reply.model and reply.message.content[ARRAYS] is arrays:
                     return arrays, reply.model
         return None
+
+
+def _rank(patch: Tree) -> int:
+    """Return the rank of a patch NAME.B [out, rank], NAME.A [rank, in], the same of all modules."""
+    return next(iter(patch.values())).shape[1]
 
 
 def _scalars(tree: Tree) -> int:

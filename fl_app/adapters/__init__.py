@@ -8,6 +8,11 @@ An adapter is four functions, given as a module of this package:
 - ``set(model, tree)``: the inverse of ``get``.
 - ``export(model, folder)``: save so that ``PeftModel.from_pretrained`` (or, for the full adapter,
   ``from_pretrained`` of the model) loads it.
+
+Where frozen weights can change in a federation (see ``fl_app.patches``), also:
+
+- ``patch(model, tree, cfg)``: change them;
+- ``patch_like(model, rank) -> Tree``: the names and shapes of a patch.
 """
 
 from types import ModuleType

@@ -16,10 +16,12 @@ from transformers import PreTrainedModel
 
 from fl_app.adapters import lora
 from fl_app.adapters.full import get, set
+from fl_app.adapters.lora_sb_factors import from_tree, install, installed, to_tree
 from fl_app.adapters.lora_sb_layers import ADAPTER, SandwichLayer, layers, parts, sandwiched
 from fl_app.adapters.quantized import full_precision, keep_trainable
+from fl_app.tree import Tree
 
-__all__ = ["attach", "export", "get", "merged", "set"]
+__all__ = ["attach", "export", "get", "merged", "patch", "patch_like", "set"]
 
 
 def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
@@ -78,6 +80,22 @@ def export(model: PeftModel, folder: Path) -> None:
         state[f"{name}.lora_B.{ADAPTER}.weight"] = layer.folded_B().detach()
         del state[f"{name}.lora_R.{ADAPTER}.weight"]
     lora.save(model, folder, state)
+
+
+def patch(model: PeftModel, tree: Tree, cfg: DictConfig) -> None:
+    """Install B, R0 and A of every module.
+
+    Raises
+    ------
+    ValueError
+        If they are not those of this model.
+    """
+    install(model, from_tree(tree), official_numerics=cfg.official_numerics)
+
+
+def patch_like(model: PeftModel, rank: int) -> Tree:
+    """Return a Tree of the names and shapes of B, R and A; their rank is the adapter's."""
+    return to_tree(installed(model))
 
 
 def merged(model: PeftModel) -> nn.Module:

@@ -28,7 +28,7 @@ from fl_app.adapters.lora_sb_layers import base, layers
 from fl_app.adapters.quantized import full_precision, is_quantized
 from fl_app.tree import Tree
 
-INITS = ("server_public", "client_mean", "first_client")
+INITS = ("server_public", "client_mean", "first_client", "random")
 """Whose batches the gradient is taken on."""
 
 SVD_SEED = 42  # the official code seeds every module's SVD with it

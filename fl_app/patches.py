@@ -1,0 +1,120 @@
+"""Patches: changes of the frozen weights that a client must have before it trains.
+
+LoRA-SB's B, R and A are one, before the first round; FLoRA's stacked factors and FedEx-LoRA's
+residual are one a round. A patch is a Tree that the adapter's ``patch`` applies. The server sends
+each one once to every node (``query.patch``), and the node keeps the frame in ``Context.state``,
+so that any process that works for it can bring its model up to date.
+"""
+
+import hashlib
+from typing import cast
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+
+from fl_app import first_step
+from fl_app.codecs import Codec, Wire
+from fl_app.records import ARRAYS, STYPE, unpack_record
+from fl_app.session import Session, session
+from fl_app.tree import Tree
+from fl_app.wire import pack, unpack
+
+QUERY = "patch"  # the action of the message
+FRAMES, RANKS = "patch.frames", "patch.ranks"  # what a node keeps
+
+
+def encode(tree: Tree, codec: Codec, here: Session) -> tuple[Wire, bytes, Tree]:
+    """Return a patch as the codec's output, as a frame, and as it arrives."""
+    zeros = _zeros(tree)
+    wire, _ = codec.encode(tree, codec.init(zeros, here.cfg.seed), zeros)
+    return wire, pack(wire, codec, here.manifest), codec.decode(wire, zeros)
+
+
+def decode(frame: bytes, rank: int, here: Session) -> Tree:
+    """Return the patch in ``frame``, of factors of ``rank``, coded by ``codec.down``.
+
+    Raises
+    ------
+    WireError
+        If the frame is damaged, of another codec, or for another state of the model.
+    """
+    zeros = _zeros(here.adapter.patch_like(here.model, rank))
+    return here.down.decode(unpack(frame, here.down, here.manifest), zeros)
+
+
+def _zeros(tree: Tree) -> Tree:
+    return {name: np.zeros_like(values) for name, values in tree.items()}
+
+
+def patched(context: Context) -> Session:
+    """Return the session of a node's run with the node's patches applied, and no others."""
+    overrides = str(context.run_config["overrides"])
+    here = session(overrides)
+    if first_step.is_derived(here.cfg):
+        if not here.patches:
+            here.patch(first_step.public(here), first_step.DERIVED)
+        return here
+    kept = _kept(context)
+    names = [name(frame) for _, frame in kept]
+    if here.patches != names[: len(here.patches)]:  # those of a run before
+        session.cache_clear()
+        here = session(overrides)
+    for rank, frame in kept[len(here.patches) :]:
+        here.patch(decode(frame, rank, here), name(frame))
+    return here
+
+
+def name(frame: bytes) -> str:
+    """Return what a process knows a patch by."""
+    return hashlib.sha256(frame).hexdigest()
+
+
+def receive(message: Message, context: Context) -> Message:
+    """Keep and apply the patch that ``message`` brings.
+
+    Raises
+    ------
+    ValueError
+        If patches before it are missing: the node lost its state; the server then sends all.
+    WireError
+        See `decode`.
+    """
+    config = message.content.config_records["config"]
+    number, rank = (cast(int, config[key]) for key in ("number", "rank"))
+    kept = _kept(context)
+    if number > len(kept):
+        raise ValueError(f"patch {number} came to a node that has {len(kept)}: it lost its state")
+    _keep(context, [*kept[:number], (rank, unpack_record(message.content))])
+    try:
+        patched(context)
+    except ValueError:
+        _keep(context, kept[:number])
+        raise
+    return Message(RecordDict(), reply_to=message)
+
+
+def message(node: int, number: int, rank: int, partition: int, frame: ArrayRecord) -> Message:
+    """Return the message that brings patch ``number`` to a node."""
+    config = ConfigRecord({"number": number, "rank": rank, "partition": partition})
+    return Message(RecordDict({ARRAYS: frame, "config": config}), node, f"query.{QUERY}")
+
+
+Kept = tuple[int, bytes]  # rank and frame of a patch
+
+
+def _kept(context: Context) -> list[Kept]:
+    if FRAMES not in context.state:
+        return []
+    frames = [array.data for array in context.state.array_records[FRAMES].values()]
+    ranks = cast(list[int], context.state.config_records[RANKS]["ranks"])
+    return list(zip(ranks, frames, strict=True))
+
+
+def _keep(context: Context, patches: list[Kept]) -> None:
+    context.state[FRAMES] = ArrayRecord(
+        {
+            str(i): Array("uint8", (len(frame),), STYPE, frame)
+            for i, (_, frame) in enumerate(patches)
+        }
+    )
+    context.state[RANKS] = ConfigRecord({"ranks": [rank for rank, _ in patches]})

@@ -1,0 +1,172 @@
+"""The server's half of patches: what is sent to a node once, before it trains.
+
+The client's half is ``fl_app.patches``.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fl_app import first_step, patches
+from fl_app.codecs import WireError
+from fl_app.ledger import Kind, Ledger, Transfer, short_name
+from fl_app.records import message_bytes, pack_record, unpack_record
+from fl_app.session import Session
+from fl_app.tree import Tree
+from fl_app.wire import unpack
+
+
+@runtime_checkable
+class Patching(Protocol):
+    """An inner strategy whose rounds change the frozen weights too."""
+
+    def take_patch(self) -> Tree:
+        """Return what the last ``aggregate_train`` adds to the frozen weights."""
+
+
+@dataclass
+class Patch:
+    """A patch as it travels, and its row in the ledger but for who gets it."""
+
+    frame: bytes
+    rank: int
+    row: Transfer
+
+
+@dataclass
+class Patches:
+    """Makes, applies and sends patches; every node gets each one once, in order.
+
+    Parameters
+    ----------
+    session : Session
+        Whose model the server itself patches.
+    ledger : Ledger
+        Gets a row per transfer.
+    """
+
+    session: Session
+    ledger: Ledger
+    made: list[Patch] = field(default_factory=list)
+    delivered: dict[int, int] = field(default_factory=dict)
+
+    def add(self, tree: Tree, rank: int, kind: Kind) -> None:
+        """Code a patch as a model on its way down is, and apply what arrives of it."""
+        here = self.session
+        began = time.perf_counter()
+        wire, frame, arriving = patches.encode(tree, here.down, here)
+        row = Transfer(
+            0, 0, "down", kind,
+            codec=short_name(here.down.spec),
+            scalars=sum(values.size for values in tree.values()),
+            payload_bytes=wire.nbytes,
+            frame_bytes=len(frame),
+            encode_s=time.perf_counter() - began,
+            competition_bytes=wire.nbytes,
+        )  # fmt: skip
+        here.patch(arriving, patches.name(frame))
+        self.made.append(Patch(frame, rank, row))
+
+    def forget(self, node: int) -> None:
+        """Send all patches again: a node that failed may have lost them."""
+        self.delivered.pop(node, None)
+
+    def deliver(
+        self, grid: Grid, nodes: dict[int, int], server_round: int, timeout: float
+    ) -> dict[int, str]:
+        """Send the nodes of some clients what they lack.
+
+        Parameters
+        ----------
+        nodes : dict
+            Client to node.
+        timeout : float
+            Seconds to wait for the answers to one patch.
+
+        Returns
+        -------
+        reasons : dict
+            Client to why its node could not be brought up to date.
+        """
+        client_of = {node: client for client, node in sorted(nodes.items(), reverse=True)}
+        failed: dict[int, str] = {}
+        for number, patch in enumerate(self.made):
+            questions = [
+                patches.message(node, number, patch.rank, client, pack_record(patch.frame))
+                for node, client in sorted(client_of.items(), key=lambda pair: pair[1])
+                if self.delivered.get(node, 0) == number and node not in failed
+            ]
+            rows: list[Transfer] = []
+            for question, reply in _ask(grid, questions, timeout):
+                node = question.metadata.dst_node_id
+                row = replace(patch.row, round=server_round, partition=client_of[node])
+                rows.append(replace(row, message_bytes=message_bytes(question)))
+                if reply is None:
+                    failed[node] = "it did not answer in time"
+                    continue
+                answered = Transfer(row.round, row.partition, "up", row.kind)
+                rows.append(replace(answered, message_bytes=message_bytes(reply)))
+                if reply.has_error():
+                    failed[node] = str(reply.error.reason)
+                    self.forget(node)
+                else:
+                    self.delivered[node] = number + 1
+            self.ledger.add(rows)
+        return {client: failed[node] for client, node in nodes.items() if node in failed}
+
+
+def gather_signs(
+    grid: Grid, nodes: dict[int, int], here: Session, ledger: Ledger, timeout: float
+) -> list[Tree]:
+    """Ask every client in ``nodes`` for the signs of its gradient.
+
+    Raises
+    ------
+    RuntimeError
+        If a client gave none: a mean without it would be another start than the one asked for.
+    """
+    codec, like = first_step.sign_codec(), first_step.signs_like(here)
+    trees: list[Tree] = []
+    rows: list[Transfer] = []
+    questions = [first_step.question(node, client) for client, node in sorted(nodes.items())]
+    try:
+        for client, (question, reply) in zip(
+            sorted(nodes), _ask(grid, questions, timeout), strict=True
+        ):
+            rows.append(Transfer(0, client, "down", "setup", message_bytes=message_bytes(question)))
+            if reply is None:
+                raise RuntimeError(f"client {client} sent no signs of its gradient in time")
+            up = Transfer(0, client, "up", "setup", message_bytes=message_bytes(reply))
+            rows.append(up)
+            if reply.has_error():
+                raise RuntimeError(f"client {client}, signs of its gradient: {reply.error.reason}")
+            try:
+                frame = unpack_record(reply.content)
+                wire = unpack(frame, codec, here.manifest)
+                trees.append(codec.decode(wire, like))
+            except WireError as error:
+                raise RuntimeError(f"client {client}, signs of its gradient: {error}") from None
+            up.codec, up.scalars = short_name(codec.spec), sum(x.size for x in like.values())
+            up.payload_bytes, up.frame_bytes = wire.nbytes, len(frame)
+            up.competition_bytes = wire.nbytes
+    finally:
+        ledger.add(rows)
+    return trees
+
+
+def _ask(
+    grid: Grid, questions: list[Message], timeout: float
+) -> Iterator[tuple[Message, Message | None]]:
+    """Yield each question with its answer."""
+    if not questions:
+        return
+    answers = {
+        reply.metadata.reply_to_message_id: reply
+        for reply in grid.send_and_receive(questions, timeout=timeout)
+    }
+    for question in questions:
+        yield question, answers.get(question.metadata.message_id)
