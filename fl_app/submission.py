@@ -97,7 +97,7 @@ def _logged(row: dict[str, Any], column: str) -> dict[str, int]:
 def save_model(run: Path, folder: Path) -> None:
     """Save the model that ``run`` trained, whole, and its tokenizer."""
     cfg = cast(DictConfig, OmegaConf.load(run / "config.yaml"))
-    model, tokenizer = models.load(cfg.model, cfg.seed)
+    model, tokenizer = models.load_vt5(cfg.model, cfg.seed)
     trained = run / "adapter"
     if (trained / "adapter_model.safetensors").is_file():
         with warnings.catch_warnings():

@@ -53,7 +53,7 @@ ADAPTERS: dict[str, dict] = {
 def model(name: str, **config) -> PreTrainedModel:
     """The same weights at every call, in evaluation mode; vt5 is the embedded model."""
     if name == "vt5":
-        return models.load(compose(small.DATA).model, 0)[0]
+        return models.load_vt5(compose(small.DATA).model, 0)[0]
     built, configured, sizes = KINDS[name]
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -87,7 +87,7 @@ def batch(name: str, rows: int = 3, seed: int = 0) -> dict[str, torch.Tensor]:
 @lru_cache
 def _vt5_batch(rows: int, seed: int) -> dict[str, torch.Tensor]:
     cfg = compose(small.DATA)
-    base, tokenizer = models.load(cfg.model, 0)
+    base, tokenizer = models.load_vt5(cfg.model, 0)
     documents = load(cfg.data, 0)["train"].to_list()
     collator = Collator(tokenizer, base.config, cfg.model.max_length)
     return collator.training(documents[seed : seed + rows])

@@ -29,14 +29,14 @@ def cfg():
 
 @pytest.fixture(scope="module")
 def batch(cfg):
-    base, tokenizer = models.load(cfg.model, 0)
+    base, tokenizer = models.load_vt5(cfg.model, 0)
     rows = load(cfg.data, 0)["train"].to_list()[:ROWS]
     return Collator(tokenizer, base.config, cfg.model.max_length).training(rows)
 
 
 def build(name: str, seed: int = 0):
     cfg = compose(f"adapter={name}")
-    base, _ = models.load(cfg.model, seed)
+    base, _ = models.load_vt5(cfg.model, seed)
     return ADAPTERS[name].attach(base, cfg.adapter, seed), cfg
 
 
@@ -90,7 +90,7 @@ def test_lora_of_another_seed_starts_elsewhere() -> None:
 
 
 def test_lora_starts_as_the_base_model_exactly(cfg, batch) -> None:
-    base, _ = models.load(cfg.model, 0)
+    base, _ = models.load_vt5(cfg.model, 0)
     assert torch.equal(logits(build("lora")[0], batch), logits(base, batch))
 
 
@@ -110,7 +110,7 @@ def test_only_the_trees_tensors_train(batch) -> None:
 
 def test_lora_counts_r_times_in_plus_out() -> None:
     model, cfg = build("lora")
-    base, _ = models.load(cfg.model, 0)
+    base, _ = models.load_vt5(cfg.model, 0)
     expected = sum(
         cfg.adapter.r * (m.in_features + m.out_features)
         for n, m in base.named_modules()
@@ -128,7 +128,7 @@ def test_lora_export_loads_with_peft(tmp_path: Path, batch) -> None:
                 for k, v in adapter.get(model).items()}
     )  # fmt: skip
     adapter.export(model, tmp_path)
-    base, _ = models.load(cfg.model, 0)
+    base, _ = models.load_vt5(cfg.model, 0)
     loaded = PeftModel.from_pretrained(base, tmp_path)
     assert torch.equal(logits(loaded, batch), logits(model, batch))
     merged = loaded.merge_and_unload()
@@ -197,14 +197,14 @@ def test_a_tree_of_another_model_is_refused(name: str, spoil: str) -> None:
 
 def test_unknown_target_modules_are_an_error() -> None:
     cfg = compose("adapter.target_modules=[nothing_like_it]")
-    base, _ = models.load(cfg.model, 0)
+    base, _ = models.load_vt5(cfg.model, 0)
     with pytest.raises(ValueError, match="nothing_like_it"):
         ADAPTERS["lora"].attach(base, cfg.adapter, 0)
 
 
 def test_frozen_modules_are_not_sent_and_do_not_change(batch) -> None:
     cfg = compose("adapter=full adapter.freeze=[shared,relative_attention_bias]").adapter
-    base, _ = models.load(compose("").model, 0)
+    base, _ = models.load_vt5(compose("").model, 0)
     model = ADAPTERS["full"].attach(base, cfg, 0)
     frozen = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
     assert {n.removesuffix(".weight").rpartition(".")[2] for n in frozen} == {
@@ -219,7 +219,7 @@ def test_frozen_modules_are_not_sent_and_do_not_change(batch) -> None:
 
 
 def test_a_name_that_freezes_nothing_is_refused() -> None:
-    base, _ = models.load(compose("").model, 0)
+    base, _ = models.load_vt5(compose("").model, 0)
     # Half a name is not one: "ared" is no module, though "shared" ends so.
     cfg = compose("adapter=full adapter.freeze=[ared]").adapter
     with pytest.raises(ValueError, match=r"adapter\.freeze=ared"):

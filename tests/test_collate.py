@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from fl_app.config import compose
 from fl_app.data.collate import IGNORED, Collator, predict
 from fl_app.data.docvqa_mini import POOLS, make_documents
-from fl_app.models import load
+from fl_app.models import load_vt5
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
 
 MODEL = compose().model
@@ -24,7 +24,7 @@ def rows() -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def loaded() -> Loaded:
     torch.set_num_threads(1)
-    return load(MODEL, seed=0)
+    return load_vt5(MODEL, seed=0)
 
 
 def _collator(loaded: Loaded, prompt: str = "decoder", max_length: int = 320) -> Collator:

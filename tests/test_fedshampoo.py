@@ -39,7 +39,7 @@ def one_round(folder: Path) -> tuple[Tree, int]:
 def test_embedding_tables_are_not_sent_and_stay_as_they_were(tmp_path: Path) -> None:
     tree, _ = one_round(tmp_path)
     here = session(RUN)
-    fresh, _ = models.load(here.cfg.model, here.cfg.seed)
+    fresh, _ = models.load_vt5(here.cfg.model, here.cfg.seed)
     tables = [n for n, m in fresh.named_modules() if isinstance(m, nn.Embedding)]
     assert {"shared", "spatial.x", "spatial.y"} < {*tables}
     for name in tables:

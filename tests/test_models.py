@@ -17,7 +17,7 @@ from tests import small
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stock T5 of a few thousand weights, saved as transformers saves any T5."""
     folder = tmp_path_factory.mktemp("t5")
-    _, tokenizer = models.load(compose("").model, 0)
+    _, tokenizer = models.load_vt5(compose("").model, 0)
     config = T5Config(
         vocab_size=len(tokenizer), d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=2,
         decoder_start_token_id=0,
@@ -48,7 +48,7 @@ def test_what_a_checkpoint_lacks_is_drawn_from_the_seed(checkpoint: Path) -> Non
     cfg = compose(f"model=vt5-base model.path={checkpoint} model.visual_path=null").model
 
     def tables(seed: int):
-        return models.load(cfg, seed)[0].spatial.x.weight.detach().numpy()
+        return models.load_vt5(cfg, seed)[0].spatial.x.weight.detach().numpy()
 
     assert np.array_equal(tables(1), tables(1))
     assert not np.array_equal(tables(1), tables(2))
@@ -57,10 +57,10 @@ def test_what_a_checkpoint_lacks_is_drawn_from_the_seed(checkpoint: Path) -> Non
 @pytest.mark.parametrize("overrides", ["model.path=/no/such/folder", "model=t5-base"])
 def test_a_model_that_cannot_be_had_is_one_clear_error(overrides: str) -> None:
     with pytest.raises(FileNotFoundError, match=r"model\.path"):
-        models.load(compose(f"{overrides} model.sha256=null").model, 0)
+        models.load_vt5(compose(f"{overrides} model.sha256=null").model, 0)
 
 
 def test_other_weights_are_refused_by_their_digest() -> None:
     cfg = compose(f"model.sha256={'0' * 64}").model
     with pytest.raises(ValueError, match="sha256"):
-        models.load(cfg, 0)
+        models.load_vt5(cfg, 0)

@@ -106,7 +106,7 @@ def test_an_experiment_leaves_the_documented_files(flower, tmp_path, experiment,
     assert {"total", "setup", "train", "encode", "decode", "evaluate"} == {*summary["seconds"]}
     assert summary["seconds"]["train"] > 0
 
-    base, _ = models.load(compose("").model, 0)
+    base, _ = models.load_vt5(compose("").model, 0)
     if experiment.endswith("_full"):
         VT5ForConditionalGeneration.from_pretrained(folder / "adapter")
     else:

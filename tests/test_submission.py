@@ -49,7 +49,7 @@ def test_the_model_answers_as_the_run_did(run: Run, tmp_path: Path) -> None:
     cfg = run.here.cfg.copy()
     cfg._set_flag("readonly", False)
     cfg.model.path, cfg.model.sha256 = str(tmp_path / "out/model"), None
-    model, tokenizer = models.load(cfg.model, seed=99)
+    model, tokenizer = models.load_vt5(cfg.model, seed=99)
     assert not isinstance(model, PeftModel)
     rows = run.here.data["test"].to_list()
     collator = Collator(tokenizer, model.config, cfg.model.max_length)

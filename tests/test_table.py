@@ -17,6 +17,8 @@ from fl_app.preflight import check
 
 ROWS = [{"question": f"what is {n}, 'and' \"so\"?\nNA", "answer": f"NA {n}"} for n in range(10)]
 
+MODEL = "model=huggingface model.path=organisation/name"  # of the hub, which is not asked here
+
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +89,7 @@ SOURCES = {
 def test_every_format_gives_the_same_rows(name: str, tmp_path: Path) -> None:
     path = SOURCES[name](tmp_path / name)
     paths = f"data.train.path={path} data.test.path={path}"
-    check(compose(f"data=table task=causal_lm target.metric=accuracy {paths}"))
+    check(compose(f"{MODEL} data=table task=causal_lm target.metric=accuracy {paths}"))
     loaded = data.load(_cfg(path), seed=0)
     assert {*loaded} == {"train", "test"}
     assert loaded["train"].to_list() == ROWS
@@ -211,7 +213,7 @@ def test_the_published_data_are_configured_whole(name: str, tmp_path: Path) -> N
     file = _json_lines(tmp_path / "rows.jsonl", ROWS)
     task = "sequence_classification" if name == "snli" else "gsm8k"
     paths = f"data.train.path={file} data.test.path={file}"
-    check(compose(f"data={name} task={task} target.metric=accuracy {paths}"))
+    check(compose(f"{MODEL} data={name} task={task} target.metric=accuracy {paths}"))
 
 
 @pytest.mark.parametrize(
@@ -232,5 +234,5 @@ def test_the_published_data_are_configured_whole(name: str, tmp_path: Path) -> N
 )
 def test_the_configuration_is_checked_beforehand(overrides: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        check(compose(f"{overrides} task=sequence_classification target.metric=accuracy"))
+        check(compose(f"{MODEL} {overrides} task=sequence_classification target.metric=accuracy"))
     assert says in str(caught.value)

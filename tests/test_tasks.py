@@ -17,7 +17,7 @@ from fl_app.data.collate import predict
 from fl_app.data.docvqa_mini import POOLS, make_documents
 from fl_app.data.padding import IGNORED
 from fl_app.metrics import score
-from fl_app.models import load
+from fl_app.models import load_vt5
 from fl_app.preflight import check
 from fl_app.tasks.template import Template
 from fl_app.training import train
@@ -265,7 +265,7 @@ def test_there_must_be_a_prediction_per_row() -> None:
 
 def test_docvqa_is_a_task_like_the_others() -> None:
     cfg = compose()
-    model, tokenizer = load(cfg.model, seed=0)
+    model, tokenizer = load_vt5(cfg.model, seed=0)
     task = tasks.build(cfg, tokenizer, model.config)
     rows = make_documents(1, POOLS["pretraining"], range(3000, 3002), range(1))
     collator = task.collator
@@ -325,7 +325,7 @@ def test_a_client_learns_its_part_of_a_file(tmp_path: Path) -> None:
         f"data=table data.train.path={path} data.test.path={path} {columns.format('train')} "
         f"{columns.format('test')} data.partitioner.id=dirichlet +data.partitioner.column=odd "
         f"+data.partitioner.alpha=0.5 federation.clients=2 {CAUSAL} optimizer.lr=3e-3 "
-        "target.metric=accuracy"
+        "target.metric=accuracy model=huggingface model.path=organisation/name"
     )
     check(cfg)
     task = tasks.build(cfg, tiny.tokenizer("<s> $A"), tiny.llama().config)

@@ -43,7 +43,7 @@ def _random(**config: Any) -> DictConfig:
 
 def _whole(**config: Any) -> VT5ForConditionalGeneration:
     fields = {"spatial": "table", "visual": BEIT, "untied_lm_head": True, **config}
-    return models.load(_random(**fields), seed=0)[0]
+    return models.load_vt5(_random(**fields), seed=0)[0]
 
 
 def _rows(pages: int = 3) -> list[dict[str, Any]]:
@@ -51,7 +51,7 @@ def _rows(pages: int = 3) -> list[dict[str, Any]]:
 
 
 def _batch(model: VT5ForConditionalGeneration, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    _, tokenizer = models.load(compose().model, seed=0)
+    _, tokenizer = models.load_vt5(compose().model, seed=0)
     return Collator(tokenizer, model.config, 320).training(rows)
 
 
@@ -65,7 +65,7 @@ def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("t5")
     torch.manual_seed(3)
     T5ForConditionalGeneration(T5Config(**SHAPES, decoder_start_token_id=0)).save_pretrained(folder)
-    models.load(compose().model, seed=0)[1].save_pretrained(folder)
+    models.load_vt5(compose().model, seed=0)[1].save_pretrained(folder)
     return folder
 
 
@@ -162,7 +162,7 @@ def test_visual_tokens_follow_the_text_and_padding_follows_them() -> None:
 @pytest.mark.parametrize("prompt", ["decoder", "encoder"])
 def test_a_batch_answers_like_one_by_one(prompt: str) -> None:
     cfg = compose(f"model=vt5-tiny-visual +model.config.prompt={prompt}").model
-    model, tokenizer = models.load(cfg, seed=0)
+    model, tokenizer = models.load_vt5(cfg, seed=0)
     collator, rows = Collator(tokenizer, model.config, 320), _rows(4)
     rows[1] = rows[1] | {"words": rows[1]["words"][:20], "boxes": rows[1]["boxes"][:20]}
     for row in rows:
@@ -235,7 +235,7 @@ def test_training_leaves_the_visual_encoder_alone(overrides: str, tmp_path: Path
 
 def test_an_untied_output_layer_starts_as_the_tied_one(t5: Path) -> None:
     tied, untied = (
-        models.load(_base(t5, None, untied_lm_head=value), seed=0)[0] for value in (False, True)
+        models.load_vt5(_base(t5, None, untied_lm_head=value), seed=0)[0] for value in (False, True)
     )
     assert tied.lm_head.weight is tied.shared.weight
     assert untied.lm_head.weight is not untied.shared.weight
@@ -267,7 +267,7 @@ def test_save_and_load_keep_every_weight_and_alias(tmp_path: Path, untied: bool)
 
 
 def test_folders_of_a_t5_and_a_dit_make_a_vt5(t5: Path, dit: Path) -> None:
-    model, _ = models.load(_base(t5, dit), seed=0)
+    model, _ = models.load_vt5(_base(t5, dit), seed=0)
     state = model.state_dict()
     drawn = {n for n in state if n.split(".")[0] in ("spatial", "visual_matcher", "lm_head")}
     text = T5ForConditionalGeneration.from_pretrained(t5).state_dict()
@@ -283,23 +283,23 @@ def test_folders_of_a_t5_and_a_dit_make_a_vt5(t5: Path, dit: Path) -> None:
 
 
 def test_a_vt5s_own_visual_encoder_needs_no_path(t5: Path, dit: Path, tmp_path: Path) -> None:
-    model, tokenizer = models.load(_base(t5, dit), seed=0)
+    model, tokenizer = models.load_vt5(_base(t5, dit), seed=0)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    again = models.load(_base(tmp_path, None), seed=1)[0]
+    again = models.load_vt5(_base(tmp_path, None), seed=1)[0]
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
 
 
 def test_other_checkpoints_are_refused(t5: Path, dit: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.visual_path.*is a t5"):
-        models.load(_base(t5, t5), seed=0)
+        models.load_vt5(_base(t5, t5), seed=0)
     with pytest.raises(ValueError, match=r"model\.path.*lacks \d+ weights"):
-        models.load(OmegaConf.create({**_base(dit, None), "tokenizer": str(t5)}), seed=0)
+        models.load_vt5(OmegaConf.create({**_base(dit, None), "tokenizer": str(t5)}), seed=0)
     with pytest.raises(ValueError, match=r"model\.visual_path.*lacks \d+ weights"):
-        models.load(_base(t5, dit, visual={**BEIT, "num_hidden_layers": 3}), seed=0)
+        models.load_vt5(_base(t5, dit, visual={**BEIT, "num_hidden_layers": 3}), seed=0)
     with pytest.raises(ValueError, match=r"model\.visual_path.*other shapes"):
-        models.load(_base(t5, dit, visual={**BEIT, "hidden_size": 32}), seed=0)
+        models.load_vt5(_base(t5, dit, visual={**BEIT, "hidden_size": 32}), seed=0)
 
 
 def test_random_weights_are_the_seeds_alone() -> None:
@@ -310,7 +310,7 @@ def test_random_weights_are_the_seeds_alone() -> None:
     second = _whole().state_dict()
     torch.set_num_threads(1)
     assert torch.equal(state, torch.random.get_rng_state())
-    other = models.load(_random(spatial="table", visual=BEIT, untied_lm_head=True), 1)[0]
+    other = models.load_vt5(_random(spatial="table", visual=BEIT, untied_lm_head=True), 1)[0]
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["shared.weight"], other.shared.weight)
     assert not any("meta" in str(value.device) or value.isnan().any() for value in first.values())
@@ -346,7 +346,7 @@ def test_draws_are_these_bits_on_every_machine() -> None:
 
 def test_a_tokenizer_beyond_the_vocabulary_is_refused() -> None:
     with pytest.raises(ValueError, match=r"1000 pieces.*vocabulary 40"):
-        models.load(_random(vocab_size=40), seed=0)
+        models.load_vt5(_random(vocab_size=40), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_a_tokenizer_beyond_the_vocabulary_is_refused() -> None:
 )
 def test_options_that_cannot_be_are_one_clear_error(change: dict[str, Any], message: str) -> None:
     with pytest.raises((FileNotFoundError, ValueError), match=message):
-        models.find(OmegaConf.merge(_random(), change))
+        models.find(OmegaConf.merge(_random(), change), compose().task)
 
 
 @pytest.mark.parametrize(

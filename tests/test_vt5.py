@@ -14,7 +14,7 @@ from fl_app.config import compose
 from fl_app.data.collate import Collator, predict
 from fl_app.data.docvqa_mini import POOLS, make_documents
 from fl_app.metrics import score
-from fl_app.models import load
+from fl_app.models import load_vt5
 from fl_app.models.vt5 import SPATIAL, VT5Config, VT5ForConditionalGeneration
 
 MODEL = compose().model
@@ -61,7 +61,7 @@ def plain_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("t5")
     torch.manual_seed(3)
     T5ForConditionalGeneration(T5Config(**SMALL)).save_pretrained(folder)
-    load(MODEL, seed=0)[1].save_pretrained(folder)
+    load_vt5(MODEL, seed=0)[1].save_pretrained(folder)
     return folder
 
 
@@ -84,7 +84,7 @@ def test_questions_of_a_page_share_it_and_do_not_see_each_other(
 
 
 def test_without_boxes_it_is_t5(plain_t5: Path) -> None:
-    model, _ = load(_local(plain_t5, spatial="none", prompt="encoder"), seed=0)
+    model, _ = load_vt5(_local(plain_t5, spatial="none", prompt="encoder"), seed=0)
     t5 = T5ForConditionalGeneration.from_pretrained(plain_t5).eval()
     batch, questions = _batch(pages=5), _questions()
     mine = model(**batch, **questions, document=torch.arange(5))
@@ -130,7 +130,7 @@ def test_generate_sees_the_boxes() -> None:
 
 
 def test_lora_on_every_linear_layer_learns() -> None:
-    model, _ = load(MODEL, seed=0)
+    model, _ = load_vt5(MODEL, seed=0)
     names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"]
     wrapped = peft.get_peft_model(
         model, peft.LoraConfig(r=2, target_modules="all-linear", exclude_modules=["lm_head"])
@@ -139,7 +139,7 @@ def test_lora_on_every_linear_layer_learns() -> None:
     assert {n.removeprefix("base_model.model.") for n in trained} == set(names)
     assert "spatial.projection" in names
     rows = make_documents(1, POOLS["federated"], range(2), range(1))
-    batch = Collator(load(MODEL, seed=0)[1], model.config, 320).training(rows)
+    batch = Collator(load_vt5(MODEL, seed=0)[1], model.config, 320).training(rows)
     optimizer = torch.optim.AdamW(wrapped.parameters(), lr=1e-2)
     losses = []
     for _ in range(4):
@@ -154,11 +154,11 @@ def test_lora_on_every_linear_layer_learns() -> None:
 def test_missing_weights_come_from_the_seed_alone(plain_t5: Path) -> None:
     cfg = _local(plain_t5, spatial="table")
     torch.manual_seed(10)
-    first = load(cfg, seed=0)[0].state_dict()
+    first = load_vt5(cfg, seed=0)[0].state_dict()
     state = torch.random.get_rng_state()
-    second = load(cfg, seed=0)[0].state_dict()
+    second = load_vt5(cfg, seed=0)[0].state_dict()
     assert torch.equal(state, torch.random.get_rng_state())
-    other = load(cfg, seed=1)[0].state_dict()
+    other = load_vt5(cfg, seed=1)[0].state_dict()
     for name, value in first.items():
         assert torch.equal(value, second[name])
         drawn = name in ("spatial.x.weight", "spatial.y.weight", "spatial.matcher.weight")
@@ -166,13 +166,13 @@ def test_missing_weights_come_from_the_seed_alone(plain_t5: Path) -> None:
 
 
 def test_loading_prints_nothing(plain_t5: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    load(MODEL, seed=0)
-    load(_local(plain_t5, spatial="fourier"), seed=0)
+    load_vt5(MODEL, seed=0)
+    load_vt5(_local(plain_t5, spatial="fourier"), seed=0)
     assert capfd.readouterr() == ("", "")
 
 
 def test_the_shipped_model_reads_invoices_it_was_trained_for() -> None:
-    model, tokenizer = load(MODEL, seed=0)
+    model, tokenizer = load_vt5(MODEL, seed=0)
     rows = make_documents(1, POOLS["pretraining"], range(5000, 5010), range(1))
     collator = Collator(tokenizer, model.config, MODEL.max_length)
     answers = [accepted for row in rows for accepted in row["answers"]]
@@ -186,20 +186,20 @@ def test_the_shipped_weights_are_small_and_checked() -> None:
     assert MODEL.sha256
     assert installed("fl_app/models/vt5_tiny/model.safetensors").stat().st_size < 4_000_000
     with pytest.raises(ValueError, match="git checkout"):
-        load(OmegaConf.merge(MODEL, {"sha256": "0" * 64}), seed=0)
+        load_vt5(OmegaConf.merge(MODEL, {"sha256": "0" * 64}), seed=0)
 
 
 @pytest.mark.parametrize("path", ["embedded:vt5_large", "/no/such/folder"])
 def test_a_missing_model_is_one_clear_error(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(FileNotFoundError, match=r"make setup|model\.path"):
-        load(OmegaConf.merge(MODEL, {"path": path, "sha256": None}), seed=0)
+        load_vt5(OmegaConf.merge(MODEL, {"path": path, "sha256": None}), seed=0)
 
 
 def test_unknown_config_values_name_the_alternatives(plain_t5: Path) -> None:
     with pytest.raises(ValueError, match="known: none, table, fourier"):
-        load(_local(plain_t5, spatial="rotary"), seed=0)
+        load_vt5(_local(plain_t5, spatial="rotary"), seed=0)
     with pytest.raises(ValueError, match="known: decoder, encoder"):
-        load(_local(plain_t5, prompt="both"), seed=0)
+        load_vt5(_local(plain_t5, prompt="both"), seed=0)
     with pytest.raises(ValueError, match=r"unknown model\.config keys: spacial"):
-        load(_local(plain_t5, spacial="table"), seed=0)
+        load_vt5(_local(plain_t5, spacial="table"), seed=0)

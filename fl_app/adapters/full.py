@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
 from fl_app.config import plain
+from fl_app.models.head import classification_head
 from fl_app.tree import Tree
 
 
@@ -20,10 +21,16 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PreTrainedMode
     Raises
     ------
     ValueError
-        If a name of ``cfg.freeze`` is that of no module.
+        If a name of ``cfg.freeze`` is that of no module, or of the head of a classifier.
     """
     model.requires_grad_(True)
     _freeze(model, [*frozen(model), *plain(cfg.freeze)])
+    for name in classification_head(model):
+        if not all(parameter.requires_grad for parameter in getattr(model, name).parameters()):
+            raise ValueError(
+                f"adapter.freeze={plain(cfg.freeze)} freezes {name}, the head that the task "
+                "trains: leave it out"
+            )
     return model
 
 

@@ -8,19 +8,20 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from fl_app.adapters.full import follow_umask, frozen, get, set
 from fl_app.adapters.quantized import keep_trainable
 from fl_app.config import plain
+from fl_app.models.head import classification_head
 
 __all__ = ["attach", "export", "get", "set"]
 
 
 def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
-    """Wrap ``model`` with LoRA factors; only these (and ``modules_to_save``) train.
+    """Wrap ``model`` with LoRA factors; these, ``modules_to_save`` and a classifier's head train.
 
     What the model's class freezes gets no factors, whatever ``target_modules`` match.
 
@@ -39,16 +40,21 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
 
 
 def config(model: PreTrainedModel, cfg: DictConfig, dropout: float = 0.0) -> LoraConfig:
-    """Return PEFT's form of the ``adapter`` group ``cfg``, for ``model``."""
+    """Return PEFT's form of the ``adapter`` group ``cfg``, for ``model``.
+
+    The head of a classifier is one of ``modules_to_save``, whether it is named or not.
+    """
+    head = classification_head(model)
     # PEFT takes names for leaves; only a pattern covers a module with all that is in it.
-    excluded = "|".join(rf"{name}\..*" for name in frozen(model))
+    excluded = "|".join(rf"{name}(\..*)?" for name in [*frozen(model), *head])
     return LoraConfig(
+        task_type=TaskType.SEQ_CLS if head else None,
         r=cfg.r,
         lora_alpha=cfg.alpha,
         lora_dropout=dropout,
         target_modules=plain(cfg.target_modules),
         exclude_modules=excluded or None,
-        modules_to_save=plain(cfg.modules_to_save) or None,
+        modules_to_save=list(dict.fromkeys([*plain(cfg.modules_to_save), *head])) or None,
     )
 
 

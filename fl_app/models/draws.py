@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -35,6 +36,8 @@ class SeededDraws(TorchFunctionMode):
     ) -> Tensor:
         if tensor.is_meta:
             return tensor
+        if tensor.dtype != torch.float32:
+            return tensor.copy_(self._normal(torch.empty(tensor.shape), mean, std))
         flat = tensor.detach().view(-1).numpy()
         width = np.float32(12**0.5 * std)
         for first in range(0, len(flat), CHUNK):

@@ -1,0 +1,182 @@
+"""Any model of transformers, with the head that a task needs."""
+
+from typing import Any, cast
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from omegaconf import DictConfig
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from fl_app.config import plain
+from fl_app.models.draws import SeededDraws
+from fl_app.models.head import classification_head
+from fl_app.models.sources import (
+    RANDOM,
+    Sources,
+    load_tokenizer,
+    locate,
+    override_known,
+    quiet,
+    readable,
+    refuse,
+)
+
+AUTO: dict[str, Any] = {
+    "causal_lm": AutoModelForCausalLM,
+    "seq2seq": AutoModelForSeq2SeqLM,
+    "sequence_classification": AutoModelForSequenceClassification,
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+QUANTIZATIONS = ("none", "4bit", "8bit")
+
+# Of a config, but said by the task, by other options, or by the architecture itself.
+SAID_ELSEWHERE = {
+    *("_name_or_path", "architectures", "dtype", "id2label", "is_encoder_decoder", "label2id"),
+    *("model_type", "problem_type", "quantization_config", "transformers_version"),
+}
+
+
+def load_auto(
+    cfg_model: DictConfig, seed: int, task: DictConfig
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The model on the CPU, in evaluation mode, and its tokenizer; see ``fl_app.models.load``."""
+    sources = find_auto(cfg_model, task)
+    with quiet(), torch.random.fork_rng(devices=[]), SeededDraws(seed):
+        torch.manual_seed(seed)
+        config = _config(cfg_model, sources, task)
+        if sources.weights is None:
+            model = AUTO[task.id].from_config(
+                config, dtype=DTYPES[cfg_model.dtype], trust_remote_code=False
+            )
+        else:
+            model = _pretrained(cfg_model, sources.weights, config, task)
+    tokenizer = load_tokenizer(cfg_model, sources, config.vocab_size)
+    if not config.is_encoder_decoder:
+        _let_pad(model, tokenizer)
+    return model.eval(), tokenizer
+
+
+def find_auto(cfg_model: DictConfig, task: DictConfig) -> Sources:
+    """Where its files are, and whether the config is one of the task; a hub's is not asked for.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: the options are a VT5's, the weights are not those that ``sha256`` names, the
+            architecture is none of the task's, a key or value of ``config`` is unknown, or weights
+            from a seed shall be quantized.
+    """
+    if "quantization" not in cfg_model:
+        raise ValueError(
+            f"task.id={task.id} wants a language model, and this is a VT5: set model=huggingface "
+            "and model.path, or another of conf/model"
+        )
+    sources = locate(cfg_model)
+    if sources.weights is None and cfg_model.quantization != "none":
+        raise ValueError(
+            f"model.quantization={cfg_model.quantization} is for weights of a checkpoint: set it "
+            f"to none with model.path={RANDOM}"
+        )
+    if sources.weights is None or sources.local:
+        _config(cfg_model, sources, task)
+    return sources
+
+
+def _config(cfg_model: DictConfig, sources: Sources, task: DictConfig) -> PreTrainedConfig:
+    overrides = plain(cfg_model.config)
+    try:
+        if sources.weights is None:
+            config = _architecture(overrides)
+        else:
+            with readable("path", cfg_model.path):
+                config = AutoConfig.from_pretrained(sources.weights, trust_remote_code=False)
+            override_known(overrides, {*config.to_dict()} - SAID_ELSEWHERE)
+            for key, value in overrides.items():
+                setattr(config, key, value)
+            config.validate()
+    except StrictDataclassError as error:
+        raise ValueError(f"model.config: {error}") from None
+    if type(config) not in AUTO[task.id]._model_mapping:
+        raise ValueError(
+            f"task.id={task.id} is none that transformers has a {config.model_type} for, which is "
+            f"what model.path={cfg_model.path!r} is: choose another model or task"
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError(
+            f"model.path={cfg_model.path!r} is a quantized checkpoint: choose the one in full "
+            "precision, and model.quantization"
+        )
+    if task.id == "sequence_classification":
+        config.id2label = {index: str(label) for index, label in enumerate(task.labels)}
+        config.label2id = {label: index for index, label in config.id2label.items()}
+        config.problem_type = "single_label_classification"
+    return config
+
+
+def _architecture(overrides: dict[str, Any]) -> PreTrainedConfig:
+    """The config of a model whose weights are drawn: sizes that follow from others do so."""
+    sizes = dict(overrides)
+    name = sizes.pop("model_type", None)
+    if name not in CONFIG_MAPPING:
+        raise ValueError(
+            f"model.path={RANDOM} needs an architecture: model.config.model_type={name} should be "
+            "one that transformers has, such as llama, mistral, gemma2, opt, bert or t5"
+        )
+    override_known(sizes, {*CONFIG_MAPPING[name]().to_dict()} - SAID_ELSEWHERE)
+    return CONFIG_MAPPING[name](**sizes)
+
+
+def _pretrained(
+    cfg_model: DictConfig, source: str, config: PreTrainedConfig, task: DictConfig
+) -> PreTrainedModel:
+    options: dict[str, Any] = {"config": config, "dtype": DTYPES[cfg_model.dtype]}
+    if cfg_model.quantization != "none":
+        options |= {
+            "quantization_config": _quantization(cfg_model, config, task),
+            "device_map": "cpu",  # where all nodes round alike; a model moves to its GPU later
+        }
+    with readable("path", cfg_model.path):
+        model, report = AUTO[task.id].from_pretrained(
+            source,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+    drawn = tuple(f"{name}." for name in classification_head(model))
+    refuse("path", cfg_model.path, [n for n in report["missing_keys"] if not n.startswith(drawn)])
+    return cast(PreTrainedModel, model)
+
+
+def _quantization(
+    cfg_model: DictConfig, config: PreTrainedConfig, task: DictConfig
+) -> BitsAndBytesConfig:
+    """NF4 without double quantization, or LLM.int8(); a head, which is trained, stays whole."""
+    with torch.device("meta"):
+        head = classification_head(AUTO[task.id].from_config(config, trust_remote_code=False))
+    return BitsAndBytesConfig(
+        load_in_4bit=cfg_model.quantization == "4bit",
+        load_in_8bit=cfg_model.quantization == "8bit",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=False,
+        bnb_4bit_compute_dtype=DTYPES[cfg_model.dtype],
+        llm_int8_skip_modules=head or None,  # None: the language model's head
+    )
+
+
+def _let_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Pad a decoder that has no token for it with the end token, which is masked there."""
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    # Not before the model is made: the embedding of what a config pads with is never trained.
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id

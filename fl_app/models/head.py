@@ -1,0 +1,21 @@
+"""The head of a classifier: what a pretrained language model has not, and so is always trained."""
+
+from torch import nn
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedModel
+
+
+def classification_head(model: nn.Module) -> list[str]:
+    """The modules of a sequence classifier that are not its language model's; else none.
+
+    Such as ``classifier`` of a BERT, ``score`` of a Llama, ``classification_head`` of a T5.
+    """
+    if not isinstance(model, PreTrainedModel):
+        return []
+    classifier = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(model.config), ())
+    if not isinstance(model, classifier):
+        return []
+    return [
+        name
+        for name, module in model.named_children()
+        if name != model.base_model_prefix and next(module.parameters(), None) is not None
+    ]

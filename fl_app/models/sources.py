@@ -1,0 +1,171 @@
+"""Where a model's files are: this project, a folder, the hub, or nowhere (drawn weights)."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+from fl_app.installed import installed
+
+EMBEDDED = "embedded:"
+RANDOM = "random"
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What ``from_pretrained`` takes: folders, or hub ids as they are. None: there is none."""
+
+    weights: str | None
+    tokenizer: str
+    visual: str | None
+
+    @property
+    def local(self) -> bool:
+        """Whether the weights are files here."""
+        return self.weights is not None and Path(self.weights).is_absolute()
+
+
+def locate(cfg_model: DictConfig) -> Sources:
+    """Where the model is; whether a hub id can be had is not asked here.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: the weights are not those that ``sha256`` names, or there is no tokenizer.
+    """
+    visual = cfg_model.get("visual_path")
+    if visual is not None:
+        visual = _source("model.visual_path", visual, "config.json")
+    if cfg_model.path == RANDOM:
+        if cfg_model.sha256 is not None or cfg_model.tokenizer is None:
+            raise ValueError(
+                f"model.path={RANDOM} has no weights and no tokenizer of its own: set "
+                f"model.sha256=null and a model.tokenizer, such as {EMBEDDED}vt5_tiny"
+            )
+        weights = None
+    else:
+        weights = _source("model.path", cfg_model.path, "config.json")
+        _check_digest(weights, cfg_model.sha256)
+    if cfg_model.tokenizer is None:
+        tokenizer = cast(str, weights)
+    else:
+        tokenizer = _source("model.tokenizer", cfg_model.tokenizer, "tokenizer_config.json")
+    return Sources(weights, tokenizer, visual)
+
+
+def load_tokenizer(
+    cfg_model: DictConfig, sources: Sources, vocab_size: int
+) -> PreTrainedTokenizerFast:
+    """The tokenizer of ``sources``, for a model with ``vocab_size`` tokens.
+
+    Raises:
+        FileNotFoundError: it cannot be had.
+        ValueError: it is another model's, with more tokens than this one knows.
+    """
+    with quiet(), readable("tokenizer" if cfg_model.tokenizer else "path", sources.tokenizer):
+        tokenizer = AutoTokenizer.from_pretrained(sources.tokenizer, trust_remote_code=False)
+    if cfg_model.tokenizer is not None and len(tokenizer) > vocab_size:
+        raise ValueError(
+            f"model.tokenizer={cfg_model.tokenizer!r} has {len(tokenizer)} pieces, the model's "
+            f"vocabulary {vocab_size}: choose the model's own tokenizer"
+        )
+    return cast(PreTrainedTokenizerFast, tokenizer)
+
+
+def override_known(overrides: dict[str, Any], known: set[str]) -> None:
+    """Refuse overrides of a model's config that it has no use for.
+
+    Raises:
+        ValueError: naming the unknown keys and the known ones.
+    """
+    unknown = sorted({*overrides} - known)
+    if unknown:
+        raise ValueError(
+            f"unknown model.config keys: {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+        )
+
+
+def refuse(key: str, path: str, missing: list[str] | set[str]) -> None:
+    """Refuse a checkpoint without the weights ``missing``.
+
+    Raises:
+        ValueError: there are such.
+    """
+    if missing:
+        raise ValueError(
+            f"model.{key}={path!r} lacks {len(missing)} weights of the model, for example "
+            f"{min(missing)}: it is a checkpoint of another architecture, or incomplete"
+        )
+
+
+@contextmanager
+def readable(key: str, path: str) -> Iterator[None]:
+    """Turns transformers' errors about a checkpoint into one that names the option."""
+    try:
+        yield
+    except OSError as error:
+        raise FileNotFoundError(
+            f"model.{key}={path!r} is neither a folder with a checkpoint (config.json and "
+            "*.safetensors) nor a hub id that can be reached from here; download it and set "
+            f"model.{key} to its folder"
+        ) from error
+    except RuntimeError as error:
+        raise ValueError(
+            f"model.{key}={path!r} has weights of other shapes than model.config asks for: {error}"
+        ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars and its report of weights to be drawn."""
+    verbosity = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _source(key: str, path: str, file: str) -> str:
+    if path.startswith(EMBEDDED):
+        # The weights themselves: Flower's copy of the app has the folder, without them.
+        folder = f"fl_app/models/{path.removeprefix(EMBEDDED)}"
+        try:
+            return str(installed(f"{folder}/model.safetensors").parent)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{key}={path!r}: {error}") from None
+    folder_exists = Path(path).is_absolute() and (Path(path) / file).is_file()
+    if not folder_exists and not HUB_ID.fullmatch(path):
+        raise FileNotFoundError(
+            f"{key}={path!r} should be {EMBEDDED}NAME, a hub id (ORGANISATION/NAME), or the "
+            f"absolute path of a folder with {file}"
+        )
+    return path
+
+
+def _check_digest(source: str, sha256: str | None) -> None:
+    if sha256 is None:
+        return
+    weights = Path(source) / "model.safetensors"
+    if not weights.is_file():
+        raise FileNotFoundError(
+            f"{weights} is missing: model.sha256 is that of a folder's weights; download the "
+            "checkpoint and set model.path to its folder"
+        )
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if digest != sha256:
+        raise ValueError(
+            f"{weights} has sha256 {digest}, the config says {sha256}; restore the file with "
+            "`git checkout`, or set model.sha256 if you trained new weights"
+        )
