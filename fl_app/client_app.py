@@ -7,6 +7,7 @@ from flwr.clientapp import ClientApp
 
 from fl_app import first_step, patches
 from fl_app.mods import coded, report_errors
+from fl_app.privacy.clipping import clipped
 from fl_app.records import ARRAYS, to_record, to_tree
 from fl_app.session import session
 from fl_app.training import proximal, train, turn_seed
@@ -41,7 +42,7 @@ def patch(message: Message, context: Context) -> Message:
     return patches.receive(message, context)
 
 
-@app.train(mods=[report_errors, coded])
+@app.train(mods=[report_errors, coded, clipped])
 def train_model(message: Message, context: Context) -> Message:
     """Train the broadcast model for ``local_epochs`` and return it."""
     here = session(str(context.run_config["overrides"]))

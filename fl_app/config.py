@@ -33,7 +33,7 @@ SPECS = ("codec.up", "codec.down")
 # A value in conf/, but null turns it off.
 NULLABLE = (
     *("model.sha256", "model.tokenizer", "model.visual_path", "target.value", "data.target"),
-    "task.average_over",
+    *("task.average_over", "privacy.epsilon"),
     *(f"data.{split}.{key}" for split in SPLITS for key in ("name", "limit")),
 )
 NAMES = ("adapter.target_modules",)  # a name in conf/, but may be a list of names, as in PEFT

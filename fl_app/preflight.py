@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from fl_app import data, models
+from fl_app import data, models, privacy
 from fl_app.adapters import ADAPTERS
 from fl_app.adapters.lora_sb_init import INITS
 from fl_app.codecs import from_spec
@@ -15,6 +15,7 @@ from fl_app.config import SPLITS, ConfigError, plain
 from fl_app.conventions import COLUMNS
 from fl_app.data import pfl_docvqa, table
 from fl_app.optimizers import OPTIMIZERS, SCHEDULES
+from fl_app.privacy import checks as privacy_checks
 from fl_app.shampoo import GRAFTS
 from fl_app.tasks import TASKS
 from fl_app.tasks.answers import ANSWERS
@@ -53,6 +54,7 @@ def check(cfg: DictConfig) -> None:
         _check_codecs,
         _check_first_step,
         _check_strategy,
+        privacy_checks.check,
     ):
         try:
             check_part(cfg)
@@ -78,6 +80,8 @@ CHOICES: dict[str, Collection[str]] = {
     "task.id": TASKS,
     "task.answer": ANSWERS,
     "output.convention": COLUMNS,
+    "privacy.id": privacy.IDS,
+    "privacy.noise": privacy.NOISES,
 }
 
 
@@ -129,6 +133,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "model.max_length", "model.max_answer_length",
             "optimizer.lr", "optimizer.max_grad_norm",
             "optimizer.root_interval", "optimizer.block_size",
+            "privacy.max_grad_norm",
         ),
     ),
     (
@@ -140,6 +145,16 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         "in [0, 1]",
         lambda x: _is_number(x) and 0 <= x <= 1,
         ("optimizer.warmup", "optimizer.decay"),
+    ),
+    (
+        "null or greater than 0",
+        lambda x: x is None or (_is_number(x) and x > 0),
+        ("privacy.epsilon", "privacy.noise_multiplier"),
+    ),
+    (
+        "null or in (0, 1)",
+        lambda x: x is None or (_is_number(x) and 0 < x < 1),
+        ("privacy.delta",),
     ),
     (
         "null or less than 0",
@@ -161,7 +176,11 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ("a list of names", _is_list_of_names, ("adapter.modules_to_save", "adapter.freeze")),
     ("a number or null", lambda x: x is None or _is_number(x), ("target.value", "data.target")),
     ("the path of a folder", _is_name, ("output.dir",)),
-    ("a hub id (ORGANISATION/NAME), a folder, embedded:NAME or random", _is_name, ("model.path",)),
+    (
+        "embedded:NAME, a hub id (ORGANISATION/NAME), the absolute path of a folder, or random",
+        _is_name,
+        ("model.path",),
+    ),
     (
         "the absolute path of a folder written by `python -m fl_app.data.pfl_docvqa_convert`",
         pfl_docvqa.is_converted,

@@ -12,10 +12,19 @@ from fl_app.config import plain
 from fl_app.records import TRAIN_METRICS
 
 WEIGHTS = (*TRAIN_METRICS, "one")  # what a client can be weighted by; Coded adds the last
+EVERYONE = {
+    "fraction_train": 1.0,
+    "fraction_evaluate": 1.0,
+    "min_train_nodes": 1,
+    "min_evaluate_nodes": 1,
+    "min_available_nodes": 1,
+}
 
 
 def inner_strategy(cfg: DictConfig) -> Strategy:
     """Build the strategy that ``strategy.inner`` names, to train whoever Coded has sampled.
+
+    A wrapper, such as Flower's for privacy, has the strategy that it is around in ``strategy``.
 
     Raises
     ------
@@ -23,29 +32,31 @@ def inner_strategy(cfg: DictConfig) -> Strategy:
         If the target is no Flower strategy, does not take the arguments given, or gets no number
         for an argument that is one.
     """
-    everyone = {
-        "fraction_train": 1.0,
-        "fraction_evaluate": 1.0,
-        "min_train_nodes": 1,
-        "min_evaluate_nodes": 1,
-        "min_available_nodes": 1,
-    }
     arguments = plain(cfg.strategy.inner)
     target = arguments.get("_target_")
     try:
-        inner = hydra.utils.instantiate(arguments, **everyone)
+        inner = hydra.utils.instantiate(_of_everyone(arguments))
     except Exception as error:
         cause = error.__cause__ or error
         raise ValueError(f"strategy.inner={target}: {cause}") from None
     if not isinstance(inner, Strategy):
         raise ValueError(f"strategy.inner={target} is no Flower strategy")
-    _check_arguments(type(inner), arguments)
+    _check_arguments(inner, arguments)
     return inner
 
 
-def _check_arguments(strategy: type[Strategy], arguments: dict[str, Any]) -> None:
+def _of_everyone(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return ``arguments`` with those that make the innermost strategy take all that it sees."""
+    if isinstance(wrapped := arguments.get("strategy"), dict):
+        return {**arguments, "strategy": _of_everyone(wrapped)}
+    return {**arguments, **EVERYONE}
+
+
+def _check_arguments(strategy: Strategy, arguments: dict[str, Any]) -> None:
     """Flower believes any value until it computes with it."""
-    kinds = typing.get_type_hints(strategy.__init__)
+    if isinstance(wrapped := arguments.get("strategy"), dict):
+        _check_arguments(strategy.strategy, wrapped)  # type: ignore[attr-defined]
+    kinds = typing.get_type_hints(type(strategy).__init__)
     for name, value in arguments.items():
         if kinds.get(name) in (int, float) and not _is_number(value, kinds[name]):
             raise ValueError(

@@ -1,0 +1,145 @@
+"""What the configuration asks of a client that trains with privacy, and what a run has spent."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+from fl_app import privacy
+from fl_app.config import plain
+from fl_app.privacy import accounting
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """DP-SGD of one client; the same in each of its turns.
+
+    Attributes
+    ----------
+    noise_multiplier : float
+        Standard deviation of the noise on a step's sum, over ``max_grad_norm``.
+    max_grad_norm : float
+        Length to which the gradient of a row is clipped.
+    sample_rate : float
+        Probability that a row is in the sample of a step.
+    expected_rows : float
+        Mean size of a sample: what the noised sum is divided by.
+    steps : int
+        Steps of a turn.
+    delta : float
+        Below one over the client's rows.
+    """
+
+    noise_multiplier: float
+    max_grad_norm: float
+    sample_rate: float
+    expected_rows: float
+    steps: int
+    delta: float
+
+    def epsilon(self, turns: int) -> float:
+        """Return the epsilon at ``delta`` of ``turns`` turns together."""
+        return accounting.epsilon(
+            self.noise_multiplier, self.sample_rate, turns * self.steps, self.delta
+        )
+
+
+def most_turns(cfg: DictConfig) -> int:
+    """Return how many rounds of the run one client may be sampled in, at worst.
+
+    A cyclic sampler takes every client once before any twice; of any other, no client is promised
+    to be left out.
+    """
+    if cfg.strategy.sampler == "cyclic":
+        return math.ceil(cfg.rounds * cfg.clients_per_round / cfg.federation.clients)
+    return int(cfg.rounds)
+
+
+def mechanism(cfg: DictConfig, rows: int) -> Mechanism:
+    """Return what a client that holds ``rows`` rows does, by the group ``privacy``.
+
+    A function of its arguments alone: any machine that knows the size of a client finds the same
+    noise. It is for all turns that the client may take, ``most_turns``.
+
+    Raises
+    ------
+    ValueError
+        If ``privacy.delta`` is not below 1 / rows, or no noise gives ``privacy.epsilon``.
+    """
+    asked = cfg.privacy
+    delta = 1 / (2 * rows) if asked.delta is None else asked.delta
+    if delta >= 1 / rows:
+        raise ValueError(
+            f"privacy.delta={delta} should be below 1/{rows}, one over the rows of the client: a "
+            "mechanism that publishes one row in full would do"
+        )
+    batch = cfg.batch_size * cfg.gradient_accumulation
+    rate = min(1.0, batch / rows)
+    steps = cfg.local_epochs * math.ceil(rows / batch)
+    noise = asked.noise_multiplier
+    if noise is None:
+        noise = accounting.noise_multiplier(asked.epsilon, rate, most_turns(cfg) * steps, delta)
+    return Mechanism(noise, asked.max_grad_norm, rate, rate * rows, steps, delta)
+
+
+def spent(
+    cfg: DictConfig, rows: Mapping[int, int], turns: Mapping[int, int]
+) -> dict[str, Any] | None:
+    """Return what a run has cost its clients in privacy, for summary.json; None without privacy.
+
+    Parameters
+    ----------
+    rows : clients' numbers of rows, by partition
+    turns : turns that the clients have been sent, by partition
+        Those whose replies were lost count as well: they may have been seen.
+
+    Returns
+    -------
+    dict
+        ``unit`` ("row" or "client"), ``epsilon`` and ``delta``, each the largest of any client
+        (epsilon null: no finite one), ``noise_multiplier``, the least, ``max_grad_norm``, and
+        ``noise``: "seeded" noise can be repeated by anyone who knows the seed and protects only
+        within a simulation.
+    """
+    if privacy.is_example_level(cfg):
+        return _spent_on_rows(cfg, rows, turns)
+    if privacy.is_client_level(cfg):
+        return _spent_on_clients(cfg, turns)
+    return None
+
+
+def _spent_on_rows(
+    cfg: DictConfig, rows: Mapping[int, int], turns: Mapping[int, int]
+) -> dict[str, Any]:
+    mechanisms = {client: mechanism(cfg, count) for client, count in rows.items() if count}
+    epsilons = [one.epsilon(turns.get(client, 0)) for client, one in mechanisms.items()]
+    return {
+        "unit": "row",
+        "epsilon": _finite(max(epsilons)),
+        "delta": max(one.delta for one in mechanisms.values()),
+        "noise_multiplier": min(one.noise_multiplier for one in mechanisms.values()),
+        "max_grad_norm": cfg.privacy.max_grad_norm,
+        "noise": cfg.privacy.noise,
+    }
+
+
+def _spent_on_clients(cfg: DictConfig, turns: Mapping[int, int]) -> dict[str, Any]:
+    """Account for Flower's wrapper; the sampler is no secret, so that it amplifies nothing."""
+    release = plain(cfg.strategy.inner)
+    wrapper = release["strategy"]
+    delta = 1 / (2 * cfg.federation.clients)
+    most = max(turns.values(), default=0)
+    return {
+        "unit": "client",
+        "epsilon": _finite(accounting.epsilon(wrapper["noise_multiplier"], 1.0, most, delta)),
+        "delta": delta,
+        "noise_multiplier": wrapper["noise_multiplier"],
+        "max_grad_norm": wrapper["clipping_norm"],
+        "noise": "secret" if release.get("seed") is None else "seeded",
+    }
+
+
+def _finite(epsilon: float) -> float | None:
+    return epsilon if math.isfinite(epsilon) else None

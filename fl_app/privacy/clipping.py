@@ -1,0 +1,18 @@
+"""The client's half of Flower's client-side clipping."""
+
+from flwr.app import Context, Message
+from flwr.clientapp.mod import fixedclipping_mod
+from flwr.clientapp.typing import ClientAppCallable
+from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM
+
+
+def clipped(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Clip the client's update if the server's strategy says to what length.
+
+    Within ``fl_app.mods.coded``: what is clipped is the trained model against the decoded
+    broadcast, and then it is encoded.
+    """
+    (config,) = message.content.config_records.values()
+    if KEY_CLIPPING_NORM in config:
+        return fixedclipping_mod(message, context, call_next)
+    return call_next(message, context)
