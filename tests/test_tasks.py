@@ -21,9 +21,10 @@ from fl_app.models import load_vt5
 from fl_app.preflight import check
 from fl_app.tasks.template import Template
 from fl_app.training import train
-from tests import tiny
+from tests import architectures
 
 CAUSAL = "task=causal_lm \"task.prompt='Question: {instruction} Answer:'\""
+WIDE = dict.fromkeys(architectures.KINDS, 2.0) | {"t5": 8.0}  # spreads: predictions differ
 LIMITS = "model.max_length={} model.max_answer_length={}"
 ROWS = [
     {"instruction": "what is 2 and 3?", "output": "5"},
@@ -32,26 +33,30 @@ ROWS = [
 ]
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=30)
 DECODER_TOKENIZERS = {
-    "start token": lambda: tiny.tokenizer("<s> $A"),
-    "no start token": lambda: tiny.tokenizer("$A", start=False),
-    "start and end token": lambda: tiny.tokenizer("<s> $A </s>"),
-    "no padding token": lambda: tiny.tokenizer("<s> $A", pad=False),
+    "start token": lambda: architectures.tokenizer("<s> $A"),
+    "no start token": lambda: architectures.tokenizer("$A", start=False),
+    "start and end token": lambda: architectures.tokenizer("<s> $A </s>"),
+    "no padding token": lambda: architectures.tokenizer("<s> $A", pad=False),
 }
 
 
 def _causal(tokenizer=None, limits: tuple[int, int] = (200, 40), overrides: str = "") -> Any:
     cfg = compose(f"{CAUSAL} {LIMITS.format(*limits)} {overrides}")
-    return tasks.build(cfg, tokenizer or tiny.tokenizer("<s> $A"), tiny.llama().config)
+    return tasks.build(
+        cfg, tokenizer or architectures.tokenizer("<s> $A"), architectures.config("llama")
+    )
 
 
 def _seq2seq(limits: tuple[int, int] = (200, 40), template: str = "$A </s>") -> Any:
     cfg = compose(f"task=seq2seq {LIMITS.format(*limits)}")
-    return tasks.build(cfg, tiny.tokenizer(template, start=False), tiny.t5().config)
+    return tasks.build(
+        cfg, architectures.tokenizer(template, start=False), architectures.config("t5")
+    )
 
 
 def _nli(labels: str = "[entailment,neutral,contradiction]", texts: str = "") -> Any:
     cfg = compose(f"task=sequence_classification task.labels={labels} {texts}")
-    return tasks.build(cfg, tiny.tokenizer("<s> $A"), tiny.bert(3).config)
+    return tasks.build(cfg, architectures.tokenizer("<s> $A"), architectures.config("bert"))
 
 
 # ---- batches --------------------------------------------------------------------------------
@@ -74,16 +79,16 @@ def test_the_loss_of_a_decoder_is_on_the_response_and_its_end_alone(
         first = int(answered.nonzero()[0])
         assert answered[first:length].all()
         assert torch.equal(ids[first:length], labels[first:length])
-        assert ids[length - 1] == tiny.END
+        assert ids[length - 1] == architectures.END
         assert tokenizer.decode(ids[first : length - 1]) == f" {row['output']}"
         start = 0 if kind == "no start token" else 1
-        assert ids[:start].tolist() == [tiny.START][:start]
+        assert ids[:start].tolist() == [architectures.START][:start]
         assert tokenizer.decode(ids[start:first]) == f"Question: {row['instruction']} Answer:"
 
 
 def test_labels_of_a_decoder_become_its_loss() -> None:
     """What transformers makes of the labels is the likelihood of response and end, written out."""
-    task, model = _causal(), tiny.seeded(tiny.llama, spread=1.0)
+    task, model = _causal(), architectures.model("llama")
     batch = task.training(ROWS)
     with torch.inference_mode():
         loss = model(**batch).loss
@@ -98,8 +103,8 @@ def test_labels_of_a_decoder_become_its_loss() -> None:
 
 
 def test_padding_changes_no_loss() -> None:
-    for task, model in ((_causal(), tiny.llama), (_seq2seq(), tiny.t5)):
-        model = tiny.seeded(model, spread=1.0)
+    for task, name in ((_causal(), "llama"), (_seq2seq(), "t5")):
+        model = architectures.model(name)
         with torch.inference_mode():
             together = float(model(**task.training(ROWS)).loss)
             parts = [task.training([row]) for row in ROWS]
@@ -122,7 +127,7 @@ def test_a_decoders_limits_hold_in_training_and_in_prompts(longest: int, answer:
     for ids, mask, row in zip(*prompts.values(), ROWS, strict=True):
         kept = ids[mask.bool()]
         whole = f"Question: {row['instruction']} Answer:"
-        assert kept[0] == tiny.START
+        assert kept[0] == architectures.START
         assert task.tokenizer.decode(kept[1:]) == whole[-(longest - 1) :]
 
 
@@ -142,13 +147,13 @@ def test_an_encoder_decoder_reads_the_prompt_and_writes_the_response(
     for ids, mask, labels, row in zip(*batch.values(), rows, strict=True):
         read = task.tokenizer.decode(ids[mask.bool()], skip_special_tokens=True)
         assert read == row["instruction"]
-        assert (ids[~mask.bool()] == tiny.PAD).all()
+        assert (ids[~mask.bool()] == architectures.PAD).all()
         written = labels[labels != IGNORED]
         assert len(written) <= answer
         assert (labels[len(written) :] == IGNORED).all()
         whole = len(row["output"].encode()) + 1
         if whole <= answer:
-            assert written[-1] == tiny.END
+            assert written[-1] == architectures.END
             assert task.tokenizer.decode(written[:-1]) == row["output"]
         else:
             assert len(written) == answer
@@ -178,10 +183,10 @@ def test_a_label_that_is_none_is_refused(label: Any) -> None:
 # ---- predictions ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", tiny.DECODERS)
+@pytest.mark.parametrize("name", architectures.DECODERS)
 @pytest.mark.parametrize("kind", ["start token", "no padding token"])
 def test_a_decoder_continues_a_batch_as_one_by_one(name: str, kind: str) -> None:
-    model = tiny.seeded(tiny.DECODERS[name])
+    model = architectures.model(name, spread=WIDE[name])
     task = _causal(DECODER_TOKENIZERS[kind](), (60, 8))
     together = task.predict(model, ROWS)
     alone = [task.predict(model, [row])[0] for row in ROWS]
@@ -190,14 +195,14 @@ def test_a_decoder_continues_a_batch_as_one_by_one(name: str, kind: str) -> None
 
 
 def test_an_encoder_decoder_answers_a_batch_as_one_by_one() -> None:
-    model, task = tiny.seeded(tiny.t5), _seq2seq((60, 8))
+    model, task = architectures.model("t5", spread=WIDE["t5"]), _seq2seq((60, 8))
     together = task.predict(model, ROWS)
     assert together == [task.predict(model, [row])[0] for row in ROWS]
     assert len(set(together)) == len(ROWS)
 
 
 def test_a_classifier_judges_a_batch_as_one_by_one() -> None:
-    model, task = tiny.seeded(lambda: tiny.bert(3)), _nli()
+    model, task = architectures.model("bert", spread=WIDE["bert"]), _nli()
     rows = [{"premise": "x" * n, "hypothesis": chr(97 + n), "label": 0} for n in range(1, 20)]
     together = task.predict(model, rows)
     assert together == [task.predict(model, [row])[0] for row in rows]
@@ -207,12 +212,12 @@ def test_a_classifier_judges_a_batch_as_one_by_one() -> None:
 def test_a_model_with_lora_is_a_model() -> None:
     """PEFT's wrapper predicts as what it wraps, as LoRA starts as nothing."""
     nli = [{"premise": "x" * n, "hypothesis": chr(97 + n), "label": 0} for n in range(1, 6)]
-    for make, task, rows in (
-        (tiny.llama, _causal(limits=(60, 8)), ROWS),
-        (tiny.t5, _seq2seq((60, 8)), ROWS),
-        (lambda: tiny.bert(3), _nli(), nli),
+    for name, task, rows in (
+        ("llama", _causal(limits=(60, 8)), ROWS),
+        ("t5", _seq2seq((60, 8)), ROWS),
+        ("bert", _nli(), nli),
     ):
-        model = tiny.seeded(make)
+        model = architectures.model(name, spread=WIDE[name])
         plain = task.predict(model, rows)
         wrapped = lora.attach(model, compose().adapter, seed=0)
         assert task.predict(wrapped, rows) == plain
@@ -220,17 +225,17 @@ def test_a_model_with_lora_is_a_model() -> None:
 
 
 def test_generation_is_greedy_whatever_the_checkpoint_says() -> None:
-    model, task = tiny.seeded(tiny.llama), _causal(limits=(60, 8))
+    model, task = architectures.model("llama", spread=WIDE["llama"]), _causal(limits=(60, 8))
     plain = task.predict(model, ROWS)
     model.generation_config.update(do_sample=True, temperature=9.0, repetition_penalty=3.0)
     model.generation_config.update(no_repeat_ngram_size=1, max_length=2, num_beams=3)
     assert task.predict(model, ROWS) == plain
 
 
-@pytest.mark.parametrize("make", [tiny.llama, tiny.t5])
-def test_predicting_leaves_the_mode_and_the_generator(make) -> None:
-    model = tiny.seeded(make)
-    task = _causal(limits=(60, 3)) if make is tiny.llama else _seq2seq((60, 3))
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_predicting_leaves_the_mode_and_the_generator(name: str) -> None:
+    model = architectures.model(name, spread=WIDE[name])
+    task = _causal(limits=(60, 3)) if name == "llama" else _seq2seq((60, 3))
     state = torch.random.get_rng_state()
     for training in (True, False):
         model.train(training)
@@ -287,17 +292,16 @@ def _loss(model, task, rows) -> float:
         return float(model(**task.training(rows)).loss)
 
 
-@pytest.mark.parametrize("name", [*tiny.DECODERS, "t5", "bert"])
+@pytest.mark.parametrize("name", [*architectures.DECODERS, "t5", "bert"])
 def test_some_steps_on_a_few_rows_lower_the_loss(name: str) -> None:
-    rows, task = ROWS, _causal() if name in tiny.DECODERS else _seq2seq()
-    make = tiny.DECODERS.get(name, tiny.t5)
+    rows, task = ROWS, _causal() if name in architectures.DECODERS else _seq2seq()
     if name == "bert":
-        task, make = _nli(), lambda: tiny.bert(3)
+        task = _nli()
         rows = [
             {"premise": text, "hypothesis": "so", "label": k} for k, text in enumerate("abcabc")
         ]
         rows = [row | {"label": row["label"] % 3} for row in rows]
-    model = tiny.seeded(make, spread=1.0)
+    model = architectures.model(name)
     before = _loss(model, task, rows)
     cfg = compose("optimizer.lr=1e-2 optimizer.schedule=constant").optimizer
     with torch.random.fork_rng(devices=[]):
@@ -328,7 +332,7 @@ def test_a_client_learns_its_part_of_a_file(tmp_path: Path) -> None:
         "target.metric=accuracy model=huggingface model.path=organisation/name"
     )
     check(cfg)
-    task = tasks.build(cfg, tiny.tokenizer("<s> $A"), tiny.llama().config)
+    task = tasks.build(cfg, architectures.tokenizer("<s> $A"), architectures.config("llama"))
     splits = data.load(cfg.data, cfg.seed)
     for split, rows in splits.items():
         tasks.check_columns(task, split, rows)
@@ -339,7 +343,7 @@ def test_a_client_learns_its_part_of_a_file(tmp_path: Path) -> None:
     assert sorted(row for part in parts for row in part["instruction"][:]) == sorted(
         row["text"] for row in sums
     )
-    model, own = tiny.seeded(tiny.llama, spread=1.0), list(parts[0])
+    model, own = architectures.model("llama"), list(parts[0])
     with torch.random.fork_rng(devices=[]):
         _train(model, own, task, cfg.optimizer, epochs=250, batch_size=8)
     assert task.score(task.predict(model, own), own) == {"accuracy": 1.0}
@@ -348,7 +352,7 @@ def test_a_client_learns_its_part_of_a_file(tmp_path: Path) -> None:
 
 
 def test_a_decoder_learns_answers_by_heart() -> None:
-    model, task = tiny.seeded(tiny.llama, spread=1.0), _causal()
+    model, task = architectures.model("llama"), _causal()
     cfg = compose("optimizer.lr=1e-2").optimizer
     assert task.score(task.predict(model, ROWS), ROWS)["accuracy"] == 0.0
     with torch.random.fork_rng(devices=[]):
@@ -394,14 +398,14 @@ def test_a_task_that_does_not_fit_the_model_is_refused() -> None:
     with pytest.raises(ValueError, match=r"tells 3 classes apart.*names 2: yes, no"):
         _nli(labels="[yes,no]")
     with pytest.raises(ValueError, match=r"needs a VT5.*bert"):
-        tasks.build(compose(), tiny.tokenizer("<s> $A"), tiny.bert(3).config)
-    endless = tiny.tokenizer("<s> $A")
+        tasks.build(compose(), architectures.tokenizer("<s> $A"), architectures.config("bert"))
+    endless = architectures.tokenizer("<s> $A")
     endless.eos_token = None
     with pytest.raises(ValueError, match="no end token"):
         _causal(endless)
     cfg = compose("task=sequence_classification")
     with pytest.raises(ValueError, match="no padding token"):
-        tasks.build(cfg, tiny.tokenizer("$A", pad=False), tiny.bert(3).config)
+        tasks.build(cfg, architectures.tokenizer("$A", pad=False), architectures.config("bert"))
 
 
 @pytest.mark.parametrize(
