@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datasets import DatasetDict
 from omegaconf import DictConfig
 
-from fl_app.data import docvqa_mini, pfl_docvqa, table
+from fl_app.data import docvqa_mini, pfl_docvqa, table, word_problems
 from fl_app.data.partition import client_split, partitioner
 
 __all__ = ["COLUMNS", "LOADERS", "client_split", "load", "partitioner"]
@@ -21,12 +21,15 @@ LOADERS: dict[str, Callable[[DictConfig, int], DatasetDict]] = {
     "docvqa_mini": docvqa_mini.load,
     "pfl_docvqa": pfl_docvqa.load,
     "table": table.load,
+    "word_problems": word_problems.load,
 }
 # What rows can be grouped by, and of which type it is; a table's columns are known when it is read.
 COLUMNS: dict[str, dict[str, type]] = {
     "docvqa_mini": {"document": str, "provider": str},
     "pfl_docvqa": {"client": int, "document": str, "provider": str},
+    "word_problems": {"kind": str, "provider": str},
 }
+DOCUMENTS = ("docvqa_mini", "pfl_docvqa")  # whose rows are documents with questions
 
 
 def load(cfg_data: DictConfig, seed: int) -> DatasetDict:

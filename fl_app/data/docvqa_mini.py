@@ -9,12 +9,13 @@ document), so any subset can be made anywhere and is the same bytes.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
 from omegaconf import DictConfig
 
+from fl_app.data.random_streams import choose, generator
 from fl_app.data.vocabulary import (
     DISTRACTORS,
     FEDERATED,
@@ -24,8 +25,6 @@ from fl_app.data.vocabulary import (
     Vocabulary,
     pseudo_word,
 )
-
-T = TypeVar("T")
 
 CASES: tuple[Callable[[str], str], ...] = (str, str, str.upper, str.title)
 
@@ -167,37 +166,37 @@ class Page:
 
 def make_provider(seed: int, pool: Pool, number: int) -> Provider:
     """Provider ``number`` of a pool."""
-    rng = _rng(seed, pool.key, number)
-    words = _choose(rng, pool.vocabularies)
-    case = _choose(rng, CASES)
-    ending = _choose(rng, ("", ":", ":", " :"))
-    labels = {name: case(_choose(rng, words.labels[name])) for name in FIELDS + DISTRACTORS}
+    rng = generator(seed, pool.key, number)
+    words = choose(rng, pool.vocabularies)
+    case = choose(rng, CASES)
+    ending = choose(rng, ("", ":", ":", " :"))
+    labels = {name: case(choose(rng, words.labels[name])) for name in FIELDS + DISTRACTORS}
     labels = {name: label + ending for name, label in labels.items()}
-    labels |= {name: case(_choose(rng, words.labels[name])) for name in HEADINGS}
+    labels |= {name: case(choose(rng, words.labels[name])) for name in HEADINGS}
     # Not every provider prints every distractor.
     distractors = tuple(name for name in DISTRACTORS if rng.random() < 0.3)
     meta = META + tuple(name for name in distractors if name != "shipping")
-    sums: tuple[str, ...] = _choose(rng, (SUMS, SUMS, ("total", "subtotal", "tax")))
+    sums: tuple[str, ...] = choose(rng, (SUMS, SUMS, ("total", "subtotal", "tax")))
     if "shipping" in distractors:
         sums = ("shipping", *sums)
     return Provider(
-        name=f"{pseudo_word(rng, 2).capitalize()} {_choose(rng, words.companies)}",
+        name=f"{pseudo_word(rng, 2).capitalize()} {choose(rng, words.companies)}",
         words=words,
         labels=labels,
         distractors=distractors,
-        flow=_choose(rng, pool.flows),
+        flow=choose(rng, pool.flows),
         meta=tuple(meta[i] for i in rng.permutation(len(meta))),
         sums=sums,
-        head_pair=_choose(rng, pool.pairs),
-        sums_pair=_choose(rng, pool.pairs),
+        head_pair=choose(rng, pool.pairs),
+        sums_pair=choose(rng, pool.pairs),
         mirrored=bool(rng.random() < 0.5),
         customer_above=bool(rng.random() < 0.6),
-        number=_choose(rng, pool.numbers),
-        currency=_choose(rng, pool.currencies),
-        date=_choose(rng, pool.dates),
+        number=choose(rng, pool.numbers),
+        currency=choose(rng, pool.currencies),
+        date=choose(rng, pool.dates),
         invoice_number=_number_pattern(rng),
         order_number=_number_pattern(rng),
-        tax_rate=_choose(rng, (5, 7, 8, 10, 19, 20, 21, 25)),
+        tax_rate=choose(rng, (5, 7, 8, 10, 19, 20, 21, 25)),
         left=int(rng.integers(40, 90)),
         line=int(rng.integers(18, 25)),
         char=int(rng.integers(6, 9)),
@@ -209,7 +208,7 @@ def make_document(
     seed: int, pool: Pool, number: int, provider: Provider, index: int
 ) -> dict[str, Any]:
     """Document ``index`` of provider ``number``: one row, as described in ``fl_app.data``."""
-    rng = _rng(seed, pool.key, number, index)
+    rng = generator(seed, pool.key, number, index)
     values, lines = _content(rng, provider)
     page = Page(provider.line, provider.char)
     y = _letterhead(page, provider, 40 + int(rng.integers(30)))
@@ -238,12 +237,12 @@ def make_document(
         y = max(y, bottom + provider.line)
         beside = top if side_by_side else None
     page.block += 1
-    page.write(provider.left, y + provider.line, _choose(rng, provider.words.closing))
+    page.write(provider.left, y + provider.line, choose(rng, provider.words.closing))
     for _ in range(int(rng.integers(4))):
         # A speck is read with some line, after the line's words: values stay in one piece.
-        near = _choose(rng, page.words)
+        near = choose(rng, page.words)
         page.block = near.block
-        page.write(int(rng.integers(960)), near.y0 + 1, _choose(rng, NOISE))
+        page.write(int(rng.integers(960)), near.y0 + 1, choose(rng, NOISE))
     return _row(rng, page, provider, f"{provider.name} {number}", f"{number}-{index}")
 
 
@@ -307,18 +306,10 @@ def format_date(day: date, pattern: str, months: tuple[str, ...]) -> str:
     )
 
 
-def _rng(*key: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(key))
-
-
-def _choose(rng: np.random.Generator, options: Sequence[T]) -> T:
-    return options[int(rng.integers(len(options)))]
-
-
 def _number_pattern(rng: np.random.Generator) -> str:
     letters = "".join("ABCDEFGHKLMNPRSTVZ"[i] for i in rng.integers(18, size=2))
     forms = ("######", "20##-####", f"{letters}-#####", f"{letters}####", "###/###", "@##-###")
-    return _choose(rng, forms)
+    return choose(rng, forms)
 
 
 def _fill(rng: np.random.Generator, pattern: str) -> str:
@@ -333,7 +324,7 @@ def _name(rng: np.random.Generator) -> str:
 
 
 def _address(rng: np.random.Generator) -> str:
-    return f"{_name(rng)} {_choose(rng, STREETS)} {rng.integers(1, 200)}"
+    return f"{_name(rng)} {choose(rng, STREETS)} {rng.integers(1, 200)}"
 
 
 def _content(
@@ -353,7 +344,7 @@ def _content(
     lines, subtotal = [], 0
     for _ in range(int(rng.integers(1, 3))):
         quantity = int(rng.integers(1, 10))
-        price = int(rng.integers(100, 1000)) * _choose(rng, (5, 17, 41, 97))
+        price = int(rng.integers(100, 1000)) * choose(rng, (5, 17, 41, 97))
         subtotal += quantity * price
         amount = format_amount(quantity * price, provider.number, "{}")
         lines.append((_name(rng), str(quantity), amount))
@@ -365,7 +356,7 @@ def _content(
         "invoice_date": day(issued),
         "due_date": day(due),
         "order_number": _fill(rng, provider.order_number),
-        "customer": " ".join([*customer, _choose(rng, provider.words.companies)]),
+        "customer": " ".join([*customer, choose(rng, provider.words.companies)]),
         "subtotal": money(subtotal),
         "tax": money(tax),
         "total": money(subtotal + shipping + tax),
@@ -478,7 +469,7 @@ def _row(
         "words": [word.text for word in order],
         "boxes": boxes.tolist(),
         "tags": [word.tag for word in order],
-        "questions": [_choose(rng, QUESTIONS[field]) for field in FIELDS],
+        "questions": [choose(rng, QUESTIONS[field]) for field in FIELDS],
         "fields": list(FIELDS),
         "answers": [[answers[field]] for field in FIELDS],
     }

@@ -4,11 +4,8 @@ Trains a tokenizer and a tiny VT5 on a stream of DocVQA-mini documents of pretra
 each seen once. Deterministic: one thread, one seed. Takes some minutes of one CPU core.
 """
 
-import argparse
-import hashlib
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +21,7 @@ from fl_app.data.collate import IGNORED, Collator, predict, spread
 from fl_app.data.docvqa_mini import POOLS, QUESTIONS, make_document, make_documents, make_provider
 from fl_app.data.vocabulary import FIELDS
 from fl_app.metrics import score
+from fl_app.models.pretraining import SPECIAL, arguments, finished, save
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
 
 SEED = 1
@@ -52,7 +50,7 @@ def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
-        special_tokens=["<pad>", "</s>", "<unk>"],
+        special_tokens=list(SPECIAL.values()),
         initial_alphabet=list(LETTERS),
         show_progress=False,
     )
@@ -63,9 +61,7 @@ def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     questions = [question for options in QUESTIONS.values() for question in options]
     texts = [" ".join(row["words"]) for row in rows]
     tokenizer.train_from_iterator([*texts, *questions * 20], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    )
+    return finished(tokenizer)
 
 
 def make_model(vocabulary: int) -> VT5ForConditionalGeneration:
@@ -172,30 +168,20 @@ def evaluate(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="pretrain the embedded model")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=SEED)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(arguments.seed)
-
-    tokenizer = make_tokenizer(arguments.seed)
+    given = arguments("pretrain the embedded VT5", steps=2000, seed=SEED)
+    tokenizer = make_tokenizer(given.seed)
     model = make_model(len(tokenizer))
     collator = Collator(tokenizer, model.config, MAX_LENGTH)
     print(f"{sum(p.numel() for p in model.parameters())} weights, {len(tokenizer)} pieces")
-    train(model, collator, arguments.seed, arguments.steps)
-    model.save_pretrained(arguments.out)
-    tokenizer.save_pretrained(arguments.out)
+    train(model, collator, given.seed, given.steps)
+    save(model, tokenizer, given.out)
 
     # Providers beyond those of the stream, and the federated test set as it is shipped.
     held_out = range(PROVIDERS, PROVIDERS + 80)
-    in_domain = make_documents(arguments.seed, POOLS["pretraining"], held_out, range(1))
+    in_domain = make_documents(given.seed, POOLS["pretraining"], held_out, range(1))
     federated = load_data(compose().data, seed=0)
     print("in-domain", evaluate(model, collator, in_domain))
     print("zero-shot", evaluate(model, collator, federated["test"].to_list()))
-    weights = (arguments.out / "model.safetensors").read_bytes()
-    print("sha256", hashlib.sha256(weights).hexdigest())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,189 @@
+"""Word problems: short stories of two or three operations on numbers up to 99, and their working.
+
+A provider has one kind of story, its own choice of wording, people and things, and a few orders of
+operations, and keeps them in all of its problems; the numbers change. Every provider and problem
+has a random generator of its own, derived from (seed, pool, provider, problem), so any subset can
+be made anywhere and is the same bytes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from omegaconf import DictConfig
+
+from fl_app.data.random_streams import choose, generator
+from fl_app.data.stories import FEDERATED, NAMES, OPERATIONS, PRETRAINING, UNSEEN, Kind
+
+LARGEST = 99  # of all numbers, also in between
+FACTORS = (2, 3, 4, 5)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What the providers of one kind choose from; ``key`` separates their random streams.
+
+    ``orders`` are the operations that a problem may have, one after another.
+    """
+
+    key: int
+    kinds: tuple[Kind, ...]
+    names: tuple[str, ...]
+    orders: tuple[str, ...]
+
+
+_ORDERS = ("+*", "*+", "-*", "/+", "*/", "-/", "+-+", "-+-", "*-+", "+-*", "-/+", "+/-")
+POOLS = {
+    "pretraining": Pool(
+        key=10,
+        kinds=PRETRAINING,
+        names=NAMES["pretraining"],
+        orders=("+", "-", "*", "/", "++", "+-", "-+", "--", "*-", "/-", "+/", "++-", "--+"),
+    ),
+    "federated": Pool(key=11, kinds=FEDERATED, names=NAMES["federated"], orders=_ORDERS),
+    "unseen": Pool(key=12, kinds=UNSEEN, names=NAMES["federated"], orders=_ORDERS),
+}
+
+
+@dataclass(frozen=True)
+class Provider:
+    """Habits of one provider: all that its problems have in common."""
+
+    name: str
+    kind: Kind
+    opening: str
+    events: dict[str, str]  # the phrase of each operation
+    question: str
+    items: tuple[str, ...]
+    people: tuple[str, ...]
+    orders: tuple[str, ...]
+
+
+def make_provider(seed: int, pool: Pool, number: int) -> Provider:
+    """Provider ``number`` of a pool; kinds of story take turns."""
+    rng = generator(seed, pool.key, number)
+    kind = pool.kinds[number % len(pool.kinds)]
+    return Provider(
+        name=f"{kind.name} {number}",
+        kind=kind,
+        opening=choose(rng, kind.openings),
+        events={operation: choose(rng, kind.events[operation]) for operation in OPERATIONS},
+        question=choose(rng, kind.questions),
+        items=tuple(rng.choice(kind.items, 2, replace=False).tolist()),
+        people=tuple(rng.choice(pool.names, 3, replace=False).tolist()),
+        orders=tuple(rng.choice(pool.orders, 6, replace=False).tolist()),
+    )
+
+
+def make_problem(
+    seed: int, pool: Pool, number: int, provider: Provider, index: int
+) -> dict[str, Any]:
+    """Problem ``index`` of provider ``number``: one row, as described in ``fl_app.data``."""
+    rng = generator(seed, pool.key, number, index)
+    order = choose(rng, provider.orders)
+    numbers = draw_numbers(rng, order)
+    words = {"name": choose(rng, provider.people), "items": choose(rng, provider.items)}
+    sentences = [provider.opening, *(provider.events[operation] for operation in order)]
+    story = [text.format(n=n, **words) for text, n in zip(sentences, numbers, strict=True)]
+    return {
+        "instruction": " ".join([*story, provider.question.format(**words)]),
+        "output": working(order, numbers),
+        "kind": provider.kind.name,
+        "provider": provider.name,
+    }
+
+
+def make_problems(
+    seed: int, pool: Pool, providers: Sequence[int], indices: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Problems ``indices`` of each of the providers, provider by provider."""
+    rows = []
+    for number in providers:
+        provider = make_provider(seed, pool, number)
+        rows += [make_problem(seed, pool, number, provider, index) for index in indices]
+    return rows
+
+
+def make_expression(rng: np.random.Generator) -> dict[str, Any]:
+    """A problem of numbers alone, such as "(17 + 4) * 3", of one to three operations."""
+    order = "".join(choose(rng, OPERATIONS) for _ in range(choose(rng, (1, 1, 2, 3))))
+    numbers = draw_numbers(rng, order)
+    text = str(numbers[0])
+    for step, (operation, n) in enumerate(zip(order, numbers[1:], strict=True)):
+        text = f"({text}) {operation} {n}" if step else f"{text} {operation} {n}"
+    return {"instruction": text, "output": working(order, numbers)}
+
+
+def draw_numbers(rng: np.random.Generator, order: str) -> list[int]:
+    """A start and one number per operation, so that all results are whole and in 1..LARGEST."""
+    while True:
+        numbers = [int(rng.integers(2, LARGEST + 1))]
+        numbers += [
+            choose(rng, FACTORS) if operation in "*/" else int(rng.integers(2, 50))
+            for operation in order
+        ]
+        if all(0 < x <= LARGEST and x.denominator == 1 for x in results(order, numbers)):
+            return numbers
+
+
+def results(order: str, numbers: Sequence[int]) -> list[Fraction]:
+    """What stands behind each operation, from left to right."""
+    found = [Fraction(numbers[0])]
+    for operation, n in zip(order, numbers[1:], strict=True):
+        last = found[-1]
+        found.append({"+": last + n, "-": last - n, "*": last * n, "/": last / n}[operation])
+    return found[1:]
+
+
+def working(order: str, numbers: Sequence[int]) -> str:
+    """One operation a line, and the answer as GSM8K (Cobbe et al. 2021) has it: "#### 42"."""
+    found = [Fraction(numbers[0]), *results(order, numbers)]
+    lines = [
+        f"{left}{operation}{n}={right}"
+        for (left, right), operation, n in zip(pairwise(found), order, numbers[1:], strict=True)
+    ]
+    return "\n".join([*lines, f"#### {found[-1]}"])
+
+
+def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
+    """The federated data set: clients' problems, fresh ones of their providers, problems of kinds
+    that no client holds, and ``public`` ones of the clients' kinds by other providers.
+
+    No test problem has the kind, operations and numbers of a problem of ``train`` or ``public``,
+    or of another test problem.
+
+    Args:
+        cfg_data: sizes, and ``seed``, which alone decides the bytes.
+        seed: the run's seed; does not matter here.
+    """
+    pool, own = POOLS["federated"], cfg_data.seed
+    held = cfg_data.clients * cfg_data.providers_per_client
+    public = range(held, held + cfg_data.public_providers)
+    splits = {
+        "train": make_problems(own, pool, range(held), range(cfg_data.problems_per_provider)),
+        "public": make_problems(own, pool, public, range(cfg_data.public_problems_per_provider)),
+        "unseen": make_problems(
+            own,
+            POOLS["unseen"],
+            range(cfg_data.unseen_providers),
+            range(cfg_data.unseen_problems_per_provider),
+        ),
+    }
+    known = {(row["kind"], row["output"]) for split in splits.values() for row in split}
+    splits["test"] = []
+    for k in range(cfg_data.test_problems):
+        number = k * held // cfg_data.test_problems
+        provider = make_provider(own, pool, number)
+        index = cfg_data.problems_per_provider
+        while True:
+            row = make_problem(own, pool, number, provider, index)
+            if (row["kind"], row["output"]) not in known:
+                break
+            index += 1
+        known.add((row["kind"], row["output"]))
+        splits["test"].append(row)
+    return DatasetDict({name: Dataset.from_list(rows) for name, rows in splits.items()})

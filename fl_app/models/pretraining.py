@@ -1,0 +1,35 @@
+"""What the commands that make the embedded models share."""
+
+import argparse
+import hashlib
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+SPECIAL = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+
+def arguments(description: str, steps: int, seed: int) -> argparse.Namespace:
+    """``out``, ``steps`` and ``seed`` of the command line; one thread, and torch seeded."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--seed", type=int, default=seed)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(given.seed)
+    return given
+
+
+def finished(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """A trained tokenizer, with the tokens of ``SPECIAL``, as transformers has it."""
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write both, and print the digest that conf/model has to have."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    print("sha256", hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest())
