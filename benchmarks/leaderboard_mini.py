@@ -85,7 +85,7 @@ def line(name: str, found: list[Run], target: float, baseline: float) -> tuple[b
     entry = ENTRIES[name]
     met = [run.first_met(target) for run in found]
     column = COLUMNS[entry.convention]
-    until = [r if r is not None else max(run.anls) for run, r in zip(found, met, strict=True)]
+    until = [r if r is not None else max(run.scores) for run, r in zip(found, met, strict=True)]
     counted = statistics.mean(run.sent(r, column) for run, r in zip(found, until, strict=True))
     messages = statistics.mean(run.sent(r) for run, r in zip(found, until, strict=True))
     missed = None in met
@@ -110,7 +110,7 @@ def table(names: list[str], runs: dict[str, list[Run]]) -> str:
     """Return the Markdown table of ``names``."""
     finals = [run.summary["final"]["anls"] for run in runs[BASELINE]]
     target = SHARE * statistics.mean(finals)
-    rounds = [run.first_met(target) or max(run.anls) for run in runs[BASELINE]]
+    rounds = [run.first_met(target) or max(run.scores) for run in runs[BASELINE]]
     baseline = statistics.mean(run.sent(r) for run, r in zip(runs[BASELINE], rounds, strict=True))
     header = (
         "entry", "mirrors", "seeds", "ANLS", "accuracy", "unseen ANLS", "bits up",
@@ -123,7 +123,7 @@ def table(names: list[str], runs: dict[str, list[Run]]) -> str:
 
 def curve(name: str, found: list[Run]) -> str:
     """Return the mean ANLS by round."""
-    values = (statistics.mean(run.anls[r] for run in found) for r in found[0].anls)
+    values = (statistics.mean(run.scores[r] for run in found) for r in found[0].scores)
     return f"{name}: " + " ".join(f"{value:.3f}" for value in values)
 
 

@@ -21,14 +21,14 @@ class Run:
     ----------
     summary : dict
         Its summary.json.
-    anls : dict
-        Round -> ANLS on the test split.
+    scores : dict
+        Round -> the target's metric on the test split.
     ledger : list of dict
         The rows of set-up and training.
     """
 
     summary: dict[str, Any]
-    anls: dict[int, float]
+    scores: dict[int, float]
     ledger: list[dict[str, str]]
 
     def sent(self, until: int, column: str = "message_bytes") -> int:
@@ -36,8 +36,8 @@ class Run:
         return sum(int(row[column]) for row in self.ledger if int(row["round"]) <= until)
 
     def first_met(self, target: float) -> int | None:
-        """Return the first round whose ANLS is at least ``target``."""
-        return min((r for r, value in self.anls.items() if value >= target), default=None)
+        """Return the first round whose score is at least ``target``."""
+        return min((r for r, value in self.scores.items() if value >= target), default=None)
 
 
 def folder_of(label: str, seed: int) -> Path:
@@ -74,15 +74,16 @@ def run_missing(overrides: dict[str, str], seeds: list[int]) -> None:
 def read(label: str, seed: int) -> Run:
     """Return a completed run."""
     folder = folder_of(label, seed)
+    summary = json.loads((folder / "summary.json").read_text())
     with (folder / "metrics.csv").open(newline="") as file:
-        anls = {
+        scores = {
             int(m["round"]): float(m["value"])
             for m in csv.DictReader(file)
-            if (m["split"], m["metric"]) == ("test", "anls")
+            if (m["split"], m["metric"]) == ("test", summary["target"]["metric"])
         }
     with (folder / "ledger.csv").open(newline="") as file:
         ledger = [r for r in csv.DictReader(file) if r["kind"] != "evaluate"]
-    return Run(json.loads((folder / "summary.json").read_text()), anls, ledger)
+    return Run(summary, scores, ledger)
 
 
 def spread(values: list[float], digits: int = 3) -> str:

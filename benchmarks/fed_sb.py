@@ -1,0 +1,115 @@
+"""``python -m benchmarks.fed_sb [--task docvqa|word_problems] [--seeds 0 1 2] [ENTRY ...]``.
+
+Fed-SB against the methods that it is compared with, and both with privacy, on the embedded tasks
+through real `flwr run`s. The target of a task is its data set's. Runs that are already in
+``runs/bench-*`` are not repeated.
+"""
+
+import argparse
+import statistics
+
+from benchmarks.runs import Run, read, run_missing, spread
+from fl_app.config import compose
+from fl_app.console import size, title
+
+TASKS = {
+    "docvqa": "",
+    "word_problems": "data=word_problems task=word_problems model=llama-tiny",
+}
+RANKS = (4, 8, 16, 32)
+BASELINES = {
+    "FedIT": "experiment=fedavg_lora",
+    "FFA-LoRA": "experiment=ffa_lora",
+    "FLoRA": "experiment=flora",
+    "FedEx-LoRA": "experiment=fedex_lora",
+    "FlexLoRA": "experiment=flex_lora",
+    "FedIT, NF4": "experiment=fedavg_nf4",
+    "nf4_single": "experiment=nf4_single",
+    "thin": "experiment=thin",
+}
+FED_SB = {
+    f"Fed-SB r {r}, {codec}": f"experiment=fed_sb adapter.r={r} codec={codec.lower()}"
+    for r in RANKS
+    for codec in ("fp32", "NF4")
+}
+PRIVATE = {
+    f"{name}, epsilon {epsilon}": f"{overrides} privacy=dp_sgd privacy.epsilon={epsilon}"
+    for name, overrides in (
+        ("Fed-SB r 16", "experiment=fed_sb adapter.r=16"),
+        ("FedIT", "experiment=fedavg_nf4"),
+    )
+    for epsilon in (1, 3, 8)
+}
+ENTRIES = {**BASELINES, **FED_SB, **PRIVATE}
+# Runs that the embedded leaderboard makes too.
+SHARED = {
+    ("docvqa", "FedIT"): "fedavg_lora",
+    ("docvqa", "FedIT, NF4"): "fedavg_nf4",
+    ("docvqa", "nf4_single"): "nf4_single",
+    ("docvqa", "thin"): "thin",
+}
+
+
+def label(task: str, name: str) -> str:
+    """Return the label of an entry's run folders."""
+    plain = name.lower().replace(", ", "-").replace(" ", "")
+    return SHARED.get((task, name), f"fedsb-{task}-{plain}")
+
+
+def line(name: str, found: list[Run]) -> str:
+    """Return an entry's line of the table."""
+    metric, target = (found[0].summary["target"][key] for key in ("metric", "value"))
+    met = [run.first_met(target) for run in found]
+    until = [r if r is not None else max(run.scores) for run, r in zip(found, met, strict=True)]
+    sent = statistics.mean(run.sent(r) for run, r in zip(found, until, strict=True))
+    best = [max(run.scores.values()) for run in found]
+    cells = (
+        name,
+        str(len(found)),
+        f"{found[0].summary['trainable_scalars']:,}",
+        spread([run.summary["final"][metric] for run in found]),
+        spread(best),
+        spread([run.summary["final_unseen"][metric] for run in found]),
+        ", ".join("missed" if r is None else str(r) for r in met),
+        f"missed with {size(sent)}" if None in met else size(sent),
+        size(statistics.mean(run.summary["bytes"]["setup"] for run in found)),
+        *((f"{p['epsilon']:.2f}",) if (p := found[0].summary.get("privacy")) else ("-",)),
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def table(task: str, names: list[str], seeds: list[int]) -> str:
+    """Return the Markdown table of the entries of a task."""
+    runs = {name: [read(label(task, name), seed) for seed in seeds] for name in names}
+    target = next(iter(runs.values()))[0].summary["target"]
+    header = (
+        task, "seeds", "trained", title(target["metric"]), "best round", "unseen",
+        f"rounds to {target['value']}", "message bytes until then", "of them set-up", "epsilon",
+    )  # fmt: skip
+    rows = [line(name, found) for name, found in runs.items()]
+    return "\n".join(["| " + " | ".join(header) + " |", "|---" * len(header) + "|", *rows])
+
+
+def main() -> None:
+    """Run what is missing and print a table for each task."""
+    parser = argparse.ArgumentParser(description="Fed-SB and its baselines on the embedded tasks")
+    parser.add_argument("entries", nargs="*", default=list(ENTRIES), metavar="ENTRY")
+    parser.add_argument("--task", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    arguments = parser.parse_args()
+    unknown = sorted({*arguments.entries} - {*ENTRIES})
+    if unknown:
+        parser.error(f"unknown {', '.join(unknown)}; known: {'; '.join(ENTRIES)}")
+    for task in arguments.task:
+        overrides = {
+            label(task, name): f"{ENTRIES[name]} {TASKS[task]}".strip()
+            for name in arguments.entries
+        }
+        for words in overrides.values():
+            compose(words)  # a wrong one is said before anything runs
+        run_missing(overrides, arguments.seeds)
+        print(table(task, arguments.entries, arguments.seeds), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()
