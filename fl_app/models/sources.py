@@ -69,7 +69,8 @@ def load_tokenizer(
         FileNotFoundError: it cannot be had.
         ValueError: it is another model's, with more tokens than this one knows.
     """
-    with quiet(), readable("tokenizer" if cfg_model.tokenizer else "path", sources.tokenizer):
+    key = "tokenizer" if cfg_model.tokenizer else "path"
+    with quiet(), readable(key, sources.tokenizer), known(key, sources.tokenizer):
         tokenizer = AutoTokenizer.from_pretrained(sources.tokenizer, trust_remote_code=False)
     if cfg_model.tokenizer is not None and len(tokenizer) > vocab_size:
         raise ValueError(
@@ -119,6 +120,18 @@ def readable(key: str, path: str) -> Iterator[None]:
     except RuntimeError as error:
         raise ValueError(
             f"model.{key}={path!r} has weights of other shapes than model.config asks for: {error}"
+        ) from error
+
+
+@contextmanager
+def known(key: str, path: str) -> Iterator[None]:
+    """Turns transformers' wish to run a checkpoint's own code into an error without that advice."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            f"model.{key}={path!r} is of a kind that transformers does not have itself, and code "
+            "of a checkpoint is never run: choose another"
         ) from error
 
 

@@ -1,0 +1,206 @@
+"""What a checkpoint may be: its files, weights, config and head; and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fl_app import models
+from fl_app.adapters import full
+from fl_app.config import ConfigError, compose
+from fl_app.models.head import classification_head
+from fl_app.preflight import check
+from tests import architectures
+from tests.test_any_model import saved
+
+CLASSES = "task=sequence_classification"
+
+
+def load(folder: Path, overrides: str = "task=causal_lm", seed: int = 0):
+    cfg = compose(f"model=huggingface model.path={folder} {overrides}")
+    return models.load(cfg.model, seed, cfg.task)
+
+
+def state(model) -> dict[str, torch.Tensor]:
+    return {name: value.float() for name, value in model.state_dict().items()}
+
+
+def same(one: dict, other: dict) -> bool:
+    return {*one} == {*other} and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("kind", [*architectures.DECODERS, "t5"])
+def test_a_folder_is_loaded_as_it_is(kind: str, tmp_path: Path) -> None:
+    task = "task=seq2seq" if kind == "t5" else "task=causal_lm"
+    model, tokenizer = load(saved(tmp_path, kind), task)
+    assert same(state(model), state(architectures.model(kind)))
+    assert not model.training
+    assert tokenizer("a")["input_ids"]
+
+
+@pytest.mark.parametrize("kind", ["llama", "opt", "t5"])
+def test_a_head_that_a_language_model_lacks_is_drawn_from_the_seed(
+    kind: str, tmp_path: Path
+) -> None:
+    saved(tmp_path, kind)
+    generator = torch.random.get_rng_state()
+    one, again, other = (load(tmp_path, CLASSES, seed)[0] for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), generator)
+    assert same(state(one), state(again))
+    different = {n for n in state(one) if not torch.equal(state(one)[n], state(other)[n])}
+    heads = tuple(f"{name}." for name in classification_head(one))
+    assert different
+    assert all(name.startswith(heads) for name in different)
+
+
+def test_a_head_is_as_wide_as_the_labels(tmp_path: Path) -> None:
+    saved(tmp_path, "opt")
+    model, _ = load(tmp_path, f"{CLASSES} task.labels=[no,yes]")
+    assert model.config.id2label == {0: "no", 1: "yes"}
+    assert model.score.weight.shape[0] == 2
+    architectures.model("bert").save_pretrained(tmp_path)  # with a head of three
+    with pytest.raises(ValueError, match="other shapes"):
+        load(tmp_path, f"{CLASSES} task.labels=[no,yes]")
+
+
+@pytest.mark.parametrize("bits", ["none", "4bit", "8bit"])
+def test_a_drawn_head_is_the_same_above_every_base(bits: str, tmp_path: Path) -> None:
+    saved(tmp_path, "llama")
+    plain, _ = load(tmp_path, CLASSES)
+    for dtype in models.DTYPES:
+        model, _ = load(tmp_path, f"{CLASSES} model.quantization={bits} model.dtype={dtype}")
+        expected = plain.score.weight.to(models.DTYPES[dtype])
+        assert torch.equal(model.score.weight, expected)
+
+
+def test_a_decoder_without_a_padding_token_pads_with_its_end(tmp_path: Path) -> None:
+    saved(tmp_path, "llama", pad=False, pad_token_id=None)
+    model, tokenizer = load(tmp_path, CLASSES)
+    assert tokenizer.pad_token_id == model.config.pad_token_id == architectures.END
+    assert model.get_input_embeddings().padding_idx is None  # what ends a text can be learned
+
+
+def test_the_config_can_be_overridden_by_its_own_keys(tmp_path: Path) -> None:
+    saved(tmp_path, "llama")
+    model, _ = load(tmp_path, "task=causal_lm +model.config.attention_dropout=0.5")
+    assert model.config.attention_dropout == 0.5
+    for wrong, says in (
+        ("+model.config.colour=1", "unknown model.config keys: colour; known: .*rms_norm_eps"),
+        ("+model.config.id2label={}", "unknown model.config keys: id2label"),
+        ("+model.config.rms_norm_eps=small", "model.config: .*rms_norm_eps"),
+        ("+model.config.hidden_size=128", "other shapes"),
+    ):
+        with pytest.raises(ValueError, match=f"(?s){says}"):
+            load(tmp_path, f"task=causal_lm {wrong}")
+
+
+@pytest.mark.parametrize("kind", [*architectures.DECODERS, "bert", "t5"])
+def test_random_weights_are_those_of_the_seed(kind: str) -> None:
+    task = {"bert": CLASSES, "t5": "task=seq2seq"}.get(kind, "task=causal_lm")
+    sizes = {
+        "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 1024,
+    }  # fmt: skip
+    if kind == "t5":
+        sizes = {"d_model": 32, "d_ff": 32, "num_layers": 1, "num_heads": 4, "vocab_size": 1024}
+    changes = " ".join(f"+model.config.{key}={value}" for key, value in sizes.items())
+    run = f"{task} model.tokenizer=embedded:vt5_tiny +model.config.model_type={kind} {changes}"
+    one, again, other = (load(Path("random"), run, seed)[0] for seed in (1, 1, 2))
+    assert one.config.model_type == kind
+    assert same(state(one), state(again))
+    assert not same(state(one), state(other))
+
+
+# ---- refused -------------------------------------------------------------------------------------
+
+
+def test_weights_in_pickle_are_never_read(tmp_path: Path) -> None:
+    saved(tmp_path, "llama")
+    weights = tmp_path / "model.safetensors"
+    torch.save(load_file(weights), tmp_path / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.path.*safetensors"):
+        load(tmp_path)
+
+
+def test_code_of_a_checkpoint_is_never_run(tmp_path: Path) -> None:
+    saved(tmp_path, "llama")
+    config = json.loads((tmp_path / "config.json").read_text())
+    bomb = tmp_path / "bomb-went-off"
+    (tmp_path / "configuration_own.py").write_text(f"open({str(bomb)!r}, 'w')\n")
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"model\.path.*code"):
+        check(compose(f"model=huggingface model.path={tmp_path} {TABLE}"))
+    assert not bomb.exists()
+
+
+HUB = {
+    **dict.fromkeys(["llama-3.2-3b", "mistral-7b", "gemma-2-9b", "opt-125m"], "causal_lm"),
+    **{"bert-base-cased": "sequence_classification", "flan-t5-base": "seq2seq"},
+}
+TABLE = "task=causal_lm data=table data.train.path=a/b data.test.path=a/b"
+
+
+def test_weights_that_are_missing_are_not_made_up(tmp_path: Path) -> None:
+    weights = saved(tmp_path, "llama") / "model.safetensors"
+    kept = load_file(weights)
+    del kept["model.layers.1.mlp.up_proj.weight"]
+    save_file(kept, weights, metadata={"format": "pt"})
+    for task in ("task=causal_lm", CLASSES):
+        with pytest.raises(ValueError, match=r"lacks 1 weights.*layers\.1\.mlp\.up_proj"):
+            load(tmp_path, task)
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides", "says"),
+    [
+        ("t5", "task=causal_lm", "task.id=causal_lm.*t5"),
+        ("llama", "task=seq2seq", "task.id=seq2seq.*llama"),
+        ("llama", "adapter=full model.quantization=4bit", "adapter=lora"),
+        ("llama", "model.quantization=2bit", "model.quantization=2bit should be one of"),
+        ("llama", "model.dtype=float16", "model.dtype=float16 should be one of"),
+        ("llama", "+model.config.colour=1", "model.config keys: colour"),
+        ("llama", "model=vt5-tiny", "wants a language model.*model=huggingface"),
+        ("llama", "model.path=random", "model.tokenizer"),
+        ("llama", f"model.path=random {(TOKENIZER := 'model.tokenizer=a/b')}", "model_type=None"),
+        (
+            "llama",
+            f"model.path=random {TOKENIZER} +model.config.model_type=llama model.quantization=8bit",
+            "model.quantization=8bit",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said_beforehand(
+    kind: str, overrides: str, says: str, tmp_path: Path
+) -> None:
+    saved(tmp_path, kind)
+    with pytest.raises(ConfigError, match=says):
+        check(compose(f"model=huggingface model.path={tmp_path} {TABLE} {overrides}"))
+
+
+def test_a_checkpoint_that_is_quantized_already_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path / "plain", "llama")
+    model, tokenizer = load(tmp_path / "plain", "task=causal_lm model.quantization=4bit")
+    model.save_pretrained(tmp_path / "quantized")
+    tokenizer.save_pretrained(tmp_path / "quantized")
+    with pytest.raises(ValueError, match="quantized checkpoint"):
+        load(tmp_path / "quantized")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["llama-3.2-3b", "mistral-7b", "gemma-2-9b", "opt-125m", "bert-base-cased", "flan-t5-base"],
+)
+def test_a_hub_model_that_cannot_be_reached_is_one_clear_error(name: str) -> None:
+    cfg = compose(f"model={name} task={HUB[name]}")
+    with pytest.raises(FileNotFoundError, match=r"model\.path=.*hub id that can be reached"):
+        models.load(cfg.model, 0, cfg.task)
+
+
+def test_a_head_cannot_be_frozen(tmp_path: Path) -> None:
+    model, _ = load(saved(tmp_path, "bert"), CLASSES)
+    cfg = compose("adapter=full adapter.freeze=[classifier]").adapter
+    with pytest.raises(ValueError, match="freezes classifier, the head"):
+        full.attach(model, cfg, 0)
