@@ -21,6 +21,9 @@ from fl_app.tasks import TASKS
 from fl_app.tasks.answers import ANSWERS
 from fl_app.tasks.template import Template
 from strategies.fed_sb import FedSB
+from strategies.fedex_lora import FedExLoRA
+from strategies.flex_lora import FlexLoRA
+from strategies.flora import FLoRA
 from strategies.inner import inner_strategy
 from strategies.sampling import SAMPLERS
 from strategies.single_client import SingleClient
@@ -328,6 +331,17 @@ def _check_strategy(cfg: DictConfig) -> None:
     strategy = inner_strategy(cfg)
     if isinstance(strategy, FedSB) and cfg.adapter.id != "lora_sb":
         raise ConfigError(f"strategy=fed_sb averages R: set adapter=lora_sb, not {cfg.adapter.id}")
+    if isinstance(strategy, FLoRA | FedExLoRA | FlexLoRA) and cfg.adapter.id != "lora":
+        raise ConfigError(
+            f"{cfg.strategy.inner._target_} combines B and A of clients that train both: set "
+            f"adapter=lora, not {cfg.adapter.id}"
+        )
+    if isinstance(strategy, FLoRA | FedExLoRA) and cfg.model.get("quantization", "none") != "none":
+        raise ConfigError(
+            f"{cfg.strategy.inner._target_} changes the weights under the LoRA, which "
+            f"model.quantization={cfg.model.quantization} forbids: set model.quantization=none, or "
+            "strategy=fedavg or flex_lora"
+        )
     if isinstance(strategy, SingleClient) and cfg.clients_per_round != 1:
         raise ConfigError(
             f"clients_per_round={cfg.clients_per_round} should be 1 with strategy=single_client; "

@@ -55,7 +55,12 @@ class Patches:
     delivered: dict[int, int] = field(default_factory=dict)
 
     def add(self, tree: Tree, rank: int, kind: Kind) -> None:
-        """Code a patch as a model on its way down is, and apply what arrives of it."""
+        """Code a patch as a model on its way down is, and apply what arrives of it.
+
+        One of rank 0 changes nothing and is not sent.
+        """
+        if rank == 0:
+            return
         here = self.session
         began = time.perf_counter()
         wire, frame, arriving = patches.encode(tree, here.down, here)

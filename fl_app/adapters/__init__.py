@@ -17,6 +17,11 @@ Where frozen weights can change in a federation (see ``fl_app.patches``), also:
 
 from types import ModuleType
 
-from fl_app.adapters import full, lora, lora_sb
+from fl_app.adapters import ffa_lora, full, lora, lora_sb
 
-ADAPTERS: dict[str, ModuleType] = {"full": full, "lora": lora, "lora_sb": lora_sb}
+ADAPTERS: dict[str, ModuleType] = {
+    "ffa_lora": ffa_lora,
+    "full": full,
+    "lora": lora,
+    "lora_sb": lora_sb,
+}

@@ -13,11 +13,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fl_app.adapters.full import follow_umask, frozen, get, set
+from fl_app.adapters.lora_patch import is_patched, on_original_base, patch, patch_like
 from fl_app.adapters.quantized import keep_trainable
 from fl_app.config import plain
 from fl_app.models.head import classification_head
 
-__all__ = ["attach", "export", "get", "set"]
+__all__ = ["attach", "export", "get", "patch", "patch_like", "set"]
 
 
 def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
@@ -59,13 +60,22 @@ def config(model: PreTrainedModel, cfg: DictConfig, dropout: float = 0.0) -> Lor
 
 
 def export(model: PeftModel, folder: Path) -> None:
-    """Save in PEFT's format, for ``PeftModel.from_pretrained(base, folder)``."""
-    save(model, folder, model.state_dict())
+    """Save in PEFT's format, for ``PeftModel.from_pretrained(base, folder)``.
+
+    The base is the one that the run started from: what patches changed of it since is in the
+    adapter, whose rank grows by theirs.
+    """
+    if is_patched(model):
+        state, r = on_original_base(model)
+        save(model, folder, state, r=r, lora_alpha=r)
+    else:
+        save(model, folder, model.state_dict())
 
 
-def save(model: PeftModel, folder: Path, state: dict[str, Tensor]) -> None:
+def save(model: PeftModel, folder: Path, state: dict[str, Tensor], **config: int) -> None:
     """Save the adapter's part of ``state``, a state dict of ``model``, in PEFT's format.
 
+    ``config`` goes into the saved configuration in place of what the model's own says.
     What PEFT adds that says nothing elsewhere is left out: the path of a base model on this
     machine, and a model card without content.
     """
@@ -73,7 +83,7 @@ def save(model: PeftModel, folder: Path, state: dict[str, Tensor]) -> None:
     model.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
-    saved = json.loads(path.read_text())
+    saved = {**json.loads(path.read_text()), **config}
     if Path(saved["base_model_name_or_path"] or "").is_absolute():
         saved["base_model_name_or_path"] = None
     path.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")
