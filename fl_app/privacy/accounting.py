@@ -5,19 +5,19 @@ https://arxiv.org/abs/2106.02848), as Opacus has it: Renyi accounting is up to a
 Neighbours are data sets that differ by one member more or less.
 """
 
-import math
 import warnings
 from functools import lru_cache
 
-from opacus.accountants import PRVAccountant
-from opacus.accountants.utils import get_noise_multiplier
+from opacus.accountants import PRVAccountant, RDPAccountant
 
 PRECISION = 1e-3  # of a noise multiplier, relative
+MOST = 1e6  # noise multiplier
+LARGE = 30.0  # beyond it there is nothing to promise, and the exact composition fills the memory
 
 
 @lru_cache(maxsize=4096)
 def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> float:
-    """Return an upper bound of epsilon at ``delta``; infinity if there is no finite one.
+    """Return an upper bound of epsilon at ``delta``, above ``LARGE`` a looser one.
 
     Parameters
     ----------
@@ -30,11 +30,13 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
     """
     if steps == 0:
         return 0.0
-    accountant = PRVAccountant()
-    accountant.history = [(noise_multiplier, sample_rate, steps)]
+    history = [(noise_multiplier, sample_rate, steps)]
+    loose, tight = RDPAccountant(), PRVAccountant()
+    loose.history, tight.history = history, history
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of the tails, where exp overflows
-        return float(accountant.get_epsilon(delta))
+        warnings.simplefilter("ignore")  # of the tails, where exp overflows; of how loose it is
+        bound = float(loose.get_epsilon(delta))
+        return bound if bound > LARGE else float(tight.get_epsilon(delta))
 
 
 @lru_cache(maxsize=4096)
@@ -44,27 +46,21 @@ def noise_multiplier(target: float, sample_rate: float, steps: int, delta: float
     Raises
     ------
     ValueError
-        If no noise is enough.
+        If no noise is enough: ``target`` is below the accountant's own precision, 0.01.
     """
-    # The looser accountant is much faster and its answer is enough noise: the search starts below.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # where it is looser still
-        enough = get_noise_multiplier(
-            target_epsilon=target,
-            target_delta=delta,
-            sample_rate=sample_rate,
-            steps=steps,
-            accountant="rdp",
-        )
-    while not epsilon(enough, sample_rate, steps, delta) <= target:
-        enough *= 1.1
-        if not math.isfinite(enough) or enough > 1e6:
-            raise ValueError(f"no noise gives epsilon {target} over {steps} steps: raise epsilon")
+
+    def holds(noise: float) -> bool:
+        return epsilon(noise, sample_rate, steps, delta) <= target
+
+    enough = 1.0
+    while not holds(enough):
+        enough *= 2
+        if enough > MOST:
+            raise ValueError(f"no noise gives privacy.epsilon={target} in {steps} steps: raise it")
     too_little = 0.0
     while enough - too_little > PRECISION * enough:
-        # Halving from above stays clear of the tiny multipliers, whose composition takes minutes.
-        middle = max((too_little + enough) / 2, 0.9 * enough)
-        if epsilon(middle, sample_rate, steps, delta) <= target:
+        middle = (too_little + enough) / 2
+        if holds(middle):
             enough = middle
         else:
             too_little = middle

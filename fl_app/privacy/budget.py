@@ -98,10 +98,9 @@ def spent(
     Returns
     -------
     dict
-        ``unit`` ("row" or "client"), ``epsilon`` and ``delta``, each the largest of any client
-        (epsilon null: no finite one), ``noise_multiplier``, the least, ``max_grad_norm``, and
-        ``noise``: "seeded" noise can be repeated by anyone who knows the seed and protects only
-        within a simulation.
+        ``unit`` ("row" or "client"), ``epsilon`` and ``delta``, each the largest of any client,
+        ``noise_multiplier``, the least, ``max_grad_norm``, and ``noise``: "seeded" noise can be
+        repeated by anyone who knows the seed and protects only within a simulation.
     """
     if privacy.is_example_level(cfg):
         return _spent_on_rows(cfg, rows, turns)
@@ -117,7 +116,7 @@ def _spent_on_rows(
     epsilons = [one.epsilon(turns.get(client, 0)) for client, one in mechanisms.items()]
     return {
         "unit": "row",
-        "epsilon": _finite(max(epsilons)),
+        "epsilon": max(epsilons),
         "delta": max(one.delta for one in mechanisms.values()),
         "noise_multiplier": min(one.noise_multiplier for one in mechanisms.values()),
         "max_grad_norm": cfg.privacy.max_grad_norm,
@@ -133,13 +132,9 @@ def _spent_on_clients(cfg: DictConfig, turns: Mapping[int, int]) -> dict[str, An
     most = max(turns.values(), default=0)
     return {
         "unit": "client",
-        "epsilon": _finite(accounting.epsilon(wrapper["noise_multiplier"], 1.0, most, delta)),
+        "epsilon": accounting.epsilon(wrapper["noise_multiplier"], 1.0, most, delta),
         "delta": delta,
         "noise_multiplier": wrapper["noise_multiplier"],
         "max_grad_norm": wrapper["clipping_norm"],
         "noise": "secret" if release.get("seed") is None else "seeded",
     }
-
-
-def _finite(epsilon: float) -> float | None:
-    return epsilon if math.isfinite(epsilon) else None

@@ -146,12 +146,14 @@ class PerRowGradients:
             parameter.grad_sample = self._by_row(name, seen, owners, len(rows))  # type: ignore[attr-defined]
 
     def _by_row(self, name: str, seen: object, owners: Tensor, rows: int) -> Tensor:
-        """Return [rows, ...] of what a layer saw: the rows themselves (pages), or the examples."""
-        if isinstance(seen, Tensor) and len(seen) == rows:
+        """Return [rows, ...] of what a layer saw, which ``check`` has found to be one of these."""
+        if isinstance(seen, Tensor) and len(seen) == rows:  # rows, such as pages
             return seen
-        if isinstance(seen, Tensor) and len(seen) == len(owners):
+        if isinstance(seen, Tensor) and len(seen) == len(owners):  # examples
             zeros = seen.new_zeros(rows, *seen.shape[1:])
             return zeros.index_add(0, owners.to(seen.device), seen)
+        if isinstance(seen, Tensor) and len(owners) == rows and len(seen) % rows == 0:  # tokens
+            return seen.unflatten(0, (rows, -1)).sum(1)
         raise ValueError(
             f"privacy finds no gradient per row for {name}: it is not used by the model, or its "
             "layer is not called on the batch; leave it out of what is trained "

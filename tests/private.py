@@ -1,0 +1,91 @@
+"""Tiny models with adapters, tasks and rows for the tests of privacy, without any dropout."""
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from fl_app import models, tasks
+from fl_app.adapters import ADAPTERS
+from fl_app.config import compose
+from fl_app.data import load
+from tests import small, tiny
+
+TEXTS = [
+    {"instruction": "what is 2 and 3?", "output": "5"},
+    {"instruction": "say something long, with commas", "output": "so be it, then, and so on"},
+    {"instruction": "?", "output": "no"},
+    {"instruction": "and 4 and 4", "output": "8 it is"},
+]
+SENTENCES = [
+    {"premise": "it rains", "hypothesis": "it is wet outside", "label": 0},
+    {"premise": "he runs", "hypothesis": "he sits", "label": 2},
+    {"premise": "a cat", "hypothesis": "an old cat asleep", "label": 1},
+]
+LIMITS = "model.max_length=100 model.max_answer_length=40"
+KINDS: dict[str, tuple[str, Any, list[dict[str, Any]]]] = {
+    "llama": ("task=causal_lm 'task.prompt=\"{instruction} \"'", tiny.llama, TEXTS),
+    "gemma2": ("task=causal_lm 'task.prompt=\"{instruction} \"'", tiny.gemma2, TEXTS),
+    "opt": ("task=causal_lm 'task.prompt=\"{instruction} \"'", tiny.opt, TEXTS),
+    "t5": ("task=seq2seq", tiny.t5, TEXTS),
+    "bert": ("task=sequence_classification", lambda: tiny.bert(3), SENTENCES),
+}
+TOKENS = {"t5": ("$A </s>", False)}
+
+
+def overrides(kind: str, adapter: str = "lora_sb", more: str = "") -> str:
+    """What ``build`` composes, for a whole configuration."""
+    chosen = small.DATA if kind == "vt5" else f"{KINDS[kind][0]} {LIMITS}"
+    only = "adapter.target_modules=[query,value,dense] adapter.modules_to_save=[classifier]"
+    rank = "" if adapter == "full" else f"adapter.r=4 {only if kind == 'bert' else ''}"
+    return f"{chosen} adapter={adapter} {rank} {more}"
+
+
+def build(kind: str, adapter: str = "lora_sb", more: str = "") -> tuple[nn.Module, Any, list[Any]]:
+    """Return a model in training mode whose adapter is not at its start, its task, and rows."""
+    cfg = compose(overrides(kind, adapter, more))
+    if kind == "vt5":
+        base, tokenizer = models.load_vt5(cfg.model, 0)
+        rows = documents()
+    else:
+        template, start = TOKENS.get(kind, ("<s> $A", True))
+        base, tokenizer = tiny.seeded(KINDS[kind][1]), tiny.tokenizer(template, start=start)
+        rows = KINDS[kind][2]
+    task = tasks.build(cfg, tokenizer, base.config)
+    model = ADAPTERS[adapter].attach(base, cfg.adapter, 0)
+    if adapter != "full":
+        generator = torch.Generator().manual_seed(1)
+        for parameter in trained(model).values():
+            parameter.data.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    still(model)
+    return model.train(), task, rows
+
+
+@lru_cache
+def documents() -> list[dict[str, Any]]:
+    """Documents with several questions each, one with a single one, and one with none."""
+    rows = load(compose(small.DATA).data, 0)["train"].to_list()[:5]
+    rows[1] = asks(rows[1], 1)
+    rows[2] = asks(rows[2], 0)
+    return rows
+
+
+def asks(row: dict[str, Any], questions: int) -> dict[str, Any]:
+    """The document with its first questions only."""
+    kept = {key: row[key][:questions] for key in ("questions", "answers")}
+    return {**row, **kept}
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def still(model: nn.Module) -> None:
+    """Take all dropout out, so that two passes can be compared."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout", "attention_dropout", "dropout_prob"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
