@@ -52,7 +52,7 @@ def test_without_sampling_it_is_the_exact_gaussian_from_above(noise: float, step
     assert gaussian_delta(epsilon - 0.05, noise, steps) > DELTA
 
 
-@settings(max_examples=6)
+@settings(max_examples=3)
 @given(
     st.floats(0.7, 5),
     st.floats(0.01, 1),
@@ -76,7 +76,7 @@ def test_no_steps_cost_nothing_and_hardly_any_noise_is_no_privacy() -> None:
 
 
 def test_an_epsilon_that_no_noise_gives_is_an_error() -> None:
-    with pytest.raises(ValueError, match="raise it"):
+    with pytest.raises(ValueError, match="at least 0.05"):
         accounting.noise_multiplier(1e-3, 0.5, 10, DELTA)
 
 
@@ -149,10 +149,10 @@ def test_all_turns_together_cost_the_epsilon_asked_for_and_fewer_cost_less(sampl
     cfg = compose(f"{DP} privacy.epsilon=2.0 strategy.sampler={sampler} rounds=6 local_epochs=2")
     most = budget.most_turns(cfg)
     assert most == {"cyclic": 2, "uniform": 6}[sampler]
-    rows = {0: 50, 1: 20, 2: 35}
+    rows = {0: 50, 1: 20}
     spent = budget.spent(cfg, rows, dict.fromkeys(rows, most))
     assert spent is not None
-    assert 1.95 < spent["epsilon"] <= 2.0
+    assert 1.9 < spent["epsilon"] <= 2.0
     assert spent["unit"] == "row"
     assert spent["delta"] == 1 / 40
     assert spent["noise_multiplier"] == min(

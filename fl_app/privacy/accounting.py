@@ -9,9 +9,10 @@ import warnings
 from functools import lru_cache
 
 from opacus.accountants import PRVAccountant, RDPAccountant
+from opacus.accountants.utils import get_noise_multiplier
 
-PRECISION = 1e-3  # of a noise multiplier, relative
-MOST = 1e6  # noise multiplier
+PRECISION = 5e-3  # of a noise multiplier, relative
+LEAST = 0.05  # target: the accountant's own precision is 0.01
 LARGE = 30.0  # beyond it there is nothing to promise, and the exact composition fills the memory
 
 
@@ -41,23 +42,34 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
 
 @lru_cache(maxsize=4096)
 def noise_multiplier(target: float, sample_rate: float, steps: int, delta: float) -> float:
-    """Return the least noise multiplier, to a thousandth, whose ``epsilon`` is at most ``target``.
+    """Return the least noise multiplier, to half a percent, whose ``epsilon`` is at most ``target``.
 
     Raises
     ------
     ValueError
-        If no noise is enough: ``target`` is below the accountant's own precision, 0.01.
+        If ``target`` is too small for the accountant's precision.
     """
 
     def holds(noise: float) -> bool:
         return epsilon(noise, sample_rate, steps, delta) <= target
 
-    enough = 1.0
+    if target < LEAST:
+        raise ValueError(f"privacy.epsilon={target} should be at least {LEAST}, or null")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Fast, and enough or nearly so, since it is the looser accountant.
+        enough = get_noise_multiplier(
+            target_epsilon=target,
+            target_delta=delta,
+            sample_rate=sample_rate,
+            steps=steps,
+            accountant="rdp",
+        )
     while not holds(enough):
-        enough *= 2
-        if enough > MOST:
-            raise ValueError(f"no noise gives privacy.epsilon={target} in {steps} steps: raise it")
-    too_little = 0.0
+        enough *= 1.1
+    too_little = enough / 2
+    while holds(too_little):
+        enough, too_little = too_little, too_little / 2
     while enough - too_little > PRECISION * enough:
         middle = (too_little + enough) / 2
         if holds(middle):
