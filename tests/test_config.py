@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from fl_app.config import CONF_DIR, ConfigError, compose, plain
 from fl_app.preflight import check
 
+PATHS = ("data.train.path", "data.test.path")
+NEEDS = {"strategy=fed_sb": "adapter=lora_sb", "strategy=fedavg_dp_client": "codec=fp32"}
 EXPERIMENTS = sorted(p.stem for p in (CONF_DIR / "experiment").glob("*.yaml"))
 
 
@@ -18,13 +21,21 @@ def test_every_experiment_composes(experiment: str) -> None:
         with pytest.raises(ConfigError, match=r"data\.path"):
             check(cfg)
         cfg = compose(f"experiment={experiment} data=docvqa_mini")
+    elif missing := [key for key in PATHS if OmegaConf.select(cfg, key, default="") is None]:
+        with pytest.raises(ConfigError, match=missing[0]):  # which has to be given
+            check(cfg)
+        cfg = compose(f"experiment={experiment} {' '.join(f'{key}=a/b' for key in missing)}")
     check(cfg)
 
 
 @pytest.mark.parametrize("group", ["adapter", "codec", "model", "optimizer", "strategy"])
 def test_every_group_option_composes(group: str) -> None:
     for option in (CONF_DIR / group).glob("*.yaml"):
-        check(compose(f"{group}={option.stem}"))
+        chosen = f"{group}={option.stem}"
+        if "quantization" in (cfg := compose(chosen)).model:  # a language model: other rows
+            chosen += " task=causal_lm data=table data.train.path=a/b data.test.path=a/b"
+            chosen += " model.path=a/b" if cfg.model.path is None else ""
+        check(compose(f"{chosen} {NEEDS.get(chosen, '')}"))
 
 
 def test_the_default_is_the_nf4_entry() -> None:

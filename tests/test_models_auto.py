@@ -65,21 +65,28 @@ def test_a_head_is_as_wide_as_the_labels(tmp_path: Path) -> None:
         load(tmp_path, f"{CLASSES} task.labels=[no,yes]")
 
 
-@pytest.mark.parametrize("bits", ["none", "4bit", "8bit"])
-def test_a_drawn_head_is_the_same_above_every_base(bits: str, tmp_path: Path) -> None:
+def test_a_drawn_head_is_the_same_above_every_base(tmp_path: Path) -> None:
     saved(tmp_path, "llama")
     plain, _ = load(tmp_path, CLASSES)
-    for dtype in models.DTYPES:
+    for bits, dtype in (("none", "bfloat16"), ("4bit", "float32"), ("8bit", "bfloat16")):
         model, _ = load(tmp_path, f"{CLASSES} model.quantization={bits} model.dtype={dtype}")
-        expected = plain.score.weight.to(models.DTYPES[dtype])
-        assert torch.equal(model.score.weight, expected)
+        assert torch.equal(model.score.weight, plain.score.weight.to(models.DTYPES[dtype]))
 
 
-def test_a_decoder_without_a_padding_token_pads_with_its_end(tmp_path: Path) -> None:
-    saved(tmp_path, "llama", pad=False, pad_token_id=None)
+@pytest.mark.parametrize("pad", [True, False])
+@pytest.mark.parametrize("pad_token_id", [None, architectures.UNKNOWN])
+def test_a_classifying_decoder_does_not_judge_by_padding(
+    pad: bool, pad_token_id: int | None, tmp_path: Path
+) -> None:
+    """Whatever the tokenizer and the config know of it."""
+    saved(tmp_path, "llama", pad=pad, pad_token_id=pad_token_id)
     model, tokenizer = load(tmp_path, CLASSES)
-    assert tokenizer.pad_token_id == model.config.pad_token_id == architectures.END
-    assert model.get_input_embeddings().padding_idx is None  # what ends a text can be learned
+    assert model.get_input_embeddings().padding_idx == pad_token_id  # an end token can be learned
+    texts = ["a", "some more words", "two words"]
+    with torch.inference_mode():
+        together = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+        alone = [model(**tokenizer(text, return_tensors="pt")).logits[0] for text in texts]
+    torch.testing.assert_close(together, torch.stack(alone))
 
 
 def test_the_config_can_be_overridden_by_its_own_keys(tmp_path: Path) -> None:
@@ -96,7 +103,7 @@ def test_the_config_can_be_overridden_by_its_own_keys(tmp_path: Path) -> None:
             load(tmp_path, f"task=causal_lm {wrong}")
 
 
-@pytest.mark.parametrize("kind", [*architectures.DECODERS, "bert", "t5"])
+@pytest.mark.parametrize("kind", ["gemma2", "bert", "t5"])
 def test_random_weights_are_those_of_the_seed(kind: str) -> None:
     task = {"bert": CLASSES, "t5": "task=seq2seq"}.get(kind, "task=causal_lm")
     sizes = {
@@ -137,7 +144,7 @@ def test_code_of_a_checkpoint_is_never_run(tmp_path: Path) -> None:
 
 
 HUB = {
-    **dict.fromkeys(["llama-3.2-3b", "mistral-7b", "gemma-2-9b", "opt-125m"], "causal_lm"),
+    **dict.fromkeys(["llama-3.2-3b", "mistral-7b", "gemma-2-9b", "smollm2-135m"], "causal_lm"),
     **{"bert-base-cased": "sequence_classification", "flan-t5-base": "seq2seq"},
 }
 TABLE = "task=causal_lm data=table data.train.path=a/b data.test.path=a/b"
@@ -180,6 +187,11 @@ def test_what_does_not_fit_is_said_beforehand(
         check(compose(f"model=huggingface model.path={tmp_path} {TABLE} {overrides}"))
 
 
+def test_documents_want_a_vt5() -> None:
+    with pytest.raises(ConfigError, match="docvqa wants a VT5"):
+        check(compose("model=huggingface model.path=organisation/name"))
+
+
 def test_a_checkpoint_that_is_quantized_already_is_refused(tmp_path: Path) -> None:
     saved(tmp_path / "plain", "llama")
     model, tokenizer = load(tmp_path / "plain", "task=causal_lm model.quantization=4bit")
@@ -191,7 +203,7 @@ def test_a_checkpoint_that_is_quantized_already_is_refused(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "name",
-    ["llama-3.2-3b", "mistral-7b", "gemma-2-9b", "opt-125m", "bert-base-cased", "flan-t5-base"],
+    ["llama-3.2-3b", "mistral-7b", "gemma-2-9b", "smollm2-135m", "bert-base-cased", "flan-t5-base"],
 )
 def test_a_hub_model_that_cannot_be_reached_is_one_clear_error(name: str) -> None:
     cfg = compose(f"model={name} task={HUB[name]}")

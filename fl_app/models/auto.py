@@ -175,9 +175,10 @@ def _quantization(
 
 
 def _let_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Pad a decoder that has no token for it with the end token, which is masked there."""
+    """Pad with the end token, masked, where there is no other; and let model and tokenizer agree:
+    a decoder's classifier judges by the last token that is no padding.
+    """
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     # Not before the model is made: the embedding of what a config pads with is never trained.
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.pad_token_id = tokenizer.pad_token_id

@@ -1,5 +1,7 @@
 """The head of a classifier: what a pretrained language model has not, and so is always trained."""
 
+from typing import Any
+
 from torch import nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedModel
 
@@ -11,7 +13,7 @@ def classification_head(model: nn.Module) -> list[str]:
     """
     if not isinstance(model, PreTrainedModel):
         return []
-    classifier = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(model.config), ())
+    classifier: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(model.config), ())
     if not isinstance(model, classifier):
         return []
     return [

@@ -58,9 +58,14 @@ def find_vt5(cfg_model: DictConfig) -> Sources:
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: the weights are not those that ``sha256`` names, or a key or value of
-            ``config`` is unknown.
+        ValueError: the options are not a VT5's, the weights are not those that ``sha256`` names, or
+            a key or value of ``config`` is unknown.
     """
+    if "visual_path" not in cfg_model:
+        raise ValueError(
+            "task.id=docvqa wants a VT5: set model=vt5-tiny or another of conf/model/*t5*, or "
+            "another task"
+        )
     _override(VT5Config(), plain(cfg_model.config))
     return locate(cfg_model)
 
