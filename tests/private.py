@@ -10,7 +10,7 @@ from fl_app import models, tasks
 from fl_app.adapters import ADAPTERS
 from fl_app.config import compose
 from fl_app.data import load
-from tests import small, tiny
+from tests import architectures, small
 
 TEXTS = [
     {"instruction": "what is 2 and 3?", "output": "5"},
@@ -24,12 +24,12 @@ SENTENCES = [
     {"premise": "a cat", "hypothesis": "an old cat asleep", "label": 1},
 ]
 LIMITS = "model.max_length=100 model.max_answer_length=40"
-KINDS: dict[str, tuple[str, Any, list[dict[str, Any]]]] = {
-    "llama": ("task=causal_lm 'task.prompt=\"{instruction} \"'", tiny.llama, TEXTS),
-    "gemma2": ("task=causal_lm 'task.prompt=\"{instruction} \"'", tiny.gemma2, TEXTS),
-    "opt": ("task=causal_lm 'task.prompt=\"{instruction} \"'", tiny.opt, TEXTS),
-    "t5": ("task=seq2seq", tiny.t5, TEXTS),
-    "bert": ("task=sequence_classification", lambda: tiny.bert(3), SENTENCES),
+KINDS: dict[str, tuple[str, list[dict[str, Any]]]] = {
+    "llama": ("task=causal_lm 'task.prompt=\"{instruction} \"'", TEXTS),
+    "gemma2": ("task=causal_lm 'task.prompt=\"{instruction} \"'", TEXTS),
+    "opt": ("task=causal_lm 'task.prompt=\"{instruction} \"'", TEXTS),
+    "t5": ("task=seq2seq", TEXTS),
+    "bert": ("task=sequence_classification", SENTENCES),
 }
 TOKENS = {"t5": ("$A </s>", False)}
 
@@ -50,8 +50,9 @@ def build(kind: str, adapter: str = "lora_sb", more: str = "") -> tuple[nn.Modul
         rows = documents()
     else:
         template, start = TOKENS.get(kind, ("<s> $A", True))
-        base, tokenizer = tiny.seeded(KINDS[kind][1]), tiny.tokenizer(template, start=start)
-        rows = KINDS[kind][2]
+        base = architectures.model(kind, spread=2.0)
+        tokenizer = architectures.tokenizer(template, start=start)
+        rows = KINDS[kind][1]
     task = tasks.build(cfg, tokenizer, base.config)
     model = ADAPTERS[adapter].attach(base, cfg.adapter, 0)
     if adapter != "full":

@@ -99,7 +99,7 @@ class Bare(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(0.1 * torch.eye(32))
+        self.weight = nn.Parameter(0.1 * torch.eye(64))
 
 
 class Reads(nn.Module):
@@ -140,7 +140,7 @@ def test_a_bare_parameter_and_a_layer_that_mixes_rows_are_found(change) -> None:
 
 def test_batch_normalization_is_refused() -> None:
     model, task, _ = build("llama")
-    model.base_model.model.model.norm = nn.BatchNorm1d(32)
+    model.base_model.model.model.norm = nn.BatchNorm1d(64)
     with pytest.raises(ValueError, match="BatchNorm"):
         PerRowGradients(model, task)
 
