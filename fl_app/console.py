@@ -96,8 +96,18 @@ def final(summary: dict[str, Any], folder: Path) -> None:
         ),
         "report": str(folder / "report.html"),
     }
+    if summary["privacy"] is not None:
+        lines["privacy"] = guarantee(summary["privacy"])
     width = max(map(len, lines))
     print("\n".join(f"{name:<{width}}  {text}" for name, text in lines.items()), flush=True)
+
+
+def guarantee(spent: dict[str, Any]) -> str:
+    """Return what a run has cost the worst-off client in privacy."""
+    return (
+        f"epsilon {spent['epsilon']:.3g} at delta {spent['delta']:.2g} of one {spent['unit']}, "
+        f"noise {spent['noise_multiplier']:.3g} ({spent['noise']})"
+    )
 
 
 def _scores(values: dict[str, float]) -> str:

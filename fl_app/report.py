@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from fl_app.console import duration, score, size, title
+from fl_app.console import duration, guarantee, score, size, title
 
 STYLE: Any = {
     "svg.hashsalt": "thinwire",  # same run, same page
@@ -66,6 +66,7 @@ def write(folder: Path) -> Path:
             rows=_rounds(ledger, metrics),
             config=(folder / "config.yaml").read_text(),
             figures=_figures(ledger, title(metric), curve, summary["target"]["value"]),
+            guarantee=guarantee,
             size=size,
             duration=duration,
             score=score,
@@ -210,6 +211,10 @@ sent, set-up included</div>
 {% if summary.target.bytes %}
 <div><b>{{ size(summary.target.bytes) }}</b>sent until {{ summary.target.metric }}
 {{ summary.target.value }} (round {{ summary.target.round }})</div>
+{% endif %}
+{% if summary.privacy %}
+<div><b>epsilon {{ "%.3g" | format(summary.privacy.epsilon) }}</b>
+{{ guarantee(summary.privacy) }}</div>
 {% endif %}
 <div><b>{{ "%.0f" | format(summary.seconds.total) }} s</b>in total</div>
 </div>

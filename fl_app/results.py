@@ -95,7 +95,8 @@ def summarize(
     """Return the contents of summary.json.
 
     ``totals`` are what only the server knows: ``rounds``, ``trainable_scalars``,
-    ``theta0_digest``, ``seed_only_saving`` (bytes) and ``train_seconds``.
+    ``theta0_digest``, ``seed_only_saving`` (bytes), ``train_seconds``, ``setup_seconds`` and
+    ``privacy`` (see ``fl_app.privacy.budget.spent``; None without).
     """
     ledger, cfg = run.ledger, run.cfg
 
@@ -120,6 +121,7 @@ def summarize(
         "final": final.get("test", {}),
         "final_unseen": final.get("unseen", {}),
         "target": target(run),
+        "privacy": totals["privacy"],
         "bytes": {
             "payload_up": payload_up,
             "payload_down": sum_of("payload_bytes", direction="down", kind="train"),

@@ -3,12 +3,16 @@
 import logging
 import threading
 import time
+from collections import Counter
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.exit import add_exit_handler
 
 from fl_app import console, report
+from fl_app.privacy import is_client_level, is_example_level
+from fl_app.privacy.budget import spent
 from fl_app.records import to_record, to_tree
 from fl_app.results import RunFolder
 from fl_app.session import Session, session
@@ -58,7 +62,10 @@ class Run:
         here, cfg = self.here, self.here.cfg
         console.header(cfg, self.folder.path, here.theta0)
         try:
+            began = time.perf_counter()
             self.strategy.set_up(self.grid)
+            self.setup_seconds += time.perf_counter() - began
+            self.latest = here.theta0
             self.strategy.start(
                 self.grid,
                 to_record(here.theta0),
@@ -111,6 +118,15 @@ class Run:
                 self.ended = True
                 self._finish(status)
 
+    def _privacy_spent(self) -> dict[str, Any] | None:
+        cfg = self.here.cfg
+        if not (is_example_level(cfg) or is_client_level(cfg)):
+            return None
+        rows = {k: len(self.here.documents(k)) for k in range(cfg.federation.clients)}
+        asked = [r for r in self.folder.ledger.rows if (r.kind, r.direction) == ("train", "down")]
+        turns = Counter(r.partition for r in {(r.round, r.partition): r for r in asked}.values())
+        return spent(cfg, rows, turns)
+
     def _finish(self, status: str) -> None:
         here = self.here
         summary = self.folder.finish(
@@ -123,6 +139,7 @@ class Run:
                 "seed_only_saving": self.strategy.seed_only_saving,
                 "train_seconds": self.strategy.train_seconds,
                 "setup_seconds": self.setup_seconds,
+                "privacy": self._privacy_spent(),
             },
         )
         report.write(self.folder.path)
