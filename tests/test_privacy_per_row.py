@@ -84,10 +84,7 @@ def test_nothing_stays_on_the_model() -> None:
     per_row = PerRowGradients(model, task)
     per_row.backward(rows)
     per_row.remove()
-    assert before == (
-        [{*vars(p)} for p in model.parameters()],
-        [{*vars(m)} for m in model.modules()],
-    )
+    assert before == attributes(model)
     assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
 
 
