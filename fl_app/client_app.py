@@ -1,16 +1,19 @@
 """The ClientApp: trains and evaluates on the documents of the partition that it is asked for."""
 
+from collections.abc import Sequence
 from typing import cast
 
+from datasets import Dataset
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fl_app import first_step, patches
 from fl_app.mods import coded, report_errors
+from fl_app.privacy import is_example_level
 from fl_app.privacy.clipping import clipped
 from fl_app.records import ARRAYS, to_record, to_tree
-from fl_app.session import session
-from fl_app.training import proximal, train, turn_seed
+from fl_app.session import Session, session
+from fl_app.training import GradientHook, proximal, train, turn_seed
 
 app = ClientApp()
 
@@ -51,19 +54,33 @@ def train_model(message: Message, context: Context) -> Message:
     server_round = cast(int, config["server-round"])
     here.adapter.set(here.model, to_tree(message.content.array_records[ARRAYS], like=here.theta0))
     mu = cast(float, config.get("proximal-mu", 0.0))
-    turn = train(
-        here.model,
-        here.documents(partition),
-        here.task,
-        here.cfg.optimizer,
-        epochs=here.cfg.local_epochs,
-        batch_size=here.cfg.batch_size,
-        seed=turn_seed(here.cfg.seed, server_round, partition),
-        hooks=[proximal(mu, here.model)] if mu else [],
-    )
-    metrics = MetricRecord({"num-examples": turn.examples, "loss": turn.loss})
+    seed = turn_seed(here.cfg.seed, server_round, partition)
+    hooks = [proximal(mu, here.model)] if mu else []
+    metrics = _turn(here, here.documents(partition), seed, hooks)
     content = RecordDict({ARRAYS: to_record(here.adapter.get(here.model)), "metrics": metrics})
     return Message(content, reply_to=message)
+
+
+def _turn(here: Session, rows: Dataset, seed: int, hooks: Sequence[GradientHook]) -> MetricRecord:
+    """Train the session's model as the configuration says, and return the turn's metrics."""
+    cfg = here.cfg
+    if is_example_level(cfg):
+        from fl_app.privacy import dp_sgd  # of an extra that not every node has
+
+        private = dp_sgd.train(here.model, rows, here.task, cfg, seed=seed, hooks=hooks)
+        return MetricRecord({"num-examples": private.examples})
+    turn = train(
+        here.model,
+        rows,
+        here.task,
+        cfg.optimizer,
+        epochs=cfg.local_epochs,
+        batch_size=cfg.batch_size,
+        gradient_accumulation=cfg.gradient_accumulation,
+        seed=seed,
+        hooks=hooks,
+    )
+    return MetricRecord({"num-examples": turn.examples, "loss": turn.loss})
 
 
 @app.evaluate(mods=[report_errors, coded])

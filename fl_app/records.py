@@ -13,6 +13,7 @@ FRAME = "frame"  # the key of the one packed Array
 STYPE = "thinwire.v1"
 TIMING = "timing"  # ConfigRecord of a reply: seconds of decode, work and encode
 TRAIN_METRICS = ("num-examples", "loss")  # what a client reports of a turn
+PRIVATE_METRICS = ("num-examples",)  # of a turn with privacy: a loss would tell of the rows
 EVALUATE_METRICS = ("num-examples",)  # what it reports with its scores
 
 

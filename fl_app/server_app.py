@@ -12,7 +12,6 @@ from flwr.supercore.exit import add_exit_handler
 
 from fl_app import console, report
 from fl_app.privacy import is_client_level, is_example_level
-from fl_app.privacy.budget import spent
 from fl_app.records import to_record, to_tree
 from fl_app.results import RunFolder
 from fl_app.session import Session, session
@@ -122,6 +121,8 @@ class Run:
         cfg = self.here.cfg
         if not (is_example_level(cfg) or is_client_level(cfg)):
             return None
+        from fl_app.privacy.budget import spent  # of an extra that not every server has
+
         rows = {k: len(self.here.documents(k)) for k in range(cfg.federation.clients)}
         asked = [r for r in self.folder.ledger.rows if (r.kind, r.direction) == ("train", "down")]
         turns = Counter(r.partition for r in {(r.round, r.partition): r for r in asked}.values())

@@ -18,9 +18,11 @@ from fl_app import first_step
 from fl_app.codecs import State, WireError, receive
 from fl_app.ledger import Kind, Ledger, Transfer, short_name
 from fl_app.memory import ACCEPTED, SINCE
+from fl_app.privacy import is_example_level
 from fl_app.records import (
     ARRAYS,
     EVALUATE_METRICS,
+    PRIVATE_METRICS,
     TIMING,
     TRAIN_METRICS,
     message_bytes,
@@ -378,8 +380,10 @@ class Coded(Strategy):
             of this app.
         """
         here = self.session
-        scores = (*EVALUATE_METRICS, *here.task.metrics)
-        metrics = check_metrics(reply, TRAIN_METRICS if up.kind == "train" else scores)
+        names = (*EVALUATE_METRICS, *here.task.metrics)
+        if up.kind == "train":
+            names = PRIVATE_METRICS if is_example_level(here.cfg) else TRAIN_METRICS
+        metrics = check_metrics(reply, names)
         timing = check_timing(reply)
         plain = RecordDict({"metrics": MetricRecord({**metrics, WEIGHT_ONE: 1.0})})
         model = None
