@@ -9,9 +9,9 @@ start anew. Needs ``adapter=lora`` and a base that is not quantized.
 
 The paper draws A anew every round; here A and B go back to their start, A of the seed and B = 0.
 That start is sent like any model, so that a client gets K + 1 times the bytes of a mean of A and B:
-K of the patch, as published, and one of a start that is always the same. The stack is sent as it is,
-also where the product would be smaller (K r (out + in) > out in). ``codec.down`` codes the patch as
-it does a model; server and clients add what arrives of it.
+K of the patch, as published, and one of a start that is always the same. The stack is sent as it
+is, also where the product would be smaller, K r (out + in) > out in. ``codec.down`` codes the patch
+as it does a model; server and clients add what arrives of it.
 """
 
 from collections.abc import Iterable
