@@ -23,6 +23,7 @@ from fl_app.adapters.lora_sb_factors import to_tree
 from fl_app.adapters.lora_sb_init import batches, factors, gradients, mean_factors, signs
 from fl_app.adapters.lora_sb_layers import layers
 from fl_app.codecs import Codec, from_spec
+from fl_app.privacy import is_client_level, is_example_level
 from fl_app.records import ARRAYS, pack_record
 from fl_app.session import Session, session
 from fl_app.training import turn_seed
@@ -108,8 +109,18 @@ def question(node: int, partition: int) -> Message:
 
 
 def answer(message: Message, context: Context) -> Message:
-    """Return the signs of the asked client's gradient, packed."""
+    """Return the signs of the asked client's gradient, packed.
+
+    Raises
+    ------
+    ValueError
+        If the configuration asks no client for them, or promises privacy, which signs without
+        noise would break: whatever a server asks.
+    """
     here = session(str(context.run_config["overrides"]))
+    private = is_example_level(here.cfg) or is_client_level(here.cfg)
+    if private or not is_needed(here.cfg) or not askers(here.cfg):
+        raise ValueError("the configuration asks no client for the signs of its gradient")
     partition = cast(int, message.content.config_records["config"]["partition"])
     tree, codec = client_signs(here, partition), sign_codec()
     wire, _ = codec.encode(tree, codec.init(tree), tree)

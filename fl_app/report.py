@@ -104,11 +104,11 @@ def _rounds(ledger: list[dict[str, str]], metrics: list[dict[str, str]]) -> list
             for m in metrics
             if m["split"] == "test" and int(m["round"]) == number
         }
-        clients = [
+        clients = dict.fromkeys(
             row["partition"]
             for row in ledger
             if (int(row["round"]), row["direction"], row["kind"]) == (number, "down", "train")
-        ]
+        )
         table.append(
             {"round": number, "clients": clients, "down": down[i], "up": up[i], "scores": scores}
         )

@@ -19,7 +19,7 @@ from fl_app.tree import Tree
 
 PACKAGES = (
     "thinwire", "flwr", "ray", "torch", "transformers", "peft", "bitsandbytes", "datasets",
-    "hydra-core", "numpy", "numba",
+    "hydra-core", "numpy", "numba", "opacus",
 )  # fmt: skip
 METRIC_COLUMNS = ("round", "split", "metric", "value")
 

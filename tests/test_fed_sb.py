@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flwr.app import RecordDict
+from flwr.app import ConfigRecord, RecordDict
 
 from fl_app import first_step, patches
 from fl_app.adapters.lora_sb_factors import installed, outer, to_tree
@@ -17,6 +17,7 @@ from fl_app.session import session
 from fl_app.tree import Tree, digest
 from strategies.coded import RoundFailedError
 from tests import small
+from tests.loopback import Loopback
 from tests.test_coded import Rounds, cohort
 
 FED_SB = "adapter=lora_sb adapter.r=4 adapter.init_samples=6 strategy=fed_sb clients_per_round=2"
@@ -71,7 +72,7 @@ def test_the_mean_of_r_is_the_mean_of_the_updates(tmp_path: Path, weight: str) -
 
 
 def test_the_mean_of_a_and_the_mean_of_b_are_not(tmp_path: Path) -> None:
-    rounds = SetUp(tmp_path, "adapter=lora adapter.r=4 strategy=fedavg codec=fp32 "
+    rounds = SetUp(tmp_path, "adapter=lora strategy=fedavg codec=fp32 batch_size=1 "
                    "clients_per_round=2 strategy.inner.weighted_by_key=one")  # fmt: skip
     tree, _ = rounds.round(1)
     trained = [rounds.client(c, 1, rounds.here.theta0) for c in cohort(rounds.ledger.rows)]
@@ -181,6 +182,15 @@ def test_a_client_without_signs_ends_the_set_up(tmp_path: Path) -> None:
     assert any(r.codec == "sign" for r in rounds.ledger.rows)  # what was sent is counted
 
 
+@pytest.mark.parametrize("more", ["", "privacy=dp_sgd"])
+def test_a_client_sends_no_signs_that_the_configuration_does_not_ask_for(more: str) -> None:
+    overrides = f"{small.RUN} {FED_SB} codec=fp32 {more}"
+    grid = Loopback(overrides, 3)
+    reply = grid.deliver(first_step.question(next(iter(grid.contexts)), 0))
+    assert reply is not None
+    assert "asks no client" in reply.error.reason
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
@@ -233,10 +243,28 @@ def test_a_damaged_patch_is_refused_and_not_kept(tmp_path: Path) -> None:
         assert not context.state.get(patches.FRAMES)
 
 
+@pytest.mark.parametrize("adapter", ["lora_sb strategy=fed_sb", "lora", "ffa_lora"])
+def test_private_turns_repeat_and_say_no_loss(tmp_path: Path, adapter: str) -> None:
+    words = (
+        f"strategy=fedavg adapter={adapter} adapter.r=4 codec=nf4 clients_per_round=2 "
+        "privacy=dp_sgd privacy.epsilon=8"
+    )
+    trees = []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        rounds = SetUp(folder, words)
+        tree, metrics = rounds.round(1)
+        assert "loss" not in metrics
+        trees.append(tree)
+    assert digest(trees[0]) == digest(trees[1])
+    assert any(np.abs(tree - start).max() > 0 for tree, start in zip(
+        trees[0].values(), rounds.here.theta0.values(), strict=True
+    ))  # fmt: skip
+
+
 def test_scores_of_clients_are_of_the_patched_model(tmp_path: Path) -> None:
     rounds = SetUp(tmp_path, f"{FED_SB} codec=fp32 evaluate_clients_per_round=1")
-    from flwr.app import ConfigRecord
-
     messages = list(rounds.coded.configure_evaluate(1, rounds.arrays, ConfigRecord(), rounds.grid))
     (reply,) = rounds.grid.send_and_receive(messages)
     client = int(messages[0].content["config"]["partition"])
