@@ -5,9 +5,21 @@ import os
 # Before torch and numba are imported: the suite shares its cores with Ray's actors.
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
+from collections.abc import Iterator
+
+import pytest
 import torch
 from hypothesis import settings
+
+from fl_app import run
 
 torch.set_num_threads(1)
 settings.register_profile("thinwire", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("thinwire")
+
+
+@pytest.fixture(scope="module")
+def flower() -> Iterator[dict[str, str]]:
+    """A SuperLink of its own, as the environment in which it is the one of `flwr run`."""
+    with run.superlink() as environment:
+        yield environment

@@ -2,16 +2,8 @@
 
 import csv
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from peft import PeftModel
 
@@ -31,12 +23,6 @@ LEDGER = (
 )
 
 
-@pytest.fixture(scope="module")
-def flower() -> Iterator[dict[str, str]]:
-    with run.superlink() as environment:
-        yield environment
-
-
 def overrides(folder: Path, *more: str) -> str:
     return " ".join([small.RUN, f"output.dir={folder.parent}", f"output.name={folder.name}", *more])
 
@@ -54,12 +40,18 @@ EXPERIMENTS = {
     "fedavg_full": ("fp32", 2),
     "shampoo_full": ("fp32", 2),
     "shampoo_lora": ("fp32", 2),
+    "fed_sb": ("delta+nf4", 2),
+}
+IN_ONE_PROCESS = {
+    *("fedit", "ffa_lora", "flora", "fedex_lora", "flex_lora"),  # in test_baselines
+    *("fed_sb_bert_snli", "fed_sb_gemma2_9b_math", "fed_sb_llama32_3b_commonsense"),
+    "fed_sb_mistral7b_gsm8k",  # these in test_any_model
 }
 
 
 def test_every_experiment_is_tested() -> None:
     assert {p.stem for p in (run.project_root() / "conf/experiment").glob("*.yaml")} == {
-        *EXPERIMENTS, *PUBLISHED,  # the latter in test_leaderboard
+        *EXPERIMENTS, *IN_ONE_PROCESS, *PUBLISHED,  # the latter in test_leaderboard
     }  # fmt: skip
 
 
@@ -117,6 +109,31 @@ def test_an_experiment_leaves_the_documented_files(flower, tmp_path, experiment,
     assert "    2  " in printed
 
 
+def test_first_gradients_factors_and_patches_go_through_flower(flower, tmp_path) -> None:
+    """Signs up, B, R and A down, then a patch a round: every message of a set-up is a real one."""
+    folder = tmp_path / "signs"
+    words = overrides(
+        folder, "experiment=fed_sb adapter.r=4 adapter.init=client_mean adapter.setup=download"
+    )
+    assert run.submit(words, flower) == 0
+    setup = [r for r in read(folder / "ledger.csv") if r["kind"] == "setup" and int(r["scalars"])]
+    assert [r["partition"] for r in setup if r["codec"] == "sign"] == ["0", "1", "2"]
+    trained = {r["partition"] for r in read(folder / "ledger.csv") if r["kind"] == "train"}
+    assert {r["partition"] for r in setup if r["codec"] == "delta+nf4"} == trained
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["bytes"]["setup"] > sum(int(r["payload_bytes"]) for r in setup) > 0
+
+    folder = tmp_path / "stack"
+    words = "strategy=flora codec=nf4 clients_per_round=2 adapter.r=4"
+    assert run.submit(overrides(folder, words), flower) == 0
+    scalars = {
+        int(r["scalars"])
+        for r in read(folder / "ledger.csv")
+        if (r["round"], r["direction"], r["kind"]) == ("2", "down", "train")
+    }
+    assert {2 * min(scalars)} == scalars - {min(scalars)}  # the factors of two clients
+
+
 def test_the_winning_entry_on_published_data_up_to_its_submission(flower, tmp_path) -> None:
     pfl_docvqa.write(tmp_path / "source")
     convert(tmp_path / "source", tmp_path / "data")
@@ -135,129 +152,3 @@ def test_the_winning_entry_on_published_data_up_to_its_submission(flower, tmp_pa
     assert [row["sender"] == "-1" for row in log] == [True, False, True, False]
     summary = json.loads((folder / "summary.json").read_text())
     assert sum(int(row["amount_of_bytes"]) for row in log) == summary["log"]["bytes"]
-
-
-def untimed(folder: Path) -> list[list[str]]:
-    return [list(row.values())[:9] for row in read(folder / "ledger.csv")]
-
-
-def test_the_same_run_twice_gives_the_same_ledger_and_metrics(flower, tmp_path) -> None:
-    words = "experiment=nf4_single adapter.dropout=0.1"
-    first, second = tmp_path / "first", tmp_path / "second"
-    for folder in (first, second):
-        assert run.submit(overrides(folder, words), flower) == 0
-    assert untimed(first) == untimed(second)
-    assert (first / "metrics.csv").read_bytes() == (second / "metrics.csv").read_bytes()
-    checkpoint = "checkpoints/round-0002.safetensors"
-    assert (first / checkpoint).read_bytes() == (second / checkpoint).read_bytes()
-
-
-def test_a_run_whose_clients_all_fail_fails_and_keeps_what_it_has(flower, tmp_path, capfd) -> None:
-    folder = tmp_path / "diverges"
-    words = overrides(
-        folder, "optimizer.lr=1e30 optimizer.max_grad_norm=1e30 rounds=2 local_epochs=30"
-    )
-    assert run.submit(words, flower) == 1
-    captured = capfd.readouterr()
-    assert "every client of round 1 failed" in captured.out
-    assert "optimizer.lr" in captured.out
-    summary = json.loads((folder / "summary.json").read_text())
-    assert summary["status"] == "failed"
-    assert [r["kind"] for r in read(folder / "ledger.csv")].count("train") == 2
-    assert {m["round"] for m in read(folder / "metrics.csv")} == {"0"}
-
-
-def test_missing_weights_are_one_clear_error(flower, tmp_path, capfd) -> None:
-    words = overrides(tmp_path / "missing", f"model.path={tmp_path}/nothing model.sha256=null")
-    assert run.submit(words, flower) == 1
-    assert "model.path" in capfd.readouterr().err.splitlines()[-1]
-
-
-# ---- the commands themselves -----------------------------------------------------------------
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "fl_app.run", *words]
-
-
-def test_a_wrong_override_exits_2_before_anything_starts() -> None:
-    done = subprocess.run(
-        command("strategy=nope"), capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 2
-    assert "single_client" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-
-
-def test_ctrl_c_keeps_the_rounds_done_and_leaves_no_process(tmp_path) -> None:
-    folder = tmp_path / "stopped"
-    process = subprocess.Popen(
-        command(overrides(folder, "rounds=1000")),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    family: set[psutil.Process] = set()
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith("nf4_single: seed 0")  # nothing of Flower's
-    for line in process.stdout:
-        if line.startswith("    3  "):
-            family = set(psutil.Process(process.pid).children(recursive=True))
-            process.send_signal(signal.SIGINT)
-            break
-    assert len(family) > 4  # SuperLink, simulation, Ray's own
-    assert process.stderr is not None
-    assert process.stderr.readline().startswith("stopping")
-    process.send_signal(signal.SIGTERM)  # changes nothing
-    process.stdout.read()
-    assert process.wait(timeout=90) == 130
-    _, alive = psutil.wait_procs(family, timeout=20)
-    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
-    rounds = {int(r["round"]) for r in read(folder / "ledger.csv")}
-    assert {0, 1, 2, 3} <= rounds
-    assert list((folder / "checkpoints").glob("*.safetensors"))
-    summary = json.loads((folder / "summary.json").read_text())
-    assert summary["status"] == "interrupted"
-    measured = {int(m["round"]) for m in read(folder / "metrics.csv")}
-    assert measured == set(range(summary["rounds"] + 1))
-    assert (folder / "report.html").is_file()
-
-
-def test_flwr_run_works_by_itself(tmp_path) -> None:
-    """Two nodes by default, Flower's own local SuperLink, no setting but a home of its own."""
-    folder, home = tmp_path / "plain", tmp_path / "home"
-    ports = []
-    for _ in range(2):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            ports.append(str(probe.getsockname()[1]))
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "FLWR_HOME": str(home),
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": ports[0],
-        "FLWR_LOCAL_CONTROL_API_PORT": ports[1],
-        "FLWR_TELEMETRY_ENABLED": "0",
-    }
-    words = json.dumps(overrides(folder, "strategy=fedavg codec=fp32 clients_per_round=3"))
-    try:
-        done = subprocess.run(
-            ["flwr", "run", str(run.project_root()), "--stream", "--run-config",
-             f"overrides={words}"],
-            env=environment, capture_output=True, text=True, timeout=200, check=False,
-        )  # fmt: skip
-        assert (folder / "summary.json").is_file(), done.stdout + done.stderr
-        assert json.loads((folder / "summary.json").read_text())["status"] == "completed"
-        assert {r["partition"] for r in read(folder / "ledger.csv") if r["kind"] == "train"} == {
-            "0", "1", "2",
-        }  # fmt: skip
-    finally:
-        for process in psutil.process_iter(["cmdline"]):
-            if str(home) in " ".join(process.info["cmdline"] or []):
-                family = [*process.children(recursive=True), process]
-                process.terminate()
-                _, alive = psutil.wait_procs(family, timeout=10)
-                for left in alive:
-                    left.kill()
-        time.sleep(0.2)
