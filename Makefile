@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 export RUN ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format pretrain leaderboard leaderboard-mini bench-codecs bench-full-size clean
+.PHONY: help setup run test lint format pretrain leaderboard leaderboard-mini published bench-fed-sb bench-codecs bench-full-size clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -21,7 +21,7 @@ run: $(STAMP) ## Run one experiment: make run RUN="experiment=fedavg_lora seed=1
 	@$(BIN)/python -m fl_app.run "$$RUN"
 
 test: $(STAMP) ## Run the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP) ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
@@ -32,8 +32,9 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-pretrain: $(STAMP) ## Train the embedded model again (about 10 minutes; the shipped one is its output)
+pretrain: $(STAMP) ## Train the embedded models again (about 20 minutes; the shipped ones are its output)
 	$(BIN)/python -m fl_app.models.pretrain --out fl_app/models/vt5_tiny
+	$(BIN)/python -m fl_app.models.pretrain_llama --out fl_app/models/llama_tiny
 
 bench-codecs: $(STAMP) ## Speed, bits and error of the codecs, beside others (about 3 minutes)
 	$(BIN)/python -m benchmarks.codecs
@@ -46,6 +47,12 @@ leaderboard: $(STAMP) ## The competition's table of bytes, at full size (about 3
 
 leaderboard-mini: $(STAMP) ## The competition's entries and more codecs on the embedded task (4 hours)
 	$(BIN)/python -m benchmarks.leaderboard_mini
+
+published: $(STAMP) ## Fed-SB's published tables of parameters, rebuilt from the architectures (half a minute)
+	$(BIN)/python -m benchmarks.published
+
+bench-fed-sb: $(STAMP) ## Fed-SB and its baselines on both embedded tasks, also with privacy (hours)
+	$(BIN)/python -m benchmarks.fed_sb
 
 clean: ## Remove .venv and caches; runs/ stays
 	rm -rf .venv .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
