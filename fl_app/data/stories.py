@@ -1,8 +1,9 @@
 """The wording of word problems: kinds of story, and what says which operation in them.
 
 Variants are separated by "|". In them ``{n}`` is the number, ``{name}`` a person, ``{items}`` what
-is counted. Kinds of the pools share no phrase for an operation: how a federated story says "minus"
-is nothing that a pretrained model has read.
+is counted. Kinds of the pools share no phrase for an operation; some federated ones have a telling
+word of the pretraining ones ("times", "equal", "more"), most have not: what they mean, a pretrained
+model has to learn.
 """
 
 from dataclasses import dataclass
@@ -12,10 +13,7 @@ OPERATIONS = ("+", "-", "*", "/")
 
 @dataclass(frozen=True)
 class Kind:
-    """Wording of one kind of story.
-
-    ``events``: phrases of each of ``OPERATIONS``, the number of variants is the same for all.
-    """
+    """Wording of one kind of story; ``events``: phrases of each of ``OPERATIONS``."""
 
     name: str
     items: tuple[str, ...]
@@ -119,61 +117,41 @@ FEDERATED = (
         "pond",
         "guppies tetras newts",
         """{name} counted {n} {items} below the lilies.|Beneath the ice swam {n} {items}.
-        {n} hatched.|{name} released {n} more.
-        A heron snatched {n}.|Before winter {n} were taken away.
-        Spawning swelled them to shoals of {n}.|After spawning {n} times as many swam.
-        Pumps scattered them over {n} basins, {name} checked a basin.|Nets held {n} equal shoals.
+        {n} hatched.
+        A heron snatched {n}.
+        After spawning {n} times as many swam.
+        Nets held {n} equal shoals, {name} checked a shoal.
         Count the {items} please.|What was the final tally of {items}?""",
     ),
     _kind(
         "library",
         "novels atlases comics",
         """Our archive catalogued {n} {items}.|{name} curates {n} {items}.
-        {n} were donated.|Readers returned {n} more.
-        Readers borrowed {n}.|Our archive loses {n}.
-        Each was duplicated to make {n} copies.|Branches hoard {n} times as many.
-        {n} branches obtained identical portions, pick any.|Vaults hide {n} equal parts.
+        Readers returned {n} more.
+        Readers borrowed {n}.
+        Each was duplicated to make {n} copies.
+        {n} branches obtained identical portions, pick any.
         State the number of {items}.|What does the inventory of {items} show?""",
     ),
     _kind(
         "orchard",
         "plums quinces figs",
         """Baskets held {n} {items}.|{name} harvested {n} {items}.
-        {name} plucked {n} further.|{n} more ripened.
-        Wasps spoiled {n}.|{name} loses {n} to wasps.
-        {n} neighbours gathered likewise.|A warm summer yielded {n} times as many.
-        {n} crates were filled alike, {name} weighed a crate.|Scales balanced {n} equal crates.
+        {name} plucked {n} further.
+        {name} loses {n} to wasps.
+        {n} neighbours gathered likewise.
+        Scales balanced {n} equal crates, {name} weighed a crate.
         Give the amount of {items}.|What quantity of {items} remained?""",
     ),
     _kind(
         "harbour",
         "barges trawlers yachts",
         """At anchor lay {n} {items}.|{name} moored {n} {items}.
-        {n} landed.|A convoy of {n} docked.
-        {n} sailed.|A gale wrecked {n}.
-        Our fleet expanded to {n} per vessel.|Sister harbours berth {n} times as many.
-        {n} piers berth them uniformly, {name} inspects a pier.|Customs cleared {n} equal convoys.
+        A convoy of {n} more docked.
+        {n} sailed.
+        Sister harbours berth {n} times as many.
+        {n} piers berth them uniformly, {name} inspects a pier.
         Report the {items}.|Which number of {items} was logged?""",
-    ),
-    _kind(
-        "theatre",
-        "actors dancers singers",
-        """{name} hired {n} {items}.|Onstage stood {n} {items}.
-        {n} auditioned well.|{name} recruited {n} more.
-        {n} resigned.|{name} dismissed {n}.
-        Every performer trained a cast of {n}.|Its opera employs {n} times as many.
-        They alternate over {n} evenings, {name} saw a gala.|Critics saw {n} equal casts.
-        Name the count of {items}.|What total of {items} performed?""",
-    ),
-    _kind(
-        "mine",
-        "rubies opals nuggets",
-        """Miners dug {n} {items}.|{name} unearthed {n} {items}.
-        {n} surfaced.|A tunnel revealed {n}.
-        Thieves pocketed {n}.|{n} crumbled.
-        Cutters cleaved each to yield {n}.|Deeper seams concealed {n} times as many.
-        {n} partners drew matching lots, {name} pictured a lot.|Partners drew {n} equal lots.
-        Estimate the {items}.|What hoard of {items} resulted?""",
     ),
 )
 UNSEEN = (

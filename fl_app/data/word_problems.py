@@ -1,4 +1,4 @@
-"""Word problems: short stories of two or three operations on numbers up to 99, and their working.
+"""Word problems: short stories of two or three operations on numbers up to 50, and their working.
 
 A provider has one kind of story, its own choice of wording, people and things, and a few orders of
 operations, and keeps them in all of its problems; the numbers change. Every provider and problem
@@ -19,8 +19,9 @@ from omegaconf import DictConfig
 from fl_app.data.random_streams import choose, generator
 from fl_app.data.stories import FEDERATED, NAMES, OPERATIONS, PRETRAINING, UNSEEN, Kind
 
-LARGEST = 99  # of all numbers, also in between
+LARGEST = 50  # of all numbers, also in between
 FACTORS = (2, 3, 4, 5)
+TRIES = 1000  # problems of a provider that are made until one is new
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,29 @@ class Pool:
     orders: tuple[str, ...]
 
 
-_ORDERS = ("+*", "*+", "-*", "/+", "*/", "-/", "+-+", "-+-", "*-+", "+-*", "-/+", "+/-")
+_ORDERS = ("+*", "*+", "/+", "-/", "/*", "+-+", "-+-", "*-+", "+-*", "-/+", "+/-", "-*+")
 POOLS = {
     "pretraining": Pool(
         key=10,
         kinds=PRETRAINING,
         names=NAMES["pretraining"],
-        orders=("+", "-", "*", "/", "++", "+-", "-+", "--", "*-", "/-", "+/", "++-", "--+"),
+        orders=(
+            "+",
+            "-",
+            "*",
+            "/",
+            "++",
+            "+-",
+            "-+",
+            "--",
+            "*-",
+            "/-",
+            "+/",
+            "-*",
+            "*/",
+            "++-",
+            "--+",
+        ),
     ),
     "federated": Pool(key=11, kinds=FEDERATED, names=NAMES["federated"], orders=_ORDERS),
     "unseen": Pool(key=12, kinds=UNSEEN, names=NAMES["federated"], orders=_ORDERS),
@@ -123,7 +140,7 @@ def draw_numbers(rng: np.random.Generator, order: str) -> list[int]:
     while True:
         numbers = [int(rng.integers(2, LARGEST + 1))]
         numbers += [
-            choose(rng, FACTORS) if operation in "*/" else int(rng.integers(2, 50))
+            choose(rng, FACTORS) if operation in "*/" else int(rng.integers(2, 31))
             for operation in order
         ]
         if all(0 < x <= LARGEST and x.denominator == 1 for x in results(order, numbers)):
@@ -159,6 +176,9 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
     Args:
         cfg_data: sizes, and ``seed``, which alone decides the bytes.
         seed: the run's seed; does not matter here.
+
+    Raises:
+        ValueError: so many problems that a provider has no new one.
     """
     pool, own = POOLS["federated"], cfg_data.seed
     held = cfg_data.clients * cfg_data.providers_per_client
@@ -178,12 +198,16 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
     for k in range(cfg_data.test_problems):
         number = k * held // cfg_data.test_problems
         provider = make_provider(own, pool, number)
-        index = cfg_data.problems_per_provider
-        while True:
+        first = cfg_data.problems_per_provider
+        for index in range(first, first + TRIES):
             row = make_problem(own, pool, number, provider, index)
             if (row["kind"], row["output"]) not in known:
                 break
-            index += 1
+        else:
+            raise ValueError(
+                f"{provider.name} has no problem left for the test split: lower "
+                "data.problems_per_provider or data.test_problems"
+            )
         known.add((row["kind"], row["output"]))
         splits["test"].append(row)
     return DatasetDict({name: Dataset.from_list(rows) for name, rows in splits.items()})
