@@ -18,6 +18,7 @@ TASKS = {
 }
 RANKS = (4, 8, 16, 32)
 BASELINES = {
+    "full": "experiment=fedit adapter=full optimizer.lr=1e-3",
     "FedIT": "experiment=fedit",
     "FFA-LoRA": "experiment=ffa_lora",
     "FLoRA": "experiment=flora",
@@ -58,9 +59,8 @@ def label(task: str, name: str) -> str:
     return SHARED.get((task, name), f"fedsb-{task}-{plain}")
 
 
-def line(name: str, found: list[Run]) -> str:
+def line(name: str, found: list[Run], metric: str, target: float) -> str:
     """Return an entry's line of the table."""
-    metric, target = (found[0].summary["target"][key] for key in ("metric", "value"))
     met = [run.first_met(target) for run in found]
     until = [r if r is not None else max(run.scores) for run, r in zip(found, met, strict=True)]
     sent = statistics.mean(run.sent(r) for run, r in zip(found, until, strict=True))
@@ -83,12 +83,12 @@ def line(name: str, found: list[Run]) -> str:
 def table(task: str, names: list[str], seeds: list[int]) -> str:
     """Return the Markdown table of the entries of a task."""
     runs = {name: [read(label(task, name), seed) for seed in seeds] for name in names}
-    target = next(iter(runs.values()))[0].summary["target"]
+    target = compose(TASKS[task]).target
     header = (
-        task, "seeds", "trained", title(target["metric"]), "best round", "unseen",
-        f"rounds to {target['value']}", "message bytes until then", "of them set-up", "epsilon",
+        task, "seeds", "trained", title(target.metric), "best round", "unseen",
+        f"rounds to {target.value}", "message bytes until then", "of them set-up", "epsilon",
     )  # fmt: skip
-    rows = [line(name, found) for name, found in runs.items()]
+    rows = [line(name, found, target.metric, target.value) for name, found in runs.items()]
     return "\n".join(["| " + " | ".join(header) + " |", "|---" * len(header) + "|", *rows])
 
 
