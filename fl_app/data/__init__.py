@@ -2,7 +2,8 @@
 
 A row of "table" has the columns that the file and its column map give it, which a task names.
 A row of "word_problems" has ``instruction``, ``output`` (the working, then "#### 42"), ``kind`` of
-story and ``provider``. A row of the others is one document with questions: ``document`` and ``provider`` (names),
+story and ``provider``.
+A row of the others is one document with questions: ``document`` and ``provider`` (names),
 ``words`` and ``boxes`` (one ``[x0, y0, x1, y1]`` per word, integers 0..1000), ``tags`` (the field
 of each word, 0 = none), ``questions``, ``fields`` (what each asks for) and ``answers`` (the
 accepted ones of each). It may have a ``picture`` of its page, an absolute path.
