@@ -64,13 +64,11 @@ def line(name: str, found: list[Run], metric: str, target: float) -> str:
     met = [run.first_met(target) for run in found]
     until = [r if r is not None else max(run.scores) for run, r in zip(found, met, strict=True)]
     sent = statistics.mean(run.sent(r) for run, r in zip(found, until, strict=True))
-    best = [max(run.scores.values()) for run in found]
     cells = (
         name,
         str(len(found)),
         f"{found[0].summary['trainable_scalars']:,}",
         spread([run.summary["final"][metric] for run in found]),
-        spread(best),
         spread([run.summary["final_unseen"][metric] for run in found]),
         ", ".join("missed" if r is None else str(r) for r in met),
         f"missed with {size(sent)}" if None in met else size(sent),
@@ -85,7 +83,7 @@ def table(task: str, names: list[str], seeds: list[int]) -> str:
     runs = {name: [read(label(task, name), seed) for seed in seeds] for name in names}
     target = compose(TASKS[task]).target
     header = (
-        task, "seeds", "trained", title(target.metric), "best round", "unseen",
+        task, "seeds", "trained", title(target.metric), "unseen",
         f"rounds to {target.value}", "message bytes until then", "of them set-up", "epsilon",
     )  # fmt: skip
     rows = [line(name, found, target.metric, target.value) for name, found in runs.items()]
