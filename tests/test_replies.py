@@ -7,6 +7,7 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fl_app.codecs import WireError
+from fl_app.records import PRIVATE_METRICS, TRAIN_METRICS
 from strategies.replies import MAX_EXAMPLES, MAX_SECONDS, check_metrics, check_timing
 
 
@@ -22,7 +23,7 @@ def reply(examples: float = 8, **seconds: object) -> Message:
 
 @pytest.mark.parametrize("examples", [1, 200, MAX_EXAMPLES])
 def test_a_number_of_examples_passes(examples: int) -> None:
-    assert check_metrics(reply(examples), "train")["num-examples"] == examples
+    assert check_metrics(reply(examples), TRAIN_METRICS)["num-examples"] == examples
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,12 @@ def test_a_number_of_examples_passes(examples: int) -> None:
 )
 def test_an_absurd_number_of_examples_is_refused(examples: float) -> None:
     with pytest.raises(WireError, match="num-examples="):
-        check_metrics(reply(examples), "train")
+        check_metrics(reply(examples), TRAIN_METRICS)
+
+
+def test_a_private_turn_that_tells_its_loss_is_refused() -> None:
+    with pytest.raises(WireError, match="loss"):
+        check_metrics(reply(), PRIVATE_METRICS)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 3600.0, MAX_SECONDS])
