@@ -29,7 +29,7 @@ OPEN = (
 )
 
 CUSTOM = "custom"  # the label of a run that is none of the experiments
-SPECS = ("codec.up", "codec.down")
+IDENTITY = ("id", "_target_")  # what makes a mapping a whole one, where it says what it is for
 # A value in conf/, but null turns it off.
 NULLABLE = (
     *("model.sha256", "model.tokenizer", "model.visual_path", "target.value", "data.target"),
@@ -117,14 +117,19 @@ def _key(word: str) -> str:
 
 
 def _spec(word: str) -> dict[str, Any] | None:
-    """Return the whole spec that a word gives for a direction, to replace the one that is there.
+    """Return the whole mapping that a word gives for an open key, to replace the one there.
 
-    Hydra would merge the two, and the arguments of one codec are nothing to another.
+    Hydra would merge the two, and the arguments of one codec are nothing to another. A part of a
+    codec, partitioner or strategy, which does not say of which, is merged.
     """
-    if _key(word) not in SPECS or word.startswith("~"):
+    key = _key(word)
+    if key not in OPEN or word.startswith("~"):
         return None
     value = OverridesParser.create().parse_override(word).value()
-    return value if isinstance(value, dict) and "id" in value else None
+    if not isinstance(value, dict):
+        return None
+    partial = key.startswith(("codec.", "strategy.")) or key.endswith(".partitioner")
+    return value if not partial or any(name in value for name in IDENTITY) else None
 
 
 def _groups(words: list[str]) -> list[str]:

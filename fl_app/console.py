@@ -81,11 +81,12 @@ def final(summary: dict[str, Any], folder: Path) -> None:
         "test": _scores(summary["final"]),
         "unseen": _scores(summary["final_unseen"]),
         "messages": f"{size(sent['message_down'])} down + {size(sent['message_up'])} up "
-        f"(payload {size(sent['payload_down'])} + {size(sent['payload_up'])})",
+        f"(payload {size(sent['payload_down'])} + {size(sent['payload_up'])}) + "
+        f"{size(sent['setup'])} set-up = {size(sent['total'])}",
         "with a seed for the first download": f"{size(sent['message_down_seed_only'])} down",
         "communication log": f"{size(log['bytes'])}, or {log['bytes'] / GIGABYTE:.5f} GB of 2^30 "
         f"bytes, as {log['convention']}",
-        "set-up, evaluation": f"{size(sent['setup'])}, {size(sent['evaluate'])}",
+        "evaluation": size(sent["evaluate"]),
         "bits per scalar up": "-" if bits is None else f"{bits:.3f}",
         "time": ", ".join(f"{name} {duration(value)}" for name, value in seconds.items()),
         "target": "none"

@@ -320,10 +320,11 @@ def _check_codecs(cfg: DictConfig) -> None:
 
 
 def _check_first_step(cfg: DictConfig) -> None:
-    if cfg.adapter.get("setup") == "derive" and cfg.adapter.init != "server_public":
+    gathers = cfg.adapter.get("init") in ("client_mean", "first_client")
+    if gathers and cfg.adapter.setup == "derive":
         raise ConfigError(
-            f"adapter.setup=derive is for adapter.init=server_public, whose rows every client has; "
-            f"with adapter.init={cfg.adapter.init} set adapter.setup=download"
+            f"with adapter.init={cfg.adapter.init} no client can find B and A by itself: set "
+            "adapter.setup=download (experiment=fed_sb sets derive)"
         )
 
 

@@ -32,6 +32,7 @@ LABELS = {
     "message_down": "messages down",
     "message_down_seed_only": "messages down, if the first download brought only the seed",
     "setup": "set-up",
+    "total": "sent in all: messages of training and set-up",
     "evaluate": "evaluation",
     "train": "training, all clients",
     "encode": "encoding",
@@ -203,7 +204,7 @@ pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; border-radius: 6px; 
 {% for name, value in summary.final_unseen.items() %}
 <div><b>{{ score(name, value) }}</b>{{ title(name) }}, unseen</div>
 {% endfor %}
-<div><b>{{ size(summary.bytes.message_down + summary.bytes.message_up + summary.bytes.setup) }}</b>
+<div><b>{{ size(summary.bytes.total) }}</b>
 sent, set-up included</div>
 {% if summary.bits_per_scalar_up %}
 <div><b>{{ "%.3f" | format(summary.bits_per_scalar_up) }}</b>bits per scalar up</div>

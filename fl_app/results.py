@@ -110,7 +110,10 @@ def summarize(
         final.setdefault(split, {})[metric] = value
     scalars_up = sum_of("scalars", direction="up", kind="train")
     payload_up = sum_of("payload_bytes", direction="up", kind="train")
-    message_down = sum_of("message_bytes", direction="down", kind="train")
+    message_up, message_down = (
+        sum_of("message_bytes", direction=direction, kind="train") for direction in ("up", "down")
+    )
+    setup = sum_of("message_bytes", kind="setup")
     return {
         "experiment": cfg.experiment,
         "overrides": overrides,
@@ -125,15 +128,17 @@ def summarize(
         "bytes": {
             "payload_up": payload_up,
             "payload_down": sum_of("payload_bytes", direction="down", kind="train"),
-            "message_up": sum_of("message_bytes", direction="up", kind="train"),
+            "message_up": message_up,
             "message_down": message_down,
             "message_down_seed_only": message_down - totals["seed_only_saving"],
-            "setup": sum_of("message_bytes", kind="setup"),
+            "setup": setup,
+            "total": message_up + message_down + setup,
             "evaluate": sum_of("message_bytes", kind="evaluate"),
         },
         "log": {
             "convention": cfg.output.convention,
-            "bytes": sum_of(COLUMNS[cfg.output.convention], kind="train"),
+            "bytes": sum_of(COLUMNS[cfg.output.convention], kind="train")
+            + sum_of(COLUMNS[cfg.output.convention], kind="setup"),
         },
         "bits_per_scalar_up": 8 * payload_up / scalars_up if scalars_up else None,
         "seconds": {

@@ -71,7 +71,8 @@ def _convention(run: Path) -> str:
 
 
 def communication_log(run: Path, convention: str) -> list[dict[str, int]]:
-    """The rows of ``communication_log.csv``: one per transfer of a model for training.
+    """The rows of ``communication_log.csv``: one per transfer of a model, or of what a set-up
+    brings of one.
 
     Raises:
         RunError: the ledger has no column for ``convention``.
@@ -84,7 +85,11 @@ def communication_log(run: Path, convention: str) -> list[dict[str, int]]:
                 f"{run / 'ledger.csv'} has no column {column}: it was written before that was "
                 "counted; run the experiment again, or choose another --convention"
             )
-        return [_logged(row, column) for row in ledger if row["kind"] == "train"]
+        return [_logged(row, column) for row in ledger if _carries(row)]
+
+
+def _carries(row: dict[str, Any]) -> bool:
+    return row["kind"] == "train" or (row["kind"] == "setup" and int(row["scalars"]) > 0)
 
 
 def _logged(row: dict[str, Any], column: str) -> dict[str, int]:

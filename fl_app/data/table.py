@@ -94,6 +94,8 @@ def _source(key: str, path: str, name: str | None) -> DatasetDict:
     is_file = Path(path).is_file()
     if is_file and Path(path).suffix not in FILES:
         raise ValueError(f"{key}.path={path!r} should end in {', '.join(FILES)}")
+    if is_file and not Path(path).read_bytes().strip():
+        raise ValueError(f"{key}.path={path!r} is empty: it should hold rows")
     with _readable(key, path):
         if any((Path(path) / file).is_file() for file in ON_DISK):
             saved = load_from_disk(path)

@@ -114,7 +114,8 @@ def readable(key: str, path: str) -> Iterator[None]:
     except OSError as error:
         raise FileNotFoundError(
             f"model.{key}={path!r} is neither a folder with a checkpoint (config.json and "
-            "*.safetensors) nor a hub id that can be reached from here; download it and set "
+            "*.safetensors; pickled weights, *.bin, are never read: save them again with "
+            "save_pretrained) nor a hub id that can be reached from here; download it and set "
             f"model.{key} to its folder"
         ) from error
     except RuntimeError as error:
@@ -157,6 +158,13 @@ def _source(key: str, path: str, file: str) -> str:
         try:
             return str(installed(f"{folder}/model.safetensors").parent)
         except FileNotFoundError as error:
+            shipped = sorted(
+                p.parent.name for p in installed("fl_app/models").glob("*/config.json")
+            )
+            if path.removeprefix(EMBEDDED) not in shipped:
+                raise FileNotFoundError(
+                    f"{key}={path!r} should be one of {', '.join(EMBEDDED + n for n in shipped)}"
+                ) from None
             raise FileNotFoundError(f"{key}={path!r}: {error}") from None
     folder_exists = Path(path).is_absolute() and (Path(path) / file).is_file()
     if not folder_exists and not HUB_ID.fullmatch(path):

@@ -108,5 +108,5 @@ def _check_release(cfg: DictConfig) -> None:
     if client_side and cfg.codec.up.id != "fp32":
         raise ValueError(
             f"codec.up={cfg.codec.up.id} may lengthen an update that the client has clipped: set "
-            "codec.up={id: fp32}, or clip on the server (strategy=fedavg_dp_server)"
+            "codec.up={id:fp32}, or clip on the server (strategy=fedavg_dp_server)"
         )
