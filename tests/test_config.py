@@ -161,3 +161,13 @@ def test_a_whole_spec_replaces_the_one_that_is_there(codec: str, plus: str) -> N
     assert plain(cfg.codec.up) == {"id": "chain", "links": [{"id": "int8", "block": 32}]}
     assert cfg.codec.down == before.down
     assert plain(compose(f"codec={codec} codec.down={{id:fp16}}").codec.down) == {"id": "fp16"}
+
+
+def test_columns_and_partitioners_are_given_as_mappings() -> None:
+    data = compose(
+        "data=table data.train.columns={question:instruction,answer:output} "
+        "data.train.drop={label:[maybe]} data.partitioner={id:by_column,column:provider}"
+    ).data
+    assert plain(data.train.columns) == {"question": "instruction", "answer": "output"}
+    assert plain(data.train.drop) == {"label": ["maybe"]}
+    assert plain(data.partitioner) == {"id": "by_column", "column": "provider"}

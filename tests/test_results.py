@@ -13,6 +13,7 @@ from fl_app.config import compose
 from fl_app.results import RunFolder
 from fl_app.server_app import Run
 from fl_app.session import session
+from fl_app.submission import communication_log
 from fl_app.tree import digest
 from tests import small
 from tests.loopback import Loopback
@@ -67,6 +68,18 @@ def test_the_target_includes_set_up_and_both_directions(tmp_path: Path) -> None:
     rows = [r for r in run.folder.ledger.rows if r.round <= 1]
     assert {r.kind for r in rows} == {"setup", "train"}
     assert target(run.folder)["bytes"] == sum(r.message_bytes for r in rows)
+
+
+def test_the_totals_have_the_set_up_in_them(tmp_path: Path) -> None:
+    session.cache_clear()
+    words = "adapter=lora_sb adapter.r=4 strategy=fed_sb clients_per_round=2 codec=fp32"
+    run = start(tmp_path / "run", words)
+    rows, found = run.folder.ledger.rows, summary(run)
+    assert found["bytes"]["total"] == sum(r.message_bytes for r in rows)
+    assert found["bytes"]["setup"] > found["bytes"]["message_down"]
+    assert found["log"]["bytes"] == sum(r.payload_bytes for r in rows)
+    logged = communication_log(run.folder.path, "sent")
+    assert sum(row["amount_of_bytes"] for row in logged) == found["log"]["bytes"]
 
 
 def test_the_last_checkpoint_is_the_model(finished: Run) -> None:

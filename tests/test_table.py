@@ -169,6 +169,14 @@ def test_a_source_that_is_none_is_refused(tmp_path: Path) -> None:
         _train(tmp_path / "notes.md")
 
 
+@pytest.mark.parametrize("content", ["", "\n \n"])
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.json"])
+def test_an_empty_file_is_refused(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=f"{name}' is empty"):
+        _train(tmp_path / name)
+
+
 def test_a_file_of_another_form_is_refused(tmp_path: Path) -> None:
     for name, content in (("a.json", b'{"a": '), ("b.parquet", b"PAR1 no"), ("c.csv", b'a\n"')):
         (tmp_path / name).write_bytes(content)
