@@ -21,7 +21,7 @@ run: $(STAMP) ## Run one experiment: make run RUN="experiment=fedavg_lora seed=1
 	@$(BIN)/python -m fl_app.run "$$RUN"
 
 test: $(STAMP) ## Run the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .

@@ -23,3 +23,8 @@ def flower() -> Iterator[dict[str, str]]:
     """A SuperLink of its own, as the environment in which it is the one of `flwr run`."""
     with run.superlink() as environment:
         yield environment
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long ones, which wait for Flower's processes, at the start of both workers."""
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is None)

@@ -159,7 +159,7 @@ REFUSED = {
     f"{SERVER} {STRATEGY}._target_=flwr.serverapp.strategy."
     f"DifferentialPrivacyServerSideAdaptiveClipping ~{STRATEGY}.clipping_norm "
     f"{STRATEGY}.noise_multiplier=0.01": "next round",
-    f"{CLIENT} codec=nf4": r"codec\.up=\{id: fp32\}",
+    f"{CLIENT} codec=nf4": r"codec\.up=\{id:fp32\}",
 }  # fmt: skip
 
 
