@@ -62,6 +62,8 @@ class Run:
         console.header(cfg, self.folder.path, here.theta0)
         try:
             began = time.perf_counter()
+            if is_example_level(cfg):  # said before the first round, not by every client in it
+                self._check_privacy()
             self.strategy.set_up(self.grid)
             self.setup_seconds += time.perf_counter() - began
             self.latest = here.theta0
@@ -117,16 +119,27 @@ class Run:
                 self.ended = True
                 self._finish(status)
 
+    def _rows(self) -> dict[int, int]:
+        return {k: len(self.here.documents(k)) for k in range(self.here.cfg.federation.clients)}
+
+    def _check_privacy(self) -> None:
+        """Find every client's noise; ValueError if there is none for what is asked."""
+        from fl_app.privacy.budget import mechanism  # of an extra that not every server has
+
+        for rows in {*self._rows().values()}:
+            mechanism(self.here.cfg, rows)
+
     def _privacy_spent(self) -> dict[str, Any] | None:
         cfg = self.here.cfg
         if not (is_example_level(cfg) or is_client_level(cfg)):
             return None
-        from fl_app.privacy.budget import spent  # of an extra that not every server has
-
-        rows = {k: len(self.here.documents(k)) for k in range(cfg.federation.clients)}
         asked = [r for r in self.folder.ledger.rows if (r.kind, r.direction) == ("train", "down")]
-        turns = Counter(r.partition for r in {(r.round, r.partition): r for r in asked}.values())
-        return spent(cfg, rows, turns)
+        turns = Counter(client for _, client in {(r.round, r.partition) for r in asked})
+        if not turns:
+            return None
+        from fl_app.privacy.budget import spent
+
+        return spent(cfg, self._rows(), turns)
 
     def _finish(self, status: str) -> None:
         here = self.here

@@ -131,6 +131,27 @@ def test_a_failed_run_keeps_what_it_has_and_says_so(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "checkpoints" / "round-0001.safetensors").is_file()
 
 
+def test_a_privacy_that_cannot_be_ends_the_run_before_a_round(tmp_path: Path) -> None:
+    session.cache_clear()
+    with pytest.raises(ValueError, match=r"privacy\.delta=0\.5 should be below 1/"):
+        start(tmp_path / "run", "privacy=dp_sgd privacy.delta=0.5")
+    found = json.loads((tmp_path / "run/summary.json").read_text())
+    assert (found["status"], found["privacy"]) == ("failed", None)
+
+
+def test_what_privacy_was_spent_is_in_the_summary_and_the_report(tmp_path: Path, capsys) -> None:
+    session.cache_clear()
+    words = "adapter=lora_sb adapter.r=4 adapter.init=random privacy=dp_sgd privacy.epsilon=8"
+    run = start(tmp_path / "run", words)
+    spent = summary(run)["privacy"]
+    assert 0 < spent["epsilon"] <= 8
+    assert spent["unit"] == "row"
+    sizes = [len(run.here.documents(k)) for k in range(3)]
+    assert spent["delta"] < 1 / max(sizes)
+    for text in (capsys.readouterr().out, (tmp_path / "run/report.html").read_text()):
+        assert f"epsilon {spent['epsilon']:.3g}" in text
+
+
 def test_a_run_ends_once(tmp_path: Path) -> None:
     def stop(reply):
         run.finish("interrupted")  # as Flower's exit handler does, in the middle of a round
