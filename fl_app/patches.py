@@ -13,7 +13,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fl_app import first_step
-from fl_app.codecs import Codec, Wire
+from fl_app.codecs import Wire
 from fl_app.records import ARRAYS, STYPE, unpack_record
 from fl_app.session import Session, session
 from fl_app.tree import Tree
@@ -21,11 +21,12 @@ from fl_app.wire import pack, unpack
 
 QUERY = "patch"  # the action of the message
 FRAMES, RANKS = "patch.frames", "patch.ranks"  # what a node keeps
+Kept = tuple[int, bytes]  # rank and frame of a patch
 
 
-def encode(tree: Tree, codec: Codec, here: Session) -> tuple[Wire, bytes, Tree]:
-    """Return a patch as the codec's output, as a frame, and as it arrives."""
-    zeros = _zeros(tree)
+def encode(tree: Tree, here: Session) -> tuple[Wire, bytes, Tree]:
+    """Return a patch as ``codec.down`` writes it, as a frame, and as it arrives."""
+    codec, zeros = here.down, _zeros(tree)
     wire, _ = codec.encode(tree, codec.init(zeros, here.cfg.seed), zeros)
     return wire, pack(wire, codec, here.manifest), codec.decode(wire, zeros)
 
@@ -64,7 +65,7 @@ def patched(context: Context) -> Session:
     return here
 
 
-def _names(kept: "list[Kept]") -> list[str]:
+def _names(kept: list[Kept]) -> list[str]:
     return [name(frame) for _, frame in kept]
 
 
@@ -104,9 +105,6 @@ def message(node: int, number: int, rank: int, partition: int, frame: ArrayRecor
     """Return the message that brings patch ``number`` to a node."""
     config = ConfigRecord({"number": number, "rank": rank, "partition": partition})
     return Message(RecordDict({ARRAYS: frame, "config": config}), node, f"query.{QUERY}")
-
-
-Kept = tuple[int, bytes]  # rank and frame of a patch
 
 
 def _kept(context: Context) -> list[Kept]:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fl_app import data, models, privacy
 from fl_app.adapters import ADAPTERS
-from fl_app.adapters.lora_sb_init import INITS
+from fl_app.adapters.lora_sb_init import CLIENTS_INITS, INITS
 from fl_app.codecs import from_spec
 from fl_app.config import SPLITS, ConfigError, plain
 from fl_app.conventions import COLUMNS
@@ -320,7 +320,7 @@ def _check_codecs(cfg: DictConfig) -> None:
 
 
 def _check_first_step(cfg: DictConfig) -> None:
-    gathers = cfg.adapter.get("init") in ("client_mean", "first_client")
+    gathers = cfg.adapter.get("init") in CLIENTS_INITS
     if gathers and cfg.adapter.setup == "derive":
         raise ConfigError(
             f"with adapter.init={cfg.adapter.init} no client can find B and A by itself: set "

@@ -110,10 +110,7 @@ def summarize(
         final.setdefault(split, {})[metric] = value
     scalars_up = sum_of("scalars", direction="up", kind="train")
     payload_up = sum_of("payload_bytes", direction="up", kind="train")
-    message_up, message_down = (
-        sum_of("message_bytes", direction=direction, kind="train") for direction in ("up", "down")
-    )
-    setup = sum_of("message_bytes", kind="setup")
+    message_down = sum_of("message_bytes", direction="down", kind="train")
     return {
         "experiment": cfg.experiment,
         "overrides": overrides,
@@ -128,11 +125,11 @@ def summarize(
         "bytes": {
             "payload_up": payload_up,
             "payload_down": sum_of("payload_bytes", direction="down", kind="train"),
-            "message_up": message_up,
+            "message_up": sum_of("message_bytes", direction="up", kind="train"),
             "message_down": message_down,
             "message_down_seed_only": message_down - totals["seed_only_saving"],
-            "setup": setup,
-            "total": message_up + message_down + setup,
+            "setup": sum_of("message_bytes", kind="setup"),
+            "total": ledger.sent(),
             "evaluate": sum_of("message_bytes", kind="evaluate"),
         },
         "log": {

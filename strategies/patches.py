@@ -63,7 +63,7 @@ class Patches:
             return
         here = self.session
         began = time.perf_counter()
-        wire, frame, arriving = patches.encode(tree, here.down, here)
+        wire, frame, arriving = patches.encode(tree, here)
         row = Transfer(
             0, 0, "down", kind,
             codec=short_name(here.down.spec),

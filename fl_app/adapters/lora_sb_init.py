@@ -29,7 +29,8 @@ from fl_app.adapters.quantized import full_precision, is_quantized
 from fl_app.tree import Tree
 
 INITS = ("server_public", "client_mean", "first_client", "random")
-"""Whose batches the gradient is taken on."""
+"""Whose batches the gradient is taken on; `random`: nobody's."""
+CLIENTS_INITS = ("client_mean", "first_client")  # the clients' own
 
 SVD_SEED = 42  # the official code seeds every module's SVD with it
 SVD_ITERATIONS = 10

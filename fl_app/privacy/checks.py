@@ -11,13 +11,13 @@ from flwr.serverapp.strategy import (
 from omegaconf import DictConfig
 
 from fl_app import privacy
+from fl_app.adapters.lora_sb_init import CLIENTS_INITS
 from fl_app.config import plain
 from strategies.fed_sb import FedSB
 from strategies.inner import inner_strategy
 from strategies.private_release import PrivateRelease
 
 MEANS = (FedAvg.aggregate_train, FedSB.aggregate_train)
-PRIVATE_INITS = ("client_mean", "first_client")  # of lora_sb: gradients of the clients' own rows
 
 
 def check(cfg: DictConfig) -> None:
@@ -38,7 +38,7 @@ def check(cfg: DictConfig) -> None:
             "privacy=dp_sgd protects rows and the strategy's wrapper whole clients: choose one, "
             "since their epsilons are of different promises"
         )
-    if cfg.adapter.get("init") in PRIVATE_INITS:
+    if cfg.adapter.get("init") in CLIENTS_INITS:
         raise ValueError(
             f"adapter.init={cfg.adapter.init} sends what the clients' own rows say without any "
             "noise: set adapter.init=server_public with privacy"
