@@ -29,6 +29,7 @@ OPEN = (
 )
 
 CUSTOM = "custom"  # the label of a run that is none of the experiments
+UNNAMED = {"logger"}  # groups that change nothing of what an experiment is
 IDENTITY = ("id", "_target_")  # what makes a mapping a whole one, where it says what it is for
 # A value in conf/, but null turns it off.
 NULLABLE = (
@@ -74,7 +75,7 @@ def compose(overrides: str = "") -> DictConfig:
         raise ConfigError(_explained(str(error), words)) from None
     defaults, _ = _compose(_groups(words))
     _check_types(cfg, defaults)
-    chosen = {_key(word) for word in words if _chooses_group(word)}
+    chosen = {_key(word) for word in words if _chooses_group(word)} - UNNAMED
     with open_dict(cfg):
         cfg.experiment = experiment if not chosen or "experiment" in chosen else CUSTOM
     OmegaConf.set_readonly(cfg, True)
@@ -97,6 +98,9 @@ def _compose(words: list[str]) -> tuple[DictConfig, str]:
         missing = sorted(OmegaConf.missing_keys(cfg))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         text = str(error).partition("\nConfig search path")[0].partition("\nSet the env")[0]
+        if of_a_list := re.search(r"Could not load '(\w+)/", text):  # where Hydra lists none
+            options = sorted(path.stem for path in (CONF_DIR / of_a_list[1]).glob("*.yaml"))
+            text += f"\nAvailable options in '{of_a_list[1]}': {options}"
         raise ConfigError(text.strip()) from None
     if missing:
         raise ConfigError(f"{missing[0]} has no value")
@@ -156,6 +160,8 @@ def _explained(error: str, words: list[str]) -> str:
     for key in map(_key, words):
         if OmegaConf.select(defaults, key, default=_MISSING) is _MISSING:
             parent = key.rpartition(".")[0]
+            while parent and OmegaConf.select(defaults, parent) is None:
+                parent = parent.rpartition(".")[0]
             node = OmegaConf.select(defaults, parent) if parent else defaults
             if isinstance(node, DictConfig):
                 lines.append(f"Keys of {parent or 'the configuration'}: {_known(node, parent)}")

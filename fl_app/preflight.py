@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from fl_app import data, models, privacy
+from fl_app import data, loggers, models, privacy
 from fl_app.adapters import ADAPTERS
 from fl_app.adapters.lora_sb_init import CLIENTS_INITS, INITS
 from fl_app.codecs import from_spec
@@ -33,7 +33,24 @@ REFERENCES = ("theta0", "broadcast")
 
 
 def check(cfg: DictConfig) -> None:
+    """Check all that the server of a run needs, before anything is started.
+
+    Raises
+    ------
+    ConfigError
+        Naming the key and what it may be.
+    """
+    check_node(cfg)
+    try:
+        loggers.check(cfg)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def check_node(cfg: DictConfig) -> None:
     """Check every value that can be checked without a model, data or a network.
+
+    Clients need no more than that: only the server has loggers.
 
     Raises
     ------
@@ -80,6 +97,7 @@ CHOICES: dict[str, Collection[str]] = {
     "strategy.sampler": SAMPLERS,
     "codec.reference": REFERENCES,
     "federation.device": ("auto", "cpu", "cuda"),
+    "logger.wandb.mode": loggers.MODES,
     "task.id": TASKS,
     "task.answer": ANSWERS,
     "output.convention": COLUMNS,
@@ -176,7 +194,12 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         lambda x: _is_name(x) or (_is_list_of_names(x) and x != []),
         ("adapter.target_modules",),
     ),
-    ("a list of names", _is_list_of_names, ("adapter.modules_to_save", "adapter.freeze")),
+    (
+        "a list of names",
+        _is_list_of_names,
+        ("adapter.modules_to_save", "adapter.freeze", "logger.wandb.tags"),
+    ),
+    ("a name", _is_name, ("logger.wandb.project", "logger.mlflow.experiment_name")),
     ("a number or null", lambda x: x is None or _is_number(x), ("target.value", "data.target")),
     ("the path of a folder", _is_name, ("output.dir",)),
     (
@@ -227,6 +250,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         lambda x: x is None or _is_name(x),
         (
             *("model.tokenizer", "model.visual_path", "task.average_over"),
+            *("logger.wandb.entity", "logger.wandb.group", "logger.mlflow.tracking_uri"),
             *(f"data.{split}.name" for split in SPLITS),
         ),
     ),

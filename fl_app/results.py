@@ -109,8 +109,7 @@ def summarize(
     for _, split, metric, value in run.metrics:
         final.setdefault(split, {})[metric] = value
     scalars_up = sum_of("scalars", direction="up", kind="train")
-    payload_up = sum_of("payload_bytes", direction="up", kind="train")
-    message_down = sum_of("message_bytes", direction="down", kind="train")
+    sent = traffic(ledger)
     return {
         "experiment": cfg.experiment,
         "overrides": overrides,
@@ -123,21 +122,15 @@ def summarize(
         "target": target(run),
         "privacy": totals["privacy"],
         "bytes": {
-            "payload_up": payload_up,
-            "payload_down": sum_of("payload_bytes", direction="down", kind="train"),
-            "message_up": sum_of("message_bytes", direction="up", kind="train"),
-            "message_down": message_down,
-            "message_down_seed_only": message_down - totals["seed_only_saving"],
-            "setup": sum_of("message_bytes", kind="setup"),
-            "total": ledger.sent(),
-            "evaluate": sum_of("message_bytes", kind="evaluate"),
+            **sent,
+            "message_down_seed_only": sent["message_down"] - totals["seed_only_saving"],
         },
         "log": {
             "convention": cfg.output.convention,
             "bytes": sum_of(COLUMNS[cfg.output.convention], kind="train")
             + sum_of(COLUMNS[cfg.output.convention], kind="setup"),
         },
-        "bits_per_scalar_up": 8 * payload_up / scalars_up if scalars_up else None,
+        "bits_per_scalar_up": 8 * sent["payload_up"] / scalars_up if scalars_up else None,
         "seconds": {
             "total": round(time.perf_counter() - run.started + totals["setup_seconds"], 3),
             "setup": round(totals["setup_seconds"], 3),
@@ -148,6 +141,24 @@ def summarize(
         },
         "theta0_digest": totals["theta0_digest"],
         "versions": versions(),
+    }
+
+
+def traffic(ledger: Ledger) -> dict[str, int]:
+    """Return the bytes until now: of training by direction, of set-up, of both, of evaluation."""
+
+    def bytes_of(column: str, kind: str, direction: str | None = None) -> int:
+        wanted = {direction} if direction else {"up", "down"}
+        return int(ledger.total(column, lambda r: r.kind == kind and r.direction in wanted))
+
+    return {
+        "payload_up": bytes_of("payload_bytes", "train", "up"),
+        "payload_down": bytes_of("payload_bytes", "train", "down"),
+        "message_up": bytes_of("message_bytes", "train", "up"),
+        "message_down": bytes_of("message_bytes", "train", "down"),
+        "setup": bytes_of("message_bytes", "setup"),
+        "total": ledger.sent(),
+        "evaluate": bytes_of("message_bytes", "evaluate"),
     }
 
 

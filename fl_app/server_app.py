@@ -11,6 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.exit import add_exit_handler
 
 from fl_app import console, report
+from fl_app.loggers.tracking import Tracking
 from fl_app.privacy import is_client_level, is_example_level
 from fl_app.records import to_record, to_tree
 from fl_app.results import RunFolder
@@ -51,6 +52,7 @@ class Run:
         self.overrides = overrides
         self.setup_seconds = setup_seconds
         self.folder = RunFolder(here.cfg)
+        self.tracking = Tracking(self.folder)
         self.strategy = Coded(inner_strategy(here.cfg), here, self.folder.ledger)
         self.rounds_done = 0
         self.ended = False
@@ -61,6 +63,7 @@ class Run:
         here, cfg = self.here, self.here.cfg
         console.header(cfg, self.folder.path, here.theta0)
         try:
+            self.tracking.start()
             began = time.perf_counter()
             if is_example_level(cfg):  # said before the first round, not by every client in it
                 self._check_privacy()
@@ -78,6 +81,7 @@ class Run:
             )
             if "unseen" in here.data:
                 self.evaluate("unseen", self.rounds_done, self.latest)
+                self._tell("unseen")
         except BaseException:
             self.finish("failed")
             raise
@@ -102,6 +106,7 @@ class Run:
             if server_round > 0:
                 self.folder.checkpoint(server_round, self.latest)
             console.round_line(self.folder, server_round)
+            self._tell("test")
             return MetricRecord(dict(scores))
 
     def evaluate(self, split: str, server_round: int, tree: Tree) -> dict[str, float]:
@@ -118,6 +123,15 @@ class Run:
             if not self.ended:
                 self.ended = True
                 self._finish(status)
+
+    def _tell(self, split: str) -> None:
+        """Let the loggers know how the last round ended."""
+        with self.recording:
+            seconds = {
+                "total": time.perf_counter() - self.folder.started + self.setup_seconds,
+                "train": self.strategy.train_seconds,
+            }
+            self.tracking.log(self.rounds_done, split, seconds)
 
     def _rows(self) -> dict[int, int]:
         return {k: len(self.here.documents(k)) for k in range(self.here.cfg.federation.clients)}
@@ -158,3 +172,4 @@ class Run:
         )
         report.write(self.folder.path)
         console.final(summary, self.folder.path)
+        self.tracking.finish(status, summary)

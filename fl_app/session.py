@@ -18,7 +18,7 @@ from fl_app.adapters import ADAPTERS
 from fl_app.codecs import Codec, from_spec
 from fl_app.config import compose, plain
 from fl_app.conventions import alias_bytes
-from fl_app.preflight import check
+from fl_app.preflight import check_node
 from fl_app.tasks import Task
 from fl_app.tree import Tree, chained, manifest
 
@@ -110,7 +110,7 @@ def session(overrides: str) -> Session:
         For a model that is missing or is not the one named by the config.
     """
     cfg = compose(overrides)
-    check(cfg)
+    check_node(cfg)
     torch.set_num_threads(cfg.federation.torch_threads)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     datasets.disable_progress_bars()

@@ -1,0 +1,83 @@
+"""Weights & Biases: online, or offline in ``RUN/wandb/`` for a ``wandb sync`` later."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from requests.utils import get_netrc_auth
+
+from fl_app.config import plain
+
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read on import
+
+import wandb
+
+AXES = {
+    "round": ("test/*", "unseen/*", "bytes/*", "seconds/*"),
+    "bytes_sent": ("over_bytes/*",),
+}
+EXIT_CODES = {"completed": 0, "failed": 1, "interrupted": 130}
+FINISH_SECONDS = 60  # for what is not uploaded yet; it stays on disk, for `wandb sync`
+
+
+def check(options: DictConfig) -> None:
+    """Check that there is a key: wandb would ask for it on a terminal that no server has.
+
+    Raises
+    ------
+    ValueError
+        If a run would be online and there is none.
+    """
+    if options.mode == "offline":
+        return
+    settings = wandb.Settings()
+    settings.update_from_system_settings()
+    settings.update_from_env_vars(dict(os.environ))
+    known = settings.api_key or settings.identity_token_file or get_netrc_auth(settings.base_url)
+    if not known:
+        raise ValueError(
+            f"logger.wandb.mode=online needs a key for {settings.base_url}: run `wandb login`, or "
+            "set WANDB_API_KEY, or logger.wandb.mode=offline"
+        )
+
+
+class Logger:
+    """One run; its history has a row per call of ``log``."""
+
+    def __init__(self, cfg: DictConfig, folder: Path) -> None:
+        options = cfg.logger.wandb
+        self.folder = folder
+        self.run = wandb.init(
+            project=options.project,
+            entity=options.entity,
+            group=options.group,
+            tags=plain(options.tags),
+            mode=options.mode,
+            name=folder.name,
+            dir=folder,
+            config=plain(cfg),
+            reinit="create_new",
+            settings=wandb.Settings(
+                silent=True,
+                console="off",  # Flower's log, which is the server's console, stays what it is
+                disable_git=True,
+                disable_code=True,
+                x_save_requirements=False,
+                finish_timeout=FINISH_SECONDS,
+            ),
+        )
+        for axis, names in AXES.items():
+            for name in names:
+                self.run.define_metric(name, step_metric=axis)
+
+    def log(self, axis: str, step: int, values: dict[str, float]) -> None:
+        """Add one row to the history; uploading it is another process's work."""
+        self.run.log({axis: step, **values})
+
+    def finish(self, status: str, summary: dict[str, Any], files: list[Path]) -> None:
+        """End the run, as failed if it did not complete."""
+        self.run.summary.update(summary)
+        for file in files:
+            self.run.save(file, base_path=self.folder, policy="now")
+        self.run.finish(exit_code=EXIT_CODES[status])
