@@ -5,6 +5,8 @@ import json
 import os
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -51,6 +53,23 @@ def run(tmp_path_factory: pytest.TempPathFactory, server: socket.socket) -> Run:
     made = prepared(tmp_path_factory.mktemp("runs") / "one", f"{ALL} {METHOD}")
     made.start()
     return made
+
+
+def test_no_tool_says_a_word(tmp_path: Path) -> None:
+    """In a process of its own: a tool speaks when it is imported, and when the process ends."""
+    code = (
+        "from pathlib import Path; from fl_app.config import compose; "
+        "from fl_app.loggers import chosen, load; "
+        f"cfg, folder = compose({ALL!r}), Path({str(tmp_path / 'run')!r}); folder.mkdir(); "
+        "loggers = [load(name).Logger(cfg, folder) for name in chosen(cfg)]; "
+        "[it.log('round', 1, {'test/anls': 0.5}) for it in loggers]; "
+        "[it.finish('completed', {'a': 1}, []) for it in loggers]"
+    )
+    command = [sys.executable, "-W", "ignore::FutureWarning", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+    for tool in TOOLS:
+        assert series(tmp_path / "run", tool, "test/anls") == [(1, 0.5)]
 
 
 # ---- what was written, read by each tool's own reader --------------------------------------------
@@ -203,8 +222,9 @@ def test_the_summary_and_the_files_go_along(run: Run) -> None:
     assert found.data.tags["theta0_digest"] == summary["theta0_digest"]
     names = {file.path for file in client.list_artifacts(found.info.run_id)}
     assert names == {"config.yaml", "ledger.csv", "metrics.csv", "summary.json"}
-    (kept,) = (folder / "wandb").glob("offline-run-*/files/summary.json")
-    assert json.loads(kept.read_text()) == summary
+    (copied,) = (folder / "wandb").glob(f"offline-run-*/files/{folder.name}")
+    assert {file.name for file in copied.iterdir()} == names
+    assert json.loads((copied / "summary.json").read_text()) == summary
     updates = {
         item.key or "/".join(item.nested_key): json.loads(item.value_json)
         for record in records(folder)

@@ -3,11 +3,13 @@
 import logging
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from omegaconf import DictConfig
+from sqlalchemy.exc import SADeprecationWarning
 
 from fl_app.config import plain
 from fl_app.loggers.flat import flat
@@ -46,6 +48,7 @@ class Logger:
 
     def __init__(self, cfg: DictConfig, folder: Path) -> None:
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # how it makes its tables
+        warnings.filterwarnings("ignore", category=SADeprecationWarning)  # for MLflow's authors
         options, home = cfg.logger.mlflow, folder.parent
         self.client = MlflowClient(options.tracking_uri or f"sqlite:///{home / 'mlflow.db'}")
         files = None if options.tracking_uri else (home / "mlflow-files").as_uri()

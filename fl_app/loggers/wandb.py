@@ -1,6 +1,7 @@
 """Weights & Biases: online, or offline in ``RUN/wandb/`` for a ``wandb sync`` later."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,8 @@ class Logger:
     def finish(self, status: str, summary: dict[str, Any], files: list[Path]) -> None:
         """End the run, as failed if it did not complete."""
         self.run.summary.update(summary)
+        kept = Path(self.run.dir) / self.folder.name  # beside wandb's own config.yaml
+        kept.mkdir()
         for file in files:
-            self.run.save(file, base_path=self.folder, policy="now")
+            shutil.copy(file, kept)
         self.run.finish(exit_code=EXIT_CODES[status])
