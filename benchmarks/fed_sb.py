@@ -8,9 +8,10 @@ through real `flwr run`s. The target of a task is its data set's. Runs that are 
 import argparse
 import statistics
 
-from benchmarks.runs import Run, read, run_missing, spread
+from benchmarks.runs import read, run_missing, spread
 from fl_app.config import compose
-from fl_app.console import size, title
+from fl_app.run_record import Run
+from fl_app.text import size, title
 
 TASKS = {
     "docvqa": "",
@@ -62,17 +63,17 @@ def label(task: str, name: str) -> str:
 def line(name: str, found: list[Run], metric: str, target: float) -> str:
     """Return an entry's line of the table."""
     met = [run.first_met(target) for run in found]
-    until = [r if r is not None else max(run.scores) for run, r in zip(found, met, strict=True)]
-    sent = statistics.mean(run.sent(r) for run, r in zip(found, until, strict=True))
+    until = [r if r is not None else max(run.curve) for run, r in zip(found, met, strict=True)]
+    sent = statistics.mean(run.ledger.sent(r) for run, r in zip(found, until, strict=True))
     cells = (
         name,
         str(len(found)),
         f"{found[0].summary['trainable_scalars']:,}",
-        spread([run.summary["final"][metric] for run in found]),
-        spread([run.summary["final_unseen"][metric] for run in found]),
+        spread([run.final("test")[metric] for run in found]),
+        spread([run.final("unseen")[metric] for run in found]),
         ", ".join("missed" if r is None else str(r) for r in met),
         f"missed with {size(sent)}" if None in met else size(sent),
-        size(statistics.mean(run.summary["bytes"]["setup"] for run in found)),
+        size(statistics.mean(run.bytes_of("message_bytes", "setup") for run in found)),
         *((f"{p['epsilon']:.2f}",) if (p := found[0].summary.get("privacy")) else ("-",)),
     )
     return "| " + " | ".join(cells) + " |"

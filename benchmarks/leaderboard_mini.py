@@ -9,9 +9,10 @@ import argparse
 import statistics
 from dataclasses import dataclass
 
-from benchmarks.runs import Run, read, run_missing, spread
-from fl_app.console import size
+from benchmarks.runs import read, run_missing, spread
 from fl_app.conventions import COLUMNS
+from fl_app.run_record import Run
+from fl_app.text import size
 
 BASELINE = "fedavg_full"
 SHARE = 0.95  # of the baseline's final ANLS
@@ -85,19 +86,21 @@ def line(name: str, found: list[Run], target: float, baseline: float) -> tuple[b
     entry = ENTRIES[name]
     met = [run.first_met(target) for run in found]
     column = COLUMNS[entry.convention]
-    until = [r if r is not None else max(run.scores) for run, r in zip(found, met, strict=True)]
-    counted = statistics.mean(run.sent(r, column) for run, r in zip(found, until, strict=True))
-    messages = statistics.mean(run.sent(r) for run, r in zip(found, until, strict=True))
+    until = [r if r is not None else max(run.curve) for run, r in zip(found, met, strict=True)]
+    counted = statistics.mean(
+        run.ledger.sent(r, column) for run, r in zip(found, until, strict=True)
+    )
+    messages = statistics.mean(run.ledger.sent(r) for run, r in zip(found, until, strict=True))
     missed = None in met
-    final = [run.summary["final"] for run in found]
+    final = [run.final("test") for run in found]
     cells = (
         name,
         entry.mirrors or "-",
         str(len(found)),
         spread([f["anls"] for f in final]),
         spread([100 * f["accuracy"] for f in final], 1) + " %",
-        spread([run.summary["final_unseen"]["anls"] for run in found]),
-        f"{statistics.mean(run.summary['bits_per_scalar_up'] for run in found):.2f}",
+        spread([run.final("unseen")["anls"] for run in found]),
+        f"{statistics.mean(run.bits_per_scalar_up() or 0 for run in found):.2f}",
         ", ".join("missed" if r is None else str(r) for r in met),
         f"missed with {size(counted)}" if missed else size(counted),
         "-" if missed else size(messages),
@@ -108,10 +111,12 @@ def line(name: str, found: list[Run], target: float, baseline: float) -> tuple[b
 
 def table(names: list[str], runs: dict[str, list[Run]]) -> str:
     """Return the Markdown table of ``names``."""
-    finals = [run.summary["final"]["anls"] for run in runs[BASELINE]]
+    finals = [run.final("test")["anls"] for run in runs[BASELINE]]
     target = SHARE * statistics.mean(finals)
-    rounds = [run.first_met(target) or max(run.scores) for run in runs[BASELINE]]
-    baseline = statistics.mean(run.sent(r) for run, r in zip(runs[BASELINE], rounds, strict=True))
+    rounds = [run.first_met(target) or max(run.curve) for run in runs[BASELINE]]
+    baseline = statistics.mean(
+        run.ledger.sent(r) for run, r in zip(runs[BASELINE], rounds, strict=True)
+    )
     header = (
         "entry", "mirrors", "seeds", "ANLS", "accuracy", "unseen ANLS", "bits up",
         f"rounds to {target:.3f}", f"bytes to {target:.3f}", "as messages", f"of {BASELINE}",
@@ -123,7 +128,7 @@ def table(names: list[str], runs: dict[str, list[Run]]) -> str:
 
 def curve(name: str, found: list[Run]) -> str:
     """Return the mean ANLS by round."""
-    values = (statistics.mean(run.scores[r] for run in found) for r in found[0].scores)
+    values = (statistics.mean(run.curve[r] for run in found) for r in found[0].curve)
     return f"{name}: " + " ".join(f"{value:.3f}" for value in values)
 
 

@@ -36,7 +36,7 @@ from fl_app.codecs import (
     top_k,
     uniform,
 )
-from fl_app.report import STYLE
+from fl_app.report.picture import STYLE
 
 GOALS_SIDE = 1000  # for so many squared
 GOALS = {0.092: 3.75, 0.5: 1.35}

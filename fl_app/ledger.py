@@ -59,12 +59,48 @@ def short_name(spec: dict[str, Any]) -> str:
     return f"{spec['id']}({short_name(spec['inner'])})" if "inner" in spec else str(spec["id"])
 
 
-class Ledger:
+class Transfers:
+    """Rows of a ledger, and their sums.
+
+    ``columns`` are those that were recorded: of an older file, some are missing.
+    """
+
+    def __init__(self, rows: list[Transfer], columns: Iterable[str] = COLUMNS) -> None:
+        self.rows = rows
+        self.columns = frozenset(columns)
+
+    def total(
+        self, column: str = "message_bytes", where: Callable[[Transfer], bool] = lambda row: True
+    ) -> int | float:
+        """Return the sum of ``column`` over the rows for which ``where`` holds.
+
+        Raises
+        ------
+        ValueError
+            If the column was not recorded.
+        """
+        if column not in self.columns:
+            raise ValueError(f"the ledger has no {column}: an older version wrote it; run it again")
+        return sum(getattr(row, column) for row in self.rows if where(row))
+
+    def sent(self, until: int | None = None, column: str = "message_bytes") -> int:
+        """Return the message bytes of set-up and training, both directions, to round ``until``.
+
+        Evaluation is not part of it: it is a way of looking, and counted apart.
+        """
+        return int(
+            self.total(
+                column, lambda r: r.kind != "evaluate" and (until is None or r.round <= until)
+            )
+        )
+
+
+class Ledger(Transfers):
     """Every transfer of a run, in memory and, row by row, in ``ledger.csv``."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__([])
         self.path = path
-        self.rows: list[Transfer] = []
         with path.open("w", newline="") as file:
             csv.writer(file).writerow(COLUMNS)
 
@@ -78,17 +114,21 @@ class Ledger:
                 for r in rows
             )
 
-    def total(
-        self, column: str = "message_bytes", where: Callable[[Transfer], bool] = lambda row: True
-    ) -> int | float:
-        """Return the sum of ``column`` over the rows for which ``where`` holds."""
-        return sum(getattr(row, column) for row in self.rows if where(row))
 
-    def sent(self, until: int | None = None) -> int:
-        """Return the message bytes of set-up and training, both directions, to round ``until``.
+def _number(column: str) -> Callable[[str], Any]:
+    if column in ("direction", "kind", "codec"):
+        return str
+    return float if column.endswith("_s") else int
 
-        Evaluation is not part of it: it is a way of looking, and counted apart.
-        """
-        return int(
-            self.total(where=lambda r: r.kind != "evaluate" and (until is None or r.round <= until))
-        )
+
+def read(path: Path) -> Transfers:
+    """Return what is in a ``ledger.csv``, also of a run that goes on or of an older version."""
+    kinds = {name: _number(name) for name in COLUMNS}
+    with path.open(newline="") as file:
+        table = csv.DictReader(file)
+        rows = [
+            Transfer(**{name: kinds[name](text) for name, text in row.items() if name in kinds})
+            for row in table
+            if None not in row.values()  # a line that is being written
+        ]
+        return Transfers(rows, COLUMNS if table.fieldnames is None else table.fieldnames)

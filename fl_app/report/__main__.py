@@ -1,0 +1,74 @@
+"""``python -m fl_app.report RUN... [--out FILE] [--picture FILE]``: a report of finished runs."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from fl_app.report.page import compare, write
+from fl_app.runs import find
+
+DESCRIPTION = """\
+Make one self-contained HTML page, which opens offline, of one run, of a sweep, or of any runs:
+
+  python -m fl_app.report runs/NAME             one run: scores, bytes, rounds, configuration
+  python -m fl_app.report runs/SWEEP            a folder of runs: all below it, compared
+  python -m fl_app.report 'runs/bench-*'        a pattern, quoted or not
+  python -m fl_app.report runs/a-* runs/b-*     several
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Find the runs, write page and picture, and print where they are."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fl_app.report",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="a run's folder, a folder of them, or a pattern"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="where the page goes (default: report.html in the run's or the sweep's folder; of "
+        "runs from several places, in the current folder)",
+    )
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        metavar="FILE",
+        help="also draw the Pareto front as a still picture, .png or .svg",
+    )
+    asked = parser.parse_args(arguments)
+    if asked.picture and asked.picture.suffix not in (".png", ".svg"):
+        parser.error(f"--picture {asked.picture}: the name should end in .png or .svg")
+    try:
+        folders = find(asked.runs)
+        out = asked.out or _default_out(asked.runs, folders)
+        if len(folders) == 1:
+            page = write(folders[0], out)
+        else:
+            page = compare(folders, out, _heading(asked.runs))
+        print(page)
+        if asked.picture:
+            from fl_app.report.picture import draw  # matplotlib
+
+            print(draw(folders, asked.picture))
+    except (OSError, ValueError) as error:
+        sys.exit(f"{error}")
+
+
+def _default_out(patterns: list[str], folders: list[Path]) -> Path:
+    if len(folders) == 1:
+        return folders[0] / "report.html"
+    sweep = len(patterns) == 1 and Path(patterns[0]).is_dir()
+    return Path(patterns[0] if sweep else ".") / "report.html"
+
+
+def _heading(patterns: list[str]) -> str:
+    return Path(patterns[0]).resolve().name if len(patterns) == 1 else "Runs compared"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Scores and bytes of configurations over their seeds, as plain data for the page and the picture.
+
+Only runs that completed are counted, and a seed once.
+"""
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fl_app.configurations import Configuration, group
+from fl_app.report import pareto, significance
+from fl_app.run_record import Run
+from fl_app.text import title
+
+PARTS = ("set-up", "payload down", "overhead down", "payload up", "overhead up")
+
+
+def comparable(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return a comparison for each metric and test set, largest first."""
+    tests = Counter(run.judged_by for run in runs)
+    found = [(_counted(one), one) for one in group(runs)]
+    methods = sorted({one.method for _, one in found})
+    sets = []
+    for test, _ in tests.most_common():
+        members = [(c, one) for c, one in found if c and c[0].judged_by == test]
+        if members:
+            sets.append(_comparison(test, members, methods))
+    for one in sets:
+        alike = [set(other["rows"]) for other in sets if other["dataset"] == one["dataset"]]
+        own = [row for row in one["rows"] if row not in set.intersection(*alike)]
+        one["title"] += f" ({', '.join(own)})" if own else ""
+    return sets
+
+
+def left_out(runs: Sequence[Run]) -> list[tuple[Path, str]]:
+    """Return the runs that are not counted, and why."""
+    kept = {run.path for one in group(runs) for run in _counted(one)}
+    return [
+        (
+            run.path,
+            f"repeats seed {run.seed} of its configuration"
+            if run.status == "completed" and run.curve
+            else run.status
+            if run.status != "completed"
+            else "has no score",
+        )
+        for run in runs
+        if run.path not in kept
+    ]
+
+
+def _counted(one: Configuration) -> list[Run]:
+    """Return a configuration's completed runs, the first of each seed."""
+    seeds: dict[int, Run] = {}
+    for run in one.runs:
+        if run.status == "completed" and run.curve:
+            seeds.setdefault(run.seed, run)
+    return list(seeds.values())
+
+
+def _comparison(
+    test: tuple[str, ...], members: list[tuple[list[Run], Configuration]], methods: list[str]
+) -> dict[str, Any]:
+    metric, dataset, *rows = test
+    goals = Counter(run.option("target.value") for runs, _ in members for run in runs)
+    goals.pop(None, None)
+    target = goals.most_common(1)[0][0] if goals else None
+    rows_of = [
+        configuration(runs, one.label, one.method, methods.index(one.method), target)
+        for runs, one in members
+    ]
+    # Best first, in every chart and table.
+    rows_of.sort(key=lambda row: (-row["score"]["mean"], row["bytes"]["mean"], row["label"]))
+    best = pareto.front([(row["bytes"]["mean"], row["score"]["mean"]) for row in rows_of])
+    for place, i in enumerate(best, start=1):
+        rows_of[i]["front"] = place
+    samples = [row["score"]["values"] for row in rows_of]
+    return {
+        "title": f"{title(metric)} on {dataset}",
+        "dataset": dataset,
+        "rows": rows,
+        "metric": metric,
+        "name": title(metric),
+        "target": target,
+        "configurations": rows_of,
+        "differences": [
+            [asdict(d) for d in significance.differences(samples, i)] for i in range(len(samples))
+        ],
+    }
+
+
+def configuration(
+    runs: Sequence[Run], label: str, method: str, style: int, target: float | None
+) -> dict[str, Any]:
+    """Return what the charts show of a configuration: numbers over its runs, one per seed."""
+    metric = runs[0].target_metric
+    met = [None if target is None else run.first_met(target) for run in runs]
+    return {
+        "label": label,
+        "method": method,
+        "style": style,
+        "front": 0,
+        "seeds": [run.seed for run in runs],
+        "score": spread([run.curve[max(run.curve)] for run in runs]),
+        "unseen": spread([f[metric] for run in runs if metric in (f := run.final("unseen"))]),
+        "bytes": spread([run.ledger.sent() for run in runs]),
+        "bits": spread([b for run in runs if (b := run.bits_per_scalar_up()) is not None]),
+        "seconds": spread([s for run in runs if (s := _seconds(run)) is not None]),
+        "rounds_to_target": spread([r for r in met if r is not None]),
+        "bytes_to_target": spread(
+            [run.ledger.sent(until=r) for run, r in zip(runs, met, strict=True) if r is not None]
+        ),
+        "parts": [statistics.mean(values) for values in zip(*map(_parts, runs), strict=True)],
+        "curve": _curve(runs),
+        "rounds": _rounds(runs[0]) if len(runs) == 1 else [],
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Return mean and standard deviation (None for one value) of values, and the values."""
+    return {
+        "mean": statistics.mean(values) if values else None,
+        "sd": statistics.stdev(values) if len(values) > 1 else None,
+        "values": list(values),
+    }
+
+
+def _seconds(run: Run) -> float | None:
+    return run.summary.get("seconds", {}).get("total")
+
+
+def _parts(run: Run) -> tuple[int, ...]:
+    """Return the message bytes by ``PARTS``; their sum is what was sent."""
+    down, up = (
+        (run.bytes_of("payload_bytes", "train", d), run.bytes_of("message_bytes", "train", d))
+        for d in ("down", "up")
+    )
+    return (
+        run.bytes_of("message_bytes", "setup"),
+        down[0],
+        down[1] - down[0],
+        up[0],
+        up[1] - up[0],
+    )
+
+
+def _curve(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return the score over the seeds that came to a round, and the mean bytes sent until then."""
+    rounds = sorted({r for run in runs for r in run.curve})
+    return [
+        {
+            "round": r,
+            "bytes": statistics.mean(run.ledger.sent(until=r) for run in runs if r in run.curve),
+            **spread([run.curve[r] for run in runs if r in run.curve]),
+        }
+        for r in rounds
+    ]
+
+
+def _rounds(run: Run) -> list[dict[str, Any]]:
+    """Return who trained in each round, what was sent, and what the model scored."""
+    found = []
+    for number in sorted({r for r, split, *_ in run.metrics if split == "test"}):
+        rows = [t for t in run.ledger.rows if t.round == number and t.kind != "evaluate"]
+        found.append(
+            {
+                "round": number,
+                "clients": sorted({t.partition for t in rows if t.kind == "train"}),
+                "setup": sum(t.message_bytes for t in rows if t.kind == "setup"),
+                **{
+                    d: sum(t.message_bytes for t in rows if (t.kind, t.direction) == ("train", d))
+                    for d in ("down", "up")
+                },
+                "scores": {m: v for r, s, m, v in run.metrics if (r, s) == (number, "test")},
+            }
+        )
+    return found

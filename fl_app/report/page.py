@@ -1,0 +1,202 @@
+"""The page: data and charts in one file, made from what runs have left in their folders."""
+
+import importlib.util
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from fl_app.installed import installed
+from fl_app.report.comparison import PARTS, comparable, configuration, left_out
+from fl_app.report.palette import BEATEN, look
+from fl_app.report.significance import MIN_SEEDS
+from fl_app.run_record import Run, read
+from fl_app.runs import frame
+from fl_app.text import duration, guarantee, score, size, title
+
+BYTES = {
+    "payload_up": "payload up: what the codec made of the models",
+    "payload_down": "payload down",
+    "message_up": "messages up: all Flower objects",
+    "message_down": "messages down",
+    "message_down_seed_only": "messages down, if the first download brought only the seed",
+    "setup": "set-up",
+    "total": "sent in all: messages of training and set-up",
+    "evaluate": "evaluation",
+}
+SECONDS = {
+    "setup": "set-up",
+    "evaluate": "evaluation",
+    "train": "training, all clients",
+    "encode": "encoding",
+    "decode": "decoding",
+}
+
+
+def write(folder: Path, target_file: Path | None = None) -> Path:
+    """Write the page of one run, ``folder/report.html``, and return its path.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder is not that of a run.
+    """
+    run = read(folder)
+    summary = run.summary
+    goal = run.option("target.value")
+    one = configuration([run], folder.name, run.method, 0, goal) if run.curve else None
+    metric = run.target_metric
+    data = {
+        "sets": []
+        if one is None
+        else [
+            {
+                "title": f"{title(str(metric))} on {run.dataset}",
+                "metric": metric,
+                "name": title(str(metric)),
+                "target": goal,
+                "configurations": [one],
+                "differences": [[]],
+            }
+        ],
+        "tables": {},
+    }
+    return _render(
+        target_file or folder / "report.html",
+        data,
+        heading=folder.name,
+        subtitle=f"experiment {run.experiment}, seed {run.seed}, "
+        f"{max((r for r, *_ in run.metrics), default=0)} rounds, {run.status}",
+        status=run.status,
+        facts=_facts(run),
+        rounds=one["rounds"] if one else [],
+        bytes=_bytes(run),
+        seconds=[(SECONDS.get(k, k), v) for k, v in summary.get("seconds", {}).items()],
+        config=(folder / "config.yaml").read_text(encoding="utf-8"),
+        versions={**summary.get("versions", {}), "theta0": summary.get("theta0_digest", "unknown")},
+    )
+
+
+def compare(folders: Sequence[Path], target_file: Path, heading: str = "Runs compared") -> Path:
+    """Write the page that compares the runs in ``folders`` and return its path.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder is not that of a run, or there is none to write in.
+    """
+    runs = [read(folder) for folder in folders]
+    sets = comparable(runs)
+    table = frame(runs)
+    counted = sum(len(one["seeds"]) for part in sets for one in part["configurations"])
+    found = sum(len(part["configurations"]) for part in sets)
+    return _render(
+        target_file,
+        {
+            "sets": sets,
+            "tables": {"runs": {"columns": list(table.columns), "rows": _cells(table)}},
+            "min_seeds": MIN_SEEDS,
+            "csv": table.to_csv(index=False, lineterminator="\n"),
+        },
+        heading=heading,
+        subtitle=f"{found} configurations, {counted} completed runs",
+        status="completed",
+        left_out=left_out(runs),
+    )
+
+
+def _render(target: Path, data: dict[str, Any], **values: Any) -> Path:
+    """Write the page; its parts lie beside this file, or where the project is installed."""
+    text = {
+        name: installed(f"fl_app/report/{name}").read_text(encoding="utf-8")
+        for name in ("template.html", "page.js", "page.css")
+    }
+    page = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(text["template.html"])
+    empty = dict.fromkeys(("facts", "rounds", "bytes", "seconds", "left_out"), ())
+    optional = dict.fromkeys(("config", "versions"))
+    target.write_text(
+        page.render(
+            **empty
+            | optional
+            | values
+            | {
+                "data": _finite(data | {"parts": PARTS, "beaten": BEATEN, "looks": _looks(data)}),
+                "css": text["page.css"],
+                "js": text["page.js"],
+                "plotly": _plotly(),
+                "size": size,
+                "duration": duration,
+                "score": score,
+                "title": title,
+            }
+        ),
+        encoding="utf-8",
+    )
+    return target
+
+
+def _looks(data: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return colour and symbol of every method by its number."""
+    styles = (row["style"] for one in data["sets"] for row in one["configurations"])
+    return [look(number) for number in range(max(styles, default=-1) + 1)]
+
+
+def _plotly() -> str:
+    """Return plotly.js, out of the package but without importing it."""
+    spec = importlib.util.find_spec("plotly")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("reports need plotly; mend it with `make setup`")
+    script = Path(spec.origin).parent / "package_data" / "plotly.min.js"
+    return script.read_text(encoding="utf-8")
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """Return (value, what it is) of what is asked first about a run."""
+    facts = [
+        (score(name, value), f"{title(name)}, {split}")
+        for split in ("test", "unseen")
+        for name, value in run.final(split).items()
+    ]
+    facts.append((size(run.ledger.sent()), "sent, set-up included"))
+    if (bits := run.bits_per_scalar_up()) is not None:
+        facts.append((f"{bits:.3f}", "bits per scalar up"))
+    goal = run.option("target.value")
+    if goal is not None:
+        met = run.first_met(goal)
+        what = f"{title(str(run.target_metric))} {goal:g}"
+        facts.append(
+            ("missed", f"target {what}")
+            if met is None
+            else (size(run.ledger.sent(until=met)), f"sent until {what} (round {met})")
+        )
+    if spent := run.summary.get("privacy"):
+        facts.append((f"epsilon {spent['epsilon']:.3g}", guarantee(spent)))
+    if (total := run.summary.get("seconds", {}).get("total")) is not None:
+        facts.append((f"{total:.0f} s", "in total"))
+    return facts
+
+
+def _bytes(run: Run) -> list[tuple[str, int]]:
+    found = [(BYTES.get(key, key), value) for key, value in run.summary.get("bytes", {}).items()]
+    if log := run.summary.get("log"):
+        found.append((f"communication log, convention {log['convention']}", log["bytes"]))
+    return found
+
+
+def _cells(table: pd.DataFrame) -> list[list[Any]]:
+    return json.loads(table.to_json(orient="values", double_precision=15))
+
+
+def _finite(value: Any) -> Any:
+    """Return ``value`` with None for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

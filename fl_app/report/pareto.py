@@ -1,0 +1,17 @@
+"""The Pareto front: what is not beaten in both the score and the bytes."""
+
+from collections.abc import Sequence
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Return the indices of the points (cost, score) that no other point dominates, by cost.
+
+    A point dominates another one if its cost is no higher, its score no lower, and one of them
+    better: of equal points, all are on the front or none.
+    """
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
+    found: list[int] = []
+    for i in order:
+        if not found or points[i][1] > points[found[-1]][1] or points[i] == points[found[-1]]:
+            found.append(i)
+    return found

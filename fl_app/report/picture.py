@@ -1,0 +1,225 @@
+"""The Pareto front as a still picture, for a README or the end of a sweep."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+from matplotlib.transforms import Bbox
+
+from fl_app.report.comparison import comparable
+from fl_app.report.palette import BEATEN, SYMBOLS, look
+from fl_app.run_record import read
+from fl_app.text import size
+
+STYLE: Any = {
+    "svg.hashsalt": "thinwire",  # same run, same picture
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+}
+# Where a label may be: above its point or not, from which distance in pixels to which.
+FAR = ((True, 11, 55), (False, 11, 55), (True, 55, 400), (False, 55, 400))
+NEAR = 18  # needs no leader
+INK, QUIET = "#1f2430", "#667085"
+
+
+def draw(folders: Sequence[Path], target_file: Path) -> Path:
+    """Draw a panel for each metric and data set that the runs have, and return the file's path.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        Run folders; only completed runs are drawn.
+    target_file : Path
+        Ends in .png or .svg.
+
+    Raises
+    ------
+    ValueError
+        If none of the runs has completed.
+    """
+    sets = comparable([read(folder) for folder in folders])
+    if not sets:
+        raise ValueError("no run has completed, so there is nothing to draw")
+    # One configuration alone is no front.
+    sets = [one for one in sets if len(one["configurations"]) > 1] or sets
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11, 6.2 * len(sets)), layout="constrained", dpi=120)
+        canvas = FigureCanvasAgg(figure)
+        panels = figure.subplots(len(sets), 1, squeeze=False)[:, 0]
+        for panel, one in zip(panels, sets, strict=True):
+            _panel(panel, one)
+        canvas.draw()  # labels are placed around what is drawn, in its pixels
+        figure.set_layout_engine("none")
+        for panel, one in zip(panels, sets, strict=True):
+            _label_front(panel, one, canvas)
+        metadata = {"Date": None} if target_file.suffix == ".svg" else None
+        figure.savefig(target_file, metadata=metadata)
+    return target_file
+
+
+def _panel(axes: Axes, one: dict[str, Any]) -> None:
+    rows = one["configurations"]
+    front = sorted((row for row in rows if row["front"]), key=lambda row: row["front"])
+    for row in rows:
+        color, symbol = look(row["style"])
+        axes.errorbar(
+            *_point(row),
+            xerr=row["bytes"]["sd"],
+            yerr=row["score"]["sd"],
+            fmt="none",
+            ecolor=QUIET,
+            elinewidth=0.9,
+            alpha=0.6 if row["front"] else 0.3,
+            zorder=2,
+        )
+        axes.plot(
+            *_point(row),
+            marker=SYMBOLS[symbol],
+            markersize=9 if row["front"] else 7,
+            color=color if row["front"] else BEATEN,
+            markeredgecolor=color,
+            linestyle="",
+            zorder=4 if row["front"] else 3,
+        )
+    axes.step(*zip(*map(_point, front), strict=True), where="post", color=INK, lw=1.4, zorder=2.5)
+    for style, method in sorted({(row["style"], row["method"]) for row in rows}):
+        color, symbol = look(style)
+        axes.plot([], [], SYMBOLS[symbol], color=color, label=method)
+    axes.legend(frameon=False, fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.11))
+    axes.set_xscale("log")
+    axes.set(
+        xlabel="message bytes of the whole run: both directions, set-up included",
+        ylabel=f"final {one['name']}, mean over seeds",
+    )
+    axes.set_title(
+        f"{one['title']}: {len(rows)} configurations, the Pareto front in colour",
+        loc="left",
+        fontsize=12,
+        fontweight="bold",
+    )
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_major_formatter(lambda value, _: size(value).replace(".0 ", " "))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if one["metric"] == "accuracy":
+        axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
+    _limit(axes, one, front)
+    if one["target"] is not None:
+        axes.axhline(one["target"], color=QUIET, linestyle="--", linewidth=1, zorder=1)
+        axes.annotate(
+            f"target {one['target']:g}",
+            (0.995, one["target"]),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize=9,
+            color=QUIET,
+        )
+
+
+def _point(row: dict[str, Any]) -> tuple[float, float]:
+    return row["bytes"]["mean"], row["score"]["mean"]
+
+
+def _limit(axes: Axes, one: dict[str, Any], front: list[dict[str, Any]]) -> None:
+    """Leave room for labels above, and what is far below the whole front out."""
+    values = [row["score"]["mean"] for row in front]
+    height = max(max(values) - min(values), 0.05)
+    low, high = min(values) - 0.25 * height, max(values) + 0.3 * height
+    axes.set_ylim(low, high)
+    below = sum(row["score"]["mean"] < low for row in one["configurations"])
+    if below:
+        axes.annotate(
+            f"{below} more below",
+            (0.995, 0.01),
+            xycoords="axes fraction",
+            ha="right",
+            va="bottom",
+            fontsize=9,
+            color=QUIET,
+        )
+
+
+def _label_front(axes: Axes, one: dict[str, Any], canvas: FigureCanvasAgg) -> None:
+    """Put every label of the front where it covers nothing.
+
+    It ends above its point, if there is a place near: above and to the left there is nothing that
+    the front beats. The way up from the points to its right stays free for their leaders.
+    """
+    pixels = axes.transData.transform
+    frame = axes.get_window_extent()
+    points = [pixels(_point(row)) for row in one["configurations"]]
+    taken = [_box(x - 8, x + 8, y - 8, y + 8) for x, y in points]
+    front = sorted((row for row in one["configurations"] if row["front"]), key=lambda r: r["front"])
+    for row, following in pairwise(front):
+        (x, y), (right, up) = pixels(_point(row)), pixels(_point(following))
+        taken += [_box(x, right, y - 3, y + 3), _box(right - 3, right + 3, y, up)]
+    labels: list[Bbox] = []
+    font: dict[str, Any] = {"fontsize": 9.5, "fontweight": "bold"}
+    ways = [_box(x - 2, x + 2, y, frame.y1) for x, y in map(pixels, map(_point, front))]
+    for number, row in enumerate(front):
+        probe = axes.text(0, 0, row["label"], **font)
+        extent = probe.get_window_extent(canvas.get_renderer())
+        probe.remove()
+        x, y = pixels(_point(row))
+        place = _free(x, y, extent.width, extent.height, frame, taken + ways[number + 1 :], labels)
+        if place is None:
+            continue
+        labels.append(place)
+        taken += [place, _box(x - 1, x + 1, min(y, place.y0), max(y, place.y0))]
+        above = place.y0 > y
+        up = place.y0 - y if above else place.y1 - y
+        axes.annotate(
+            row["label"],
+            _point(row),
+            xytext=(place.x0 - x, up),
+            textcoords="offset pixels",
+            va="bottom" if above else "top",
+            color=look(row["style"])[0],
+            zorder=5,
+            **font,
+        )
+        if abs(up) > NEAR:
+            axes.annotate(
+                "",
+                _point(row),
+                xytext=(0, up),
+                textcoords="offset pixels",
+                arrowprops={"arrowstyle": "-", "color": QUIET, "lw": 0.7, "shrinkA": 0},
+            )
+
+
+def _free(
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    frame: Bbox,
+    taken: list[Bbox],
+    labels: list[Bbox],
+) -> Bbox | None:
+    """Return a place for a label: near above, near below, or far from its point."""
+    for above, nearest, farthest in FAR:
+        left = max(frame.x0 + 4, x + 6 - width) if above else x - 6
+        for far in range(nearest, farthest, 4):
+            low = y + far if above else y - far - height
+            box = _box(left, left + width, low, low + height)
+            leader = _box(x - 1, x + 1, min(y, low), max(y, low))
+            inside = box.x1 < frame.x1 and frame.y0 < box.y0 < box.y1 < frame.y1
+            wide = box.padded(3)
+            if inside and not wide.count_overlaps(taken) and not leader.count_overlaps(labels):
+                return box
+    return None
+
+
+def _box(left: float, right: float, low: float, high: float) -> Bbox:
+    return Bbox([[left, low], [right, high]])
