@@ -19,7 +19,8 @@ from pathlib import Path
 import psutil
 
 from fl_app.installed import project_root
-from fl_app.run import submit, superlink
+from fl_app.run import submit
+from fl_app.superlink import superlinks
 
 NAME = "bench-full-size"
 OVERRIDES = (
@@ -67,7 +68,7 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier measurement
     memory = Memory()
     began = time.perf_counter()
-    with superlink() as environment:
+    with superlinks() as (environment,):
         memory.start()
         failed = submit(f"{OVERRIDES} output.name={NAME}", environment)
         memory.stopped.set()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from fl_app import run_record
 from fl_app.installed import project_root
-from fl_app.run import submit, superlink
+from fl_app.run import submit
 from fl_app.run_record import Run
+from fl_app.superlink import superlinks
 
 
 def folder_of(label: str, seed: int) -> Path:
@@ -33,7 +34,7 @@ def run_missing(overrides: dict[str, str], seeds: list[int]) -> None:
     missing = [(label, seed) for seed in seeds for label in overrides if not completed(label, seed)]
     if not missing:
         return
-    with superlink() as environment:
+    with superlinks() as (environment,):
         for label, seed in missing:
             folder = folder_of(label, seed)
             shutil.rmtree(folder, ignore_errors=True)  # of a run that did not complete

@@ -6,11 +6,14 @@ what the code knows in ``fl_app.preflight``.
 
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -87,7 +90,7 @@ def _compose(words: list[str]) -> tuple[DictConfig, str]:
     specs = {_key(word): spec for word in words if (spec := _spec(word))}
     words = [word for word in words if not _spec(word)]
     try:
-        with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        with _no_hydra_around(), hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = hydra.compose("config", overrides=words, return_hydra_config=True)
         for key, spec in specs.items():
             OmegaConf.update(cfg, key, spec, merge=False, force_add=True)
@@ -105,6 +108,22 @@ def _compose(words: list[str]) -> tuple[DictConfig, str]:
     if missing:
         raise ConfigError(f"{missing[0]} has no value")
     return cfg, experiment
+
+
+@contextmanager
+def _no_hydra_around() -> Iterator[None]:
+    """Set aside the Hydra of a sweep, of which there can be only one at a time."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+def identity(cfg: Any) -> dict[str, Any]:
+    """Return what decides a run's bytes and metrics: all but where and how they are written."""
+    return {key: value for key, value in plain(cfg).items() if key not in ("output", "logger")}
 
 
 def plain(node: Any) -> Any:

@@ -11,17 +11,17 @@ import pytest
 import torch
 from hypothesis import settings
 
-from fl_app import run
+from fl_app.superlink import superlinks
 
 torch.set_num_threads(1)
 settings.register_profile("thinwire", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("thinwire")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def flower() -> Iterator[dict[str, str]]:
     """A SuperLink of its own, as the environment in which it is the one of `flwr run`."""
-    with run.superlink() as environment:
+    with superlinks() as (environment,):
         yield environment
 
 

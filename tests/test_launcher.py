@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_app import run
+from fl_app import run, superlink
 
 
 class DisturbedError(Exception):
@@ -20,7 +20,7 @@ def disturbing() -> Iterator[None]:
     def disturb(signum: int, frame: object) -> None:
         raise DisturbedError(signum)
 
-    before = {ending: signal.signal(ending, disturb) for ending in run.ENDINGS}
+    before = {ending: signal.signal(ending, disturb) for ending in superlink.ENDINGS}
     yield
     for ending, handler in before.items():
         signal.signal(ending, handler)
@@ -28,27 +28,27 @@ def disturbing() -> Iterator[None]:
 
 def test_nothing_disturbs_the_stopping(disturbing, monkeypatch) -> None:
     def insist(pid: int) -> list:
-        for ending in run.ENDINGS:
+        for ending in superlink.ENDINGS:
             os.kill(os.getpid(), ending)
         return []
 
-    monkeypatch.setattr(run, "_descendants", insist)
+    monkeypatch.setattr(superlink, "_descendants", insist)
     process = subprocess.Popen(["sleep", "60"])
-    run.stop(process, {})
+    superlink.stop([process], {})
     assert process.poll() is not None
     with pytest.raises(DisturbedError):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("ending", run.ENDINGS)
+@pytest.mark.parametrize("ending", superlink.ENDINGS)
 def test_the_first_signal_is_answered_at_once_and_further_ones_ignored(
     disturbing, ending, capfd
 ) -> None:
-    signal.signal(ending, run._interrupt)
+    signal.signal(ending, superlink.interrupt)
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), ending)
     assert "stopping" in capfd.readouterr().err
-    for again in run.ENDINGS:
+    for again in superlink.ENDINGS:
         os.kill(os.getpid(), again)
 
 
@@ -56,10 +56,10 @@ def test_a_flower_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch) -> N
     script = tmp_path / "flwr"
     script.write_text("#!/bin/sh\nexec sleep 60\n")
     script.chmod(0o755)
-    monkeypatch.setattr(run, "_script", lambda name: str(script))
-    monkeypatch.setattr(run, "FLWR_SECONDS", 0.2)
-    assert run._flwr("list", environment=dict(os.environ)) == ""
-    assert run.status(dict(os.environ), patience=0.1) == ("unknown", "")
+    monkeypatch.setattr(superlink, "script", lambda name: str(script))
+    monkeypatch.setattr(superlink, "FLWR_SECONDS", 0.2)
+    assert superlink._flwr("list", environment=dict(os.environ)) == ""
+    assert superlink.status(dict(os.environ), patience=0.1) == ("unknown", "")
 
 
 def test_a_name_that_is_taken_is_refused_before_anything_starts(tmp_path: Path, capsys) -> None:

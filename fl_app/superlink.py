@@ -1,0 +1,267 @@
+"""A SuperLink of this process's own for simulations: started, asked and stopped with all it began.
+
+It has its own FLWR_HOME and free ports; no telemetry, no installation at run time. Its simulations
+start warm: see ``fl_app.warm_superexec``.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from fl_app.installed import project_root
+
+START_SECONDS = 60
+STOP_SECONDS = 20
+FLWR_SECONDS = 20  # for a question to the SuperLink
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, a closed terminal
+CONNECTION = "thinwire"
+CPUS = "THINWIRE_CPUS"  # of the environment: what the simulations of a SuperLink share
+APP = "THINWIRE_APP"  # the folder that is submitted
+APP_FOLDERS = ("fl_app", "strategies", "conf")
+
+
+class SuperLinkError(RuntimeError):
+    """The SuperLink did not start, or does not answer."""
+
+
+def interrupt(signum: int, frame: FrameType | None) -> None:
+    """Say so at once, since it takes a while; a second Ctrl-C changes nothing."""
+    for ending in ENDINGS:
+        signal.signal(ending, signal.SIG_IGN)
+    with suppress(OSError):  # a closed terminal takes no text
+        print("stopping; this takes up to a minute", file=sys.stderr, flush=True)
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def handled_by(handler: Callable[..., None] | signal.Handlers) -> Iterator[None]:
+    """Let ``handler`` answer what asks this process to end; under nohup a hang-up does not."""
+    nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    heard = [ending for ending in ENDINGS if not (nohup and ending is signal.SIGHUP)]
+    before = {ending: signal.signal(ending, handler) for ending in heard}
+    try:
+        yield
+    finally:
+        for ending, former in before.items():
+            signal.signal(ending, former)
+
+
+@contextmanager
+def superlinks(number: int = 1) -> Iterator[list[dict[str, str]]]:
+    """Start SuperLinks that share this machine's processors; yield what Flower's CLI needs of each.
+
+    On exit, also by a signal that ends this process, every process that descends from them is
+    gone.
+
+    Raises
+    ------
+    SuperLinkError
+        If one does not come up; the message holds the end of its log.
+    """
+    cpus = max(1, len(os.sched_getaffinity(0)) // number)
+    with handled_by(interrupt), ExitStack() as started:
+        yield [started.enter_context(_superlink(cpus)) for _ in range(number)]
+
+
+@contextmanager
+def _superlink(cpus: int) -> Iterator[dict[str, str]]:
+    with tempfile.TemporaryDirectory(prefix="thinwire-", ignore_cleanup_errors=True) as name:
+        home = Path(name)
+        port = _free_port()
+        address = f"127.0.0.1:{port}"
+        environment = _environment(home, cpus)
+        (home / "config.toml").write_text(
+            f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
+            f'address = "{address}"\ninsecure = true\n'
+        )
+        _copy_app(Path(environment[APP]))
+        commands = {
+            "superlink": [
+                script("flower-superlink"), "--insecure", "--simulation",
+                "--isolation", "process", "--host", "127.0.0.1", "--port", str(port),
+            ],
+            "superexec": [
+                sys.executable, "-m", "fl_app.warm_superexec", "--runtime-api-address", address,
+                "--parent-pid", str(os.getpid()), "--cpus", str(cpus),
+            ],
+        }  # fmt: skip
+        logs = {name: home / f"{name}.log" for name in commands}
+        processes = []
+        try:
+            for name, command in commands.items():
+                with logs[name].open("w") as output:
+                    processes.append(
+                        subprocess.Popen(
+                            command,
+                            env=environment,
+                            cwd=project_root(),
+                            stdout=output,
+                            stderr=subprocess.STDOUT,
+                            start_new_session=True,  # Ctrl-C reaches this process, which tidies up
+                        )
+                    )
+            _wait_until_healthy(processes, port, logs)
+            yield environment
+        finally:
+            stop(processes, environment)
+
+
+def _environment(home: Path, cpus: int) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        CPUS: str(cpus),
+        APP: str(home / "thinwire"),
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": str(home),
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning",
+    }
+
+
+def _copy_app(target: Path) -> None:
+    """Copy what ``flwr run`` submits: in the project it would look through all of .venv first."""
+    target.mkdir()
+    for name in APP_FOLDERS:
+        shutil.copytree(
+            project_root() / name,
+            target / name,
+            ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"),
+        )
+    shutil.copy(project_root() / "pyproject.toml", target)
+
+
+def script(name: str) -> str:
+    """Return the path of a command that was installed beside this Python."""
+    return str(Path(sys.executable).parent / name)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_healthy(
+    processes: list[subprocess.Popen[bytes]], port: int, logs: dict[str, Path]
+) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while all(p.poll() is None for p in processes) and time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    said = "\n".join(f"{name}: {log.read_text()[-2000:]}" for name, log in logs.items())
+    raise SuperLinkError(f"the SuperLink did not start:\n{said}")
+
+
+def status(environment: dict[str, str], patience: float = 30) -> tuple[str, str]:
+    """Return status and details of the last run, as ``flwr list`` says, once they are final."""
+    deadline = time.monotonic() + patience
+    latest = ("unknown", "")
+    while time.monotonic() < deadline:
+        runs = _runs(environment)
+        if runs:
+            latest = str(runs[0]["status"]), str(runs[0].get("status-details", ""))
+            if latest[0].startswith("finished"):
+                return latest
+        time.sleep(0.5)
+    return latest
+
+
+def _runs(environment: dict[str, str]) -> list[dict[str, object]]:
+    try:
+        listed = _flwr("list", CONNECTION, "--format", "json", environment=environment)
+        return list(json.loads(listed)["runs"])
+    except (ValueError, KeyError):
+        return []
+
+
+def _flwr(*arguments: str, environment: dict[str, str]) -> str:
+    """Return what Flower's CLI prints, nothing if it hangs."""
+    try:
+        done = subprocess.run(
+            [script("flwr"), *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=FLWR_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return ""
+    return done.stdout
+
+
+def stop(processes: list[subprocess.Popen[bytes]], environment: dict[str, str]) -> None:
+    """Stop a SuperLink, its SuperExec and everything that descends from them.
+
+    A SIGTERM in the middle of a run would lose what the run still writes, so Flower is asked to
+    stop the run first.
+    """
+    with handled_by(signal.SIG_IGN):
+        family = [member for process in processes for member in _descendants(process.pid)]
+        simulations = [member for member in family if _is_simulation(member)]
+        if any(map(_is_alive, simulations)):
+            for run in _runs(environment):
+                if not str(run["status"]).startswith("finished"):
+                    _flwr("stop", str(run["run-id"]), CONNECTION, environment=environment)
+            deadline = time.monotonic() + STOP_SECONDS
+            while any(map(_is_alive, simulations)) and time.monotonic() < deadline:
+                time.sleep(0.1)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for member in family:
+            if _is_alive(member):
+                member.kill()
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _is_simulation(process: psutil.Process) -> bool:
+    """Tell whether a process was forked by the SuperExec's fork server."""
+    try:
+        parent = process.parent()
+        return parent is not None and any(
+            "multiprocessing.forkserver" in word for word in parent.cmdline()
+        )
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
