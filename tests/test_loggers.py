@@ -259,6 +259,27 @@ def test_a_second_run_of_the_same_seed_tells_the_same(run: Run, tmp_path: Path) 
             assert told == series(run.folder.path, "tensorboard", name)
 
 
+def test_runs_that_start_at_once_share_a_database(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from fl_app.config import compose; "
+        "from fl_app.loggers.mlflow import Logger; sys.stdin.read(); "
+        "it = Logger(compose('logger=mlflow'), Path(sys.argv[1])); "
+        "it.log('round', 1, {'test/anls': 0.5}); it.finish('completed', {}, [])"
+    )
+    folders = [tmp_path / str(number) for number in range(3)]
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, folder], stdin=subprocess.PIPE)
+        for folder in folders
+    ]
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.close()
+    assert [process.wait() for process in started] == [0, 0, 0]
+    for folder in folders:
+        assert status(folder, "mlflow") == "FINISHED"
+        assert series(folder, "mlflow", "test/anls") == [(1, 0.5)]
+
+
 # ---- runs and loggers that end early -------------------------------------------------------------
 
 

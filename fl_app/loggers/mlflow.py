@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from filelock import FileLock
 from omegaconf import DictConfig
 from sqlalchemy.exc import SADeprecationWarning
 
@@ -50,9 +51,14 @@ class Logger:
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # how it makes its tables
         warnings.filterwarnings("ignore", category=SADeprecationWarning)  # for MLflow's authors
         options, home = cfg.logger.mlflow, folder.parent
-        self.client = MlflowClient(options.tracking_uri or f"sqlite:///{home / 'mlflow.db'}")
-        files = None if options.tracking_uri else (home / "mlflow-files").as_uri()
-        experiment = self._experiment(options.experiment_name, files)
+        if options.tracking_uri:
+            self.client = MlflowClient(options.tracking_uri)
+            experiment = self._experiment(options.experiment_name, None)
+        else:
+            with FileLock(home / "mlflow.db.lock"):  # MLflow's own lets two runs make the tables
+                self.client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+                files = (home / "mlflow-files").as_uri()
+                experiment = self._experiment(options.experiment_name, files)
         self.run = self.client.create_run(experiment, run_name=folder.name).info.run_id
         params = [Param(key, str(value)) for key, value in flat(plain(cfg), ".").items()]
         for first in range(0, len(params), BATCH):
