@@ -192,7 +192,7 @@ function drawPareto(set) {
           color: some.map((o) => (o.front ? color(o) : data.beaten)),
           line: { width: 1.2, color: color(some[0]) } } });
     }
-    const entries = traces.length, below = 60 + 19 * Math.ceil(entries / (narrow() ? 2 : 5));
+    const entries = traces.length, below = 60 + 19 * Math.ceil(entries / (narrow() ? 1 : 5));
     const margin = { l: 58, r: 16, t: 12, b: below };
     const w = width - margin.l - margin.r, h = narrow() ? 300 : 470;
     const xaxis = bytesAxis(all.map((o) => o.bytes.mean),
@@ -200,8 +200,10 @@ function drawPareto(set) {
     // Room for labels above; what is far below the whole front is a double-click away.
     const best = front.map((o) => o.score.mean);
     const rise = Math.max(Math.max(...best) - Math.min(...best), 0.05);
+    const least = Math.min(...all.map((o) => o.score.mean)), floor = Math.min(...best) - 0.25 * rise;
     const yaxis = { ...scoreAxis(set, best, `final ${set.name}`), automargin: false,
-      range: [Math.min(...best) - 0.25 * rise, Math.max(...best) + 0.3 * rise] };
+      range: [least > floor - 0.25 * rise ? Math.min(floor, least - 0.05 * rise) : floor,
+        Math.max(...best) + 0.3 * rise] };
     xaxis.automargin = false;
     const hidden = all.filter((o) => o.score.mean < yaxis.range[0]).length;
     const across = (bytes) => (Math.log10(bytes) - xaxis.range[0]) / (xaxis.range[1] - xaxis.range[0]);
@@ -226,7 +228,8 @@ function drawPareto(set) {
     }
     return { traces, layout: { height: margin.t + h + below, xaxis, yaxis, margin,
       shapes: goal.shapes, annotations: [...goal.annotations, ...annotations],
-      legend: { ...BELOW, entrywidth: narrow() ? 0.46 : 0.19, entrywidthmode: "fraction" } } };
+      legend: narrow() ? { ...BELOW, orientation: "v" }
+        : { ...BELOW, entrywidth: 0.19, entrywidthmode: "fraction" } } };
   };
 }
 
@@ -298,7 +301,7 @@ function drawRows(set, key, axis, text) {
 function drawParts(set, asShares) {
   return () => {
     const rows = [...set.configurations].sort((a, b) => b.bytes.mean - a.bytes.mean);
-    const lines = narrow() ? 3 : 2;
+    const lines = narrow() ? data.parts.length : 2;
     const length = narrow() ? 16 : 32;
     const total = (one) => one.parts.reduce((sum, part) => sum + part, 0) || 1;
     const traces = data.parts.map((name, i) => ({ type: "bar", orientation: "h", name,
@@ -314,8 +317,8 @@ function drawParts(set, asShares) {
       : { ...LINES, tickvals: ticks, ticktext: ticks.map(tick) };
     return { traces, layout: { barmode: "stack", bargap: 0.3, height: 50 + 19 * lines + 21 * rows.length,
       xaxis, margin: { l: 10, r: 16, t: 8, b: 36 + 19 * lines },
-      legend: { ...BELOW, xref: "container", entrywidth: narrow() ? 0.46 : 0.3,
-        entrywidthmode: "fraction" },
+      legend: { ...BELOW, xref: "container", orientation: narrow() ? "v" : "h", entrywidth: 100,
+        entrywidthmode: "pixels" },
       yaxis: { ...LINES, range: [-0.7, rows.length - 0.3], ticks: "",
         tickvals: rows.map((_, row) => row), tickfont: { size: 11 },
         ticktext: rows.map((o) => escaped(`${cut(o.label, length)}  ${size(total(o))}`)) } } };

@@ -131,11 +131,16 @@ def _point(row: dict[str, Any]) -> tuple[float, float]:
 
 
 def _limit(axes: Axes, one: dict[str, Any], front: list[dict[str, Any]]) -> None:
-    """Leave room for labels above, and what is far below the whole front out."""
+    """Leave room for labels above and to the left; leave out what is far below the front."""
     values = [row["score"]["mean"] for row in front]
     height = max(max(values) - min(values), 0.05)
     low, high = min(values) - 0.25 * height, max(values) + 0.3 * height
+    least = min(row["score"]["mean"] for row in one["configurations"])
+    if least > low - 0.25 * height:
+        low = min(low, least - 0.05 * height)
     axes.set_ylim(low, high)
+    left, right = axes.get_xlim()
+    axes.set_xlim(left / 1.6, right)
     below = sum(row["score"]["mean"] < low for row in one["configurations"])
     if below:
         axes.annotate(

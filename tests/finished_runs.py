@@ -1,0 +1,76 @@
+"""Folders of finished runs, written by the classes that write those of real ones."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fl_app.config import compose
+from fl_app.ledger import Transfer
+from fl_app.results import RunFolder
+
+
+def transfers(payload: int, rounds: int) -> list[Transfer]:
+    """Return set-up and ``rounds`` rounds of one client, the payload up as given, down half."""
+    rows = [
+        Transfer(0, 0, "down", "setup", message_bytes=160),
+        Transfer(0, 0, "up", "setup", message_bytes=420),
+    ]
+    for number in range(1, rounds + 1):
+        for direction, size in (("down", payload // 2), ("up", payload)):
+            rows.append(
+                Transfer(
+                    number, number % 3, direction, "train", "nf4", 2 * payload, size, size + 32,
+                    size + 900, 0.01, 0.02, size,
+                )
+            )  # fmt: skip
+        rows.append(Transfer(number, 0, "down", "evaluate", message_bytes=10**6))
+    return rows
+
+
+def finished(
+    folder: Path,
+    words: str = "",
+    seed: int = 0,
+    scores: Sequence[float] = (0.3, 0.6, 0.8),
+    payload: int = 1000,
+    status: str = "completed",
+) -> Path:
+    """Write the folder of a run whose score after round i was ``scores[i]``; return its path.
+
+    ``status`` "unfinished" leaves it without a summary.
+    """
+    overrides = f"{words} seed={seed} output.dir={folder.parent} output.name={folder.name}".strip()
+    run = RunFolder(compose(overrides))
+    for number, score in enumerate(scores):
+        run.add_metrics(number, "test", {run.cfg.target.metric: score})
+    if scores:
+        run.add_metrics(len(scores) - 1, "unseen", {run.cfg.target.metric: scores[-1] / 2})
+    run.ledger.add(transfers(payload, len(scores) - 1))
+    if status != "unfinished":
+        totals = {
+            "rounds": len(scores) - 1,
+            "trainable_scalars": 2 * payload,
+            "theta0_digest": "00",
+            "seed_only_saving": 0,
+            "train_seconds": 1.0,
+            "setup_seconds": 0.5,
+            "privacy": None,
+        }
+        run.finish(status, overrides, totals)
+    return run.path
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Write twelve runs: three configurations with three seeds, and three that do not count."""
+    found = []
+    for name, words, payload, best in (
+        ("fp32", "codec=fp32", 8000, 0.80),
+        ("nf4", "codec=nf4", 1000, 0.84),
+        ("fedavg", "strategy=fedavg codec=nf4 clients_per_round=2", 3000, 0.60),
+    ):
+        for seed in range(3):
+            scores = (0.3, best - 0.2, best + 0.01 * seed)
+            found.append(finished(folder / f"{name}-s{seed}", words, seed, scores, payload))
+    found.append(finished(folder / "failed", "codec=sign", 0, (0.3,), status="failed"))
+    found.append(finished(folder / "going", "codec=sign", 1, (0.3, 0.4), status="unfinished"))
+    found.append(finished(folder / "repeated", "codec=nf4", 2, (0.3, 0.6, 0.1)))
+    return found
