@@ -122,7 +122,10 @@ def _no_hydra_around() -> Iterator[None]:
 
 
 def identity(cfg: Any) -> dict[str, Any]:
-    """Return what decides a run's bytes and metrics: all but where and how they are written."""
+    """Return what decides a run's bytes and metrics: all but where and how they are written.
+
+    ``cfg`` is a configuration, or what was read from its config.yaml.
+    """
     return {key: value for key, value in plain(cfg).items() if key not in ("output", "logger")}
 
 

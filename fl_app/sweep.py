@@ -17,23 +17,23 @@ from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import Any
 
 import hydra
 import psutil
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from fl_app.config import CONF_DIR, ConfigError, compose, identity
 from fl_app.installed import project_root
 from fl_app.preflight import check
 from fl_app.run import submit
-from fl_app.sweep_summary import JOBS, conclude
+from fl_app.run_record import Run, is_run, read
+from fl_app.sweep_summary import Job, conclude
 from fl_app.sweep_superlinks import FOLDERS, STARTED, free_superlink
-from fl_app.text import duration, score, size, title
+from fl_app.text import duration
 
-OF_THE_SWEEP = ("sweep", "resume", "job", "output.name", "output.dir")  # not of a job
+OF_THE_SWEEP = ("sweep", "resume", "job", "output.name", "output.dir")  # not of its runs
 LONGEST_NAME = 120
 
 
@@ -46,25 +46,36 @@ def job(cfg: DictConfig) -> float:
     if parent_process() is not None:  # the sweep's own process tells the jobs when to stop
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     began = time.monotonic()
-    folder = project_root() / HydraConfig.get().sweep.dir
+    sweep = project_root() / HydraConfig.get().sweep.dir
     words = words_of_job(cfg)
-    name = shlex.join(words) or "the default configuration"
+    found = run = None
     try:
         wanted = compose(shlex.join(words))
         check(wanted)
         found = completed(project_root() / cfg.output.dir, wanted) if cfg.resume else None
-        record = {"run": str(found or _run(folder, words))}
+        folder = found or _run(sweep, words)
+        run = read(folder) if is_run(folder) else None
+        why = f"see {folder}.log"
     except ConfigError as error:
-        found, record = None, {"error": str(error)}
-    summary = _summary(record)
-    line = {"job": name, "status": summary["status"], "why": summary.get("why", ""), **record}
-    _add_line(folder / JOBS, line)
+        why = str(error)
+    ended = Job(
+        number=HydraConfig.get().job.num,
+        words=shlex.join(words) or "the default configuration",
+        run=None if run is None else str(run.path),
+        status="failed" if run is None else run.status,
+        why=why,
+    )
+    ended.add_to(sweep)
     seconds = "was there" if found else duration(time.monotonic() - began)
-    print(f"job {HydraConfig.get().job.num}  {name}: {_outcome(summary)}, {seconds}", flush=True)
-    if summary["status"] != "completed":
-        return math.nan
-    until = summary["target"]["bytes"]
-    return math.inf if until is None else float(until)
+    print(f"job {ended.number}  {ended.words}: {ended.outcome(run)}, {seconds}", flush=True)
+    return bytes_to_target(run) if ended.status == "completed" and run else math.nan
+
+
+def bytes_to_target(run: Run) -> float:
+    """Return the bytes sent until a run met its target, infinite if it did not."""
+    target = run.option("target.value")
+    met = None if target is None else run.first_met(target)
+    return math.inf if met is None else float(run.ledger.sent(until=met))
 
 
 def words_of_job(cfg: DictConfig) -> list[str]:
@@ -82,9 +93,10 @@ def completed(folder: Path, wanted: DictConfig) -> Path | None:
     """Return a completed run below ``folder`` with the configuration ``wanted``, if any."""
     for path in sorted(folder.glob("**/summary.json")):
         summary = json.loads(path.read_text())
-        same = summary["status"] == "completed" and summary["seed"] == wanted.seed
-        if same and identity(OmegaConf.load(path.with_name("config.yaml"))) == identity(wanted):
-            return path.parent
+        if (summary["status"], summary["seed"]) == ("completed", wanted.seed):
+            run = read(path.parent)
+            if identity(run.config) == identity(wanted):
+                return run.path
     return None
 
 
@@ -93,8 +105,8 @@ def _run(sweep: Path, words: list[str]) -> Path:
     name = re.sub(r"[^\w.+-]+", "-", " ".join([f"{HydraConfig.get().job.num:03d}", *words]))
     folder = next(path for path in _names(sweep / name[:LONGEST_NAME]) if not path.exists())
     words = [*words, f"output.dir='{sweep}'", f"output.name={folder.name}"]
-    with free_superlink() as environment, folder.with_suffix(".log").open("w") as log:
-        submit(" ".join(map(shlex.quote, words)), environment, log)
+    with free_superlink() as environment, Path(f"{folder}.log").open("w") as log:
+        submit(shlex.join(words), environment, log)
     return folder
 
 
@@ -102,29 +114,6 @@ def _names(path: Path) -> Iterator[Path]:
     yield path
     for attempt in range(2, 1000):
         yield path.with_name(f"{path.name}-{attempt}")
-
-
-def _summary(record: dict[str, str]) -> dict[str, Any]:
-    """Return a job's summary.json; one that says what went wrong if there is none."""
-    if "error" in record:
-        return {"status": "failed", "why": record["error"]}
-    path = Path(record["run"]) / "summary.json"
-    if not path.exists():
-        return {"status": "failed", "why": f"see {path.parent}.log"}
-    summary: dict[str, Any] = json.loads(path.read_text())
-    return {"why": f"see {path.parent}.log"} | summary
-
-
-def _outcome(summary: dict[str, Any]) -> str:
-    if summary["status"] != "completed":
-        return f"{summary['status']} ({summary['why']})"
-    scores = [f"{title(name)} {score(name, value)}" for name, value in summary["final"].items()]
-    return ", ".join([*scores, f"{size(summary['bytes']['total'])} sent"])
-
-
-def _add_line(path: Path, record: dict[str, str]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")  # one write: jobs may end at the same time
 
 
 def main() -> int:
