@@ -11,8 +11,6 @@ import pandas as pd
 from fl_app.configurations import differing, flat, group
 from fl_app.run_record import Run, is_run, read
 
-RESULTS = "results.csv"
-
 
 def find(patterns: Iterable[str | Path]) -> list[Path]:
     """Return the run folders that paths and glob patterns stand for, each once.

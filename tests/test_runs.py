@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from fl_app import runs
 from fl_app.config import compose, plain
@@ -86,7 +88,10 @@ scores = st.lists(st.integers(0, 10**6).map(lambda n: n / 10**6), min_size=1, ma
 @given(rows, scores)
 def test_the_table_says_what_the_summary_of_the_run_said(tmp_path_factory, transfers, by_round):
     folder = tmp_path_factory.mktemp("runs") / "one"
-    run = RunFolder(compose(f"output.dir={folder.parent} output.name=one target.value=0.5"))
+    cfg = compose("output.name=one target.value=0.5").copy()
+    OmegaConf.set_readonly(cfg, False)
+    cfg.output.dir = str(folder.parent)
+    run = RunFolder(cfg)
     for number, score in enumerate(by_round):
         run.add_metrics(number, "test", {"anls": score, "accuracy": score / 2})
     run.add_metrics(len(by_round), "unseen", {"anls": 0.25})
@@ -222,8 +227,13 @@ words = st.lists(
 )
 
 
+@cache
+def composed(overrides: str) -> dict:
+    return plain(compose(overrides))
+
+
 def made(number: int, overrides: list[str], seed: int, forgotten: set[str]) -> Run:
-    config = plain(compose(" ".join([*overrides, f"seed={seed}"])))
+    config = composed(" ".join(sorted(overrides))) | {"seed": seed}
     config = {key: value for key, value in config.items() if key not in forgotten}
     summary = {"status": "completed", "overrides": " ".join([*overrides, f"seed={seed}"])}
     return Run(Path(f"runs/{number}"), config, summary, [], None)  # type: ignore[arg-type]

@@ -38,18 +38,13 @@ def comparable(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def left_out(runs: Sequence[Run]) -> list[tuple[Path, str]]:
     """Return the runs that are not counted, and why."""
     kept = {run.path for one in group(runs) for run in _counted(one)}
-    return [
-        (
-            run.path,
-            f"repeats seed {run.seed} of its configuration"
-            if run.status == "completed" and run.curve
-            else run.status
-            if run.status != "completed"
-            else "has no score",
-        )
-        for run in runs
-        if run.path not in kept
-    ]
+    return [(run.path, _why_not(run)) for run in runs if run.path not in kept]
+
+
+def _why_not(run: Run) -> str:
+    if run.status != "completed":
+        return run.status
+    return f"repeats seed {run.seed} of its configuration" if run.curve else "has no score"
 
 
 def _counted(one: Configuration) -> list[Run]:

@@ -18,6 +18,7 @@ from fl_app.run_record import Run, read
 from fl_app.runs import frame
 from fl_app.text import duration, guarantee, score, size, title
 
+SCRIPTS = ("elements.js", "charts.js", "pareto.js", "tables.js", "page.js")
 BYTES = {
     "payload_up": "payload up: what the codec made of the models",
     "payload_down": "payload down",
@@ -111,13 +112,9 @@ def compare(folders: Sequence[Path], target_file: Path, heading: str = "Runs com
 
 def _render(target: Path, data: dict[str, Any], **values: Any) -> Path:
     """Write the page; its parts lie beside this file, or where the project is installed."""
-    text = {
-        name: installed(f"fl_app/report/{name}").read_text(encoding="utf-8")
-        for name in ("template.html", "page.js", "page.css")
-    }
     page = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(text["template.html"])
+    ).from_string(_part("template.html"))
     empty = dict.fromkeys(("facts", "rounds", "bytes", "seconds", "left_out"), ())
     optional = dict.fromkeys(("config", "versions"))
     target.write_text(
@@ -127,8 +124,8 @@ def _render(target: Path, data: dict[str, Any], **values: Any) -> Path:
             | values
             | {
                 "data": _finite(data | {"parts": PARTS, "beaten": BEATEN, "looks": _looks(data)}),
-                "css": text["page.css"],
-                "js": text["page.js"],
+                "css": _part("page.css"),
+                "js": "\n".join(map(_part, SCRIPTS)),
                 "plotly": _plotly(),
                 "size": size,
                 "duration": duration,
@@ -139,6 +136,10 @@ def _render(target: Path, data: dict[str, Any], **values: Any) -> Path:
         encoding="utf-8",
     )
     return target
+
+
+def _part(name: str) -> str:
+    return installed(f"fl_app/report/{name}").read_text(encoding="utf-8")
 
 
 def _looks(data: dict[str, Any]) -> list[tuple[str, str]]:
