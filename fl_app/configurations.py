@@ -16,6 +16,7 @@ NOT_COMPARED = (
     *("federation.node_timeout", "federation.reply_timeout"),
 )
 
+GROUPS = frozenset(path.name for path in CONF_DIR.iterdir() if path.is_dir())
 NOT_NAMED = ("seed", "output", "logger", "target")
 
 
@@ -164,6 +165,6 @@ def _without_experiment(words: Iterable[str]) -> list[str]:
 def _short(word: str) -> str:
     """Return the choice of a group by its name alone, an option without where it is."""
     key, equals, value = word.partition("=")
-    if _key(word) == "experiment" or (CONF_DIR / _key(word)).is_dir():
+    if _key(word) == "experiment" or _key(word) in GROUPS:
         return value or word
     return f"{_key(key).rpartition('.')[2]}{equals}{value}"

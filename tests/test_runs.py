@@ -270,6 +270,13 @@ def test_a_nested_option_is_said_in_a_line() -> None:
     assert compact({"a": [1, None]}) == "(a=[1, None])"
 
 
+@pytest.mark.parametrize("word", ["x" * 5000 + "=1", "a\0=1", "'", "=", "+/~=="])
+def test_any_text_makes_a_label(word: str) -> None:
+    runs_ = [made(0, [], 0, set()), made(1, [], 0, set())]
+    runs_[0].summary["overrides"], runs_[1].config["rounds"] = word, 99
+    assert len({one.label for one in group(runs_)}) == 2
+
+
 def test_a_hundred_runs_are_read_quickly_and_without_torch(swept: list[Path]) -> None:
     program = (
         "import sys; from pathlib import Path; from fl_app import runs; "

@@ -4,7 +4,7 @@ const LINES = { gridcolor: "#eceef1", zeroline: false, linecolor: "#98a2b3", sho
   ticks: "outside", ticklen: 4, tickcolor: "#98a2b3", automargin: true };
 
 const BELOW = { orientation: "h", y: 0, yref: "container", yanchor: "bottom", x: 0,
-  traceorder: "normal", font: { size: 11 } };
+  traceorder: "normal", maxheight: 400, font: { size: 11 } };
 
 /** A log axis of bytes with a tick at 1, 2 and 5 of each power of ten, or fewer where crowded. */
 function bytesAxis(values, title, width) {
