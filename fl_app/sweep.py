@@ -120,20 +120,25 @@ def main() -> int:
     """Sweep as the command line says; return the exit status."""
     os.chdir(project_root())  # output.dir is relative to it
     interrupted = refused = False
-    try:
-        job()
-    except KeyboardInterrupt:
-        interrupted = True
-    except SystemExit as ending:  # Hydra has said what is wrong
-        refused = bool(ending.code)
-    finally:
-        family = psutil.Process().children(recursive=True)
-        STARTED.close()
-        for process in family:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+    with STARTED:
+        try:
+            job()
+        except KeyboardInterrupt:
+            interrupted = True
+            _end_workers()
+        except SystemExit as ending:  # Hydra has said what is wrong
+            refused = bool(ending.code)
     status = conclude(FOLDERS[-1]) if FOLDERS else 0
     return 130 if interrupted else 2 if refused else status
+
+
+def _end_workers() -> None:
+    """End the processes of a parallel launcher, each of which waits for its ``flwr run``."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if any("LokyProcess" in word for word in process.cmdline()):
+                for member in (process, *process.children(recursive=True)):
+                    member.kill()
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """The end of a sweep: its table on the console, results.csv, report.html and pareto.png."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from fl_app import report, runs
-from fl_app.report import pareto, picture
-from fl_app.run_record import Run
+from fl_app.report import picture
+from fl_app.report.comparison import comparable
+from fl_app.run_record import Run, read
 from fl_app.text import score, size, title
 
 JOBS = "jobs.jsonl"  # of the sweep's folder: one line for each job that has ended
@@ -64,9 +64,9 @@ def conclude(folder: Path) -> int:
     jobs = jobs_of(folder)
     folders = [Path(job.run) for job in jobs if job.run is not None]
     if folders:
-        table = runs.table(folders)
-        table.to_csv(folder / "results.csv", index=False)
-        print(text(table))
+        found = [read(path) for path in folders]
+        runs.frame(found).to_csv(folder / "results.csv", index=False)
+        print(text(found))
         print(folder / "results.csv")
         print(report.compare(folders, folder / "report.html", folder.name))
     if any(job.status == "completed" for job in jobs):
@@ -77,35 +77,32 @@ def conclude(folder: Path) -> int:
     return 1 if failed or not jobs else 0
 
 
-def text(table: pd.DataFrame) -> str:
-    """Return a line per configuration, means and standard deviations over its seeds.
+def text(found: Sequence[Run]) -> str:
+    """Return a line per configuration, by bytes: means and standard deviations over its seeds.
 
-    ``table`` is that of ``runs.table``; runs that are not complete are left out.
+    Runs that are not complete are left out.
     """
-    blocks = []
-    done = table[table.status == "completed"]
-    for (_, metric), same in done.groupby(["data", "target_metric"]):
-        groups = [(str(label), rows) for label, rows in same.groupby("label", sort=False)]
-        points = [(r.bytes_total.mean(), r[f"test_{metric}"].mean()) for _, r in groups]
-        best = set(pareto.front(points))
-        lines = [("", "configuration", "seeds", title(metric), "sent", "to the target")]
-        for index in sorted(range(len(groups)), key=lambda i: points[i]):
-            label, rows = groups[index]
-            mark = "*" if index in best else ""
-            lines.append((mark, label, str(len(rows)), *_cells(rows, metric)))
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        blocks += [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in lines
+    lines = []
+    for one in comparable(found):
+        rows = [("", one["title"], "seeds", one["name"], "sent", "until the target")]
+        for row in sorted(one["configurations"], key=lambda row: row["bytes"]["mean"]):
+            mean, sd = (row["score"][key] for key in ("mean", "sd"))
+            met = row["bytes_to_target"]
+            missed = len(row["seeds"]) - len(met["values"])
+            rows.append(
+                (
+                    "*" if row["front"] else "",
+                    row["label"],
+                    str(len(row["seeds"])),
+                    score(one["metric"], mean)
+                    + ("" if sd is None else f" ± {score(one['metric'], sd)}"),
+                    size(row["bytes"]["mean"]),
+                    f"missed by {missed}" if missed else size(met["mean"]),
+                )
+            )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines += [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
         ]
-    return "\n".join([*blocks, "* on the Pareto front: none has a better mean for fewer bytes"])
-
-
-def _cells(rows: pd.DataFrame, metric: str) -> tuple[str, str, str]:
-    scores, until = rows[f"test_{metric}"], rows.bytes_to_target
-    spread = f" ± {score(metric, scores.std())}" if len(rows) > 1 else ""
-    return (
-        score(metric, scores.mean()) + spread,
-        size(rows.bytes_total.mean()),
-        "missed" if until.isna().any() else size(until.mean()),
-    )
+    return "\n".join([*lines, "* on the Pareto front: none has a better mean for fewer bytes"])

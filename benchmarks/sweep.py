@@ -1,0 +1,60 @@
+"""``python -m benchmarks.sweep``: what a run costs beside its training, alone and in a sweep.
+
+Runs the same short run as a sweep's job after job on one SuperLink, and each on a SuperLink of its
+own as ``python -m fl_app.run`` does. The overhead of a run is its wall time less the seconds that
+its summary.json gives to training, evaluation and codecs.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from fl_app.run import submit
+from fl_app.run_record import read
+from fl_app.superlink import superlinks
+
+WORK = ("train", "evaluate", "encode", "decode")
+
+
+def overhead(folder: Path, environment: dict[str, str], began: float) -> tuple[float, float]:
+    """Do one run; return the seconds of its work, and those since ``began`` that were none."""
+    words = f"rounds=1 local_epochs=1 output.dir={folder.parent} output.name={folder.name}"
+    with Path(f"{folder}.log").open("w") as log:
+        if submit(words, environment, log) != 0:
+            raise RuntimeError(f"the run failed: see {folder}.log")
+    work = sum(read(folder).summary["seconds"][phase] for phase in WORK)
+    return work, time.perf_counter() - began - work
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description="seconds of a run that are not its work")
+    parser.add_argument("--runs", type=int, default=5)
+    runs = parser.parse_args().runs
+    found: dict[str, list[tuple[float, float]]] = {"in a sweep": [], "alone": []}
+    with tempfile.TemporaryDirectory() as name:
+        began = time.perf_counter()
+        with superlinks() as (environment,):
+            start = time.perf_counter() - began
+            for i in range(runs):
+                found["in a sweep"].append(
+                    overhead(Path(name, f"sweep-{i}"), environment, time.perf_counter())
+                )
+        for i in range(runs):
+            began = time.perf_counter()
+            with superlinks() as (environment,):
+                work, _ = overhead(Path(name, f"alone-{i}"), environment, began)
+            found["alone"].append((work, time.perf_counter() - began - work))
+    print("| runs | work, s | overhead, s | of it the first, s |")
+    print("|---|---|---|---|")
+    for where, rows in found.items():
+        later = [seconds for _, seconds in rows[1:]] or [rows[0][1]]
+        work = statistics.mean(work for work, _ in rows)
+        print(f"| {where} | {work:.1f} | {statistics.mean(later):.1f} | {rows[0][1]:.1f} |")
+    print(f"starting a SuperLink: {start:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

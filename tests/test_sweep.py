@@ -1,0 +1,162 @@
+"""A sweep's own parts, without Flower: whose words are whose, what is done, who has a SuperLink."""
+
+import json
+import math
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from fl_app import sweep_superlinks
+from fl_app.config import CONF_DIR, compose, identity
+from fl_app.run_record import read
+from fl_app.sweep import bytes_to_target, completed, words_of_job
+from fl_app.sweep_summary import Job, conclude, jobs_of, text
+from tests.finished_runs import finished, sweep
+
+
+def refusal(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fl_app.sweep", "-m", *words],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_a_wrong_word_in_a_sweep_exits_2_before_anything_starts(tmp_path: Path) -> None:
+    done = refusal(f"output.dir={tmp_path}", "codec=nf4,nope")
+    assert done.returncode == 2
+    assert "nope" in done.stderr
+    assert "uniform_entropy" in done.stderr  # what there is
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("*/*/ledger.csv"))
+
+
+def job_of(overrides: list[str], cfg: dict[str, str]) -> list[str]:
+    HydraConfig.instance().cfg = OmegaConf.create({"hydra": {"overrides": {"task": overrides}}})  # type: ignore[assignment]
+    try:
+        return words_of_job(OmegaConf.create({"job": "", **cfg}))
+    finally:
+        HydraConfig.instance().cfg = None
+
+
+def test_words_of_the_sweep_are_not_those_of_its_jobs() -> None:
+    words = [
+        "+sweep=codecs",
+        "resume=true",
+        "output.name=x",
+        "output.dir=y",
+        "seed=1",
+        "+codec.a=2",
+    ]
+    assert job_of(words, {}) == ["seed=1", "+codec.a=2"]
+
+
+def test_a_job_adds_its_own_words() -> None:
+    assert job_of(["seed=1", "job=..."], {"job": "codec=sign 'data.train.path=a b'"}) == [
+        "seed=1", "codec=sign", "data.train.path=a b",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", ["", "codec=sign", "experiment=thin seed=3", "privacy=dp_sgd"])
+def test_a_run_is_found_again_by_its_configuration(tmp_path: Path, words: str) -> None:
+    seed = compose(words).seed
+    run = finished(tmp_path / "sweep" / "one", words, seed)
+    assert identity(read(run).config) == identity(compose(f"{words} seed={seed} output.name=other"))
+    assert completed(tmp_path, compose(f"{words} logger=none output.dir=elsewhere")) == run
+    for other in ("rounds=77", "seed=9", "target.value=0.1"):
+        assert completed(tmp_path, compose(f"{words} {other}")) is None
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted", "unfinished"])
+def test_a_run_that_is_not_complete_is_done_again(tmp_path: Path, status: str) -> None:
+    finished(tmp_path / "one", "codec=sign", status=status)
+    assert completed(tmp_path, compose("codec=sign")) is None
+
+
+def test_bytes_to_target(tmp_path: Path) -> None:
+    met = read(finished(tmp_path / "met", "target.value=0.6"))
+    assert bytes_to_target(met) == met.ledger.sent(until=1) > 0
+    assert bytes_to_target(read(finished(tmp_path / "missed", "target.value=0.99"))) == math.inf
+    assert bytes_to_target(read(finished(tmp_path / "none", "target.value=null"))) == math.inf
+
+
+def test_a_job_counts_as_it_ended_last(tmp_path: Path) -> None:
+    first = Job(0, "codec=sign", None, "failed", "no reason")
+    again = Job(3, "codec=sign", str(finished(tmp_path / "run")), "completed", "")
+    for job in (first, Job(1, "codec=nf4", None, "failed", "one, too"), again):
+        job.add_to(tmp_path)
+    assert jobs_of(tmp_path) == [Job(1, "codec=nf4", None, "failed", "one, too"), again]
+
+
+def test_the_end_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert conclude(tmp_path) == 1  # nothing was done
+    for number, folder in enumerate(sweep(tmp_path)):
+        run = read(folder)
+        Job(number, folder.name, str(folder), run.status, f"see {folder}.log").add_to(tmp_path)
+    Job(99, "rounds=0", None, "failed", "rounds must be at least 1").add_to(tmp_path)
+    capsys.readouterr()
+    assert conclude(tmp_path) == 1
+    said = capsys.readouterr().out
+    assert "rounds must be at least 1" in said
+    assert "unfinished" in said
+    for name in ("results.csv", "report.html", "pareto.png"):
+        assert (tmp_path / name).stat().st_size > 1000
+        assert str(tmp_path / name) in said
+
+
+def test_the_table_marks_the_front_and_averages_over_seeds(tmp_path: Path) -> None:
+    lines = text([read(folder) for folder in sweep(tmp_path)]).splitlines()
+    nf4, fedavg, fp32 = lines[1:4]
+    assert [line.startswith("*") for line in (nf4, fedavg, fp32)] == [True, False, False]
+    assert "0.8500 ± 0.0100" in nf4  # of its third seed, the first run
+    assert "0.8100 ± 0.0100" in fp32
+    assert "missed by 3" in fedavg
+
+
+def test_no_more_superlinks_than_processors() -> None:
+    launchers = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
+    wide = OmegaConf.create({"_target_": launchers, "n_jobs": 64})
+    cpus = len(sweep_superlinks.os.sched_getaffinity(0))
+    assert sweep_superlinks.at_once(wide) == cpus
+    assert sweep_superlinks.at_once(OmegaConf.create({"_target_": launchers, "n_jobs": 1})) == 1
+    basic = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+    assert sweep_superlinks.at_once(OmegaConf.create({"_target_": basic})) == 1
+    assert sweep_superlinks.at_once(OmegaConf.create({"_target_": "a.SlurmLauncher"})) == 0
+
+
+def test_a_superlink_has_one_run_at_a_time(tmp_path: Path, monkeypatch) -> None:
+    for index in range(2):
+        (tmp_path / f"{index}.json").write_text(json.dumps({"index": index}))
+    monkeypatch.setenv(sweep_superlinks.SHARED, str(tmp_path))
+    monkeypatch.setattr(sweep_superlinks, "WAIT_SECONDS", 0.01)
+    got = threading.Event()
+
+    def third() -> None:
+        with sweep_superlinks.free_superlink():
+            got.set()
+
+    waiting = threading.Thread(target=third)
+    with sweep_superlinks.free_superlink() as first:
+        with sweep_superlinks.free_superlink() as second:
+            assert sorted(e["index"] for e in (first, second)) == [0, 1]
+            waiting.start()
+            assert not got.wait(0.2)
+        assert got.wait(10)
+    waiting.join()
+
+
+@pytest.mark.parametrize("grid", sorted(path.stem for path in (CONF_DIR / "sweep").glob("*.yaml")))
+def test_every_grid_composes_and_its_jobs_are_configurations(grid: str) -> None:
+    import hydra
+
+    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = hydra.compose("multirun", [f"+sweep={grid}"], return_hydra_config=True)
+    params = cfg.hydra.sweeper.params
+    jobs = [job.strip().strip('"') for job in str(params.get("job", "")).split('",')]
+    assert all(compose(job) for job in jobs)
+    if grid == "everything":
+        assert len(jobs) == len({str(identity(compose(job))) for job in jobs}) >= 24
