@@ -27,7 +27,7 @@ from fl_app.conventions import COLUMNS, GIGABYTE
 from fl_app.installed import project_root
 from fl_app.ledger import Ledger
 from fl_app.records import to_record
-from fl_app.session import session
+from fl_app.session import forget_session, session
 from strategies.coded import Coded
 from strategies.inner import inner_strategy
 
@@ -118,7 +118,7 @@ def main() -> None:
     for entry in arguments.entries:
         if not ledger_of(entry).exists():
             run(entry)
-            session.cache_clear()
+            forget_session()
             gc.collect()
     lines, same = zip(*map(row, arguments.entries), strict=True)
     print(

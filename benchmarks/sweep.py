@@ -18,11 +18,13 @@ from fl_app.superlink import superlinks
 WORK = ("train", "evaluate", "encode", "decode")
 
 
-def overhead(folder: Path, environment: dict[str, str], began: float) -> tuple[float, float]:
+def overhead(
+    folder: Path, environment: dict[str, str], began: float, wait: bool
+) -> tuple[float, float]:
     """Do one run; return the seconds of its work, and those since ``began`` that were none."""
     words = f"rounds=1 local_epochs=1 output.dir={folder.parent} output.name={folder.name}"
     with Path(f"{folder}.log").open("w") as log:
-        if submit(words, environment, log) != 0:
+        if submit(words, environment, log, wait) != 0:
             raise RuntimeError(f"the run failed: see {folder}.log")
     work = sum(read(folder).summary["seconds"][phase] for phase in WORK)
     return work, time.perf_counter() - began - work
@@ -40,12 +42,12 @@ def main() -> None:
             start = time.perf_counter() - began
             for i in range(runs):
                 found["in a sweep"].append(
-                    overhead(Path(name, f"sweep-{i}"), environment, time.perf_counter())
+                    overhead(Path(name, f"sweep-{i}"), environment, time.perf_counter(), wait=False)
                 )
         for i in range(runs):
             began = time.perf_counter()
             with superlinks() as (environment,):
-                work, _ = overhead(Path(name, f"alone-{i}"), environment, began)
+                work, _ = overhead(Path(name, f"alone-{i}"), environment, began, wait=True)
             found["alone"].append((work, time.perf_counter() - began - work))
     print("| runs | work, s | overhead, s | of it the first, s |")
     print("|---|---|---|---|")

@@ -12,7 +12,7 @@ from fl_app.mods import coded, report_errors
 from fl_app.privacy import is_example_level
 from fl_app.privacy.clipping import clipped
 from fl_app.records import ARRAYS, to_record, to_tree
-from fl_app.session import Session, session
+from fl_app.session import Session, prepare, session
 from fl_app.training import GradientHook, proximal, train, turn_seed
 
 app = ClientApp()
@@ -30,6 +30,7 @@ def which_partition(message: Message, context: Context) -> Message:
             f"the node config lacks {error}: start the SuperNode with "
             '--node-config "partition-id=0 num-partitions=10"'
         ) from None
+    prepare(str(context.run_config["overrides"]))  # the server has yet to score its theta0
     return Message(RecordDict({"node": served}), reply_to=message)
 
 

@@ -10,7 +10,7 @@ from fl_app.conventions import GIGABYTE
 from fl_app.ledger import short_name
 from fl_app.results import RunFolder
 from fl_app.tasks import TASKS
-from fl_app.text import duration, guarantee, score, size, title
+from fl_app.text import LAST_LINE, duration, guarantee, score, size, title
 from fl_app.tree import Tree
 
 
@@ -74,10 +74,10 @@ def final(summary: dict[str, Any], folder: Path) -> None:
             if goal["round"] is None
             else f"met in round {goal['round']} after {size(goal['bytes'])}"
         ),
-        "report": str(folder / "report.html"),
     }
     if summary["privacy"] is not None:
         lines["privacy"] = guarantee(summary["privacy"])
+    lines[LAST_LINE] = str(folder / "report.html")
     width = max(map(len, lines))
     print("\n".join(f"{name:<{width}}  {text}" for name, text in lines.items()), flush=True)
 

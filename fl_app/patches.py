@@ -15,7 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from fl_app import first_step
 from fl_app.codecs import Wire
 from fl_app.records import ARRAYS, STYPE, unpack_record
-from fl_app.session import Session, session
+from fl_app.session import Session, forget_session, session
 from fl_app.tree import Tree
 from fl_app.wire import pack, unpack
 
@@ -58,7 +58,7 @@ def patched(context: Context) -> Session:
     kept = _kept(context)
     names = _names(kept)
     if here.patches != names[: len(here.patches)]:  # those of a run before
-        session.cache_clear()
+        forget_session()
         here = session(overrides)
     for rank, frame in kept[len(here.patches) :]:
         here.patch(decode(frame, rank, here), name(frame))

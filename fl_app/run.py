@@ -13,6 +13,7 @@ from typing import TextIO
 
 from omegaconf import DictConfig
 
+from fl_app import text
 from fl_app.config import ConfigError, compose
 from fl_app.installed import project_root
 from fl_app.preflight import check
@@ -46,10 +47,13 @@ def main(arguments: list[str]) -> int:
         return 1
 
 
-def submit(overrides: str, environment: dict[str, str], out: TextIO | None = None) -> int:
+def submit(
+    overrides: str, environment: dict[str, str], out: TextIO | None = None, wait: bool = True
+) -> int:
     """Submit the app with ``flwr run``, show its log, and return 0 only if it completed.
 
-    Every client gets a simulated node; its log goes to ``out``, standard output by default.
+    Every client gets a simulated node; its log goes to ``out``, standard output by default. Without
+    ``wait`` the processes of a run that has written all its results may still be ending.
     """
     cfg = compose(overrides)
     # In a file, since Flower's KEY="VALUE" cannot hold both kinds of quotes.
@@ -76,15 +80,27 @@ def submit(overrides: str, environment: dict[str, str], out: TextIO | None = Non
         for line in process.stdout:
             if not _is_chatter(line):
                 print(line, end="", file=out, flush=True)
+            if line.startswith(text.LAST_LINE) and not wait and _says_completed(cfg):
+                return 0
         process.wait()
     finally:
         if process.poll() is None:
             process.terminate()
+    if _says_completed(cfg):
+        return 0
     final, details = status(environment)
     if final == "finished:completed":
         return 0
     print(f"the run did not complete ({final}). {details}", file=out or sys.stderr)
     return 1
+
+
+def _says_completed(cfg: DictConfig) -> bool:
+    """Tell whether the run's own summary says so; without a chosen name it is not known where."""
+    if cfg.output.name is None:
+        return False
+    path = project_root() / cfg.output.dir / str(cfg.output.name) / "summary.json"
+    return path.exists() and json.loads(path.read_text())["status"] == "completed"
 
 
 def cpus_of_an_actor(cfg: DictConfig, cpus: int) -> int:

@@ -1,6 +1,8 @@
 """What a process of a run needs once: model, theta0, data and codecs, built from the config."""
 
 import os
+import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from types import ModuleType
@@ -98,7 +100,9 @@ class Session:
         return self.task.score(self.task.predict(self.model, dataset), dataset)
 
 
-@lru_cache(maxsize=1)
+_BUILDING = threading.Lock()
+
+
 def session(overrides: str) -> Session:
     """Build the session of a run; a process that asks again gets the same one.
 
@@ -109,6 +113,29 @@ def session(overrides: str) -> Session:
     FileNotFoundError, ValueError
         For a model that is missing or is not the one named by the config.
     """
+    with _BUILDING:
+        here = _session(overrides)
+    torch.set_num_threads(here.cfg.federation.torch_threads)  # holds for the thread that asks
+    return here
+
+
+def forget_session() -> None:
+    """Let the next one who asks build it anew."""
+    _session.cache_clear()
+
+
+def prepare(overrides: str) -> None:
+    """Begin to build the session, and its data, while there is nothing else to do."""
+
+    def build() -> None:
+        with suppress(Exception):  # it is raised again where the session is asked for
+            _ = session(overrides).data
+
+    threading.Thread(target=build, daemon=True).start()
+
+
+@lru_cache(maxsize=1)
+def _session(overrides: str) -> Session:
     cfg = compose(overrides)
     check_node(cfg)
     torch.set_num_threads(cfg.federation.torch_threads)

@@ -129,6 +129,7 @@ def _environment(home: Path, cpus: int) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # torch's are torch_threads
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TMPDIR": str(home),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

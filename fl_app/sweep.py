@@ -106,7 +106,7 @@ def _run(sweep: Path, words: list[str]) -> Path:
     folder = next(path for path in _names(sweep / name[:LONGEST_NAME]) if not path.exists())
     words = [*words, f"output.dir='{sweep}'", f"output.name={folder.name}"]
     with free_superlink() as environment, Path(f"{folder}.log").open("w") as log:
-        submit(shlex.join(words), environment, log)
+        submit(shlex.join(words), environment, log, wait=False)  # the next one may begin
     return folder
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+LAST_LINE = "report"  # begins the last line that a completed run prints
+
 
 def size(count: float) -> str:
     """Return bytes as text with three digits: ``36.9 kB`` (decimal units)."""

@@ -11,6 +11,8 @@ import logging
 import multiprocessing
 import os
 import sys
+import time
+from contextlib import suppress
 from multiprocessing import forkserver
 
 import grpc
@@ -28,6 +30,7 @@ from ray.core.generated.node_manager_pb2_grpc import NodeManagerServiceStub
 SERVER_IMPORTS = ("fl_app.server_app", "fl_app.client_app", "flwr.simulation.app", "ray")
 WORKER_IMPORTS = ("fl_app.client_app",)
 MOST_WARM = 8  # workers that wait, at some 0.4 GB each
+PRESTART_DELAY = 3  # seconds, until a simulation has taken its workers
 PRESTART_SECONDS = 20
 OBJECT_STORE_SHARE = 0.3  # of the memory of this SuperExec's share of the machine, Ray's default
 
@@ -47,7 +50,7 @@ class WarmExecutor(SubprocessExecutor):
         self.forks.set_forkserver_preload(list(SERVER_IMPORTS))
         forkserver.ensure_running()  # it imports while Ray starts
         self.ray_address = start_ray(cpus)
-        self._prestart_workers()
+        self.prestart_at: float | None = time.monotonic()
 
     def launch(self, spec: ExecutionSpec) -> LaunchResult:
         """Start the process that ``spec`` describes."""
@@ -58,21 +61,35 @@ class WarmExecutor(SubprocessExecutor):
             "--token", spec.token, "--insecure", "--parent-pid", str(os.getpid()),
         ]  # fmt: skip
         self.forks.Process(target=simulate, args=(arguments, self.ray_address)).start()
-        self._prestart_workers()  # for the next one
+        self.prestart_at = time.monotonic() + PRESTART_DELAY
         return LaunchResult.accepted()
 
-    def _prestart_workers(self) -> None:
+    def reconcile(self) -> None:
+        """Make up for the warm workers that the last simulation took."""
+        if self.prestart_at is not None and time.monotonic() >= self.prestart_at:
+            self.prestart_at = None
+            missing = min(self.cpus, MOST_WARM) - _idle_workers()
+            if missing > 0:
+                self._prestart_workers(missing)
+
+    def _prestart_workers(self, number: int) -> None:
         """Have Ray start workers that the actors of the next simulation find ready."""
         node = ray.nodes()[0]
         with grpc.insecure_channel(
             f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
         ) as channel:
             NodeManagerServiceStub(channel).PrestartWorkers(
-                PrestartWorkersRequest(
-                    language=Language.PYTHON, num_workers=min(self.cpus, MOST_WARM)
-                ),
+                PrestartWorkersRequest(language=Language.PYTHON, num_workers=number),
                 timeout=PRESTART_SECONDS,
             )
+
+
+def _idle_workers() -> int:
+    names = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            names.append(" ".join(process.cmdline()))
+    return sum(name.startswith("ray::IDLE") for name in names)
 
 
 def start_ray(cpus: int) -> str:

@@ -16,7 +16,7 @@ from fl_app import models
 from fl_app.config import ConfigError, compose
 from fl_app.data.collate import Collator
 from fl_app.preflight import check
-from fl_app.session import Session, session
+from fl_app.session import Session, forget_session, session
 from fl_app.tree import Tree
 from strategies.flex_lora import best
 from strategies.lora_replies import stacked
@@ -47,9 +47,9 @@ class Federation(Rounds):
         self, tmp_path: Path, method: str, more: str = "", tamper=None, nodes: int = K
     ) -> None:
         self.method = method
-        session.cache_clear()
+        forget_session()
         super().__init__(tmp_path, f"{METHODS[method]} clients_per_round={K} {more}", tamper, nodes)
-        session.cache_clear()
+        forget_session()
 
     def trained(self, number: int) -> list[Tree]:
         """Return what the clients make of the server's model, trained outside of Flower."""
@@ -165,7 +165,7 @@ def test_a_client_scores_the_servers_model(two_rounds: Federation) -> None:
     here, coded = two_rounds.here, two_rounds.coded
     for forget in (False, True):
         if forget:
-            session.cache_clear()
+            forget_session()
         messages = list(
             coded.configure_evaluate(2, two_rounds.arrays, ConfigRecord(), two_rounds.grid)
         )
@@ -252,7 +252,7 @@ def test_nodes_with_several_clients_get_a_patch_once(tmp_path: Path) -> None:
     alone = Federation(tmp_path, "flora")
     shared = Federation(tmp_path, "flora", nodes=2)
     for rounds in (alone, shared):
-        session.cache_clear()
+        forget_session()
         rounds.round(1)
         rounds.round(2)
     assert same(alone.tree, shared.tree)

@@ -13,7 +13,7 @@ from fl_app.adapters.lora_sb_init import mean_factors
 from fl_app.config import ConfigError, compose
 from fl_app.preflight import check
 from fl_app.records import pack_record, to_record
-from fl_app.session import session
+from fl_app.session import forget_session, session
 from fl_app.tree import Tree, digest
 from strategies.coded import RoundFailedError
 from tests import small
@@ -27,9 +27,9 @@ class SetUp(Rounds):
     """A federation after its set-up. Server and nodes are one process, but no one session."""
 
     def __init__(self, tmp_path: Path, overrides: str, tamper=None, nodes: int = 3) -> None:
-        session.cache_clear()
+        forget_session()
         super().__init__(tmp_path, overrides, tamper, nodes)
-        session.cache_clear()
+        forget_session()
         self.coded.set_up(self.grid)
         self.arrays = to_record(self.here.theta0)
 
@@ -169,13 +169,13 @@ def test_clients_send_the_signs_of_their_gradients_once(
     signs = [first_step.client_signs(mine, client) for client in asked]
     wanted = to_tree(mean_factors(signs, mine.cfg.adapter))
     assert digest(to_tree(installed(rounds.here.model))) == digest(wanted)
-    session.cache_clear()
+    forget_session()
     rounds.round(1)
     assert len([r for r in rounds.rows("setup", "up") if r.codec == "sign"]) == len(asked)
 
 
 def test_a_client_without_signs_ends_the_set_up(tmp_path: Path) -> None:
-    session.cache_clear()
+    forget_session()
     rounds = Rounds(tmp_path, f"{FED_SB} codec=fp32 adapter.init=client_mean", {1: lambda _: None})
     with pytest.raises(RuntimeError, match="client 1 sent no signs of its gradient in time"):
         rounds.coded.set_up(rounds.grid)
@@ -214,7 +214,7 @@ def test_a_node_that_lost_its_state_gets_the_factors_again(tmp_path: Path) -> No
     rounds.round(1)
     context = next(c for c in rounds.grid.contexts.values() if c.node_config["partition-id"] == 1)
     context.state = RecordDict()
-    session.cache_clear()  # its process is a new one too
+    forget_session()  # its process is a new one too
     rounds.round(2)
     assert {r.partition for r in rounds.rows("train", "up") if r.round == 2 and r.scalars} == {0, 2}
     rounds.round(3)

@@ -12,7 +12,7 @@ from fl_app import console, report
 from fl_app.config import compose
 from fl_app.results import RunFolder
 from fl_app.server_app import Run
-from fl_app.session import session
+from fl_app.session import forget_session, session
 from fl_app.submission import communication_log
 from fl_app.text import duration, size
 from fl_app.tree import digest
@@ -72,7 +72,7 @@ def test_the_target_includes_set_up_and_both_directions(tmp_path: Path) -> None:
 
 
 def test_the_totals_have_the_set_up_in_them(tmp_path: Path) -> None:
-    session.cache_clear()
+    forget_session()
     words = "adapter=lora_sb adapter.r=4 strategy=fed_sb clients_per_round=2 codec=fp32"
     run = start(tmp_path / "run", words)
     rows, found = run.folder.ledger.rows, summary(run)
@@ -133,7 +133,7 @@ def test_a_failed_run_keeps_what_it_has_and_says_so(tmp_path: Path) -> None:
 
 
 def test_a_privacy_that_cannot_be_ends_the_run_before_a_round(tmp_path: Path) -> None:
-    session.cache_clear()
+    forget_session()
     with pytest.raises(ValueError, match=r"privacy\.delta=0\.5 should be below 1/"):
         start(tmp_path / "run", "privacy=dp_sgd privacy.delta=0.5")
     found = json.loads((tmp_path / "run/summary.json").read_text())
@@ -141,7 +141,7 @@ def test_a_privacy_that_cannot_be_ends_the_run_before_a_round(tmp_path: Path) ->
 
 
 def test_what_privacy_was_spent_is_in_the_summary_and_the_report(tmp_path: Path, capsys) -> None:
-    session.cache_clear()
+    forget_session()
     words = "adapter=lora_sb adapter.r=4 adapter.init=random privacy=dp_sgd privacy.epsilon=8"
     run = start(tmp_path / "run", words)
     spent = summary(run)["privacy"]
