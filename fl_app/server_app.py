@@ -171,5 +171,5 @@ class Run:
             },
         )
         report.write(self.folder.path)
-        console.final(summary, self.folder.path)
         self.tracking.finish(status, summary)
+        console.final(summary, self.folder.path)

@@ -29,6 +29,7 @@ from fl_app.installed import project_root
 from fl_app.preflight import check
 from fl_app.run import submit
 from fl_app.run_record import Run, is_run, read
+from fl_app.superlink import SuperLinkError
 from fl_app.sweep_summary import Job, conclude
 from fl_app.sweep_superlinks import FOLDERS, STARTED, free_superlink
 from fl_app.text import duration
@@ -47,16 +48,18 @@ def job(cfg: DictConfig) -> float:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     began = time.monotonic()
     sweep = project_root() / HydraConfig.get().sweep.dir
-    words = words_of_job(cfg)
+    words, own = words_of_job(), shlex.split(cfg.job)
+    name = " ".join([f"{HydraConfig.get().job.num:03d}", *own, *words])
+    words += own
     found = run = None
     try:
         wanted = compose(shlex.join(words))
         check(wanted)
         found = completed(project_root() / cfg.output.dir, wanted) if cfg.resume else None
-        folder = found or _run(sweep, words)
+        folder = found or _run(sweep, name, words)
         run = read(folder) if is_run(folder) else None
         why = f"see {folder}.log"
-    except ConfigError as error:
+    except (ConfigError, SuperLinkError, OSError) as error:
         why = str(error)
     ended = Job(
         number=HydraConfig.get().job.num,
@@ -78,32 +81,32 @@ def bytes_to_target(run: Run) -> float:
     return math.inf if met is None else float(run.ledger.sent(until=met))
 
 
-def words_of_job(cfg: DictConfig) -> list[str]:
-    """Return the overrides of this job, without those of the sweep itself."""
+def words_of_job() -> list[str]:
+    """Return the overrides that Hydra gives this job, without those of the sweep itself."""
     parser = OverridesParser.create()
-    words = [
+    return [
         word
         for word in HydraConfig.get().overrides.task
         if parser.parse_override(word).key_or_group.lstrip("/") not in OF_THE_SWEEP
     ]
-    return words + shlex.split(cfg.job)
 
 
 def completed(folder: Path, wanted: DictConfig) -> Path | None:
     """Return a completed run below ``folder`` with the configuration ``wanted``, if any."""
     for path in sorted(folder.glob("**/summary.json")):
-        summary = json.loads(path.read_text())
-        if (summary["status"], summary["seed"]) == ("completed", wanted.seed):
-            run = read(path.parent)
-            if identity(run.config) == identity(wanted):
-                return run.path
+        with suppress(ValueError, KeyError, FileNotFoundError):  # a spoiled run is none
+            summary = json.loads(path.read_text())
+            if (summary["status"], summary["seed"]) == ("completed", wanted.seed):
+                run = read(path.parent)
+                if identity(run.config) == identity(wanted):
+                    return run.path
     return None
 
 
-def _run(sweep: Path, words: list[str]) -> Path:
+def _run(sweep: Path, name: str, words: list[str]) -> Path:
     """Run a job in a folder of its own, its log beside it."""
-    name = re.sub(r"[^\w.+-]+", "-", " ".join([f"{HydraConfig.get().job.num:03d}", *words]))
-    folder = next(path for path in _names(sweep / name[:LONGEST_NAME]) if not path.exists())
+    name = re.sub(r"[^\w.+-]+", "-", name)[:LONGEST_NAME]
+    folder = next(path for path in _names(sweep / name) if not path.exists())
     words = [*words, f"output.dir='{sweep}'", f"output.name={folder.name}"]
     with free_superlink() as environment, Path(f"{folder}.log").open("w") as log:
         submit(shlex.join(words), environment, log, wait=False)  # the next one may begin

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import joblib
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from fl_app.superlink import superlinks
+from fl_app.superlink import SuperLinkError, superlinks
 
 SHARED = "THINWIRE_SUPERLINKS"  # of the environment: the folder of what a sweep has started
 WAIT_SECONDS = 0.1
@@ -30,13 +31,35 @@ class SharedSuperLinks(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Start them, and let the processes of runs find them."""
-        FOLDERS.append(Path(config.hydra.sweep.dir).absolute())
+        """Start them, and let the processes of runs find them.
+
+        Raises
+        ------
+        SystemExit
+            If the sweep's folder is taken, or a SuperLink does not start. Hydra hides other errors.
+        """
+        folder = Path(config.hydra.sweep.dir).absolute()
+        if folder.exists() and not config.resume:
+            print(
+                f"configuration: {folder} exists: choose another output.name, go on in it with "
+                "resume=true, or remove the folder",
+                file=sys.stderr,
+            )
+            sys.exit(2)
         number = at_once(config.hydra.launcher)
-        if number == 0:
-            return
+        try:
+            share(STARTED.enter_context(superlinks(number)))
+        except SuperLinkError as error:
+            print(error, file=sys.stderr)
+            sys.exit(1)
+        FOLDERS.append(folder)
+
+
+def share(environments: list[dict[str, str]]) -> None:
+    """Let the processes of runs find SuperLinks, by the environment; without any, each has one."""
+    if environments:
         folder = Path(STARTED.enter_context(tempfile.TemporaryDirectory(prefix="thinwire-sweep-")))
-        for index, environment in enumerate(STARTED.enter_context(superlinks(number))):
+        for index, environment in enumerate(environments):
             (folder / f"{index}.json").write_text(json.dumps(environment))
         os.environ[SHARED] = str(folder)
         STARTED.callback(os.environ.pop, SHARED)

@@ -35,30 +35,11 @@ def test_a_wrong_word_in_a_sweep_exits_2_before_anything_starts(tmp_path: Path) 
     assert not list(tmp_path.glob("*/*/ledger.csv"))
 
 
-def job_of(overrides: list[str], cfg: dict[str, str]) -> list[str]:
-    HydraConfig.instance().cfg = OmegaConf.create({"hydra": {"overrides": {"task": overrides}}})  # type: ignore[assignment]
-    try:
-        return words_of_job(OmegaConf.create({"job": "", **cfg}))
-    finally:
-        HydraConfig.instance().cfg = None
-
-
-def test_words_of_the_sweep_are_not_those_of_its_jobs() -> None:
-    words = [
-        "+sweep=codecs",
-        "resume=true",
-        "output.name=x",
-        "output.dir=y",
-        "seed=1",
-        "+codec.a=2",
-    ]
-    assert job_of(words, {}) == ["seed=1", "+codec.a=2"]
-
-
-def test_a_job_adds_its_own_words() -> None:
-    assert job_of(["seed=1", "job=..."], {"job": "codec=sign 'data.train.path=a b'"}) == [
-        "seed=1", "codec=sign", "data.train.path=a b",
-    ]  # fmt: skip
+def test_words_of_the_sweep_are_not_those_of_its_jobs(monkeypatch) -> None:
+    words = ["+sweep=codecs", "resume=true", "output.name=x", "output.dir=y", "job='codec=sign'"]
+    hydra = {"hydra": {"overrides": {"task": [*words, "seed=1", "+codec.a=2"]}}}
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", OmegaConf.create(hydra))
+    assert words_of_job() == ["seed=1", "+codec.a=2"]
 
 
 @pytest.mark.parametrize("words", ["", "codec=sign", "experiment=thin seed=3", "privacy=dp_sgd"])
@@ -69,6 +50,23 @@ def test_a_run_is_found_again_by_its_configuration(tmp_path: Path, words: str) -
     assert completed(tmp_path, compose(f"{words} logger=none output.dir=elsewhere")) == run
     for other in ("rounds=77", "seed=9", "target.value=0.1"):
         assert completed(tmp_path, compose(f"{words} {other}")) is None
+
+
+def test_a_spoiled_run_is_none(tmp_path: Path) -> None:
+    (finished(tmp_path / "a", "codec=sign") / "summary.json").write_text("{")
+    (finished(tmp_path / "b", "codec=sign") / "config.yaml").write_text("{")
+    assert completed(tmp_path, compose("codec=sign")) is None
+    good = finished(tmp_path / "c", "codec=sign")
+    assert completed(tmp_path, compose("codec=sign")) == good
+
+
+def test_a_folder_that_is_taken_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    done = refusal(f"output.dir={tmp_path}", "output.name=taken", "codec=nf4,sign")
+    assert done.returncode == 2
+    assert "resume=true" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "taken").glob("*/ledger.csv"))
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted", "unfinished"])
