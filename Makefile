@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 export RUN ?=
+export SWEEP ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format pretrain leaderboard leaderboard-mini published bench-fed-sb bench-codecs bench-full-size clean
+.PHONY: help setup run sweep gallery test lint format pretrain leaderboard leaderboard-mini published bench-fed-sb bench-codecs bench-full-size bench-sweep clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -19,6 +20,15 @@ $(STAMP): pyproject.toml constraints.txt
 
 run: $(STAMP) ## Run one experiment: make run RUN="experiment=fedavg_lora seed=1"
 	@$(BIN)/python -m fl_app.run "$$RUN"
+
+sweep: $(STAMP) ## Run many: make sweep SWEEP="strategy=single_client,fedavg codec=nf4,thin seed=0,1,2"
+	@set -f; $(BIN)/python -m fl_app.sweep -m $$SWEEP
+
+gallery: $(STAMP) ## The pictures of README, from real runs (many hours; run again, it goes on)
+	$(BIN)/python -m fl_app.sweep -m +sweep=everything hydra/launcher=joblib resume=true output.name=everything
+	cp runs/everything/pareto.png docs/pareto.png
+	$(BIN)/python -m benchmarks.codecs
+	cp runs/bench-codecs/rate_distortion.png docs/bits_against_error.png
 
 test: $(STAMP) ## Run the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -41,6 +51,9 @@ bench-codecs: $(STAMP) ## Speed, bits and error of the codecs, beside others (ab
 
 bench-full-size: $(STAMP) ## Two real rounds at full size: seconds and memory (about 10 minutes)
 	$(BIN)/python -m benchmarks.full_size
+
+bench-sweep: $(STAMP) ## What a run costs beside its work, alone and in a sweep (5 minutes)
+	$(BIN)/python -m benchmarks.sweep
 
 leaderboard: $(STAMP) ## The competition's table of bytes, at full size (about 30 minutes, 17 GiB)
 	$(BIN)/python -m benchmarks.leaderboard
