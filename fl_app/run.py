@@ -42,6 +42,9 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; what was measured so far is in the run's folder", file=sys.stderr)
         return 130
+    except ConfigError as error:
+        print(f"configuration: {error}", file=sys.stderr)
+        return 2
     except SuperLinkError as error:
         print(error, file=sys.stderr)
         return 1
@@ -108,9 +111,20 @@ def cpus_of_an_actor(cfg: DictConfig, cpus: int) -> int:
 
     Flower starts as many actors as have room. More than the clients of a round would only import
     torch and wait.
+
+    Raises
+    ------
+    ConfigError
+        If a client wants more threads than there are processors.
     """
+    threads = cfg.federation.torch_threads
+    if threads > cpus:
+        raise ConfigError(
+            f"federation.torch_threads={threads}, but a run has {cpus} processors here: lower it "
+            "(or hydra.launcher.n_jobs, in a sweep)"
+        )
     at_once = max(1, cfg.clients_per_round, cfg.evaluate_clients_per_round)
-    return max(cfg.federation.torch_threads, cpus // at_once)
+    return max(threads, cpus // at_once)
 
 
 # What Flower and Ray say in every run, and what says nothing about this one.

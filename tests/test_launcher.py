@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fl_app import run, superlink
+from fl_app.config import ConfigError, compose
 
 
 class DisturbedError(Exception):
@@ -66,3 +67,22 @@ def test_a_name_that_is_taken_is_refused_before_anything_starts(tmp_path: Path, 
     (tmp_path / "taken").mkdir()
     assert run.main([f"output.dir={tmp_path}", "output.name=taken"]) == 2
     assert "choose another output.name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "cpus", "wanted"),
+    [
+        ("clients_per_round=1", 8, 8),  # one actor
+        ("clients_per_round=2", 8, 4),
+        ("clients_per_round=1 evaluate_clients_per_round=4", 8, 2),
+        ("clients_per_round=10", 2, 1),  # as many as there are processors
+        ("clients_per_round=10 federation.torch_threads=2", 8, 2),
+    ],
+)
+def test_no_more_actors_than_clients_at_once(words: str, cpus: int, wanted: int) -> None:
+    assert run.cpus_of_an_actor(compose(words), cpus) == wanted
+
+
+def test_more_threads_than_processors_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"torch_threads=4.*2 processors"):
+        run.cpus_of_an_actor(compose("federation.torch_threads=4"), 2)
