@@ -76,7 +76,7 @@ def compose(overrides: str = "") -> DictConfig:
         cfg, experiment = _compose(words)
     except ConfigError as error:
         raise ConfigError(_explained(str(error), words)) from None
-    defaults, _ = _compose(_groups(words))
+    defaults = _defaults(_groups(words))
     _check_types(cfg, defaults)
     chosen = {_key(word) for word in words if _chooses_group(word)} - UNNAMED
     with open_dict(cfg):
@@ -158,9 +158,15 @@ def _spec(word: str) -> dict[str, Any] | None:
     return value if not partial or any(name in value for name in IDENTITY) else None
 
 
-def _groups(words: list[str]) -> list[str]:
+def _groups(words: list[str]) -> tuple[str, ...]:
     """Return the overrides that choose an option of a group."""
-    return [word for word in words if _chooses_group(word) and not word.startswith("~")]
+    return tuple(word for word in words if _chooses_group(word) and not word.startswith("~"))
+
+
+@lru_cache(maxsize=64)
+def _defaults(groups: tuple[str, ...]) -> DictConfig:
+    """Return what conf/ says where only options of groups are chosen."""
+    return _compose([*groups])[0]
 
 
 def _chooses_group(word: str) -> bool:
@@ -178,7 +184,7 @@ def _explained(error: str, words: list[str]) -> str:
         advised = re.match(r"To append to your config use \+([\w.]+)", line)
         if advised is None or _is_open(advised[1]):
             lines.append(line)
-    defaults, _ = _compose(_groups(words))
+    defaults = _defaults(_groups(words))
     for key in map(_key, words):
         if OmegaConf.select(defaults, key, default=_MISSING) is _MISSING:
             parent = key.rpartition(".")[0]
