@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+import joblib
 import psutil
 
 from fl_app.installed import project_root
@@ -70,7 +71,7 @@ def superlinks(number: int = 1) -> Iterator[list[dict[str, str]]]:
     SuperLinkError
         If one does not come up; the message holds the end of its log.
     """
-    cpus = max(1, len(os.sched_getaffinity(0)) // max(1, number))
+    cpus = max(1, joblib.cpu_count() // max(1, number))
     with handled_by(interrupt), ExitStack() as started:
         yield [started.enter_context(_superlink(cpus)) for _ in range(number)]
 

@@ -74,7 +74,7 @@ def at_once(launcher: DictConfig) -> int:
     if kind == "BasicLauncher":
         return 1
     if kind == "JoblibLauncher":
-        return min(joblib.effective_n_jobs(launcher.n_jobs), len(os.sched_getaffinity(0)))
+        return min(joblib.effective_n_jobs(launcher.n_jobs), joblib.cpu_count())
     return 0
 
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from multiprocessing import forkserver
 
 import grpc
+import joblib
 import psutil
 import ray
 from flwr.supercore.constant import TASK_TYPE_TO_APPIO_API_ADDRESS_ARG, TaskType
@@ -29,7 +30,7 @@ from ray.core.generated.node_manager_pb2_grpc import NodeManagerServiceStub
 
 SERVER_IMPORTS = ("fl_app.server_app", "fl_app.client_app", "flwr.simulation.app", "ray")
 WORKER_IMPORTS = ("fl_app.client_app",)
-MOST_WARM = 8  # workers that wait, at some 0.4 GB each
+MOST_WARM = 8  # workers that wait, with torch in memory
 PRESTART_DELAY = 3  # seconds, until a simulation has taken its workers
 PRESTART_SECONDS = 20
 OBJECT_STORE_SHARE = 0.3  # of the memory of this SuperExec's share of the machine, Ray's default
@@ -70,7 +71,8 @@ class WarmExecutor(SubprocessExecutor):
             self.prestart_at = None
             missing = min(self.cpus, MOST_WARM) - _idle_workers()
             if missing > 0:
-                self._prestart_workers(missing)
+                with suppress(grpc.RpcError):  # without, the next simulation only starts slower
+                    self._prestart_workers(missing)
 
     def _prestart_workers(self, number: int) -> None:
         """Have Ray start workers that the actors of the next simulation find ready."""
@@ -97,7 +99,7 @@ def start_ray(cpus: int) -> str:
 
     It ends with this process.
     """
-    share = min(1.0, cpus / (os.cpu_count() or 1))
+    share = min(1.0, cpus / joblib.cpu_count())
     os.environ |= {
         "RAY_preload_python_modules": ",".join(WORKER_IMPORTS),
         "RAY_num_workers_soft_limit": str(cpus + min(cpus, MOST_WARM)),  # idle ones above it end
