@@ -88,35 +88,41 @@ def _superlink(cpus: int) -> Iterator[dict[str, str]]:
             f'address = "{address}"\ninsecure = true\n'
         )
         _copy_app(Path(environment[APP]))
-        commands = {
-            "superlink": [
-                script("flower-superlink"), "--insecure", "--simulation",
-                "--isolation", "process", "--host", "127.0.0.1", "--port", str(port),
-            ],
-            "superexec": [
-                sys.executable, "-m", "fl_app.warm_superexec", "--runtime-api-address", address,
-                "--parent-pid", str(os.getpid()), "--cpus", str(cpus),
-            ],
-        }  # fmt: skip
-        logs = {name: home / f"{name}.log" for name in commands}
+        logs = [home / "superlink.log", home / "superexec.log"]
         processes = []
         try:
-            for name, command in commands.items():
-                with logs[name].open("w") as output:
-                    processes.append(
-                        subprocess.Popen(
-                            command,
-                            env=environment,
-                            cwd=project_root(),
-                            stdout=output,
-                            stderr=subprocess.STDOUT,
-                            start_new_session=True,  # Ctrl-C reaches this process, which tidies up
-                        )
-                    )
+            superlink = _start(
+                [
+                    script("flower-superlink"), "--insecure", "--simulation",
+                    "--isolation", "process", "--host", "127.0.0.1", "--port", str(port),
+                ],
+                environment, logs[0],
+            )  # fmt: skip
+            processes.append(superlink)
+            processes.append(_start(
+                [
+                    sys.executable, "-m", "fl_app.warm_superexec",
+                    "--runtime-api-address", address, "--parent-pid", str(os.getpid()),
+                    "--superlink-pid", str(superlink.pid), "--cpus", str(cpus),
+                ],
+                environment, logs[1],
+            ))  # fmt: skip
             _wait_until_healthy(processes, port, logs)
             yield environment
         finally:
             stop(processes, environment)
+
+
+def _start(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("w") as output:
+        return subprocess.Popen(
+            command,
+            env=environment,
+            cwd=project_root(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which then tidies up
+        )
 
 
 def _environment(home: Path, cpus: int) -> dict[str, str]:
@@ -165,7 +171,7 @@ def _free_port() -> int:
 
 
 def _wait_until_healthy(
-    processes: list[subprocess.Popen[bytes]], port: int, logs: dict[str, Path]
+    processes: list[subprocess.Popen[bytes]], port: int, logs: list[Path]
 ) -> None:
     deadline = time.monotonic() + START_SECONDS
     while all(p.poll() is None for p in processes) and time.monotonic() < deadline:
@@ -173,7 +179,7 @@ def _wait_until_healthy(
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.1)
-    said = "\n".join(f"{name}: {log.read_text()[-2000:]}" for name, log in logs.items())
+    said = "\n".join(f"{log.stem}: {log.read_text()[-2000:]}" for log in logs)
     raise SuperLinkError(f"the SuperLink did not start:\n{said}")
 
 

@@ -39,10 +39,10 @@ LONGEST_NAME = 120
 
 
 @hydra.main(config_path=str(CONF_DIR), config_name="multirun", version_base="1.3")
-def job(cfg: DictConfig) -> float:
+def job(cfg: DictConfig) -> float | None:
     """Run one job; return the bytes until its target was met, as an objective to minimize.
 
-    Infinite if it was missed, not a number if the job failed.
+    Infinite if it was missed, None if the job failed.
     """
     if parent_process() is not None:  # the sweep's own process tells the jobs when to stop
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -71,7 +71,7 @@ def job(cfg: DictConfig) -> float:
     ended.add_to(sweep)
     seconds = "was there" if found else duration(time.monotonic() - began)
     print(f"job {ended.number}  {ended.words}: {ended.outcome(run)}, {seconds}", flush=True)
-    return bytes_to_target(run) if ended.status == "completed" and run else math.nan
+    return bytes_to_target(run) if ended.status == "completed" and run else None
 
 
 def bytes_to_target(run: Run) -> float:

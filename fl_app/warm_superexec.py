@@ -10,6 +10,7 @@ import argparse
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -106,6 +107,7 @@ def start_ray(cpus: int) -> str:
         "RAY_prestart_worker_first_driver": "0",  # this driver needs none
     }
     ray.init(
+        address="local",  # whatever RAY_ADDRESS says
         num_cpus=cpus,
         object_store_memory=int(OBJECT_STORE_SHARE * share * psutil.virtual_memory().available),
         include_dashboard=False,
@@ -132,16 +134,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="a Flower SuperExec whose simulations start warm")
     parser.add_argument("--runtime-api-address", required=True)
     parser.add_argument("--parent-pid", type=int, required=True)
+    parser.add_argument("--superlink-pid", type=int, required=True, help="ends with this process")
     parser.add_argument("--cpus", type=int, required=True)
     arguments = parser.parse_args()
     executor = WarmExecutor(arguments.cpus)
     superexec.get_executor = lambda *_, **__: executor  # Flower knows only executors of its own
-    superexec.run_superexec(
-        runtime_api_address=arguments.runtime_api_address,
-        insecure=True,
-        parent_pid=arguments.parent_pid,
-        runtime_dependency_install=False,
-    )
+    try:
+        superexec.run_superexec(
+            runtime_api_address=arguments.runtime_api_address,
+            insecure=True,
+            parent_pid=arguments.parent_pid,
+            runtime_dependency_install=False,
+        )
+    finally:  # also if the parent was killed, of which a SuperLink takes no notice
+        with suppress(ProcessLookupError):
+            os.kill(arguments.superlink_pid, signal.SIGTERM)
 
 
 if __name__ == "__main__":

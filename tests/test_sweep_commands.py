@@ -100,7 +100,7 @@ def test_two_sweeps_at_once_do_not_disturb_each_other_and_one_searches(tmp_path)
     grid = command(tmp_path / "grid", "codec=nf4,sign")
     search = command(
         tmp_path / "search", "+sweep=bytes_to_target", "hydra.sweeper.n_trials=2",
-        "hydra.sweeper.params.adapter\\.r=choice(2,4)", "target.value=0.01",
+        "adapter.r=choice(2,4)", "target.value=0.01",
     )  # fmt: skip
     search = [word for word in search if word != "local_epochs=1"]
     processes = [
