@@ -34,7 +34,7 @@ def find(patterns: Iterable[str | Path]) -> list[Path]:
                 "pattern like 'runs/bench-*'"
             )
         for match in matches:
-            found |= dict.fromkeys(_below(Path(match)))
+            found |= dict.fromkeys(below(Path(match)))
     if not found:
         raise FileNotFoundError(
             f"no run in {', '.join(names)}: a run's folder holds config.yaml, ledger.csv and "
@@ -43,7 +43,8 @@ def find(patterns: Iterable[str | Path]) -> list[Path]:
     return list(found)
 
 
-def _below(folder: Path) -> list[Path]:
+def below(folder: Path) -> list[Path]:
+    """Return the run folders that a folder stands for: itself, or all that are in it."""
     if is_run(folder):
         return [folder]
     runs = []

@@ -30,7 +30,7 @@ from fl_app.preflight import check
 from fl_app.run import submit
 from fl_app.run_record import Run, is_run, read
 from fl_app.superlink import SuperLinkError
-from fl_app.sweep_summary import Job, conclude
+from fl_app.sweep_summary import JOBS, Job, conclude
 from fl_app.sweep_superlinks import FOLDERS, STARTED, free_superlink
 from fl_app.text import duration
 
@@ -57,8 +57,9 @@ def job(cfg: DictConfig) -> float | None:
         check(wanted)
         found = completed(project_root() / cfg.output.dir, wanted) if cfg.resume else None
         folder = found or _run(sweep, name, words)
+        log = Path(f"{folder}.log")
         run = read(folder) if is_run(folder) else None
-        why = f"see {folder}.log"
+        why = "" if run and run.status == "completed" else f"{last_line(log)} (see {log})"
     except (ConfigError, SuperLinkError, OSError) as error:
         why = str(error)
     ended = Job(
@@ -113,6 +114,12 @@ def _run(sweep: Path, name: str, words: list[str]) -> Path:
     return folder
 
 
+def last_line(log: Path) -> str:
+    """Return the last line of a job's log, where what ended it is said."""
+    lines = log.read_text().split("\n") if log.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it left no log")
+
+
 def _names(path: Path) -> Iterator[Path]:
     yield path
     for attempt in range(2, 1000):
@@ -131,7 +138,17 @@ def main() -> int:
             _end_workers()
         except SystemExit as ending:  # Hydra has said what is wrong
             refused = bool(ending.code)
-    status = conclude(FOLDERS[-1]) if FOLDERS else 0
+    if not FOLDERS:
+        return 130 if interrupted else 2 if refused else 0
+    folder = FOLDERS[-1]
+    if refused and not (folder / JOBS).exists():  # found wrong after Hydra had made the folder
+        (folder / "multirun.yaml").unlink(missing_ok=True)
+        with suppress(OSError):  # it holds something else
+            folder.rmdir()
+        return 2
+    status = conclude(folder)
+    if interrupted:
+        print(f"go on with the same command and output.name={folder.name} resume=true")
     return 130 if interrupted else 2 if refused else status
 
 

@@ -60,16 +60,21 @@ def jobs_of(folder: Path) -> list[Job]:
 
 
 def conclude(folder: Path) -> int:
-    """Sum up the sweep in ``folder``; return 1 if one of its jobs failed, 0 if none did."""
+    """Sum up the sweep in ``folder``; return 1 if one of its jobs failed, 0 if none did.
+
+    A run that completed while the sweep was stopped is counted too.
+    """
     jobs = jobs_of(folder)
     folders = [Path(job.run) for job in jobs if job.run is not None]
+    others = [path for path in runs.below(folder) if path not in folders]
+    folders += [path for path in others if read(path).status == "completed"]
     if folders:
         found = [read(path) for path in folders]
         runs.frame(found).to_csv(folder / "results.csv", index=False)
         print(text(found))
         print(folder / "results.csv")
         print(report.compare(folders, folder / "report.html", folder.name))
-    if any(job.status == "completed" for job in jobs):
+    if any(read(path).status == "completed" for path in folders):
         print(picture.draw(folders, folder / "pareto.png"))
     failed = [job for job in jobs if job.status != "completed"]
     for job in failed:
@@ -105,4 +110,6 @@ def text(found: Sequence[Run]) -> str:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
-    return "\n".join([*lines, "* on the Pareto front: none has a better mean for fewer bytes"])
+    return "\n".join(
+        [*lines, "by bytes sent; * on the Pareto front: none has a better mean for fewer bytes"]
+    )

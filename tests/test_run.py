@@ -64,7 +64,7 @@ def test_an_experiment_leaves_the_documented_files(flower, tmp_path, experiment,
 
     assert {p.name for p in folder.iterdir()} == {
         "config.yaml", "ledger.csv", "metrics.csv", "summary.json", "adapter", "checkpoints",
-        "report.html",
+        "report.html", "tensorboard",
     }  # fmt: skip
     ledger = read(folder / "ledger.csv")
     assert (folder / "ledger.csv").read_text().splitlines()[0] == LEDGER

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from fl_app import sweep_superlinks
 from fl_app.config import CONF_DIR, compose, identity
 from fl_app.run_record import read
-from fl_app.sweep import bytes_to_target, completed, words_of_job
+from fl_app.sweep import bytes_to_target, completed, last_line, words_of_job
 from fl_app.sweep_summary import Job, conclude, jobs_of, text
 from tests.finished_runs import finished, sweep
 
@@ -33,7 +33,7 @@ def test_a_wrong_word_in_a_sweep_exits_2_before_anything_starts(tmp_path: Path) 
     assert "nope" in done.stderr
     assert "uniform_entropy" in done.stderr  # what there is
     assert "Traceback" not in done.stderr
-    assert not list(tmp_path.glob("*/*/ledger.csv"))
+    assert not list(tmp_path.iterdir())  # the corrected command may take the same name
 
 
 def test_words_of_the_sweep_are_not_those_of_its_jobs(monkeypatch) -> None:
@@ -105,6 +105,22 @@ def test_the_end_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     for name in ("results.csv", "report.html", "pareto.png"):
         assert (tmp_path / name).stat().st_size > 1000
         assert str(tmp_path / name) in said
+
+
+def test_a_run_that_ended_while_the_sweep_was_stopped_counts(tmp_path: Path, capsys) -> None:
+    first, late = finished(tmp_path / "0", "codec=nf4"), finished(tmp_path / "1", "codec=sign")
+    finished(tmp_path / "2", "codec=fp32", status="interrupted")
+    Job(0, "codec=nf4", str(first), "completed", "").add_to(tmp_path)
+    assert conclude(tmp_path) == 0
+    rows = (tmp_path / "results.csv").read_text().splitlines()[1:]
+    assert sorted(row.split(",")[0] for row in rows) == sorted(map(str, (first, late)))
+
+
+def test_the_reason_is_the_last_line_of_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    assert last_line(log)
+    log.write_text("one\nclient 4: the loss became nan\n\n")
+    assert last_line(log) == "client 4: the loss became nan"
 
 
 def test_the_table_marks_the_front_and_averages_over_seeds(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ function scoreAxis(set, values, title = set.name) {
   const seen = [...values, ...(set.target === null ? [] : [set.target])];
   const low = Math.min(...seen), high = Math.max(...seen), pad = Math.max(0.06 * (high - low), 0.02);
   return { ...LINES, title: { text: escaped(title), standoff: 8 }, range: [low - pad, high + pad],
-    tickformat: share(set.metric) ? ".0%" : ".2f" };
+    tickformat: share(set.metric) ? ".1~%" : ".3~f" };
 }
 
 /** A dashed line at the target; `along` is the axis that the score is on. */

@@ -64,7 +64,7 @@ function drawPareto(set) {
     const xaxis = bytesAxis(all.map((o) => o.bytes.mean),
       narrow() ? "message bytes of the run" : "message bytes of the whole run, log scale", w);
     // Room for labels above; what is far below the whole front is a double-click away.
-    const best = front.map((o) => o.score.mean);
+    const best = front.flatMap(({ score: { mean, sd } }) => [mean - (sd || 0), mean + (sd || 0)]);
     const rise = Math.max(Math.max(...best) - Math.min(...best), 0.05);
     const least = Math.min(...all.map((o) => o.score.mean)), floor = Math.min(...best) - 0.25 * rise;
     const yaxis = { ...scoreAxis(set, best, `final ${set.name}`), automargin: false,

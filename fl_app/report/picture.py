@@ -113,7 +113,9 @@ def _panel(axes: Axes, one: dict[str, Any]) -> None:
     if one["metric"] == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
     _limit(axes, one, front)
-    if one["target"] is not None:
+    low, high = axes.get_ylim()
+    # Outside of the axes it would have no place, and take that of all else.
+    if one["target"] is not None and low < one["target"] < high:
         axes.axhline(one["target"], color=QUIET, linestyle="--", linewidth=1, zorder=1)
         axes.annotate(
             f"target {one['target']:g}",
@@ -132,9 +134,11 @@ def _point(row: dict[str, Any]) -> tuple[float, float]:
 
 def _limit(axes: Axes, one: dict[str, Any], front: list[dict[str, Any]]) -> None:
     """Leave room for labels above and to the left; leave out what is far below the front."""
-    values = [row["score"]["mean"] for row in front]
-    height = max(max(values) - min(values), 0.05)
-    low, high = min(values) - 0.25 * height, max(values) + 0.3 * height
+    ends = [
+        row["score"]["mean"] + sign * (row["score"]["sd"] or 0) for row in front for sign in (-1, 1)
+    ]
+    height = max(max(ends) - min(ends), 0.05)
+    low, high = min(ends) - 0.25 * height, max(ends) + 0.3 * height
     least = min(row["score"]["mean"] for row in one["configurations"])
     if least > low - 0.25 * height:
         low = min(low, least - 0.05 * height)
