@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from benchmarks.leaderboard import PUBLISHED
 from benchmarks.loopback import Loopback
+from fl_app import session as fl_session
 from fl_app.adapters import ADAPTERS
 from fl_app.config import compose, plain
 from fl_app.conventions import COLUMNS, GIGABYTE
@@ -17,7 +19,7 @@ from fl_app.ledger import Ledger
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
 from fl_app.preflight import check
 from fl_app.records import to_record
-from fl_app.session import session
+from fl_app.session import Session, forget_session, session
 from strategies.coded import Coded
 from strategies.inner import inner_strategy
 from tests import small
@@ -109,8 +111,15 @@ def test_ranks_that_weigh_the_same_as_fedshampoo_lora(words: str) -> None:
     assert math.isclose(scalars, published, rel_tol=1e-4)
 
 
-def test_the_model_is_built_once_per_process(tmp_path: Path) -> None:
-    session.cache_clear()
+def test_the_model_is_built_once_per_process(tmp_path: Path, monkeypatch) -> None:
+    built: list[Session] = []
+
+    def build(**parts: Any) -> Session:
+        built.append(Session(**parts))
+        return built[-1]
+
+    monkeypatch.setattr(fl_session, "Session", build)
+    forget_session()
     transfers("nf4_lora", tmp_path)
-    assert session.cache_info().misses == 1
-    assert session.cache_info().hits > 0
+    assert len(built) == 1
+    forget_session()
