@@ -72,13 +72,14 @@ def test_a_parallel_sweep_is_stopped_and_goes_on(tmp_path) -> None:
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stderr is not None
+    assert process.stdout.readline() == f"sweep: {folder}\n"
     line = process.stdout.readline()
-    assert re.match(r"job \d+  .*ANLS", line), line + process.stderr.read()
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     said = process.stdout.read()
     complained = process.stderr.read()
     assert process.wait(timeout=120) == 130
+    assert re.match(r"job \d+  .*ANLS", line)
     assert "Traceback" not in complained
     assert "on the Pareto front" in said
     _, alive = psutil.wait_procs(family, timeout=20)
