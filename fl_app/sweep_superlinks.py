@@ -47,9 +47,7 @@ class SharedSuperLinks(Callback):
             )
             sys.exit(2)
         number = at_once(config.hydra.launcher)
-        print(
-            f"sweep: {folder}; starting ({number or 'as many as are launched'} at once)", flush=True
-        )
+        print(f"sweep: {folder}", flush=True)
         try:
             share(STARTED.enter_context(superlinks(number)))
         except SuperLinkError as error:

@@ -72,13 +72,13 @@ def test_a_parallel_sweep_is_stopped_and_goes_on(tmp_path) -> None:
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stderr is not None
-    assert process.stdout.readline() == f"sweep: {folder}\n"
-    line = process.stdout.readline()
+    first, line = process.stdout.readline(), process.stdout.readline()
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     said = process.stdout.read()
     complained = process.stderr.read()
     assert process.wait(timeout=120) == 130
+    assert first == f"sweep: {folder}\n"
     assert re.match(r"job \d+  .*ANLS", line)
     assert "Traceback" not in complained
     assert "on the Pareto front" in said
@@ -90,8 +90,8 @@ def test_a_parallel_sweep_is_stopped_and_goes_on(tmp_path) -> None:
     assert statuses <= {"completed", "interrupted", "unfinished"}
     kept = {path for path in run_folders(folder) if read(path).status == "completed"}
 
-    first = done[0].words.split()
-    again = run(folder, *[word for word in first if word.startswith(("codec", "seed"))],
+    words_of_one = done[0].words.split()
+    again = run(folder, *[word for word in words_of_one if word.startswith(("codec", "seed"))],
                 "resume=true")  # fmt: skip
     assert again.stdout.count("was there") == 1
     assert {path for path in run_folders(folder) if read(path).status == "completed"} == kept
