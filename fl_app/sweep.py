@@ -94,12 +94,13 @@ def words_of_job() -> list[str]:
 
 def completed(folder: Path, wanted: DictConfig) -> Path | None:
     """Return a completed run below ``folder`` with the configuration ``wanted``, if any."""
+    sought = identity(wanted)
     for path in sorted(folder.glob("**/summary.json")):
         with suppress(ValueError, KeyError, FileNotFoundError):  # a spoiled run is none
             summary = json.loads(path.read_text())
             if (summary["status"], summary["seed"]) == ("completed", wanted.seed):
                 run = read(path.parent)
-                if identity(run.config) == identity(wanted):
+                if identity(run.config) == sought:
                     return run.path
     return None
 

@@ -65,16 +65,17 @@ def conclude(folder: Path) -> int:
     A run that completed while the sweep was stopped is counted too.
     """
     jobs = jobs_of(folder)
-    folders = [Path(job.run) for job in jobs if job.run is not None]
-    others = [path for path in runs.below(folder) if path not in folders]
-    folders += [path for path in others if read(path).status == "completed"]
-    if folders:
-        found = [read(path) for path in folders]
+    named = [Path(job.run) for job in jobs if job.run is not None]
+    others = [read(path) for path in runs.below(folder) if path not in named]
+    found = [read(path) for path in named]
+    found += [run for run in others if run.status == "completed"]
+    folders = [run.path for run in found]
+    if found:
         runs.frame(found).to_csv(folder / "results.csv", index=False)
         print(text(found))
         print(folder / "results.csv")
         print(report.compare(folders, folder / "report.html", folder.name))
-    if any(read(path).status == "completed" for path in folders):
+    if any(run.status == "completed" for run in found):
         print(picture.draw(folders, folder / "pareto.png"))
     failed = [job for job in jobs if job.status != "completed"]
     for job in failed:
