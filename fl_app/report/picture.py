@@ -142,6 +142,8 @@ def _limit(axes: Axes, one: dict[str, Any], front: list[dict[str, Any]]) -> None
     least = min(row["score"]["mean"] for row in one["configurations"])
     if least > low - 0.25 * height:
         low = min(low, least - 0.05 * height)
+    if one["target"] is not None and low > one["target"] > low - height:
+        low = one["target"] - 0.1 * height  # near enough to be shown
     axes.set_ylim(low, high)
     left, right = axes.get_xlim()
     axes.set_xlim(left / 1.6, right)
