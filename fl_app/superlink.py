@@ -80,14 +80,14 @@ def superlinks(number: int = 1) -> Iterator[list[dict[str, str]]]:
 def _superlink(cpus: int) -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="thinwire-", ignore_cleanup_errors=True) as name:
         home = Path(name)
-        port = _free_port()
+        port = free_port()
         address = f"127.0.0.1:{port}"
         environment = _environment(home, cpus)
         (home / "config.toml").write_text(
             f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
             f'address = "{address}"\ninsecure = true\n'
         )
-        _copy_app(Path(environment[APP]))
+        copy_app(Path(environment[APP]))
         logs = [home / "superlink.log", home / "superexec.log"]
         processes = []
         try:
@@ -103,7 +103,7 @@ def _superlink(cpus: int) -> Iterator[dict[str, str]]:
                 [
                     sys.executable, "-m", "fl_app.warm_superexec",
                     "--runtime-api-address", address, "--parent-pid", str(os.getpid()),
-                    "--superlink-pid", str(superlink.pid), "--cpus", str(cpus),
+                    "--served-pid", str(superlink.pid), "--cpus", str(cpus),
                 ],
                 environment, logs[1],
             ))  # fmt: skip
@@ -147,7 +147,7 @@ def _environment(home: Path, cpus: int) -> dict[str, str]:
     }
 
 
-def _copy_app(target: Path) -> None:
+def copy_app(target: Path) -> None:
     """Copy what ``flwr run`` submits: in the project it would look through all of .venv first."""
     target.mkdir()
     for name in APP_FOLDERS:
@@ -164,7 +164,8 @@ def script(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -199,13 +200,13 @@ def status(environment: dict[str, str], patience: float = 30) -> tuple[str, str]
 
 def _runs(environment: dict[str, str]) -> list[dict[str, object]]:
     try:
-        listed = _flwr("list", CONNECTION, "--format", "json", environment=environment)
+        listed = flwr("list", CONNECTION, "--format", "json", environment=environment)
         return list(json.loads(listed)["runs"])
     except (ValueError, KeyError):
         return []
 
 
-def _flwr(*arguments: str, environment: dict[str, str]) -> str:
+def flwr(*arguments: str, environment: dict[str, str]) -> str:
     """Return what Flower's CLI prints, nothing if it hangs."""
     try:
         done = subprocess.run(
@@ -228,14 +229,14 @@ def stop(processes: list[subprocess.Popen[bytes]], environment: dict[str, str]) 
     stop the run first.
     """
     with handled_by(signal.SIG_IGN):
-        family = [member for process in processes for member in _descendants(process.pid)]
+        family = [member for process in processes for member in descendants(process.pid)]
         simulations = [member for member in family if _is_simulation(member)]
-        if any(map(_is_alive, simulations)):
+        if any(map(is_alive, simulations)):
             for run in _runs(environment):
                 if not str(run["status"]).startswith("finished"):
-                    _flwr("stop", str(run["run-id"]), CONNECTION, environment=environment)
+                    flwr("stop", str(run["run-id"]), CONNECTION, environment=environment)
             deadline = time.monotonic() + STOP_SECONDS
-            while any(map(_is_alive, simulations)) and time.monotonic() < deadline:
+            while any(map(is_alive, simulations)) and time.monotonic() < deadline:
                 time.sleep(0.1)
         for process in processes:
             process.terminate()
@@ -246,11 +247,12 @@ def stop(processes: list[subprocess.Popen[bytes]], environment: dict[str, str]) 
                 process.kill()
                 process.wait()
         for member in family:
-            if _is_alive(member):
+            if is_alive(member):
                 member.kill()
 
 
-def _descendants(pid: int) -> list[psutil.Process]:
+def descendants(pid: int) -> list[psutil.Process]:
+    """Return all processes that descend from ``pid``."""
     try:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -268,7 +270,8 @@ def _is_simulation(process: psutil.Process) -> bool:
         return False
 
 
-def _is_alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
+    """Tell whether a process is there and has not ended."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -59,7 +59,7 @@ def test_a_flower_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch) -> N
     script.chmod(0o755)
     monkeypatch.setattr(superlink, "script", lambda name: str(script))
     monkeypatch.setattr(superlink, "FLWR_SECONDS", 0.2)
-    assert superlink._flwr("list", environment=dict(os.environ)) == ""
+    assert superlink.flwr("list", environment=dict(os.environ)) == ""
     assert superlink.status(dict(os.environ), patience=0.1) == ("unknown", "")
 
 

@@ -1,0 +1,1 @@
+"""Thinwire on real nodes: docs/deployment.md."""

@@ -1,0 +1,328 @@
+"""A deployment on this machine, out of separate processes: TLS, node authentication, real nodes.
+
+It starts what an operator starts, with the scripts of this folder: ``superlink.sh`` and
+``supernode.sh``. Everything is in one folder: ``certificates/``, ``keys/``, ``logs/NAME.log`` of
+each process, ``database`` and Flower's own files.
+
+    with deployment(folder, nodes=3) as d:               # node-0 .. node-2, partition k of 3 each
+        run = d.submit("rounds=2 federation.clients=3 output.dir=/tmp/x output.name=y")
+        assert d.wait(run, 120) == "finished:completed"
+        d.log(run)                                       # what the ServerApp printed
+        d.entry(run)["network-traffic"]                  # as `flwr list --run-id` has it
+        d.nodes["node-1"].kill()                         # SIGKILL, also of its ClientApp; or .stop()
+        d.start_node("node-1", 1, 3)                     # again, with the key that it has
+        d.superlink.kill(); d.start_superlink()          # database=True: it knows runs and nodes
+
+Nothing is started or registered for you with ``nodes=0``: ``d.register("late")`` makes and
+registers a key, ``d.start_node("late", 2, 3, config={"data-path": "/srv/rows.jsonl"})`` starts a
+node with it; ``key="other"`` has it use another node's key, ``tls=False`` speak plain text, and
+``environment={...}`` is added to the node's own; ``d.unregister("late")`` revokes it.
+On exit, also by an exception or a signal, every process of it is gone.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from deploy.process import Process
+from fl_app.superlink import CONNECTION, copy_app, flwr, free_port, handled_by, interrupt, script
+
+HERE = Path(__file__).resolve().parent
+START_SECONDS = 60
+NODE_CONNECTED = "SuperNode ID:"
+
+
+class DeploymentError(RuntimeError):
+    """A part of the deployment did not start, or Flower refused something."""
+
+
+class Deployment:
+    """The processes of a deployment; see the module for its use.
+
+    Parameters
+    ----------
+    folder : Path
+        Everything is in it; it may exist.
+    host : str
+        Address of the SuperLink, of this machine.
+    database : bool
+        Whether the SuperLink keeps its state on disk.
+    environment : mapping
+        What every process gets on top of this one's environment.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        host: str = "127.0.0.1",
+        database: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.host = host
+        self.port = free_port()
+        self.database = database
+        self.certificates = folder / "certificates"
+        self.added = dict(environment or {})
+        self.superlink: Process | None = None
+        self.nodes: dict[str, Process] = {}
+        self.node_ids: dict[str, int] = {}
+        for name in ("logs", "keys"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        _script("certificates.sh", str(self.certificates), host)
+        cli = folder / "cli"
+        cli.mkdir(exist_ok=True)
+        (cli / "config.toml").write_text(connection(self.address, self.certificates / "ca.crt"))
+        self.cli = self._environment(FLWR_HOME=str(cli))
+        self.app = folder / "thinwire"
+        if not self.app.exists():
+            copy_app(self.app)
+
+    @property
+    def address(self) -> str:
+        """Return HOST:PORT of the SuperLink."""
+        return f"{self.host}:{self.port}"
+
+    def _environment(self, **more: str) -> dict[str, str]:
+        return {
+            **os.environ,
+            "BIN": str(Path(sys.executable).parent),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            **self.added,
+            **more,
+        }
+
+    # ---- processes --------------------------------------------------------------------------
+
+    def start_superlink(self, **environment: str) -> Process:
+        """Start the SuperLink, on the same port and with the same database as before."""
+        own = {
+            "CERTIFICATES": str(self.certificates),
+            "HOST": self.host,
+            "PORT": str(self.port),
+            "FLWR_HOME": str(self.folder / "superlink"),
+            "DATABASE": str(self.folder / "database") if self.database else "",
+        }
+        log = self.folder / "logs" / "superlink.log"
+        said = len(log.read_text()) if log.exists() else 0
+        self.superlink = Process(
+            "superlink", [str(HERE / "superlink.sh")], self._environment(**own, **environment), log
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while "Application startup complete" not in self.superlink.text()[said:]:
+            if self.superlink.poll() is not None or time.monotonic() > deadline:
+                raise DeploymentError(
+                    f"the SuperLink did not start:\n{self.superlink.text()[said:]}"
+                )
+            time.sleep(0.1)
+        return self.superlink
+
+    def start_node(
+        self,
+        name: str,
+        partition: int,
+        partitions: int,
+        config: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        tls: bool = True,
+        environment: Mapping[str, str] | None = None,
+        namespace: str | None = None,
+    ) -> Process:
+        """Start a SuperNode that serves ``partition`` of ``partitions``; return at once.
+
+        Parameters
+        ----------
+        config : mapping
+            More of its node config.
+        key : str
+            The node whose key it uses; its own if None.
+        tls : bool
+            Without, it speaks plain text and has no key.
+        environment : mapping
+            What only this node gets.
+        namespace : str
+            The network namespace it runs in.
+        """
+        served: dict[str, Any] = {"partition-id": partition, "num-partitions": partitions}
+        served |= config or {}
+        own = {
+            "SUPERLINK": self.address,
+            "CA": str(self.certificates / "ca.crt"),
+            "KEY": str(self.key(key or name)),
+            "NODE_CONFIG": " ".join(f"{k}={json.dumps(v)}" for k, v in served.items()),
+            "RUNTIME_PORT": str(free_port()),
+            "FLWR_HOME": str(self.folder / name),
+            **(environment or {}),
+        }
+        command = [str(HERE / "supernode.sh")]
+        if not tls:
+            command = [
+                script("flower-supernode"), "--insecure", "--superlink", self.address,
+                "--node-config", own["NODE_CONFIG"], "--port", own["RUNTIME_PORT"],
+                "--isolation", "process",
+            ]  # fmt: skip
+        if namespace is not None:
+            command = ["ip", "netns", "exec", namespace, *command]
+        log = self.folder / "logs" / f"{name}.log"
+        log.unlink(missing_ok=True)
+        self.nodes[name] = Process(name, command, self._environment(**own), log)
+        return self.nodes[name]
+
+    def wait_for_nodes(self, *names: str, seconds: float = START_SECONDS) -> None:
+        """Wait until these nodes, or all, have connected.
+
+        Raises
+        ------
+        TimeoutError
+            If one ended, or did not connect in time; the message holds the end of its log.
+        """
+        for name in names or self.nodes:
+            self.nodes[name].wait_for(NODE_CONNECTED, seconds)
+
+    # ---- keys -------------------------------------------------------------------------------
+
+    def key(self, name: str) -> Path:
+        """Return the path of a node's private key; made when first asked for."""
+        path = self.folder / "keys" / name
+        if not path.exists():
+            _script("node_key.sh", str(path))
+        return path
+
+    def register(self, name: str) -> int:
+        """Register a node's key, made if there is none; return its node id."""
+        answer = self.flwr("supernode", "register", f"{self.key(name)}.pub", "--name", name)
+        self.node_ids[name] = int(answer["node-id"])
+        return self.node_ids[name]
+
+    def unregister(self, name: str) -> None:
+        """Revoke a node's key."""
+        self.flwr("supernode", "unregister", str(self.node_ids.pop(name)))
+
+    # ---- runs -------------------------------------------------------------------------------
+
+    def submit(self, overrides: str) -> int:
+        """Submit a run over TLS; return its id at once."""
+        run_config = self.folder / "run.toml"
+        run_config.write_text(f"overrides = {json.dumps(overrides)}\n")
+        return int(self.flwr("run", str(self.app), run_config=str(run_config))["run-id"])
+
+    def entry(self, run: int) -> dict[str, Any]:
+        """Return what ``flwr list`` says of a run: status, status-details, network-traffic ..."""
+        return dict(self.flwr("list", run_id=str(run))["runs"][0])
+
+    def status(self, run: int) -> str:
+        """Return a run's status, such as "running" or "finished:completed"."""
+        return str(self.entry(run)["status"])
+
+    def wait(self, run: int, seconds: float) -> str:
+        """Return a run's final status, or the one it has after ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while True:
+            status = self.status(run)
+            if status.startswith("finished") or time.monotonic() > deadline:
+                return status
+            time.sleep(1)
+
+    def log(self, run: int) -> str:
+        """Return what a run's ServerApp has printed."""
+        return flwr("log", str(run), CONNECTION, "--show", environment=self.cli)
+
+    def stop_run(self, run: int) -> None:
+        """Ask Flower to stop a run."""
+        self.flwr("stop", str(run))
+
+    def flwr(self, *command: str, **options: str) -> dict[str, Any]:
+        """Return the answer of Flower's CLI.
+
+        Raises
+        ------
+        DeploymentError
+            If it says that it failed, or nothing that can be read.
+        """
+        words = [
+            w for k, v in options.items() for w in (f"--{k.replace('_', '-')}", v)
+        ]  # fmt: skip
+        # The connection is the last argument; an option may stand before or after it.
+        arguments, named = list(command), []
+        if "--name" in arguments:
+            at = arguments.index("--name")
+            arguments, named = arguments[:at], arguments[at:]
+        said = flwr(
+            *arguments, CONNECTION, *named, *words, "--format", "json", environment=self.cli
+        )
+        try:
+            answer = json.loads(said)
+        except ValueError:
+            answer = {"success": False, "error-message": said}
+        if not answer.get("success", False):
+            raise DeploymentError(f"flwr {' '.join(command)}: {answer.get('error-message', said)}")
+        return dict(answer)
+
+    # ---- end --------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Stop runs, then all nodes, then the SuperLink, and whatever they left."""
+        if self.superlink and self.superlink.poll() is None:
+            try:
+                for run in self.flwr("list")["runs"]:
+                    if not str(run["status"]).startswith("finished"):
+                        self.stop_run(int(run["run-id"]))
+                        self.wait(int(run["run-id"]), 10)
+            except DeploymentError:
+                pass  # it answers no more, and is stopped below
+        processes = [*self.nodes.values(), *([self.superlink] if self.superlink else [])]
+        with ThreadPoolExecutor() as at_once:
+            list(at_once.map(Process.stop, processes))
+
+
+@contextmanager
+def deployment(
+    folder: Path,
+    nodes: int = 3,
+    host: str = "127.0.0.1",
+    database: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Deployment]:
+    """Start a SuperLink and ``nodes`` registered SuperNodes, node-K with partition K of ``nodes``.
+
+    Raises
+    ------
+    DeploymentError, TimeoutError
+        If a part of it did not start; the message holds the end of its log.
+    """
+    with handled_by(interrupt):
+        here = Deployment(folder, host, database, environment)
+        try:
+            here.start_superlink()
+            for k in range(nodes):
+                here.register(f"node-{k}")
+                here.start_node(f"node-{k}", k, nodes)
+            here.wait_for_nodes()
+            yield here
+        finally:
+            here.stop()
+
+
+def connection(address: str, certificate: Path) -> str:
+    """Return the config.toml with which Flower's CLI finds the SuperLink."""
+    return (
+        f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
+        f'address = "{address}"\nroot-certificates = "{certificate}"\n'
+    )
+
+
+def _script(name: str, *arguments: str) -> None:
+    done = subprocess.run(
+        [str(HERE / name), *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise DeploymentError(f"{name}: {done.stderr or done.stdout}")

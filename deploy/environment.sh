@@ -1,0 +1,44 @@
+# shellcheck shell=bash
+# Sourced by superlink.sh and supernode.sh: what both ask of Flower, and where they keep their
+# things. `refuse` and `need` say what is wrong and end the script.
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+bin=${BIN:-$root/.venv/bin}
+export PATH="$bin:$PATH"
+export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
+export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1
+export FLWR_SUPEREXEC_TASK_POLL_INTERVAL=${FLWR_SUPEREXEC_TASK_POLL_INTERVAL:-0.2}
+export HF_HUB_DISABLE_TELEMETRY=1 PYTHONUNBUFFERED=1
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # torch's are federation.torch_threads
+export PYTHONWARNINGS=ignore::DeprecationWarning,ignore::FutureWarning
+
+refuse() {
+    echo "$(basename "$0"): $1" >&2
+    exit 2
+}
+
+need() {
+    local name
+    for name in "$@"; do
+        [ -n "${!name:-}" ] || refuse "$name is not set; see $root/docs/deployment.md"
+    done
+}
+
+readable() {
+    local file
+    for file in "$@"; do
+        [ -r "$file" ] || refuse "$file cannot be read"
+    done
+}
+
+# The executor proves with a secret that it belongs to this start of this process: without one
+# anybody who reaches the port could take a task.
+secret() {
+    export FLWR_HOME=${FLWR_HOME:?}
+    mkdir -p "$FLWR_HOME"
+    secret_file=$FLWR_HOME/superexec.secret
+    (
+        umask 077
+        rm -f "$secret_file"
+        head -c 32 /dev/urandom >"$secret_file"
+    )
+}

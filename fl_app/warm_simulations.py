@@ -1,0 +1,115 @@
+"""Simulations that start warm: one Ray for all of them, and workers that have imported everything.
+
+Flower's own simulation starts a Ray of its own: importing torch and transformers in each of its
+actors takes longer than a short run.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+import grpc
+import joblib
+import psutil
+import ray
+from flwr.supercore.constant import TaskType
+from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult
+from ray.core.generated.common_pb2 import Language  # type: ignore[attr-defined]
+from ray.core.generated.node_manager_pb2 import (  # type: ignore[attr-defined]
+    PrestartWorkersRequest,
+)
+from ray.core.generated.node_manager_pb2_grpc import NodeManagerServiceStub
+
+from fl_app.warm_executor import WarmExecutor, run_task
+
+WORKER_IMPORTS = ("fl_app.client_app",)
+MOST_WARM = 8  # workers that wait, with torch in memory
+PRESTART_DELAY = 3  # seconds, until a simulation has taken its workers
+PRESTART_SECONDS = 20
+OBJECT_STORE_SHARE = 0.3  # of the memory of this SuperExec's share of the machine, Ray's default
+
+
+class WarmSimulations(WarmExecutor):
+    """Starts Flower's processes; those of simulations are warm, and find a Ray.
+
+    Parameters
+    ----------
+    cpus : int
+        What Ray may give to actors.
+    """
+
+    def __init__(self, cpus: int) -> None:
+        super().__init__(TaskType.SIMULATION)  # it imports while Ray starts
+        self.cpus = cpus
+        self.ray_address = start_ray(cpus)
+        self.prestart_at: float | None = time.monotonic()
+
+    def launch(self, spec: ExecutionSpec) -> LaunchResult:
+        """Start the process that ``spec`` describes."""
+        launched = super().launch(spec)
+        self.prestart_at = time.monotonic() + PRESTART_DELAY
+        return launched
+
+    def start(self, task_type: TaskType, arguments: Sequence[str], quiet: bool) -> None:
+        """Start a simulation on this executor's Ray."""
+        self.contexts.Process(
+            target=simulate, args=(task_type, arguments, quiet, self.ray_address)
+        ).start()
+
+    def reconcile(self) -> None:
+        """Make up for the warm workers that the last simulation took."""
+        if self.prestart_at is not None and time.monotonic() >= self.prestart_at:
+            self.prestart_at = None
+            missing = min(self.cpus, MOST_WARM) - _idle_workers()
+            if missing > 0:
+                with suppress(grpc.RpcError):  # without, the next simulation only starts slower
+                    self._prestart_workers(missing)
+
+    def _prestart_workers(self, number: int) -> None:
+        """Have Ray start workers that the actors of the next simulation find ready."""
+        node = ray.nodes()[0]
+        with grpc.insecure_channel(
+            f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
+        ) as channel:
+            NodeManagerServiceStub(channel).PrestartWorkers(
+                PrestartWorkersRequest(language=Language.PYTHON, num_workers=number),
+                timeout=PRESTART_SECONDS,
+            )
+
+
+def _idle_workers() -> int:
+    names = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            names.append(" ".join(process.cmdline()))
+    return sum(name.startswith("ray::IDLE") for name in names)
+
+
+def start_ray(cpus: int) -> str:
+    """Start Ray with ``cpus`` processors and their share of the memory; return its address.
+
+    It ends with this process.
+    """
+    share = min(1.0, cpus / joblib.cpu_count())
+    os.environ |= {
+        "RAY_preload_python_modules": ",".join(WORKER_IMPORTS),
+        "RAY_num_workers_soft_limit": str(cpus + min(cpus, MOST_WARM)),  # idle ones above it end
+        "RAY_prestart_worker_first_driver": "0",  # this driver needs none
+    }
+    ray.init(
+        address="local",  # whatever RAY_ADDRESS says
+        num_cpus=cpus,
+        object_store_memory=int(OBJECT_STORE_SHARE * share * psutil.virtual_memory().available),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def simulate(task_type: TaskType, arguments: Sequence[str], quiet: bool, ray_address: str) -> None:
+    """Be ``flwr-simulation`` with ``arguments``, on the Ray at ``ray_address``."""
+    ray.init(address=ray_address, log_to_driver=False, logging_level=logging.ERROR)
+    run_task(task_type, arguments, quiet)
