@@ -9,7 +9,7 @@ each process, ``database`` and Flower's own files.
         assert d.wait(run, 120) == "finished:completed"
         d.log(run)                                       # what the ServerApp printed
         d.entry(run)["network-traffic"]                  # as `flwr list --run-id` has it
-        d.nodes["node-1"].kill()                         # SIGKILL, also of its ClientApp; or .stop()
+        d.nodes["node-1"].kill()                         # SIGKILL, also of its apps; or .stop()
         d.start_node("node-1", 1, 3)                     # again, with the key that it has
         d.superlink.kill(); d.start_superlink()          # database=True: it knows runs and nodes
 
