@@ -8,12 +8,14 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from strategies.wrapper import Wrapper
+
 
 class MissingRepliesError(RuntimeError):
     """Fewer clients replied than the noise is for."""
 
 
-class PrivateRelease(Strategy):
+class PrivateRelease(Wrapper):
     """Around one of Flower's wrappers: every mean that the server releases has its noise.
 
     Flower divides the noise of a mean by the clients that it has asked, but the mean is over those
@@ -31,7 +33,7 @@ class PrivateRelease(Strategy):
     """
 
     def __init__(self, strategy: Strategy, seed: int | None) -> None:
-        self.strategy = strategy
+        super().__init__(strategy)
         self.seed = seed
         self._asked = 0
 
@@ -61,22 +63,6 @@ class PrivateRelease(Strategy):
             )
         with _numpy_seeded(None if self.seed is None else [self.seed, server_round]):
             return self.strategy.aggregate_train(server_round, replies)
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Let the wrapper configure."""
-        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
-
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """Let the wrapper aggregate."""
-        return self.strategy.aggregate_evaluate(server_round, replies)
-
-    def summary(self) -> None:
-        """Log the wrapper's settings."""
-        self.strategy.summary()
 
 
 @contextmanager
