@@ -1,0 +1,86 @@
+"""Local training without Flower: the turns of a run's clients in plain loops, a process for each.
+
+A process is set up as one of Ray's actors: the same session, the same number of threads, built
+before anything is timed. Between two turns the model goes through the codec up, untimed, so that
+one client a round ends with the very model of the run.
+"""
+
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+from multiprocessing.synchronize import Barrier
+
+from fl_app.session import Session, session
+from fl_app.training import train, turn_seed
+from fl_app.tree import Tree
+
+_start: Barrier  # of a process: where it waits for the others
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What one process did.
+
+    Attributes
+    ----------
+    build : float
+        Seconds that session and data took.
+    wall, cpu : list of float
+        Seconds of every turn, and of them those of this process's processor.
+    model : Tree
+        The trained tensors, as the server would have decoded them.
+    """
+
+    build: float
+    wall: list[float]
+    cpu: list[float]
+    model: Tree
+
+
+def run(overrides: str, turns: list[list[tuple[int, int]]]) -> list[Loop]:
+    """Train all ``turns`` (round, partition), a list for each process; turns begin together."""
+    spawn = multiprocessing.get_context("spawn")
+    barrier = spawn.Barrier(len(turns))
+    with ProcessPoolExecutor(len(turns), spawn, _share, (barrier,)) as processes:
+        return list(processes.map(_loop, repeat(overrides), turns))
+
+
+def _share(barrier: Barrier) -> None:
+    global _start
+    _start = barrier
+
+
+def _loop(overrides: str, turns: list[tuple[int, int]]) -> Loop:
+    began = time.perf_counter()
+    here = session(overrides)
+    rows = {partition: here.documents(partition) for _, partition in turns}
+    build = time.perf_counter() - began
+    cfg, tree = here.cfg, here.theta0
+    wall, cpu = [], []
+    for server_round, partition in turns:
+        here.adapter.set(here.model, tree)
+        seed = turn_seed(cfg.seed, server_round, partition)
+        _start.wait()
+        began, before = time.perf_counter(), time.process_time()
+        train(
+            here.model,
+            rows[partition],
+            here.task,
+            cfg.optimizer,
+            epochs=cfg.local_epochs,
+            batch_size=cfg.batch_size,
+            gradient_accumulation=cfg.gradient_accumulation,
+            seed=seed,
+        )
+        wall.append(time.perf_counter() - began)
+        cpu.append(time.process_time() - before)
+        tree = _received(here.adapter.get(here.model), here)
+    return Loop(build, wall, cpu, tree)
+
+
+def _received(tree: Tree, here: Session) -> Tree:
+    """Return what arrives of ``tree`` at the server, of a codec without memory against theta0."""
+    wire, _ = here.up.encode(tree, here.up.init(here.theta0), here.theta0)
+    return here.up.decode(wire, here.theta0)
