@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import cast
 
 from datasets import Dataset
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl_app import first_step, patches
+from fl_app import first_step, node_data, patches
 from fl_app.mods import coded, report_errors
 from fl_app.privacy import is_example_level
 from fl_app.privacy.clipping import clipped
@@ -20,18 +20,11 @@ app = ClientApp()
 
 @app.query(mods=[report_errors])
 def which_partition(message: Message, context: Context) -> Message:
-    """Tell the server which partitions this node serves: k with k mod num-partitions = id."""
-    try:
-        served = ConfigRecord(
-            {key: int(context.node_config[key]) for key in ("partition-id", "num-partitions")}
-        )
-    except KeyError as error:
-        raise ValueError(
-            f"the node config lacks {error}: start the SuperNode with "
-            '--node-config "partition-id=0 num-partitions=10"'
-        ) from None
-    prepare(str(context.run_config["overrides"]))  # the server has yet to score its theta0
-    return Message(RecordDict({"node": served}), reply_to=message)
+    """Tell the server which partitions this node serves."""
+    answer = Message(RecordDict({"node": node_data.served(context)}), reply_to=message)
+    if not node_data.has_own(context):
+        prepare(str(context.run_config["overrides"]))  # the server has yet to score its theta0
+    return answer
 
 
 @app.query(first_step.QUERY, mods=[report_errors])
@@ -57,7 +50,7 @@ def train_model(message: Message, context: Context) -> Message:
     mu = cast(float, config.get("proximal-mu", 0.0))
     seed = turn_seed(here.cfg.seed, server_round, partition)
     hooks = [proximal(mu, here.model)] if mu else []
-    metrics = _turn(here, here.documents(partition), seed, hooks)
+    metrics = _turn(here, node_data.rows(here, context, partition), seed, hooks)
     content = RecordDict({ARRAYS: to_record(here.adapter.get(here.model)), "metrics": metrics})
     return Message(content, reply_to=message)
 
@@ -88,7 +81,8 @@ def _turn(here: Session, rows: Dataset, seed: int, hooks: Sequence[GradientHook]
 def evaluate_model(message: Message, context: Context) -> Message:
     """Score the broadcast model on the client's own documents."""
     here = session(str(context.run_config["overrides"]))
-    documents = here.documents(cast(int, message.content.config_records["config"]["partition"]))
+    partition = cast(int, message.content.config_records["config"]["partition"])
+    documents = node_data.rows(here, context, partition)
     tree = to_tree(message.content.array_records[ARRAYS], like=here.theta0)
     scores = here.evaluate(tree, documents)
     examples = here.task.examples(documents)

@@ -19,6 +19,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from omegaconf import DictConfig
 from torch import Tensor
 
+from fl_app import node_data
 from fl_app.adapters.lora_sb_factors import to_tree
 from fl_app.adapters.lora_sb_init import batches, factors, gradients, mean_factors, signs
 from fl_app.adapters.lora_sb_layers import layers
@@ -70,14 +71,14 @@ def public(here: Session) -> Tree:
     )
 
 
-def client_signs(here: Session, partition: int) -> Tree:
-    """Return the signs of a client's gradient at W0, [out, in] of every module."""
+def client_signs(here: Session, rows: Dataset, partition: int) -> Tree:
+    """Return the signs of a client's gradient on its rows at W0, [out, in] of every module."""
     seed = turn_seed(here.cfg.seed, 0, partition)
     official = here.cfg.adapter.official_numerics
     return signs(
         gradients(
             here.model,
-            _batches(here, here.documents(partition), seed),
+            _batches(here, rows, seed),
             seed=seed,
             official_numerics=official,
         )
@@ -122,7 +123,8 @@ def answer(message: Message, context: Context) -> Message:
     if private or not is_needed(here.cfg) or not askers(here.cfg):
         raise ValueError("the configuration asks no client for the signs of its gradient")
     partition = cast(int, message.content.config_records["config"]["partition"])
-    tree, codec = client_signs(here, partition), sign_codec()
+    rows = node_data.rows(here, context, partition)
+    tree, codec = client_signs(here, rows, partition), sign_codec()
     wire, _ = codec.encode(tree, codec.init(tree), tree)
     content = RecordDict({ARRAYS: pack_record(pack(wire, codec, here.manifest))})
     return Message(content, reply_to=message)

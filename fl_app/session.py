@@ -65,7 +65,18 @@ class Session:
         return splits
 
     def documents(self, partition: int) -> Dataset:
-        """Return the documents of the client that holds ``partition``."""
+        """Return the documents of the client that holds ``partition``.
+
+        Raises
+        ------
+        ValueError
+            If nothing is configured for clients to share.
+        """
+        if "train" not in self.data:
+            raise ValueError(
+                "data.train.path is null, so every node has to bring its own rows: start it with "
+                "--node-config \"partition-id=0 num-partitions=3 data-path='/srv/rows.jsonl'\""
+            )
         return data.client_split(
             self.data["train"],
             self.cfg.data.partitioner,

@@ -10,19 +10,24 @@ comes later cannot take over the clients of others.
 
 import logging
 import time
+from typing import cast
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fl_app.ledger import Transfer
+from fl_app.node_data import PARTITION, PARTITIONS, ROWS
 from fl_app.records import message_bytes
 
 logger = logging.getLogger("thinwire")
 
 MAX_PARTITIONS = 1_000_000
+MAX_ROWS = 1_000_000_000
 
 
-def find_clients(grid: Grid, clients: int, timeout: float) -> tuple[dict[int, int], list[Transfer]]:
+def find_clients(
+    grid: Grid, clients: int, timeout: float
+) -> tuple[dict[int, int], dict[int, int], list[Transfer]]:
     """Ask the connected nodes what they serve, until every partition has a node.
 
     Parameters
@@ -38,6 +43,9 @@ def find_clients(grid: Grid, clients: int, timeout: float) -> tuple[dict[int, in
     -------
     nodes : dict
         Partition to node id; partitions without a node are missing, and a warning says so.
+    rows : dict
+        Partition to how many rows it has; empty unless the nodes say so, which they do where
+        rows are private.
     transfers : list of Transfer
         The set-up messages.
 
@@ -49,6 +57,7 @@ def find_clients(grid: Grid, clients: int, timeout: float) -> tuple[dict[int, in
     deadline = time.monotonic() + timeout
     node_of: dict[int, int] = {}  # partition-id -> node
     asked: set[int] = set()
+    rows: dict[int, int] = {}
     transfers: list[Transfer] = []
     parts: int | None = None
     while (parts is None or len(node_of) < parts) and time.monotonic() < deadline:
@@ -67,6 +76,7 @@ def find_clients(grid: Grid, clients: int, timeout: float) -> tuple[dict[int, in
                     raise ValueError(f"num-partitions={total}, where others have {parts}")
                 if part in node_of:
                     raise ValueError(f"partition-id={part}, which node {node_of[part]} has")
+                rows |= _rows(answer, range(part, clients, total))
             except ValueError as error:
                 logger.warning("node %d is left out, for what it says it serves: %s", node, error)
                 continue
@@ -84,7 +94,7 @@ def find_clients(grid: Grid, clients: int, timeout: float) -> tuple[dict[int, in
     if len(nodes) < clients:
         logger.warning("clients without a node: %s", sorted(set(range(clients)) - set(nodes)))
     transfers.sort(key=lambda t: (t.partition, t.direction))
-    return nodes, transfers
+    return nodes, rows, transfers
 
 
 def _served(answer: Message) -> tuple[int, int]:
@@ -92,9 +102,23 @@ def _served(answer: Message) -> tuple[int, int]:
     if answer.has_error():
         raise ValueError(answer.error.reason)
     record = answer.content.config_records.get("node", ConfigRecord())
-    part, parts = record.get("partition-id"), record.get("num-partitions")
+    part, parts = record.get(PARTITION), record.get(PARTITIONS)
     if not isinstance(part, int) or not isinstance(parts, int):
         raise ValueError(f"partition-id={part!r}, num-partitions={parts!r} are no integers")
     if not 0 <= part < parts <= MAX_PARTITIONS:
         raise ValueError(f"partition-id={part}, num-partitions={parts} are out of range")
     return part, parts
+
+
+def _rows(answer: Message, partitions: range) -> dict[int, int]:
+    """Return how many rows each of a node's partitions has; ValueError if that cannot be."""
+    said = answer.content.config_records["node"].get(ROWS)
+    if said is None:
+        return {}
+    if (
+        not isinstance(said, list)
+        or len(said) != len(partitions)
+        or not all(isinstance(n, int) and 0 <= n <= MAX_ROWS for n in said)
+    ):
+        raise ValueError(f"rows={said!r} are not a number for each of {len(partitions)} partitions")
+    return dict(zip(partitions, cast(list[int], said), strict=True))

@@ -166,7 +166,7 @@ def test_clients_send_the_signs_of_their_gradients_once(
     for row in rows:
         assert row.payload_bytes == -(-row.scalars // 8) + 4
     mine = session(f"{rounds.overrides} seed={rounds.here.cfg.seed}")  # at W0, without patches
-    signs = [first_step.client_signs(mine, client) for client in asked]
+    signs = [first_step.client_signs(mine, mine.documents(client), client) for client in asked]
     wanted = to_tree(mean_factors(signs, mine.cfg.adapter))
     assert digest(to_tree(installed(rounds.here.model))) == digest(wanted)
     forget_session()

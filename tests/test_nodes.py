@@ -40,7 +40,7 @@ def serves(part, parts) -> dict:
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 3))
 def test_every_client_has_the_node_of_its_remainder(clients: int, parts: int, at_once) -> None:
     nodes = Nodes({1000 + 7 * p: serves(p, parts) for p in range(parts)}, at_once=parts)
-    found, transfers = find_clients(nodes, clients, timeout=5)
+    found, _, transfers = find_clients(nodes, clients, timeout=5)
     assert found == {k: 1000 + 7 * (k % parts) for k in range(clients)}
     assert len(transfers) == 2 * parts
 
@@ -66,7 +66,7 @@ def test_nodes_that_connect_late_are_waited_for() -> None:
 )
 def test_a_node_that_answers_nonsense_is_named_and_left_out(answer, caplog) -> None:
     nodes = Nodes({1: serves(0, 2), 2: answer})
-    found, _ = find_clients(nodes, 2, timeout=0.5)
+    found, _, _ = find_clients(nodes, 2, timeout=0.5)
     assert found == {0: 1}
     assert "node 2 is left out, for what it says it serves" in caplog.text
     assert "clients without a node: [1]" in caplog.text
@@ -82,10 +82,31 @@ def test_a_node_that_answers_nonsense_is_named_and_left_out(answer, caplog) -> N
 )
 def test_a_later_node_cannot_take_what_a_first_one_has(later, says: str, caplog) -> None:
     nodes = Nodes({1: serves(0, 2), 666: later, 3: serves(1, 2)}, at_once=1)
-    found, transfers = find_clients(nodes, 4, timeout=5)
+    found, _, transfers = find_clients(nodes, 4, timeout=5)
     assert found == {0: 1, 1: 3, 2: 1, 3: 3}
     assert len(transfers) == 4
     assert f"node 666 is left out, for what it says it serves: {says}" in caplog.text
+
+
+@given(st.integers(1, 9), st.integers(1, 9))
+def test_the_rows_of_every_client_are_what_its_node_says(clients: int, parts: int) -> None:
+    answers = {}
+    for part in range(parts):
+        answer = serves(part, parts)
+        answer["node"]["rows"] = [100 + k for k in range(part, clients, parts)]
+        answers[1000 + part] = answer
+    _, rows, _ = find_clients(Nodes(answers, at_once=parts), clients, timeout=5)
+    assert rows == {k: 100 + k for k in range(clients)}
+
+
+@pytest.mark.parametrize("said", [[1], [1, 2, 3], [1, -2], [1, 2**40], ["x", "y"], [1.5, 2.0], 7])
+def test_a_node_whose_rows_cannot_be_is_left_out(said, caplog) -> None:
+    lies = serves(0, 2)
+    lies["node"]["rows"] = said
+    found, rows, _ = find_clients(Nodes({1: lies, 2: serves(1, 2)}), 4, timeout=0.5)
+    assert found == {1: 2, 3: 2}
+    assert rows == {}
+    assert "node 1 is left out" in caplog.text
 
 
 def test_no_node_at_all_is_an_error_that_says_what_to_do() -> None:

@@ -10,14 +10,17 @@ accepted ones of each). It may have a ``picture`` of its page, an absolute path.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from omegaconf import DictConfig
 
 from fl_app.data import docvqa_mini, pfl_docvqa, table, word_problems
 from fl_app.data.partition import client_split, partitioner
 
-__all__ = ["COLUMNS", "LOADERS", "client_split", "load", "partitioner"]
+__all__ = ["COLUMNS", "LOADERS", "client_split", "load", "own_rows", "partitioner"]
+
+OWN = "the node's data-path"
 
 LOADERS: dict[str, Callable[[DictConfig, int], DatasetDict]] = {
     "docvqa_mini": docvqa_mini.load,
@@ -49,3 +52,31 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
     if cfg_data.id not in LOADERS:
         raise ValueError(f"unknown data id {cfg_data.id!r}; known: {', '.join(sorted(LOADERS))}")
     return LOADERS[cfg_data.id](cfg_data, seed)
+
+
+def own_rows(cfg_data: DictConfig, path: str) -> Dataset:
+    """The rows that a node has on its own disk, at ``path``, in their order.
+
+    With "table" the path takes the place of ``data.train.path``, and the other options of
+    ``data.train`` hold; with "pfl_docvqa" it takes the place of ``data.path``, and all its
+    training rows are the node's, whatever client they name. Of another data set, which makes its
+    rows, they are read as they are.
+
+    Raises:
+        FileNotFoundError: it is no absolute path, or nothing is there.
+        ValueError: what is there cannot be read; see the loaders.
+    """
+    if not Path(path).is_absolute() or not Path(path).exists():
+        raise FileNotFoundError(
+            f"{OWN}={path!r} should be the absolute path of a file or folder of this machine"
+        )
+    if cfg_data.id == "pfl_docvqa":
+        return pfl_docvqa.load_folder(path, cfg_data.truncate_boxes, OWN)["train"]
+    if cfg_data.id == "table":
+        train = cfg_data.train.copy()
+        train.path, train.name = path, None
+        return table.rows("data.train", train, OWN)
+    found = table.source(OWN, path)
+    if "train" not in found:
+        raise ValueError(f"{OWN}={path!r} has no split train; it has {', '.join(found)}")
+    return found["train"]

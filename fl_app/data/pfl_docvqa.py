@@ -54,12 +54,17 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
         FileNotFoundError: ``path`` is no converted folder.
         ValueError: it is of another layout than this converter's.
     """
-    if not is_converted(cfg_data.path):
+    return load_folder(cfg_data.path, cfg_data.truncate_boxes, "data.path")
+
+
+def load_folder(path: str, truncate_boxes: bool, option: str) -> DatasetDict:
+    """The splits of the converted folder at ``path``, see ``load``; errors name ``option``."""
+    if not is_converted(path):
         raise FileNotFoundError(
-            f"data.path={cfg_data.path} should be the absolute path of a folder written by "
+            f"{option}={path} should be the absolute path of a folder written by "
             "`python -m fl_app.data.pfl_docvqa_convert SOURCE OUT`"
         )
-    folder = Path(cfg_data.path)
+    folder = Path(path)
     splits = load_from_disk(str(folder))
     if tuple(splits) != SPLITS or any(splits[s].features != FEATURES for s in SPLITS):
         raise ValueError(f"{folder} is not laid out as this version's converter does; run it again")
@@ -69,7 +74,7 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
         names = table["picture"].combine_chunks()
         paths = pc.binary_join_element_wise(str(folder / PICTURES), names, "/")
         splits[name] = _replaced(splits[name], "picture", paths)
-        if cfg_data.truncate_boxes:
+        if truncate_boxes:
             boxes = pa.chunked_array([_truncated(c) for c in table["boxes"].chunks])
             splits[name] = _replaced(splits[name], "boxes", boxes)
     return splits

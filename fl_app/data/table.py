@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 
 from fl_app.config import SPLITS, plain
 
-REQUIRED = ("train", "test")
+REQUIRED = ("test",)
 FILES = {
     ".csv": "csv",
     ".json": "json",
@@ -43,12 +43,12 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
     A column of class numbers with names becomes one of the names, null where it has none (-1).
 
     Args:
-        cfg_data: for each split ``path`` (null: there is no such split; ``train`` and ``test``
-            must have one), ``name`` (configuration of a data set that has several; a file has
-            none), ``split`` (of the source, slices as in "train[:90%]"), ``columns`` (the
-            source's name to ours; others keep theirs), ``drop`` (a column, by our name, to the
-            values whose rows are left out) and ``limit`` (the first rows that are kept; null:
-            all).
+        cfg_data: for each split ``path`` (null: there is no such split; ``test`` must have one,
+            ``train`` only where not every node brings its own), ``name`` (configuration of a data
+            set that has several; a file has none), ``split`` (of the source, slices as in
+            "train[:90%]"), ``columns`` (the source's name to ours; others keep theirs), ``drop``
+            (a column, by our name, to the values whose rows are left out) and ``limit`` (the first
+            rows that are kept; null: all).
 
     Raises:
         FileNotFoundError: no such file, folder or data set of the hub, or it cannot be reached.
@@ -57,7 +57,7 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
     """
     return DatasetDict(
         {
-            split: _rows(f"data.{split}", cfg_data[split])
+            split: rows(f"data.{split}", cfg_data[split], f"data.{split}.path")
             for split in SPLITS
             if split in REQUIRED or cfg_data[split].path is not None
         }
@@ -71,32 +71,42 @@ def is_source(path: object) -> bool:
     return Path(path).exists() if Path(path).is_absolute() else bool(HUB_ID.fullmatch(path))
 
 
-def _rows(key: str, cfg: DictConfig) -> Dataset:
+def rows(key: str, cfg: DictConfig, option: str) -> Dataset:
+    """The rows of one split; errors name its ``key`` in the configuration, and ``option``, which
+    has set ``cfg.path``.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``load``.
+    """
     if not is_source(cfg.path):
         raise FileNotFoundError(
-            f"{key}.path={cfg.path!r} should be the absolute path of a file or folder that "
+            f"{option}={cfg.path!r} should be the absolute path of a file or folder that "
             "exists, or the id of a data set of the hub"
         )
-    rows = _split(key, cfg.split, _source(key, cfg.path, cfg.name))
-    rows = _renamed(key, _named(rows), plain(cfg.columns))
-    rows = _without(key, rows, plain(cfg.drop))
+    found = _split(key, cfg.split, source(option, cfg.path, cfg.name))
+    found = _renamed(key, _named(found), plain(cfg.columns))
+    found = _without(key, found, plain(cfg.drop))
     if cfg.limit is not None:
-        rows = rows.select(range(min(cfg.limit, len(rows))))
-    if not len(rows):
+        found = found.select(range(min(cfg.limit, len(found))))
+    if not len(found):
         raise ValueError(
             f"{key} has no rows: {cfg.path!r}, split {cfg.split!r}, after {key}.drop={cfg.drop}"
         )
-    return rows
+    return found
 
 
-def _source(key: str, path: str, name: str | None) -> DatasetDict:
-    """All splits of a source, under its own names."""
+def source(option: str, path: str, name: str | None = None) -> DatasetDict:
+    """All splits of a source, under its own names; errors name ``option``, which has set ``path``.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``load``.
+    """
     is_file = Path(path).is_file()
     if is_file and Path(path).suffix not in FILES:
-        raise ValueError(f"{key}.path={path!r} should end in {', '.join(FILES)}")
+        raise ValueError(f"{option}={path!r} should end in {', '.join(FILES)}")
     if is_file and not Path(path).read_bytes().strip():
-        raise ValueError(f"{key}.path={path!r} is empty: it should hold rows")
-    with _readable(key, path):
+        raise ValueError(f"{option}={path!r} is empty: it should hold rows")
+    with _readable(option, path):
         if any((Path(path) / file).is_file() for file in ON_DISK):
             saved = load_from_disk(path)
             return saved if isinstance(saved, DatasetDict) else DatasetDict({"train": saved})
@@ -107,28 +117,26 @@ def _source(key: str, path: str, name: str | None) -> DatasetDict:
     file_format = type(builder).__module__.rpartition(".")[2]
     if file_format not in FORMATS:
         raise ValueError(
-            f"{key}.path={path!r} is of the format {file_format}; read are {', '.join(FORMATS)}: "
+            f"{option}={path!r} is of the format {file_format}; read are {', '.join(FORMATS)}: "
             "convert it"
         )
-    with _readable(key, path):
+    with _readable(option, path):
         builder.download_and_prepare()
         return builder.as_dataset()
 
 
 @contextmanager
-def _readable(key: str, path: str) -> Iterator[None]:
+def _readable(option: str, path: str) -> Iterator[None]:
     """Turns the errors of ``datasets`` about a source into one that names the option."""
     try:
         yield
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
-            f"{key}.path={path!r} holds no data files, or is a data set of the hub that cannot "
-            f"be reached from here: download it and set {key}.path to its folder ({error})"
+            f"{option}={path!r} holds no data files, or is a data set of the hub that cannot "
+            f"be reached from here: download it and set {option} to its folder ({error})"
         ) from error
     except (DatasetGenerationError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"{key}.path={path!r} cannot be read: {error.__cause__ or error}"
-        ) from error
+        raise ValueError(f"{option}={path!r} cannot be read: {error.__cause__ or error}") from error
 
 
 def _split(key: str, wanted: str, found: DatasetDict) -> Dataset:

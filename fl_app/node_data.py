@@ -1,0 +1,80 @@
+"""What a node trains on: rows of its own disk, or its share of the data that the run names.
+
+A SuperNode that was started with a ``data-path`` in its node config holds one partition, and its
+rows are exactly those at that path: nothing is divided, and no path of the run's configuration is
+read. The server learns neither path nor rows.
+"""
+
+from datasets import Dataset
+from flwr.app import ConfigRecord, Context
+
+from fl_app import data, tasks
+from fl_app.config import compose
+from fl_app.privacy import is_example_level
+from fl_app.session import Session, session
+
+# In the node config.
+PARTITION, PARTITIONS, DATA_PATH = "partition-id", "num-partitions", "data-path"
+ROWS = "rows"  # in a node's answer
+
+
+def has_own(context: Context) -> bool:
+    """Return whether the node has rows of its own."""
+    return DATA_PATH in context.node_config
+
+
+def rows(here: Session, context: Context, partition: int) -> Dataset:
+    """Return the rows of ``partition``, which this node serves.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the node's own rows are not there or not of this task, or it is asked for another
+        partition than its own.
+    """
+    if not has_own(context):
+        return here.documents(partition)
+    own = context.node_config[PARTITION]
+    if partition != own:
+        raise ValueError(f"asked for partition {partition}, and this node holds {own} alone")
+    found = data.own_rows(here.cfg.data, str(context.node_config[DATA_PATH]))
+    tasks.check_columns(here.task, "train", found)
+    return found
+
+
+def served(context: Context) -> ConfigRecord:
+    """Return which partitions this node serves: k with k mod num-partitions = partition-id.
+
+    Where rows are private, ``rows`` says how many of them each has, in the order of the
+    partitions: what they spend depends on it, and the server cannot know.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the node config does not say, or the node's own rows cannot be one client's of the run.
+    """
+    try:
+        part, parts = (int(context.node_config[key]) for key in (PARTITION, PARTITIONS))
+    except KeyError as error:
+        raise ValueError(
+            f"the node config lacks {error}: start the SuperNode with "
+            '--node-config "partition-id=0 num-partitions=10"'
+        ) from None
+    answer = ConfigRecord({PARTITION: part, PARTITIONS: parts})
+    overrides = str(context.run_config["overrides"])
+    cfg = compose(overrides)
+    if has_own(context):
+        if parts != cfg.federation.clients:
+            raise ValueError(
+                f"this node holds one of {parts} clients on its own disk, and the run has "
+                f"federation.clients={cfg.federation.clients}: set it to {parts}, or "
+                "num-partitions of all nodes to it"
+            )
+        data.own_rows(
+            cfg.data, str(context.node_config[DATA_PATH])
+        )  # said now, not in the first round
+    if is_example_level(cfg):
+        here = session(overrides)
+        clients = range(part, cfg.federation.clients, parts)
+        answer[ROWS] = [len(rows(here, context, client)) for client in clients]
+    return answer
