@@ -40,6 +40,14 @@ SPECS = {
     "uniform_bits": {"id": "uniform", "bits": 4},
     "uniform_dither": {"id": "uniform", "bits": 2, "dither": True},
     "uniform_aquila": {"id": "uniform", "adaptive": True},
+    "modular": {"id": "modular", "clip": 3.0, "bits": 12, "clients": 10},
+    "modular_wide": {
+        "id": "chain",
+        "links": [
+            {"id": "delta"},
+            {"id": "modular", "clip": 8, "bits": 20, "clients": 9, "max_weight": 999},
+        ],
+    },
     "sign": {"id": "sign"},
     "sign_16": {"id": "sign", "scope": 16},
     "ternary": {"id": "ternary"},

@@ -9,7 +9,13 @@ from fl_app.config import CONF_DIR, ConfigError, compose, plain
 from fl_app.preflight import check
 
 PATHS = ("data.train.path", "data.test.path")
-NEEDS = {"strategy=fed_sb": "adapter=lora_sb", "strategy=fedavg_dp_client": "codec=fp32"}
+ROBUST = ("fedmedian", "fedtrimmedavg", "krum", "multikrum", "bulyan")
+NEEDS = {
+    "strategy=fed_sb": "adapter=lora_sb",
+    "strategy=fedavg_dp_client": "codec=fp32",
+    "strategy=secure_fedavg": "codec=modular clients_per_round=4",
+    **{f"strategy={name}": "clients_per_round=7" for name in ROBUST},
+}
 EXPERIMENTS = sorted(p.stem for p in (CONF_DIR / "experiment").glob("*.yaml"))
 
 

@@ -27,6 +27,7 @@ from fl_app.codecs.fp4 import fp4
 from fl_app.codecs.int8 import int8
 from fl_app.codecs.kmeans import kmeans
 from fl_app.codecs.low_rank import low_rank
+from fl_app.codecs.modular import modular
 from fl_app.codecs.momentum_correction import momentum_correction
 from fl_app.codecs.nf4 import nf4
 from fl_app.codecs.random_k import random_k
@@ -57,6 +58,7 @@ __all__ = [
     "kmeans",
     "known_ids",
     "low_rank",
+    "modular",
     "momentum_correction",
     "nf4",
     "random_k",
