@@ -25,15 +25,17 @@ from strategies.fedex_lora import FedExLoRA
 from strategies.flex_lora import FlexLoRA
 from strategies.flora import FLoRA
 from strategies.inner import inner_strategy
+from strategies.robust import Robust, TooManyHostileError
 from strategies.sampling import SAMPLERS
 from strategies.single_client import SingleClient
 
+Rules = tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...]
 SETUPS = ("download", "derive")
 REFERENCES = ("theta0", "broadcast")
 
 
 def check(cfg: DictConfig) -> None:
-    """Check all that the server of a run needs, before anything is started.
+    """Check all that a run on this machine needs, before anything is started.
 
     Raises
     ------
@@ -41,6 +43,7 @@ def check(cfg: DictConfig) -> None:
         Naming the key and what it may be.
     """
     check_node(cfg)
+    _check_rules(cfg, SOURCES)
     try:
         loggers.check(cfg)
     except ValueError as error:
@@ -50,7 +53,7 @@ def check(cfg: DictConfig) -> None:
 def check_node(cfg: DictConfig) -> None:
     """Check every value that can be checked without a model, data or a network.
 
-    Clients need no more than that: only the server has loggers.
+    Clients need no more than that: only the server has loggers and the test set.
 
     Raises
     ------
@@ -61,11 +64,7 @@ def check_node(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key, default=_ABSENT)
         if value is not _ABSENT and value not in known:
             raise ConfigError(f"{key}={value} should be one of {sorted(known)}")
-    for should, holds, keys in RULES:
-        for key in keys:
-            value = OmegaConf.select(cfg, key, default=_ABSENT)
-            if value is not _ABSENT and not holds(plain(value)):
-                raise ConfigError(f"{key}={value!r} should be {should}")
+    _check_rules(cfg, RULES)
     _check_sizes(cfg)
     for check_part in (
         _check_task,
@@ -80,6 +79,14 @@ def check_node(cfg: DictConfig) -> None:
             check_part(cfg)
         except (FileNotFoundError, ValueError) as error:
             raise ConfigError(str(error)) from None
+
+
+def _check_rules(cfg: DictConfig, rules: Rules) -> None:
+    for should, holds, keys in rules:
+        for key in keys:
+            value = OmegaConf.select(cfg, key, default=_ABSENT)
+            if value is not _ABSENT and not holds(plain(value)):
+                raise ConfigError(f"{key}={value!r} should be {should}")
 
 
 # ---- one value ----------------------------------------------------------------------------------
@@ -136,7 +143,7 @@ def _is_map_of_names(value: Any) -> bool:
 
 # What a value should be, the test of it, and the keys it is for; a key that the chosen group's
 # file does not have is not asked for.
-RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
+RULES: Rules = (
     (
         "greater than 0 and finite",
         lambda x: _is_number(x) and x > 0,
@@ -150,7 +157,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "data.problems_per_provider", "data.test_problems", "data.public_providers",
             "data.public_problems_per_provider", "data.unseen_problems_per_provider",
             "federation.clients", "federation.torch_threads", "federation.reply_timeout",
-            "federation.node_timeout",
+            "federation.node_timeout", "federation.min_replies",
             "model.max_length", "model.max_answer_length",
             "optimizer.lr", "optimizer.max_grad_norm",
             "optimizer.root_interval", "optimizer.block_size",
@@ -165,12 +172,12 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     (
         "in [0, 1]",
         lambda x: _is_number(x) and 0 <= x <= 1,
-        ("optimizer.warmup", "optimizer.decay"),
+        ("optimizer.warmup", "optimizer.decay", "federation.max_failures"),
     ),
     (
         "null or greater than 0",
         lambda x: x is None or (_is_number(x) and x > 0),
-        ("privacy.epsilon", "privacy.noise_multiplier"),
+        ("privacy.epsilon", "privacy.noise_multiplier", "federation.max_update_rms"),
     ),
     (
         "null or in (0, 1)",
@@ -207,17 +214,6 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         _is_name,
         ("model.path",),
     ),
-    (
-        "the absolute path of a folder written by `python -m fl_app.data.pfl_docvqa_convert`",
-        pfl_docvqa.is_converted,
-        ("data.path",),
-    ),
-    (
-        "the absolute path of a file or folder that exists, or the id of a data set of the hub",
-        table.is_source,
-        ("data.train.path", "data.test.path"),
-    ),
-    ("null, or as data.train.path", _is_source_or_null, ("data.unseen.path", "data.public.path")),
     ("the name of a split", _is_name, tuple(f"data.{split}.split" for split in SPLITS)),
     (
         "a mapping of names to names",
@@ -260,6 +256,21 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         ("model.sha256",),
     ),
 )  # fmt: skip
+
+# Of the machine that has the data: a node may have its own, and never has the test set.
+SOURCES: Rules = (
+    (
+        "the absolute path of a folder written by `python -m fl_app.data.pfl_docvqa_convert`",
+        pfl_docvqa.is_converted,
+        ("data.path",),
+    ),
+    (
+        "the absolute path of a file or folder that exists, or the id of a data set of the hub",
+        table.is_source,
+        ("data.train.path", "data.test.path"),
+    ),
+    ("null, or as data.train.path", _is_source_or_null, ("data.unseen.path", "data.public.path")),
+)
 _ABSENT = object()
 
 
@@ -271,6 +282,11 @@ def _check_sizes(cfg: DictConfig) -> None:
     for key in ("clients_per_round", "evaluate_clients_per_round"):
         if cfg[key] > clients:
             raise ConfigError(f"{key}={cfg[key]} should be at most federation.clients={clients}")
+    if cfg.federation.min_replies > cfg.clients_per_round:
+        raise ConfigError(
+            f"federation.min_replies={cfg.federation.min_replies} should be at most "
+            f"clients_per_round={cfg.clients_per_round}"
+        )
     if cfg.data.get("clients", clients) != clients:
         raise ConfigError(
             f"data.clients={cfg.data.clients} should be federation.clients={clients}: set "
@@ -372,3 +388,10 @@ def _check_strategy(cfg: DictConfig) -> None:
             f"clients_per_round={cfg.clients_per_round} should be 1 with strategy=single_client; "
             "strategy=fedavg averages more"
         )
+    if isinstance(strategy, Robust):
+        try:
+            strategy.check(cfg.clients_per_round)
+        except TooManyHostileError as error:
+            raise ConfigError(
+                f"{error}: raise clients_per_round, or lower strategy.inner.num_malicious_nodes"
+            ) from None
