@@ -73,8 +73,7 @@ def own_rows(cfg_data: DictConfig, path: str) -> Dataset:
     if cfg_data.id == "pfl_docvqa":
         return pfl_docvqa.load_folder(path, cfg_data.truncate_boxes, OWN)["train"]
     if cfg_data.id == "table":
-        train = cfg_data.train.copy()
-        train.path, train.name = path, None
+        train = DictConfig({**cfg_data.train, "path": path, "name": None})
         return table.rows("data.train", train, OWN)
     found = table.source(OWN, path)
     if "train" not in found:
