@@ -1,0 +1,136 @@
+"""The ClientApp's half of secure aggregation: three queries, and a mod around training.
+
+A client's secrets are kept in its node's ``Context.state`` between the stages of a round, and no
+longer: the next round begins with new ones, and after the last stage there are none.
+"""
+
+from typing import cast
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp.typing import ClientAppCallable
+
+from fl_app.codecs import Wire
+from fl_app.codecs.modular import ring
+from fl_app.codecs.streams import words
+from fl_app.patches import patched
+from fl_app.records import ARRAYS, pack_record, unpack_record
+from fl_app.secure_aggregation.member import Member, ProtocolError
+from fl_app.secure_aggregation.settings import Settings, is_on, settings
+from fl_app.session import session
+from fl_app.wire import pack, unpack
+
+KEYS, SHARES, REVEAL = "secure_keys", "secure_shares", "secure_reveal"  # actions of the queries
+CONFIG = "config"  # the key of a question's or an answer's record
+SENDERS, SEALED = "secure.senders", "secure.sealed"  # in a training message's config
+
+
+def keys(message: Message, context: Context) -> Message:
+    """Begin a round with new keys, and send the public ones."""
+    _settings(context)
+    config = message.content.config_records[CONFIG]
+    member = Member(cast(int, config["partition"]), cast(int, config["server-round"]))
+    mask, share = member.publics()
+    _keep(member, context)
+    return _answer(message, ConfigRecord({"mask-public": mask, "share-public": share}))
+
+
+def shares(message: Message, context: Context) -> Message:
+    """Send shares of this client's secrets, sealed for the other members of its group.
+
+    Raises
+    ------
+    ProtocolError
+        See `Member.share`.
+    """
+    config, member = _recall(message, context)
+    sealed = member.share(
+        cast(list[int], config["members"]),
+        cast(list[bytes], config["mask-publics"]),
+        cast(list[bytes], config["share-publics"]),
+        _settings(context).threshold,
+    )
+    _keep(member, context)
+    return _answer(message, ConfigRecord({"sealed": list(sealed.values())}))
+
+
+def reveal(message: Message, context: Context) -> Message:
+    """Send shares of the others' secrets, and forget everything.
+
+    Raises
+    ------
+    ProtocolError
+        See `Member.reveal`.
+    """
+    config, member = _recall(message, context)
+    seeds, others = member.reveal(
+        cast(list[int], config["survivors"]),
+        cast(list[int], config["dropped"]),
+        _settings(context).threshold,
+    )
+    del context.state[_key(member.client)]
+    return _answer(message, ConfigRecord({"seed-shares": seeds, "key-shares": others}))
+
+
+def masked(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Mask what the client sends, around ``fl_app.mods.coded``; without secure aggregation nothing.
+
+    The integers are multiplied by the client's weight. Metrics stay with the client.
+
+    Raises
+    ------
+    ProtocolError, ValueError
+        See `Member.hold`.
+    """
+    here = session(str(context.run_config["overrides"]))
+    if not is_on(here.cfg):
+        return call_next(message, context)
+    config, member = _recall(message, context)
+    senders = cast(list[int], config[SENDERS])
+    sealed = cast(list[bytes], config[SEALED])
+    member.hold(dict(zip(senders, sealed, strict=True)), _settings(context).threshold)
+    reply = call_next(message, context)
+    if reply.has_error():
+        return reply
+    here, added = patched(context), ring(here.up.spec)
+    (section,) = unpack(unpack_record(reply.content), here.up, here.manifest).sections
+    (metrics,) = reply.content.metric_records.values()
+    vector = words.unpack(section, added.bits, added.count(here.theta0))
+    weight = min(int(cast(int, metrics["num-examples"])), added.max_weight)
+    vector = added.weighted(vector, weight)
+    member.mask(vector)
+    _keep(member, context)
+    sum_part = Wire((words.pack(vector & added.mask, added.bits),))
+    frame = pack(sum_part, here.up, here.manifest)
+    timing = dict(reply.content.config_records.items())
+    reply.content = RecordDict({ARRAYS: pack_record(frame), **timing})
+    return reply
+
+
+def _settings(context: Context) -> Settings:
+    cfg = session(str(context.run_config["overrides"])).cfg
+    if not is_on(cfg):
+        raise ProtocolError("the configuration asks for no secure aggregation")
+    return settings(cfg)
+
+
+def _recall(message: Message, context: Context) -> tuple[ConfigRecord, Member]:
+    """Return what the message says, and the client's half of its round."""
+    config = message.content.config_records[CONFIG]
+    client, server_round = (cast(int, config[key]) for key in ("partition", "server-round"))
+    record = context.state.config_records.get(_key(client))
+    member = None if record is None else Member.read(record)
+    if member is None or member.server_round != server_round:
+        raise ProtocolError(f"client {client} has no secrets of round {server_round}")
+    return config, member
+
+
+def _keep(member: Member, context: Context) -> None:
+    context.state[_key(member.client)] = member.record()
+
+
+def _key(client: int) -> str:
+    return f"secure.{client}"
+
+
+def _answer(message: Message, record: ConfigRecord) -> Message:
+    return Message(RecordDict({CONFIG: record}), reply_to=message)
