@@ -26,6 +26,7 @@ class Loopback:
             for part in range(nodes)
         }
         self.numbers = count()
+        self.waiting: dict[str, Message] = {}
 
     def get_node_ids(self) -> Sequence[int]:
         """Return the ids of all nodes."""
@@ -35,12 +36,23 @@ class Loopback:
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
         """Return the replies, never in the order of the questions."""
-        replies = [self.deliver(message) for message in messages]
+        return self.pull_messages(self.push_messages(list(messages)))
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Take the questions; nodes begin to work when a reply is asked for."""
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = f"message-{next(self.numbers)}"
+            self.waiting[message.metadata.message_id] = message
+        return [message.metadata.message_id for message in messages]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Return the replies, never in the order of the questions."""
+        asked = [self.waiting.pop(i) for i in message_ids if i in self.waiting]
+        replies = [self.deliver(message) for message in asked]
         return [reply for reply in replies if reply is not None][::-1]
 
     def deliver(self, message: Message) -> Message | None:
         """Return a node's reply to ``message``."""
-        message.metadata.__dict__["_message_id"] = f"message-{next(self.numbers)}"
         context = self.contexts[message.metadata.dst_node_id]
         return over_the_wire(app(over_the_wire(message), context))
 

@@ -37,7 +37,7 @@ IDENTITY = ("id", "_target_")  # what makes a mapping a whole one, where it says
 # A value in conf/, but null turns it off.
 NULLABLE = (
     *("model.sha256", "model.tokenizer", "model.visual_path", "target.value", "data.target"),
-    *("task.average_over", "privacy.epsilon"),
+    *("task.average_over", "privacy.epsilon", "federation.max_update_rms"),
     *(f"data.{split}.{key}" for split in SPLITS for key in ("name", "limit")),
 )
 NAMES = ("adapter.target_modules",)  # a name in conf/, but may be a list of names, as in PEFT
@@ -126,7 +126,8 @@ def identity(cfg: Any) -> dict[str, Any]:
 
     ``cfg`` is a configuration, or what was read from its config.yaml.
     """
-    return {key: value for key, value in plain(cfg).items() if key not in ("output", "logger")}
+    where = ("output", "logger", "resume")
+    return {key: value for key, value in plain(cfg).items() if key not in where}
 
 
 def plain(node: Any) -> Any:

@@ -12,7 +12,7 @@ from fl_app.run_record import Run
 # Which repetition of a run it is, where it goes, how long it waits, and what it aims at, which is a
 # column of its own.
 NOT_COMPARED = (
-    *("seed", "experiment", "output", "logger", "target", "data.target"),
+    *("seed", "experiment", "output", "logger", "resume", "target", "data.target"),
     *("federation.node_timeout", "federation.reply_timeout"),
 )
 

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 Direction = Literal["up", "down"]
 Kind = Literal["train", "evaluate", "setup"]
@@ -96,23 +96,45 @@ class Transfers:
 
 
 class Ledger(Transfers):
-    """Every transfer of a run, in memory and, row by row, in ``ledger.csv``."""
+    """Every transfer of a run, in memory and, row by row, in ``ledger.csv``.
 
-    def __init__(self, path: Path) -> None:
-        super().__init__([])
+    Parameters
+    ----------
+    path : Path
+    keep : int
+        Rows of the file that stay, of a run that goes on.
+
+    Raises
+    ------
+    ValueError
+        If the file has fewer rows.
+    """
+
+    def __init__(self, path: Path, keep: int = 0) -> None:
+        rows = read(path).rows[:keep] if keep else []
+        if len(rows) < keep:
+            raise ValueError(f"{path} has {len(rows)} rows, its checkpoint was made with {keep}")
+        super().__init__(rows)
         self.path = path
-        with path.open("w", newline="") as file:
+        partial = path.with_suffix(".partial")
+        with partial.open("w", newline="") as file:
             csv.writer(file).writerow(COLUMNS)
+            _write(file, rows)
+        partial.rename(path)
 
     def add(self, rows: Iterable[Transfer]) -> None:
         """Append ``rows``; they are on disk when this returns."""
         rows = list(rows)
-        self.rows += rows
         with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, COLUMNS).writerows(
-                {**asdict(r), "encode_s": f"{r.encode_s:.6f}", "decode_s": f"{r.decode_s:.6f}"}
-                for r in rows
-            )
+            _write(file, rows)
+        self.rows += rows
+
+
+def _write(file: TextIO, rows: Iterable[Transfer]) -> None:
+    csv.DictWriter(file, COLUMNS).writerows(
+        {**asdict(r), "encode_s": f"{r.encode_s:.6f}", "decode_s": f"{r.decode_s:.6f}"}
+        for r in rows
+    )
 
 
 def _number(column: str) -> Callable[[str], Any]:

@@ -2,16 +2,18 @@
 
 import csv
 import json
+import os
 import platform
 import time
+from collections.abc import Iterable
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from omegaconf import DictConfig, OmegaConf
-from safetensors.numpy import save
 
+from fl_app import checkpoint, resume
 from fl_app.conventions import COLUMNS
 from fl_app.installed import project_root
 from fl_app.ledger import Ledger
@@ -28,44 +30,97 @@ class RunFolder:
     """``runs/NAME/`` with config.yaml, ledger.csv, metrics.csv, checkpoints/ and summary.json.
 
     Everything but the summary is on disk as soon as a round is over, so a run that dies keeps
-    what it has earned.
+    what it has earned. With ``cfg.resume`` it is the folder of such a run, as it was after its last
+    whole round.
+
+    Attributes
+    ----------
+    checkpoint : tuple of Tree and dict, or None
+        The model to go on from, and the state of the server that was kept with it.
+    resumed : list of int
+        The last whole round at each time the run was resumed.
+
+    Raises
+    ------
+    FileExistsError
+        If ``output.name`` is taken.
+    ResumeError
+        If the run cannot be resumed; nothing of it is changed then.
     """
 
-    def __init__(self, cfg: DictConfig) -> None:
+    def __init__(self, cfg: DictConfig, overrides: str = "") -> None:
         self.cfg = cfg
-        self.path = _new_folder(cfg)
-        self.started = time.perf_counter()
         self.metrics: list[tuple[int, str, str, float]] = []
         self.evaluate_seconds = 0.0
-        self.ledger = Ledger(self.path / "ledger.csv")
-        OmegaConf.save(cfg, self.path / "config.yaml")
+        self.resumed: list[int] = []
+        self.checkpoint: tuple[Tree, dict[str, Any]] | None = None
+        seconds, transfers = 0.0, 0
+        self.path = _new_folder(cfg) if cfg.resume is None else resume.folder(cfg)
+        self._lock = resume.lock(self.path)
+        if cfg.resume is None:
+            (self.path / "overrides.txt").write_text(f"{overrides}\n")
+        else:
+            self.checkpoint = resume.last_round(cfg, self.path)
+        if self.checkpoint:
+            kept = self.checkpoint[1]["folder"]
+            seconds, transfers = kept["seconds"], kept["transfers"]
+            self.evaluate_seconds = kept["evaluate_seconds"]
+            self.resumed = [*kept["resumed"], kept["round"]]
+            self.metrics = [tuple(row) for row in kept["metrics"]]
+        self.started = time.perf_counter() - seconds
+        self.ledger = Ledger(self.path / "ledger.csv", keep=transfers)
+        _save_config(cfg, self.path)
         with (self.path / "metrics.csv").open("w", newline="") as file:
             csv.writer(file).writerow(METRIC_COLUMNS)
+            _write_metrics(file, self.metrics)
 
     def add_metrics(self, server_round: int, split: str, values: dict[str, float]) -> None:
         """Append one row per metric to metrics.csv."""
         rows = [(server_round, split, name, value) for name, value in values.items()]
         self.metrics += rows
         with (self.path / "metrics.csv").open("a", newline="") as file:
-            csv.writer(file).writerows((*row[:3], f"{row[3]:.6f}") for row in rows)
+            _write_metrics(file, rows)
 
-    def checkpoint(self, server_round: int, tree: Tree) -> None:
-        """Keep the trained tensors of the last round in ``checkpoints/``."""
-        folder = self.path / "checkpoints"
-        folder.mkdir(exist_ok=True)
-        target = folder / f"round-{server_round:04d}.safetensors"
-        partial = target.with_suffix(".partial")
-        partial.write_bytes(save(tree))  # save_file lets nobody but the owner read
-        partial.rename(target)
-        for old in folder.glob("round-*.safetensors"):
-            if old != target:
-                old.unlink()
+    def keep(self, server_round: int, tree: Tree, state: dict[str, Any]) -> None:
+        """Write the checkpoint of a round: the model, and ``state`` of the server, to go on from.
+
+        Raises
+        ------
+        OSError
+            If the disk is full; the checkpoint before stays.
+        """
+        for name in ("ledger.csv", "metrics.csv"):  # they are part of it
+            with (self.path / name).open("rb") as file:
+                os.fsync(file.fileno())
+        here = {
+            "round": server_round,
+            "seconds": time.perf_counter() - self.started,
+            "evaluate_seconds": self.evaluate_seconds,
+            "transfers": len(self.ledger.rows),
+            "metrics": [list(row) for row in self.metrics],
+            "resumed": self.resumed,
+        }
+        checkpoint.save(self.path / "checkpoints", server_round, tree, {"folder": here, **state})
 
     def finish(self, status: str, overrides: str, totals: dict[str, Any]) -> dict[str, Any]:
         """Write summary.json and return it."""
         summary = summarize(self, status, overrides, totals)
         (self.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         return summary
+
+
+def _save_config(cfg: DictConfig, path: Path) -> None:
+    """Write config.yaml; where the run is written stays as it was at its start."""
+    kept = cfg.copy()
+    OmegaConf.set_readonly(kept, False)
+    if cfg.resume is not None:
+        kept.resume, kept.output = None, OmegaConf.load(path / "config.yaml").output
+    OmegaConf.save(kept, path / "config.partial")
+    (path / "config.partial").rename(path / "config.yaml")
+
+
+def _write_metrics(file: TextIO, rows: Iterable[tuple[int, str, str, float]]) -> None:
+    csv.writer(file).writerows((*row[:3], f"{row[3]:.6f}") for row in rows)
 
 
 def _new_folder(cfg: DictConfig) -> Path:
@@ -116,6 +171,7 @@ def summarize(
         "seed": cfg.seed,
         "status": status,
         "rounds": totals["rounds"],
+        "resumed": run.resumed,
         "trainable_scalars": totals["trainable_scalars"],
         "final": final.get("test", {}),
         "final_unseen": final.get("unseen", {}),

@@ -13,10 +13,11 @@ from typing import TextIO
 
 from omegaconf import DictConfig
 
-from fl_app import text
+from fl_app import resume, text
 from fl_app.config import ConfigError, compose
 from fl_app.installed import project_root
 from fl_app.preflight import check
+from fl_app.resume import ResumeError
 from fl_app.superlink import APP, CONNECTION, CPUS, SuperLinkError, script, status, superlinks
 
 
@@ -25,12 +26,15 @@ def main(arguments: list[str]) -> int:
     overrides = " ".join(arguments)
     try:
         cfg = compose(overrides)
+        if cfg.resume is not None:
+            overrides = f"{resume.overrides(cfg)} {overrides}"
+            cfg = compose(overrides)
         check(cfg)
-    except ConfigError as error:
+    except (ConfigError, ResumeError) as error:
         print(f"configuration: {error}", file=sys.stderr)
         return 2
-    folder = project_root() / cfg.output.dir / str(cfg.output.name)
-    if cfg.output.name is not None and folder.exists():
+    folder = _folder(cfg)
+    if cfg.resume is None and folder is not None and folder.exists():
         print(
             f"configuration: {folder} exists: choose another output.name, or remove the folder",
             file=sys.stderr,
@@ -100,10 +104,19 @@ def submit(
 
 def _says_completed(cfg: DictConfig) -> bool:
     """Tell whether the run's own summary says so; without a chosen name it is not known where."""
-    if cfg.output.name is None:
+    folder = _folder(cfg)
+    if folder is None:
         return False
-    path = project_root() / cfg.output.dir / str(cfg.output.name) / "summary.json"
+    path = folder / "summary.json"
     return path.exists() and json.loads(path.read_text())["status"] == "completed"
+
+
+def _folder(cfg: DictConfig) -> Path | None:
+    """Return where a run is written, None if its name is not known beforehand."""
+    if cfg.resume is not None:
+        return project_root() / str(cfg.resume)
+    name = cfg.output.name
+    return None if name is None else project_root() / cfg.output.dir / str(name)
 
 
 def cpus_of_an_actor(cfg: DictConfig, cpus: int) -> int:

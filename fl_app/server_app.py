@@ -51,7 +51,7 @@ class Run:
         self.grid = grid
         self.overrides = overrides
         self.setup_seconds = setup_seconds
-        self.folder = RunFolder(here.cfg)
+        self.folder = RunFolder(here.cfg, overrides)
         self.tracking = Tracking(self.folder)
         self.strategy = Coded(inner_strategy(here.cfg), here, self.folder.ledger)
         self.rounds_done = 0
@@ -67,12 +67,11 @@ class Run:
             began = time.perf_counter()
             if is_example_level(cfg):  # said before the first round, not by every client in it
                 self._check_privacy()
-            self.strategy.set_up(self.grid)
+            arrays = self._begin()
             self.setup_seconds += time.perf_counter() - began
-            self.latest = here.theta0
             self.strategy.start(
                 self.grid,
-                to_record(here.theta0),
+                arrays,
                 num_rounds=cfg.rounds,
                 timeout=cfg.federation.reply_timeout,
                 train_config=ConfigRecord(),
@@ -89,6 +88,19 @@ class Run:
         here.adapter.export(here.model, self.folder.path / "adapter")
         self.finish("completed")
 
+    def _begin(self) -> ArrayRecord:
+        """Return the model to start from, after set-up, or after what the run has done before."""
+        if self.folder.checkpoint is None:
+            self.strategy.set_up(self.grid)
+            self.latest = self.here.theta0
+            return to_record(self.latest)
+        self.latest, state = self.folder.checkpoint
+        arrays = to_record(self.latest)
+        self.strategy.restore(state["strategy"], arrays)
+        self.rounds_done = self.strategy.rounds_done
+        self.setup_seconds += state["setup_seconds"]
+        return arrays
+
     def after_round(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
         """Score the global model, keep it, and say so.
 
@@ -103,8 +115,8 @@ class Run:
             self.latest = to_tree(arrays, like=self.here.theta0)
             self.rounds_done = server_round
             scores = self.evaluate("test", server_round, self.latest)
-            if server_round > 0:
-                self.folder.checkpoint(server_round, self.latest)
+            state = {"strategy": self.strategy.state(arrays), "setup_seconds": self.setup_seconds}
+            self.folder.keep(server_round, self.latest, state)
             console.round_line(self.folder, server_round)
             self._tell("test")
             return MetricRecord(dict(scores))
@@ -129,18 +141,16 @@ class Run:
         with self.recording:
             seconds = {
                 "total": time.perf_counter() - self.folder.started + self.setup_seconds,
-                "train": self.strategy.train_seconds,
+                "train": self.strategy.uplink.train_seconds,
             }
             self.tracking.log(self.rounds_done, split, seconds)
-
-    def _rows(self) -> dict[int, int]:
-        return {k: len(self.here.documents(k)) for k in range(self.here.cfg.federation.clients)}
 
     def _check_privacy(self) -> None:
         """Find every client's noise; ValueError if there is none for what is asked."""
         from fl_app.privacy.budget import mechanism  # of an extra that not every server has
 
-        for rows in {*self._rows().values()}:
+        self.strategy.find_nodes(self.grid)  # they alone know how many rows they have
+        for rows in {*self.strategy.rows.values()}:
             mechanism(self.here.cfg, rows)
 
     def _privacy_spent(self) -> dict[str, Any] | None:
@@ -153,7 +163,7 @@ class Run:
             return None
         from fl_app.privacy.budget import spent
 
-        return spent(cfg, self._rows(), turns)
+        return spent(cfg, self.strategy.rows, turns)
 
     def _finish(self, status: str) -> None:
         here = self.here
@@ -165,7 +175,7 @@ class Run:
                 "trainable_scalars": sum(x.size for x in here.theta0.values()),
                 "theta0_digest": digest(here.theta0),
                 "seed_only_saving": self.strategy.seed_only_saving,
-                "train_seconds": self.strategy.train_seconds,
+                "train_seconds": self.strategy.uplink.train_seconds,
                 "setup_seconds": self.setup_seconds,
                 "privacy": self._privacy_spent(),
             },

@@ -5,83 +5,36 @@ half, on the client, is ``fl_app.mods.coded``.
 """
 
 import logging
-import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import cast
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import Result, Strategy
 
 from fl_app import first_step
-from fl_app.codecs import State, WireError, receive
 from fl_app.ledger import Kind, Ledger, Transfer, short_name
-from fl_app.memory import ACCEPTED, SINCE
-from fl_app.privacy import is_example_level
-from fl_app.records import (
-    ARRAYS,
-    EVALUATE_METRICS,
-    PRIVATE_METRICS,
-    TIMING,
-    TRAIN_METRICS,
-    message_bytes,
-    pack_record,
-    to_record,
-    to_tree,
-    unpack_record,
-)
+from fl_app.memory import ACCEPTED
+from fl_app.records import ARRAYS, message_bytes, pack_record, to_record
 from fl_app.session import Session
 from fl_app.training import turn_seed
 from fl_app.tree import Tree
-from fl_app.wire import pack, unpack
+from strategies import inner_state
+from strategies.downlink import Coding, Downlink
 from strategies.inner import Cohort
+from strategies.mailbox import Mailbox
+from strategies.mean import Mean, is_mean_type
 from strategies.nodes import find_clients
 from strategies.patches import Patches, Patching, gather_signs
-from strategies.replies import check_metrics, check_timing
 from strategies.sampling import SAMPLERS
+from strategies.uplink import Pending, Round, Uplink, Usable, scalars
 
 logger = logging.getLogger("thinwire")
 
-WEIGHT_ONE = "one"  # a metric that is 1 for every client, for weighted_by_key
-
 
 class RoundFailedError(RuntimeError):
-    """No client of a round gave a usable reply."""
-
-
-@dataclass
-class Coding:
-    """A model and the frame that carries it."""
-
-    decoded: Tree
-    frame: bytes
-    payload_bytes: int
-    encode_s: float
-
-
-@dataclass
-class Pending:
-    """A message that waits for its reply."""
-
-    message: Message
-    down: Transfer
-
-
-@dataclass
-class Received:
-    """The last reply of a client that was accepted: its round, and the up codec's memory of it."""
-
-    server_round: int
-    memory: State
-
-
-@dataclass
-class Usable:
-    """A reply that passed every check, with plain arrays in it; evaluation brings no model."""
-
-    message: Message
-    model: Coding | None
+    """Too few clients of a round gave a usable reply."""
 
 
 @dataclass
@@ -96,28 +49,29 @@ class Coded(Strategy):
         Codecs, theta0 and config of the run.
     ledger : Ledger
         Gets one row per transfer when a round's replies are in.
-    train_seconds : float
-        Seconds of local training that the clients reported.
+
+    Attributes
+    ----------
     seed_only_saving : int
         Message bytes that the first round's downloads would save if they brought only the seed,
         from which every client can rebuild theta0.
+    rounds_done : int
+        Rounds that need not be run again, see `restore`.
     """
 
     inner: Strategy
     session: Session
     ledger: Ledger
-    train_seconds: float = 0.0
     seed_only_saving: int = 0
+    rounds_done: int = 0
     nodes: dict[int, int] = field(default_factory=dict)
-    _pending: list[Pending] = field(default_factory=list)
-    _broadcast: Coding | None = None
-    _source: ArrayRecord | None = None
-    _relay: tuple[ArrayRecord, Coding] | None = None
-    _down_state: State = None
-    _received: dict[int, Received] = field(default_factory=dict)
+    rows: dict[int, int] = field(default_factory=dict)
+    _asked: Round | None = None
 
     def __post_init__(self) -> None:
         self.patches = Patches(self.session, self.ledger)
+        self.downlink = Downlink(self.session)
+        self.uplink = Uplink(self.session, self.ledger)
 
     def set_up(self, grid: Grid) -> None:
         """Find LoRA-SB's B, A and R0, and with them theta0; of other adapters nothing is needed.
@@ -132,7 +86,7 @@ class Coded(Strategy):
             return
         asked = first_step.askers(cfg)
         if asked:
-            self._find_nodes(grid)
+            self.find_nodes(grid)
             missing = sorted({*asked} - {*self.nodes})
             if missing:
                 raise RoundFailedError(
@@ -161,7 +115,7 @@ class Coded(Strategy):
         cfg = self.session.cfg
         cohort = self._sample(cfg.clients_per_round, server_round, grid, "train")
         cohort = self._patch(cohort, server_round, grid)
-        broadcast = self._encode(arrays)
+        broadcast = self.downlink.encode(arrays)
         messages = self.inner.configure_train(
             server_round, to_record(broadcast.decoded), config, cast(Grid, Cohort(cohort))
         )
@@ -176,7 +130,7 @@ class Coded(Strategy):
             return []
         cohort = self._sample(count, server_round, grid, "evaluate")
         cohort = self._patch(cohort, server_round, grid)
-        broadcast = self._encode(arrays)
+        broadcast = self.downlink.encode(arrays)
         messages = self.inner.configure_evaluate(
             server_round, to_record(broadcast.decoded), config, cast(Grid, Cohort(cohort))
         )
@@ -196,11 +150,14 @@ class Coded(Strategy):
                 f'--federation-config "num-supernodes={cfg.federation.clients}"'
             )
 
-    def _find_nodes(self, grid: Grid) -> None:
+    def find_nodes(self, grid: Grid) -> None:
+        """Ask the nodes what they serve, once; TimeoutError if none answers."""
         if not self.nodes:
             cfg = self.session.cfg.federation
-            self.nodes, setup = find_clients(grid, cfg.clients, cfg.node_timeout)
-            self.ledger.add(setup)
+            self.nodes, self.rows, setup = find_clients(grid, cfg.clients, cfg.node_timeout)
+            # Of a run that goes on, nodes are asked again; what that costs is its next round's.
+            at = self.rounds_done + 1 if self.rounds_done else 0
+            self.ledger.add(replace(row, round=at) for row in setup)
             self._check_nodes()
 
     def _patch(self, cohort: list[int], server_round: int, grid: Grid) -> list[int]:
@@ -226,7 +183,7 @@ class Coded(Strategy):
 
     def _sample(self, count: int, server_round: int, grid: Grid, kind: Kind) -> list[int]:
         cfg = self.session.cfg
-        self._find_nodes(grid)
+        self.find_nodes(grid)
         available = sorted(self.nodes)
         if len(available) < count:
             raise RoundFailedError(
@@ -236,28 +193,10 @@ class Coded(Strategy):
         seed = cfg.seed if kind == "train" else turn_seed(cfg.seed, 0, 0)
         return SAMPLERS[cfg.strategy.sampler](available, count, seed, server_round)
 
-    def _encode(self, arrays: ArrayRecord) -> Coding:
-        """Code ``arrays`` for the way down, once per model."""
-        if self._relay and self._relay[0] is arrays:
-            self._source, self._broadcast = self._relay
-        if self._broadcast is None or self._source is not arrays:
-            here = self.session
-            began = time.perf_counter()
-            tree = to_tree(arrays, like=here.theta0)
-            if self._down_state is None:
-                self._down_state = here.down.init(here.theta0, here.cfg.seed)
-            wire, self._down_state = here.down.encode(tree, self._down_state, here.theta0)
-            frame = pack(wire, here.down, here.manifest)
-            seconds = time.perf_counter() - began
-            decoded = here.down.decode(wire, here.theta0)
-            self._source = arrays
-            self._broadcast = Coding(decoded, frame, wire.nbytes, seconds)
-        return self._broadcast
-
     def _send(
         self, messages: Iterable[Message], broadcast: Coding, server_round: int, kind: Kind
     ) -> list[Message]:
-        self._pending = []
+        pending: list[Pending] = []
         for plaintext in sorted(messages, key=lambda m: m.metadata.dst_node_id):
             partition = plaintext.metadata.dst_node_id
             (config,) = plaintext.content.config_records.values()
@@ -277,22 +216,22 @@ class Coded(Strategy):
                 "down",
                 kind,
                 codec=short_name(self.session.down.spec),
-                scalars=_scalars(self.session.theta0),
+                scalars=scalars(self.session.theta0),
                 payload_bytes=broadcast.payload_bytes,
                 frame_bytes=len(broadcast.frame),
                 message_bytes=weight,
                 encode_s=broadcast.encode_s,
                 competition_bytes=broadcast.payload_bytes + self.session.alias_bytes,
             )
-            self._pending.append(Pending(message, down))
-        return [pending.message for pending in self._pending]
+            pending.append(Pending(message, down))
+        self._asked = Round(server_round, kind, broadcast, pending)
+        return [one.message for one in pending]
 
     def _addressed(self, partition: int) -> dict[str, int]:
         """Return what only this client is told: who it is, and what was accepted of it."""
         if not self.session.up.remembers:
             return {"partition": partition}
-        last = self._received.get(partition)
-        return {"partition": partition, ACCEPTED: last.server_round if last else 0}
+        return {"partition": partition, ACCEPTED: self.uplink.accepted(partition)}
 
     def _seed_only_bytes(self, message: Message) -> int:
         config = message.content.config_records["config"]
@@ -309,22 +248,31 @@ class Coded(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Decode the replies, leave out those that failed, and let the inner strategy aggregate.
+        """Decode the replies as they come, and let the inner strategy aggregate.
+
+        Of a mean-type strategy, only the mean of the replies is kept, see ``strategies.mean``.
 
         Raises
         ------
         RoundFailedError
-            If no reply was usable; the message gives every client's reason.
+            If fewer replies are usable than ``federation.min_replies``, or a larger share is not
+            than ``federation.max_failures``; the message gives every client's reason.
         """
-        usable, reasons = self._receive(server_round, replies, "train")
-        if not usable:
-            raise RoundFailedError(
-                f"every client of round {server_round} failed:\n  " + "\n  ".join(reasons)
-            )
-        arrays, metrics = self.inner.aggregate_train(server_round, [u.message for u in usable])
+        asked = self._asked_for(server_round, "train")
+        arriving = self.uplink.receive(asked, replies)
+        usable: list[Usable] = []
+        if is_mean_type(self.inner):
+            plain = self._mean(arriving)
+        else:
+            usable = sorted(arriving, key=lambda one: one.partition)
+            plain = [one.message for one in usable]
+        for client in asked.crashed:
+            self.patches.forget(self.nodes[client])  # it may have lost its state
+        self._check_enough(asked)
+        arrays, metrics = self.inner.aggregate_train(server_round, plain)
         if arrays is None:
             raise RoundFailedError(f"round {server_round}: the strategy returned no model")
-        self._relay = self._find_relay(arrays, usable)
+        self._relay(arrays, usable)
         if isinstance(self.inner, Patching):
             patch = self.inner.take_patch()
             self.patches.add(patch, _rank(patch), "train")
@@ -334,115 +282,118 @@ class Coded(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Let the inner strategy aggregate the clients' scores, if there are any."""
-        usable, _ = self._receive(server_round, replies, "evaluate")
+        if self._asked is None or self._asked.kind != "evaluate":
+            return None
+        arriving = self.uplink.receive(self._asked_for(server_round, "evaluate"), replies)
+        usable = sorted(arriving, key=lambda one: one.partition)
         if not usable:
             return None
-        return self.inner.aggregate_evaluate(server_round, [u.message for u in usable])
+        return self.inner.aggregate_evaluate(server_round, [one.message for one in usable])
 
-    def _receive(
-        self, server_round: int, replies: Iterable[Message], kind: Kind
-    ) -> tuple[list[Usable], list[str]]:
-        """Return the usable replies in the order of their partitions, and why others are not."""
-        by_request = {reply.metadata.reply_to_message_id: reply for reply in replies}
-        usable: list[Usable] = []
-        reasons: list[str] = []
-        rows: list[Transfer] = []
-        for pending in self._pending:
-            rows.append(pending.down)
-            partition = pending.down.partition
-            reply = by_request.get(pending.message.metadata.message_id)
-            if reply is None:
-                reasons.append(f"client {partition} did not reply in time")
-                continue
-            up = Transfer(server_round, partition, "up", kind, message_bytes=message_bytes(reply))
-            rows.append(up)
-            if reply.has_error():
-                reasons.append(f"client {partition}: {reply.error.reason}")
-                self.patches.forget(self.nodes[partition])  # it may have lost its state
-                continue
-            try:
-                usable.append(self._decode(reply, pending.down, up))
-            except WireError as error:
-                reasons.append(f"client {partition}: {error}")
-        self._pending = []
-        self.ledger.add(rows)
-        for reason in reasons:
-            logger.warning("round %d, left out: %s", server_round, reason)
-        return usable, reasons
+    def _asked_for(self, server_round: int, kind: Kind) -> Round:
+        asked, self._asked = self._asked, None
+        assert asked is not None
+        assert (asked.number, asked.kind) == (server_round, kind)
+        return asked
 
-    def _decode(self, reply: Message, down: Transfer, up: Transfer) -> Usable:
-        """Check a reply, fill in its two ledger rows, and put plain arrays in place of the frame.
+    def _mean(self, arriving: Iterable[Usable]) -> list[Message]:
+        """Return one message that stands for all: of the mean model, with the whole weight."""
+        mean, key = Mean(), cast(Any, self.inner).weighted_by_key
+        last = None
+        for one in arriving:
+            assert one.tree is not None
+            metrics = cast(Any, one.message.content["metrics"])
+            mean.add(one.tree, metrics[key], metrics)
+            last = one.message
+        if last is None:
+            return []
+        whole = MetricRecord({**mean.metrics(), key: mean.weight})
+        last.content = RecordDict({ARRAYS: to_record(mean.tree()), "metrics": whole})
+        return [last]
+
+    def _check_enough(self, asked: Round) -> None:
+        """Raise RoundFailedError if too many clients failed."""
+        limits = self.session.cfg.federation
+        failed, count = asked.failed, len(asked.pending)
+        reasons = "\n  ".join(f"client {k}: {failed[k]}" for k in sorted(failed))
+        if len(failed) == count:
+            raise RoundFailedError(f"every client of round {asked.number} failed:\n  {reasons}")
+        usable = count - len(failed)
+        if usable < limits.min_replies or len(failed) > limits.max_failures * count:
+            raise RoundFailedError(
+                f"round {asked.number}: {usable} of {count} replies are usable, where "
+                f"federation.min_replies={limits.min_replies} and "
+                f"federation.max_failures={limits.max_failures:g}:\n  {reasons}"
+            )
+
+    def _relay(self, arrays: ArrayRecord, usable: list[Usable]) -> None:
+        """Have the reply that the new model is sent on as it came."""
+        for one in usable:
+            if one.message.content[ARRAYS] is arrays and one.relayed and self.downlink.relays():
+                self.downlink.relay(arrays, one.relayed)
+
+    # ---- the run --------------------------------------------------------------------------
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run the rounds after ``rounds_done``, as Flower's ``Strategy.start`` does.
+
+        Unlike it, replies are aggregated while others are still under way, and ``evaluate_fn``
+        scores the initial arrays only of a run that has no rounds behind it.
+        """
+        mailbox, arrays = Mailbox(grid), initial_arrays
+        train_config = train_config or ConfigRecord()
+        evaluate_config = evaluate_config or ConfigRecord()
+        if evaluate_fn and self.rounds_done == 0:
+            evaluate_fn(0, arrays)
+        for number in range(self.rounds_done + 1, num_rounds + 1):
+            messages = self.configure_train(number, arrays, train_config, grid)
+            new, _ = self.aggregate_train(number, mailbox.ask(messages, timeout))
+            arrays = cast(ArrayRecord, new)
+            messages = self.configure_evaluate(number, arrays, evaluate_config, grid)
+            self.aggregate_evaluate(number, mailbox.ask(messages, timeout))
+            self.rounds_done = number
+            if evaluate_fn:
+                evaluate_fn(number, arrays)
+        return Result(arrays=arrays)
+
+    def state(self, arrays: ArrayRecord) -> dict[str, Any]:
+        """Return what `restore` needs to go on after the round that made ``arrays``."""
+        return {
+            "rounds_done": self.rounds_done,
+            "seed_only_saving": self.seed_only_saving,
+            "inner": inner_state.get(self.inner),
+            "patches": self.patches.state(),
+            "downlink": self.downlink.state(arrays),
+            "uplink": self.uplink.state(),
+        }
+
+    def restore(self, state: dict[str, Any], arrays: ArrayRecord) -> None:
+        """Go on from ``state`` with the model ``arrays``; nodes get patches anew.
 
         Raises
         ------
-        WireError
-            If the frame is not one of this codec and theta0, or metrics or timing are not those
-            of this app.
+        ValueError
+            If the state is not one of this strategy.
         """
-        here = self.session
-        names = (*EVALUATE_METRICS, *here.task.metrics)
-        if up.kind == "train":
-            names = PRIVATE_METRICS if is_example_level(here.cfg) else TRAIN_METRICS
-        metrics = check_metrics(reply, names)
-        timing = check_timing(reply)
-        plain = RecordDict({"metrics": MetricRecord({**metrics, WEIGHT_ONE: 1.0})})
-        model = None
-        if up.kind == "train":
-            assert self._broadcast is not None
-            began = time.perf_counter()
-            frame = unpack_record(reply.content)
-            wire = unpack(frame, here.up, here.manifest)
-            reference = here.reference(self._broadcast.decoded)
-            memory = self._memory(up.partition, reply, reference)
-            tree, memory = receive(here.up, wire, reference, memory)
-            up.decode_s = time.perf_counter() - began
-            up.encode_s = timing["encode"]
-            up.codec, up.scalars = short_name(here.up.spec), _scalars(tree)
-            up.payload_bytes, up.frame_bytes = wire.nbytes, len(frame)
-            up.competition_bytes = wire.nbytes + here.alias_bytes
-            plain[ARRAYS] = to_record(tree)
-            model = Coding(tree, frame, wire.nbytes, encode_s=0.0)
-            self.train_seconds += timing["work"]
-            if here.up.remembers:
-                self._received[up.partition] = Received(up.round, memory)
-        down.decode_s = timing["decode"]
-        reply.content = plain
-        return Usable(reply, model)
-
-    def _memory(self, partition: int, reply: Message, reference: Tree) -> State:
-        """Return the up codec's memory of the client, as of the state that its reply started from.
-
-        Raises
-        ------
-        WireError
-            If that is neither the state of the round accepted last nor a fresh one.
-        """
-        since = reply.content.config_records[TIMING].get(SINCE, 0)
-        if since == 0:
-            return self.session.up.init_receiver(reference)
-        last = self._received.get(partition)
-        if last is None or last.server_round != since:
-            accepted = last.server_round if last else "none"
-            raise WireError(f"the reply builds on round {since!r}, the last accepted is {accepted}")
-        return last.memory
-
-    def _find_relay(
-        self, arrays: ArrayRecord, usable: list[Usable]
-    ) -> tuple[ArrayRecord, Coding] | None:
-        """Return the reply that the new model is, if its bytes mean the same on the way down."""
-        here = self.session
-        same_meaning = here.up.spec == here.down.spec and here.up.receive is None
-        if same_meaning and here.cfg.codec.reference == "theta0":
-            for reply in usable:
-                if reply.model and reply.message.content[ARRAYS] is arrays:
-                    return arrays, reply.model
-        return None
+        self.rounds_done = state["rounds_done"]
+        self.seed_only_saving = state["seed_only_saving"]
+        if first_step.is_derived(self.session.cfg):
+            self.session.patch(first_step.public(self.session), first_step.DERIVED)
+        self.patches.restore(state["patches"])  # first: frames are of the patched model
+        inner_state.put(self.inner, state["inner"])
+        self.downlink.restore(state["downlink"], arrays)
+        self.uplink.restore(state["uplink"])
 
 
 def _rank(patch: Tree) -> int:
     """Return the rank of a patch NAME.B [out, rank], NAME.A [rank, in], the same of all modules."""
     return next(iter(patch.values())).shape[1]
-
-
-def _scalars(tree: Tree) -> int:
-    return sum(values.size for values in tree.values())

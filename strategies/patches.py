@@ -5,8 +5,8 @@ The client's half is ``fl_app.patches``.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -75,6 +75,17 @@ class Patches:
         )  # fmt: skip
         here.patch(arriving, patches.name(frame))
         self.made.append(Patch(frame, rank, row))
+
+    def state(self) -> list[Any]:
+        """Return what `restore` needs: frame, rank and ledger row of every patch."""
+        return [[patch.frame, patch.rank, asdict(patch.row)] for patch in self.made]
+
+    def restore(self, state: list[Any]) -> None:
+        """Apply the patches of ``state`` again; nodes get them anew."""
+        here = self.session
+        for frame, rank, row in state:
+            here.patch(patches.decode(frame, rank, here), patches.name(frame))
+            self.made.append(Patch(frame, rank, Transfer(**row)))
 
     def forget(self, node: int) -> None:
         """Send all patches again: a node that failed may have lost them."""

@@ -284,7 +284,9 @@ def test_runs_that_start_at_once_share_a_database(tmp_path: Path) -> None:
 
 
 def test_a_run_that_fails_is_marked_so(tmp_path: Path) -> None:
-    made = prepared(tmp_path / "run", ALL, tamper=lambda reply: None)
+    made = prepared(
+        tmp_path / "run", f"{ALL} federation.reply_timeout=1", tamper=lambda reply: None
+    )
     with pytest.raises(RuntimeError, match="every client"):
         made.start()
     for tool in TOOLS:

@@ -125,7 +125,11 @@ def test_a_failed_run_keeps_what_it_has_and_says_so(tmp_path: Path) -> None:
         return reply if next(rounds) == 0 else None
 
     with pytest.raises(RuntimeError, match="every client"):
-        start(tmp_path / "run", "rounds=3", dict.fromkeys(range(3), second_time))
+        start(
+            tmp_path / "run",
+            "rounds=3 federation.reply_timeout=1",
+            dict.fromkeys(range(3), second_time),
+        )
     found = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (found["status"], found["rounds"]) == ("failed", 1)
     assert (tmp_path / "run" / "report.html").is_file()

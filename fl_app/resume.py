@@ -1,0 +1,98 @@
+"""Going on with a run that was stopped: ``resume=runs/NAME``."""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fl_app import checkpoint
+from fl_app.config import identity
+from fl_app.configurations import flat
+from fl_app.installed import project_root
+from fl_app.privacy import is_example_level
+from fl_app.tree import Tree
+
+# What does not decide what a round computes.
+FREE = (
+    "federation.reply_timeout", "federation.node_timeout", "federation.min_replies",
+    "federation.max_failures",
+)  # fmt: skip
+
+
+class ResumeError(ValueError):
+    """A run that cannot be gone on with."""
+
+
+def folder(cfg: DictConfig) -> Path:
+    """Return the folder that ``cfg.resume`` names; ResumeError if it is not one of a run."""
+    path = project_root() / str(cfg.resume)
+    if not (path / "config.yaml").is_file():
+        raise ResumeError(f"resume={cfg.resume}: {path} is not the folder of a run")
+    return path
+
+
+def overrides(cfg: DictConfig) -> str:
+    """Return the overrides that the run of ``cfg.resume`` was started with."""
+    return (folder(cfg) / "overrides.txt").read_text().strip()
+
+
+def last_round(cfg: DictConfig, path: Path) -> tuple[Tree, dict[str, Any]] | None:
+    """Return model and state of the last checkpoint; None of a run that had none yet.
+
+    Raises
+    ------
+    ResumeError
+        If the run is complete, was of another configuration, or its checkpoint is damaged.
+    """
+    try:
+        found = checkpoint.load(path / "checkpoints")
+    except checkpoint.CheckpointError as error:
+        raise ResumeError(f"resume={cfg.resume}: {error}") from None
+    _check_same(cfg, path)
+    done = found[1]["folder"]["round"] if found else 0
+    if done > cfg.rounds or (done == cfg.rounds and _is_complete(path)):
+        raise ResumeError(
+            f"resume={cfg.resume}: it has done {done} of rounds={cfg.rounds}: nothing is left; "
+            "give it more rounds to go on"
+        )
+    return found
+
+
+def lock(path: Path) -> int:
+    """Keep other processes from the folder as long as this one lives; return the descriptor.
+
+    Raises
+    ------
+    ResumeError
+        If one has it.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ResumeError(f"{path}: another process still works on this run: stop it") from None
+    return descriptor
+
+
+def _is_complete(path: Path) -> bool:
+    summary = path / "summary.json"
+    return summary.is_file() and '"status": "completed"' in summary.read_text()
+
+
+def _check_same(cfg: DictConfig, path: Path) -> None:
+    """Refuse another configuration than that of the rounds that are there."""
+    free = {*FREE, *(() if is_example_level(cfg) else ("rounds",))}  # noise is for all rounds
+    then, now = (flat(identity(one)) for one in (OmegaConf.load(path / "config.yaml"), cfg))
+    differ = [
+        f"{key}={now.get(key)!r}, where it has {then.get(key)!r}"
+        for key in sorted({*then, *now} - free)
+        if then.get(key) != now.get(key)
+    ]
+    if differ:
+        raise ResumeError(
+            f"resume={cfg.resume}: this is another configuration: {'; '.join(differ)}. Give "
+            "resume alone, or the overrides of that run"
+        )

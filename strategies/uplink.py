@@ -1,0 +1,270 @@
+"""The way up: replies checked, decoded, clipped and counted, one by one as they arrive."""
+
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flwr.app import Message, MetricRecord, RecordDict
+
+from fl_app.codecs import State, WireError, receive
+from fl_app.ledger import Kind, Ledger, Transfer, short_name
+from fl_app.memory import SINCE
+from fl_app.privacy import is_example_level
+from fl_app.records import (
+    ARRAYS,
+    EVALUATE_METRICS,
+    PRIVATE_METRICS,
+    TIMING,
+    TRAIN_METRICS,
+    message_bytes,
+    to_record,
+    unpack_record,
+)
+from fl_app.session import Session
+from fl_app.tree import Tree
+from fl_app.wire import unpack
+from strategies.downlink import Coding
+from strategies.replies import check_metrics, check_timing
+
+logger = logging.getLogger("thinwire")
+
+WEIGHT_ONE = "one"  # a metric that is 1 for every client, for weighted_by_key
+
+
+@dataclass
+class Pending:
+    """A message that waits for its reply."""
+
+    message: Message
+    down: Transfer
+
+
+@dataclass
+class Received:
+    """The last reply of a client that was accepted: its round, and the up codec's memory of it."""
+
+    server_round: int
+    memory: State
+
+
+@dataclass
+class Usable:
+    """A reply that passed every check, with plain arrays in it.
+
+    ``relayed`` is the frame that it came in, as long as it says what the arrays say. Evaluation
+    brings no model.
+    """
+
+    partition: int
+    message: Message
+    tree: Tree | None
+    relayed: Coding | None
+
+
+@dataclass
+class Round:
+    """What was sent in a round, and what became of it.
+
+    Attributes
+    ----------
+    broadcast : Coding
+        The model that the clients got.
+    pending : list of Pending
+        In the order of the partitions.
+    failed : dict
+        Client to why its reply cannot be used.
+    crashed : set of int
+        Those that answered with an error.
+    """
+
+    number: int
+    kind: Kind
+    broadcast: Coding
+    pending: list[Pending]
+    failed: dict[int, str] = field(default_factory=dict)
+    crashed: set[int] = field(default_factory=set)
+
+
+class Uplink:
+    """Decodes replies with ``codec.up``, of which it keeps every client's memory.
+
+    Parameters
+    ----------
+    session : Session
+        Codec, theta0 and config of the run.
+    ledger : Ledger
+        Gets the rows of a round when it is over.
+
+    Attributes
+    ----------
+    train_seconds : float
+        Seconds of local training that the clients reported.
+    """
+
+    def __init__(self, session: Session, ledger: Ledger) -> None:
+        self.session = session
+        self.ledger = ledger
+        self.train_seconds = 0.0
+        self._received: dict[int, Received] = {}
+        self._overdue: dict[str, tuple[Round, int]] = {}
+
+    def accepted(self, partition: int) -> int:
+        """Return the round of the client's reply that was accepted last, 0 for none."""
+        last = self._received.get(partition)
+        return last.server_round if last else 0
+
+    def receive(self, asked: Round, replies: Iterable[Message]) -> Iterator[Usable]:
+        """Yield the usable replies to a round's messages in the order of their arrival.
+
+        The others are in ``asked.failed`` when the iterator ends, and all rows in the ledger.
+        """
+        waiting = {p.message.metadata.message_id: p for p in asked.pending}
+        up_rows: dict[int, Transfer] = {}
+        late: list[Transfer] = []
+        for reply in replies:
+            pending = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if pending is None:
+                late += self._drop_late(reply)
+                continue
+            partition = pending.down.partition
+            up = Transfer(
+                asked.number, partition, "up", asked.kind, message_bytes=message_bytes(reply)
+            )
+            up_rows[partition] = up
+            if reply.has_error():
+                asked.crashed.add(partition)
+                _fail(asked, partition, str(reply.error.reason))
+                continue
+            try:
+                usable = self._decode(reply, asked, pending.down, up)
+            except WireError as error:
+                _fail(asked, partition, str(error))
+                continue
+            yield usable
+        for identity, pending in waiting.items():
+            self._overdue[identity] = asked, pending.down.partition
+            _fail(asked, pending.down.partition, "it did not reply in time")
+        rows = [(p.down, up_rows.get(p.down.partition)) for p in asked.pending]
+        self.ledger.add(late + [row for pair in rows for row in pair if row])
+
+    def _drop_late(self, reply: Message) -> list[Transfer]:
+        """Say that a reply came too late, and return its row: its bytes were sent all the same."""
+        asked, partition = self._overdue.pop(reply.metadata.reply_to_message_id, (None, 0))
+        if asked is None or reply.has_error():
+            return []
+        logger.warning(
+            "round %d: the reply of client %d came after the deadline and is dropped",
+            asked.number, partition,
+        )  # fmt: skip
+        weight = message_bytes(reply)
+        return [Transfer(asked.number, partition, "up", asked.kind, message_bytes=weight)]
+
+    def _decode(self, reply: Message, asked: Round, down: Transfer, up: Transfer) -> Usable:
+        """Check a reply, fill in its two ledger rows, and put plain arrays in place of the frame.
+
+        Raises
+        ------
+        WireError
+            If the frame is not one of this codec and theta0, or metrics or timing are not those
+            of this app.
+        """
+        here = self.session
+        names = (*EVALUATE_METRICS, *here.task.metrics)
+        if up.kind == "train":
+            names = PRIVATE_METRICS if is_example_level(here.cfg) else TRAIN_METRICS
+        metrics = check_metrics(reply, names)
+        timing = check_timing(reply)
+        plain = RecordDict({"metrics": MetricRecord({**metrics, WEIGHT_ONE: 1.0})})
+        tree = relayed = None
+        if up.kind == "train":
+            began = time.perf_counter()
+            frame = unpack_record(reply.content)
+            wire = unpack(frame, here.up, here.manifest)
+            reference = here.reference(asked.broadcast.decoded)
+            memory = self._memory(up.partition, reply, reference)
+            tree, memory = receive(here.up, wire, reference, memory)
+            relayed = Coding(tree, frame, wire.nbytes)
+            up.decode_s = time.perf_counter() - began
+            up.encode_s = timing["encode"]
+            up.codec, up.scalars = short_name(here.up.spec), scalars(tree)
+            up.payload_bytes, up.frame_bytes = wire.nbytes, len(frame)
+            up.competition_bytes = wire.nbytes + here.alias_bytes
+            clipped = self._clipped(tree, asked.broadcast.decoded, up)
+            if clipped is not tree:
+                tree, relayed = clipped, None
+            plain[ARRAYS] = to_record(tree)
+            self.train_seconds += timing["work"]
+            if here.up.remembers:
+                self._received[up.partition] = Received(up.round, memory)
+        down.decode_s = timing["decode"]
+        reply.content = plain
+        return Usable(up.partition, reply, tree, relayed)
+
+    def _memory(self, partition: int, reply: Message, reference: Tree) -> State:
+        """Return the up codec's memory of the client, as of the state that its reply started from.
+
+        Raises
+        ------
+        WireError
+            If that is neither the state of the round accepted last nor a fresh one.
+        """
+        since = reply.content.config_records[TIMING].get(SINCE, 0)
+        if since == 0:
+            return self.session.up.init_receiver(reference)
+        last = self._received.get(partition)
+        if last is None or last.server_round != since:
+            accepted = last.server_round if last else "none"
+            raise WireError(f"the reply builds on round {since!r}, the last accepted is {accepted}")
+        return last.memory
+
+    def _clipped(self, tree: Tree, broadcast: Tree, up: Transfer) -> Tree:
+        """Return ``tree``, its update scaled down to ``federation.max_update_rms`` if beyond."""
+        limit = self.session.cfg.federation.max_update_rms
+        if limit is None:
+            return tree
+        found = rms(tree, broadcast)
+        if found <= limit:
+            return tree
+        logger.warning(
+            "round %d: the update of client %d has a root mean square of %.3g and is scaled down "
+            "to federation.max_update_rms=%g", up.round, up.partition, found, limit,
+        )  # fmt: skip
+        return {
+            name: (start + limit / found * (tree[name] - start.astype(np.float64))).astype(
+                np.float32
+            )
+            for name, start in broadcast.items()
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs: seconds, and what is remembered of every client."""
+        clients = [[k, last.server_round, last.memory] for k, last in self._received.items()]
+        return {"train_seconds": self.train_seconds, "clients": clients}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``."""
+        self.train_seconds = state["train_seconds"]
+        self._received = {k: Received(number, memory) for k, number, memory in state["clients"]}
+
+
+def scalars(tree: Tree) -> int:
+    """Return the number of values in ``tree``."""
+    return sum(values.size for values in tree.values())
+
+
+def rms(tree: Tree, start: Tree) -> float:
+    """Return the root mean square of ``tree - start``, over all values."""
+    squares = 0.0
+    for name, values in tree.items():
+        change = (values - start[name].astype(np.float64)).ravel()
+        squares += float(change @ change)
+    return math.sqrt(squares / max(1, scalars(tree)))
+
+
+def _fail(asked: Round, partition: int, reason: str) -> None:
+    asked.failed[partition] = reason
+    logger.warning("round %d, left out: client %d: %s", asked.number, partition, reason)
