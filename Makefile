@@ -6,7 +6,7 @@ export RUN ?=
 export SWEEP ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep gallery test lint format pretrain leaderboard leaderboard-mini published bench-fed-sb bench-codecs bench-full-size bench-sweep bench-simulation clean
+.PHONY: help setup run sweep gallery test lint format pretrain leaderboard leaderboard-mini published bench-fed-sb bench-codecs bench-full-size bench-sweep bench-simulation bench-scale clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -57,6 +57,9 @@ bench-sweep: $(STAMP) ## What a run costs beside its work, alone and in a sweep 
 
 bench-simulation: $(STAMP) ## Simulated rounds beside the same training in a plain loop (8 minutes)
 	$(BIN)/python -m benchmarks.simulation
+
+bench-scale: $(STAMP) ## A round of 10, 100 and 1,000 clients: seconds and the server's memory (12 minutes)
+	$(BIN)/python -m benchmarks.scale
 
 leaderboard: $(STAMP) ## The competition's table of bytes, at full size (about 30 minutes, 17 GiB)
 	$(BIN)/python -m benchmarks.leaderboard

@@ -47,7 +47,7 @@ class Memory(threading.Thread):
             for process in psutil.Process().children(recursive=True):
                 try:
                     command = " ".join(process.cmdline())
-                    peak = _peak(process.pid)
+                    peak = peak_memory(process.pid)
                 except (psutil.Error, OSError):
                     continue
                 for role, pattern in ROLES.items():
@@ -55,7 +55,8 @@ class Memory(threading.Thread):
                         self.peaks[role][process.pid] = peak
 
 
-def _peak(pid: int) -> int:
+def peak_memory(pid: int) -> int:
+    """Return the peak resident memory of a process in bytes, as the kernel counts it."""
     status = Path(f"/proc/{pid}/status").read_text()
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     return int(found[1]) * 1024 if found else 0
