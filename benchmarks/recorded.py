@@ -147,5 +147,6 @@ class Recorded:
             created_at=asked.created_at,
             ttl=asked.ttl,
             message_type=asked.message_type,
+            dst_task_id=asked.src_task_id,
         )
         return make_message(metadata=metadata, content=content)
