@@ -31,8 +31,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from deploy import bundle
 from deploy.process import Process
-from fl_app.superlink import CONNECTION, copy_app, flwr, free_port, handled_by, interrupt, script
+from fl_app.superlink import CONNECTION, flwr, free_port, handled_by, interrupt, script
 
 HERE = Path(__file__).resolve().parent
 START_SECONDS = 60
@@ -77,13 +78,9 @@ class Deployment:
         for name in ("logs", "keys"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         _script("certificates.sh", str(self.certificates), host)
-        cli = folder / "cli"
-        cli.mkdir(exist_ok=True)
-        (cli / "config.toml").write_text(connection(self.address, self.certificates / "ca.crt"))
-        self.cli = self._environment(FLWR_HOME=str(cli))
-        self.app = folder / "thinwire"
-        if not self.app.exists():
-            copy_app(self.app)
+        self.cli = self._environment(FLWR_HOME=str(folder / "cli"))
+        _script("connect.sh", self.address, str(self.certificates / "ca.crt"), **self.cli)
+        self.app = bundle.make(folder)
 
     @property
     def address(self) -> str:
@@ -312,17 +309,13 @@ def deployment(
             here.stop()
 
 
-def connection(address: str, certificate: Path) -> str:
-    """Return the config.toml with which Flower's CLI finds the SuperLink."""
-    return (
-        f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
-        f'address = "{address}"\nroot-certificates = "{certificate}"\n'
-    )
-
-
-def _script(name: str, *arguments: str) -> None:
+def _script(name: str, *arguments: str, **environment: str) -> None:
     done = subprocess.run(
-        [str(HERE / name), *arguments], capture_output=True, text=True, check=False
+        [str(HERE / name), *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise DeploymentError(f"{name}: {done.stderr or done.stdout}")

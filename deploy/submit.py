@@ -1,0 +1,66 @@
+"""``python -m deploy.submit [OVERRIDE ...]``: run an experiment on the nodes of a deployment.
+
+``deploy/connect.sh`` has said where the SuperLink is. Shows the run's log; Ctrl-C only stops
+looking, ``flwr stop`` stops the run. The exit status is the run's: 0 completed, 1 failed, 2 wrong
+configuration.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from deploy import bundle
+from fl_app.config import ConfigError, compose
+from fl_app.preflight import check_node
+from fl_app.superlink import CONNECTION, script
+
+
+def main(arguments: list[str]) -> int:
+    """Submit what the overrides name, watch it, and return the exit status."""
+    overrides = " ".join(arguments)
+    try:
+        check_node(compose(overrides))
+    except ConfigError as error:
+        print(f"configuration: {error}", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="thinwire-") as name:
+        app, run_config = bundle.make(Path(name)), Path(name) / "run.toml"
+        run_config.write_text(f"overrides = {json.dumps(overrides)}\n")
+        submitted = _flwr("run", str(app), CONNECTION, "--run-config", str(run_config))
+    if submitted is None:
+        return 1
+    run = str(submitted["run-id"])
+    print(f"run {run}: flwr log {run}, flwr stop {run}", flush=True)
+    try:
+        subprocess.run([script("flwr"), "log", run, CONNECTION, "--stream"], check=False)
+    except KeyboardInterrupt:
+        print(f"run {run} goes on", file=sys.stderr)
+        return 130
+    listed = _flwr("list", CONNECTION, "--run-id", run)
+    if listed is None:
+        return 1
+    (entry,) = listed["runs"]
+    traffic = entry["network-traffic"]["total-bytes"]
+    print(f"{entry['status']}; Flower counted {traffic:,} bytes to and from the nodes")
+    if entry["status"] != "finished:completed":
+        print(entry["status-details"], file=sys.stderr)
+        return 1
+    return 0
+
+
+def _flwr(*words: str) -> dict[str, list[dict[str, dict[str, int]]]] | None:
+    """Return the answer of Flower's CLI; None, after saying why, if it refused."""
+    done = subprocess.run(
+        [script("flwr"), *words, "--format", "json"], stdout=subprocess.PIPE, text=True, check=False
+    )
+    answer = json.loads(done.stdout) if done.stdout.strip() else {}
+    if not answer.get("success"):
+        print(answer.get("error-message", "flwr gave no answer"), file=sys.stderr)
+        return None
+    return dict(answer)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
