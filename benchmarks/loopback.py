@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import count
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 from flwr.app import Context, Message, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
@@ -15,11 +17,17 @@ class Loopback:
 
     def __init__(self, overrides: str, nodes: int) -> None:
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+        self.run = SimpleNamespace(run_id=1)
+        self.disk = TemporaryDirectory()
         self.contexts = {
             7919 * (part + 3) % 1009: Context(
                 run_id=1,
                 node_id=7919 * (part + 3) % 1009,
-                node_config={"partition-id": part, "num-partitions": nodes},
+                node_config={
+                    "partition-id": part,
+                    "num-partitions": nodes,
+                    "state-dir": self.disk.name,
+                },
                 state=RecordDict(),
                 run_config={"overrides": overrides},
             )

@@ -1,5 +1,6 @@
-"""A folder that exists only whole."""
+"""Files and folders that exist only whole."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,3 +24,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         folder.mkdir()
         yield folder
         folder.rename(path)
+
+
+def atomic_file(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path``, which has its old content until then, also if the power fails.
+
+    Raises:
+        OSError: the disk is full; the old file is still there.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)

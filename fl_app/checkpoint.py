@@ -8,7 +8,6 @@ file appears whole or not at all, and what it replaces goes last: there is alway
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from flwr.app import Array, ArrayRecord
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
+from fl_app.atomic import atomic_file
 from fl_app.tree import Tree
 
 PREFIX = "state/"  # of the names of arrays that are not trained tensors
@@ -51,9 +51,9 @@ def save(folder: Path, number: int, tree: Tree, state: dict[str, Any]) -> None:
     (folder / "frames" if frames else folder).mkdir(parents=True, exist_ok=True)
     for name, data in frames.items():
         if not (folder / "frames" / name).exists():
-            _write(folder / "frames" / name, data)
+            atomic_file(folder / "frames" / name, data)
     target = folder / f"round-{number:04d}.safetensors"
-    _write(target, to_bytes({**tree, **arrays}, {HEADER: json.dumps(structure)}))
+    atomic_file(target, to_bytes({**tree, **arrays}, {HEADER: json.dumps(structure)}))
     for old in [*folder.glob("round-*"), *folder.glob("frames/*")]:
         if old != target and old.name not in frames:
             old.unlink()
@@ -81,16 +81,6 @@ def load(folder: Path) -> tuple[Tree, dict[str, Any]] | None:
             "run anew"
         ) from None
     return {n: x for n, x in arrays.items() if not n.startswith(PREFIX)}, state
-
-
-def _write(target: Path, data: bytes) -> None:
-    """Write a file that is there whole or not at all, also after a power failure."""
-    partial = target.with_name(f"{target.name}.partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(target)
 
 
 def _flat(value: Any, arrays: dict[str, np.ndarray], frames: dict[str, bytes]) -> Any:

@@ -7,11 +7,12 @@ from datasets import Dataset
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl_app import first_step, node_data, patches
+from fl_app import first_step, node_data, node_disk, patches
 from fl_app.mods import coded, report_errors
 from fl_app.privacy import is_example_level
 from fl_app.privacy.clipping import clipped
 from fl_app.records import ARRAYS, to_record, to_tree
+from fl_app.secure_aggregation import client as secure
 from fl_app.session import Session, prepare, session
 from fl_app.training import GradientHook, proximal, train, turn_seed
 
@@ -21,6 +22,7 @@ app = ClientApp()
 @app.query(mods=[report_errors])
 def which_partition(message: Message, context: Context) -> Message:
     """Tell the server which partitions this node serves."""
+    node_disk.note(message, context)
     answer = Message(RecordDict({"node": node_data.served(context)}), reply_to=message)
     if not node_data.has_own(context):
         prepare(str(context.run_config["overrides"]))  # the server has yet to score its theta0
@@ -39,7 +41,25 @@ def patch(message: Message, context: Context) -> Message:
     return patches.receive(message, context)
 
 
-@app.train(mods=[report_errors, coded, clipped])
+@app.query(secure.KEYS, mods=[report_errors])
+def secure_keys(message: Message, context: Context) -> Message:
+    """Begin a round of secure aggregation."""
+    return secure.keys(message, context)
+
+
+@app.query(secure.SHARES, mods=[report_errors])
+def secure_shares(message: Message, context: Context) -> Message:
+    """Share the round's secrets with other clients."""
+    return secure.shares(message, context)
+
+
+@app.query(secure.REVEAL, mods=[report_errors])
+def secure_reveal(message: Message, context: Context) -> Message:
+    """Help to unmask the round's sum."""
+    return secure.reveal(message, context)
+
+
+@app.train(mods=[report_errors, secure.masked, coded, clipped])
 def train_model(message: Message, context: Context) -> Message:
     """Train the broadcast model for ``local_epochs`` and return it."""
     here = session(str(context.run_config["overrides"]))

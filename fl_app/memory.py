@@ -1,20 +1,29 @@
-"""What a client's codec remembers between rounds, in Flower's ``Context.state``.
+"""What a client's codec remembers between rounds: in Flower's ``Context.state``, and on disk.
 
 A sender cannot know whether its reply arrived. So it keeps two states: the one that its last reply
 started from and the one after it, each under the number of the round that made it. The server's
 next message names the last round whose reply it accepted, and the client goes on from the state of
 that round; the other one is forgotten. A reply that was lost is then as if it had never been sent,
-and none is counted twice. A client that lost its state starts afresh and says so, and the server
-forgets too.
+and none is counted twice. ``Context.state`` ends with the run, so the same is in a file of the node
+(``fl_app.node_disk``), for a run that is resumed. A client that lost both starts afresh and says
+so, and the server forgets too.
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
+from fl_app.atomic import atomic_file
 from fl_app.codecs import Codec, State, Tree
+
+logger = logging.getLogger("thinwire")
 
 ACCEPTED = "accepted"  # in a message's config: the round whose reply the server accepted last
 SINCE = "since"  # in a reply's timing: the round whose state this reply started from, 0 for none
@@ -22,10 +31,17 @@ SINCE = "since"  # in a reply's timing: the round whose state this reply started
 
 @dataclass(frozen=True)
 class Memory:
-    """The states of one client's codec, in the records of its node."""
+    """The states of one client's codec, in the records of its node and in files.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        The first is written to; all are looked through for what the records lack.
+    """
 
     records: RecordDict
     partition: int
+    folders: Sequence[Path] = ()
 
     def recall(self, accepted: int, codec: Codec, ref: Tree, seed: int) -> tuple[State, int]:
         """Return the state after the reply of round ``accepted``, and that round.
@@ -35,22 +51,55 @@ class Memory:
         """
         fresh = codec.init(ref, seed)
         kept = self.records.get(self._key(accepted)) if accepted else None
-        for key in [key for key in self.records if key.startswith(self._key(""))]:
+        if accepted and kept is None:
+            kept = self._on_disk(accepted)
+        for key in self._keys():
             if key != self._key(accepted):
                 del self.records[key]
         if not isinstance(kept, ArrayRecord):
             return fresh, 0
+        self.records[self._key(accepted)] = kept
         try:
             return from_record(kept, fresh), accepted
         except ValueError:
             return fresh, 0
 
     def remember(self, server_round: int, state: State) -> None:
-        """Keep the state after the reply of ``server_round``."""
+        """Keep the state after the reply of ``server_round``, and that before it."""
         self.records[self._key(server_round)] = to_record(state)
+        if self.folders:
+            arrays = {
+                f"{key.rpartition('.')[2]}/{number}": array.numpy()
+                for key in self._keys()
+                for number, array in cast(ArrayRecord, self.records[key]).items()
+            }
+            try:
+                self.folders[0].mkdir(parents=True, exist_ok=True)
+                atomic_file(self.folders[0] / self._file, save(arrays))
+            except OSError as error:  # the reply is worth more
+                logger.warning("the codec's memory is not on disk, for a resumed run: %s", error)
+
+    def _on_disk(self, accepted: int) -> ArrayRecord | None:
+        for folder in self.folders:
+            try:
+                arrays = load((folder / self._file).read_bytes())
+            except (OSError, SafetensorError):
+                continue
+            start = f"{accepted}/"
+            found = {n.removeprefix(start): x for n, x in arrays.items() if n.startswith(start)}
+            if found:
+                return ArrayRecord({name: Array(values) for name, values in found.items()})
+        return None
+
+    def _keys(self) -> list[str]:
+        return [key for key in self.records if key.startswith(self._key(""))]
 
     def _key(self, server_round: int | str) -> str:
         return f"codec.{self.partition}.{server_round}"
+
+    @property
+    def _file(self) -> str:
+        return f"client-{self.partition}.safetensors"
 
 
 def to_record(state: State) -> ArrayRecord:

@@ -12,6 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordD
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
+from fl_app import node_disk
 from fl_app.memory import ACCEPTED, SINCE, Memory
 from fl_app.patches import patched
 from fl_app.records import ARRAYS, TIMING, pack_record, to_record, to_tree, unpack_record
@@ -85,7 +86,7 @@ def _encode(
     seed = turn_seed(here.cfg.seed, server_round, partition)
     since = {}
     if here.up.remembers:
-        memory = Memory(context.state, partition)
+        memory = Memory(context.state, partition, node_disk.folders(context))
         accepted = cast(int, config[ACCEPTED])
         state, since[SINCE] = memory.recall(accepted, here.up, reference, seed)
         wire, state = here.up.encode(tree, state, reference)

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.exit import add_exit_handler
 
-from fl_app import console, report
+from fl_app import console, node_disk, report
 from fl_app.loggers.tracking import Tracking
 from fl_app.privacy import is_client_level, is_example_level
 from fl_app.records import to_record, to_tree
@@ -55,6 +55,7 @@ class Run:
         self.tracking = Tracking(self.folder)
         self.strategy = Coded(inner_strategy(here.cfg), here, self.folder.ledger)
         self.rounds_done = 0
+        self.flower_runs = [grid.run.run_id]  # more than one, if it was resumed
         self.ended = False
         self.recording = threading.RLock()
 
@@ -87,6 +88,7 @@ class Run:
         here.adapter.set(here.model, self.latest)
         here.adapter.export(here.model, self.folder.path / "adapter")
         self.finish("completed")
+        node_disk.forget(node_disk.default(cfg.output.dir), self.flower_runs)
 
     def _begin(self) -> ArrayRecord:
         """Return the model to start from, after set-up, or after what the run has done before."""
@@ -99,7 +101,18 @@ class Run:
         self.strategy.restore(state["strategy"], arrays)
         self.rounds_done = self.strategy.rounds_done
         self.setup_seconds += state["setup_seconds"]
+        self.strategy.continues = [node_disk.name(one) for one in state["flower_runs"]]
+        self.flower_runs = [*state["flower_runs"], *self.flower_runs]
+        self._keep(arrays)  # what nodes keep from now on is under the new id
         return arrays
+
+    def _keep(self, arrays: ArrayRecord) -> None:
+        state = {
+            "strategy": self.strategy.state(arrays),
+            "setup_seconds": self.setup_seconds,
+            "flower_runs": self.flower_runs,
+        }
+        self.folder.keep(self.rounds_done, self.latest, state)
 
     def after_round(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
         """Score the global model, keep it, and say so.
@@ -115,8 +128,7 @@ class Run:
             self.latest = to_tree(arrays, like=self.here.theta0)
             self.rounds_done = server_round
             scores = self.evaluate("test", server_round, self.latest)
-            state = {"strategy": self.strategy.state(arrays), "setup_seconds": self.setup_seconds}
-            self.folder.keep(server_round, self.latest, state)
+            self._keep(arrays)
             console.round_line(self.folder, server_round)
             self._tell("test")
             return MetricRecord(dict(scores))
@@ -159,6 +171,9 @@ class Run:
             return None
         asked = [r for r in self.folder.ledger.rows if (r.kind, r.direction) == ("train", "down")]
         turns = Counter(client for _, client in {(r.round, r.partition) for r in asked})
+        # Of a round that was cut off and done again, the first answer may have been seen too.
+        again = [number + 1 for number in self.folder.resumed]
+        turns.update(r.partition for r in asked for number in again if r.round == number)
         if not turns:
             return None
         from fl_app.privacy.budget import spent

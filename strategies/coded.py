@@ -57,6 +57,8 @@ class Coded(Strategy):
         from which every client can rebuild theta0.
     rounds_done : int
         Rounds that need not be run again, see `restore`.
+    continues : list of str
+        Ids of the runs that this one continues, for nodes to find what their codecs remember.
     """
 
     inner: Strategy
@@ -64,6 +66,8 @@ class Coded(Strategy):
     ledger: Ledger
     seed_only_saving: int = 0
     rounds_done: int = 0
+    restored: bool = False
+    continues: list[str] = field(default_factory=list)
     nodes: dict[int, int] = field(default_factory=dict)
     rows: dict[int, int] = field(default_factory=dict)
     _asked: Round | None = None
@@ -154,7 +158,10 @@ class Coded(Strategy):
         """Ask the nodes what they serve, once; TimeoutError if none answers."""
         if not self.nodes:
             cfg = self.session.cfg.federation
-            self.nodes, self.rows, setup = find_clients(grid, cfg.clients, cfg.node_timeout)
+            continues = self.continues if self.session.up.remembers else []
+            self.nodes, self.rows, setup = find_clients(
+                grid, cfg.clients, cfg.node_timeout, continues
+            )
             # Of a run that goes on, nodes are asked again; what that costs is its next round's.
             at = self.rounds_done + 1 if self.rounds_done else 0
             self.ledger.add(replace(row, round=at) for row in setup)
@@ -347,12 +354,12 @@ class Coded(Strategy):
         """Run the rounds after ``rounds_done``, as Flower's ``Strategy.start`` does.
 
         Unlike it, replies are aggregated while others are still under way, and ``evaluate_fn``
-        scores the initial arrays only of a run that has no rounds behind it.
+        scores the initial arrays only if they are not those of a checkpoint.
         """
         mailbox, arrays = Mailbox(grid), initial_arrays
         train_config = train_config or ConfigRecord()
         evaluate_config = evaluate_config or ConfigRecord()
-        if evaluate_fn and self.rounds_done == 0:
+        if evaluate_fn and not self.restored:
             evaluate_fn(0, arrays)
         for number in range(self.rounds_done + 1, num_rounds + 1):
             messages = self.configure_train(number, arrays, train_config, grid)
@@ -384,7 +391,7 @@ class Coded(Strategy):
         ValueError
             If the state is not one of this strategy.
         """
-        self.rounds_done = state["rounds_done"]
+        self.restored, self.rounds_done = True, state["rounds_done"]
         self.seed_only_saving = state["seed_only_saving"]
         if first_step.is_derived(self.session.cfg):
             self.session.patch(first_step.public(self.session), first_step.DERIVED)

@@ -10,6 +10,7 @@ comes later cannot take over the clients of others.
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import cast
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -17,6 +18,7 @@ from flwr.serverapp import Grid
 
 from fl_app.ledger import Transfer
 from fl_app.node_data import PARTITION, PARTITIONS, ROWS
+from fl_app.node_disk import CONTINUES
 from fl_app.records import message_bytes
 
 logger = logging.getLogger("thinwire")
@@ -26,7 +28,7 @@ MAX_ROWS = 1_000_000_000
 
 
 def find_clients(
-    grid: Grid, clients: int, timeout: float
+    grid: Grid, clients: int, timeout: float, continues: Sequence[str] = ()
 ) -> tuple[dict[int, int], dict[int, int], list[Transfer]]:
     """Ask the connected nodes what they serve, until every partition has a node.
 
@@ -38,6 +40,8 @@ def find_clients(
         Partitions 0 to clients - 1 are looked for.
     timeout : float
         Seconds to wait for nodes to connect and answer.
+    continues : sequence of str
+        What nodes are told of the runs that this one continues, see ``fl_app.node_disk``.
 
     Returns
     -------
@@ -66,7 +70,7 @@ def find_clients(
             time.sleep(0.2)
             continue
         asked |= set(new)
-        questions = [Message(RecordDict(), node, MessageType.QUERY) for node in new]
+        questions = [_question(node, continues) for node in new]
         answers = grid.send_and_receive(questions, timeout=deadline - time.monotonic())
         for answer in answers:
             node = answer.metadata.src_node_id
@@ -95,6 +99,13 @@ def find_clients(
         logger.warning("clients without a node: %s", sorted(set(range(clients)) - set(nodes)))
     transfers.sort(key=lambda t: (t.partition, t.direction))
     return nodes, rows, transfers
+
+
+def _question(node: int, continues: Sequence[str]) -> Message:
+    content = RecordDict()
+    if continues:
+        content["config"] = ConfigRecord({CONTINUES: [*continues]})
+    return Message(content, node, MessageType.QUERY)
 
 
 def _served(answer: Message) -> tuple[int, int]:

@@ -1,0 +1,72 @@
+"""Where a node keeps what a run must find again after the node, or the server, was killed.
+
+``STATE/RUN/client-K.safetensors`` holds the memory of one client's codec; ``RUN`` is the id that
+Flower gave the run, in hex. A run that is resumed has a new id: the server tells the ids before it,
+and the node looks there too. ``STATE`` is ``state-dir`` of the node config, else ``.nodes`` in the
+folder of results.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import cast
+
+from flwr.app import ConfigRecord, Context, Message
+
+from fl_app.config import compose
+from fl_app.installed import project_root
+
+STATE_DIR = "state-dir"  # in the node config
+CONTINUES = "continues"  # in the server's first question: the ids of the run before, oldest first
+RUN_ID = re.compile(r"[0-9a-f]{1,16}")
+
+
+def name(run_id: int) -> str:
+    """Return the name of a run's folder on a node."""
+    return f"{run_id:x}"
+
+
+def folders(context: Context) -> list[Path]:
+    """Return where this run keeps things, then where it may find some: newest first."""
+    own = _state_dir(context) / name(context.run_id)
+    told = own / f"{CONTINUES}.json"
+    before = json.loads(told.read_text()) if told.exists() else []
+    return [own, *(own.with_name(one) for one in reversed(before))]
+
+
+def note(message: Message, context: Context) -> None:
+    """Keep which runs this one continues, if the server's question says so.
+
+    Raises
+    ------
+    ValueError
+        If they are no ids.
+    """
+    config = message.content.config_records.get("config", ConfigRecord())
+    if CONTINUES not in config:
+        return
+    before = cast(list[str], config[CONTINUES])
+    if not isinstance(before, list) or not all(RUN_ID.fullmatch(str(one)) for one in before):
+        raise ValueError(f"{CONTINUES}={before!r} should be ids of runs, in hex")
+    own = folders(context)[0]
+    own.mkdir(parents=True, exist_ok=True)
+    (own / f"{CONTINUES}.json").write_text(json.dumps(before))
+
+
+def forget(state_dir: Path, run_ids: Iterable[int]) -> None:
+    """Remove what nodes on this machine have kept of a run that is over."""
+    for run_id in run_ids:
+        shutil.rmtree(state_dir / name(run_id), ignore_errors=True)
+
+
+def default(output_dir: str) -> Path:
+    """Return where nodes without a ``state-dir`` keep things."""
+    return project_root() / output_dir / ".nodes"
+
+
+def _state_dir(context: Context) -> Path:
+    if STATE_DIR in context.node_config:
+        return Path(str(context.node_config[STATE_DIR]))
+    return default(compose(str(context.run_config["overrides"])).output.dir)
