@@ -16,6 +16,7 @@ from fl_app.conventions import COLUMNS
 from fl_app.data import pfl_docvqa, table
 from fl_app.optimizers import OPTIMIZERS, SCHEDULES
 from fl_app.privacy import checks as privacy_checks
+from fl_app.secure_aggregation import checks as secure_checks
 from fl_app.shampoo import GRAFTS
 from fl_app.tasks import TASKS
 from fl_app.tasks.answers import ANSWERS
@@ -74,6 +75,7 @@ def check_node(cfg: DictConfig) -> None:
         _check_first_step,
         _check_strategy,
         privacy_checks.check,
+        secure_checks.check,
     ):
         try:
             check_part(cfg)
@@ -190,6 +192,16 @@ RULES: Rules = (
         ("optimizer.exponent",),
     ),
     ("in [0, 1)", _is_share, ("adapter.dropout",)),
+    (
+        "in (0.5, 1]: two halves of a group could reveal both secrets of a client",
+        lambda x: _is_number(x) and 0.5 < x <= 1,
+        ("strategy.secure_aggregation.threshold",),
+    ),
+    (
+        "null or a whole number",
+        lambda x: x is None or (isinstance(x, int) and not isinstance(x, bool)),
+        ("strategy.secure_aggregation.neighbours",),
+    ),
     ("in [0, 2^63)", lambda x: _is_number(x) and 0 <= x < 2**63, ("seed", "data.seed")),
     (
         "a list of two numbers in [0, 1)",
