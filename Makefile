@@ -6,7 +6,7 @@ export RUN ?=
 export SWEEP ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep gallery test lint format pretrain leaderboard leaderboard-mini published bench-fed-sb bench-codecs bench-full-size bench-sweep bench-simulation bench-scale clean
+.PHONY: help setup run deploy-demo sweep gallery test lint format pretrain leaderboard leaderboard-mini published bench-fed-sb bench-codecs bench-full-size bench-sweep bench-simulation bench-scale clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -20,6 +20,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 run: $(STAMP) ## Run one experiment: make run RUN="experiment=fedavg_lora seed=1"
 	@$(BIN)/python -m fl_app.run "$$RUN"
+
+deploy-demo: $(STAMP) ## A SuperLink and 3 nodes on this machine, with TLS and keys: bytes counted three ways (2 minutes)
+	$(BIN)/python -m deploy.demo
 
 sweep: $(STAMP) ## Run many: make sweep SWEEP="strategy=single_client,fedavg codec=nf4,thin seed=0,1,2"
 	@set -f; $(BIN)/python -m fl_app.sweep -m $$SWEEP
