@@ -81,9 +81,13 @@ class Process:
 
     def kill(self) -> int:
         """End the command and all that it started at once (SIGKILL), as a power cut would."""
-        for process in self.family():
-            with suppress(ProcessLookupError, psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
+        deadline = time.monotonic() + STOP_SECONDS
+        while (family := self.family()) and time.monotonic() < deadline:
+            for process in family:
+                with suppress(ProcessLookupError, psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGKILL)
+            self.popen.poll()  # or it would stay as a zombie
+            time.sleep(0.05)
         return self.popen.wait(STOP_SECONDS)
 
     def wait_for(self, text: str, seconds: float) -> None:

@@ -7,6 +7,7 @@
 # survive a restart. FLWR_HOME (default: .flwr in the project) keeps Flower's own files. Further
 # options go to flower-superlink. Ends on SIGTERM; stop runs first, with `flwr stop`.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
 
 need CERTIFICATES

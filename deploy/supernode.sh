@@ -8,6 +8,7 @@
 # alone, another one for every SuperNode on it. FLWR_HOME (default: .flwr in the project) keeps
 # Flower's own files. Further options go to flower-supernode. Ends on SIGTERM.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
 
 need SUPERLINK CA KEY NODE_CONFIG
