@@ -34,7 +34,7 @@ class Logger:
 
     def __init__(self, cfg: DictConfig, folder: Path) -> None:
         path = folder / "tensorboard"
-        path.mkdir()
+        path.mkdir(exist_ok=True)  # of a run that is resumed
         self.writer = EventsWriter(str(path / "events"))
         metrics = [f"{s}/{m}" for s in ("test", "unseen") for m in TASKS[cfg.task.id].metrics]
         experiment, start, _ = hparams(flat(plain(cfg), "."), dict.fromkeys(metrics, 0.0))
