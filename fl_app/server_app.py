@@ -15,10 +15,12 @@ from fl_app.loggers.tracking import Tracking
 from fl_app.privacy import is_client_level, is_example_level
 from fl_app.records import to_record, to_tree
 from fl_app.results import RunFolder
+from fl_app.secure_aggregation.settings import is_on as is_secure
 from fl_app.session import Session, session
 from fl_app.tree import Tree, digest
 from strategies.coded import Coded
 from strategies.inner import inner_strategy
+from strategies.secure_coded import SecureCoded
 
 app = ServerApp()
 
@@ -53,7 +55,8 @@ class Run:
         self.setup_seconds = setup_seconds
         self.folder = RunFolder(here.cfg, overrides)
         self.tracking = Tracking(self.folder)
-        self.strategy = Coded(inner_strategy(here.cfg), here, self.folder.ledger)
+        kind = SecureCoded if is_secure(here.cfg) else Coded
+        self.strategy = kind(inner_strategy(here.cfg), here, self.folder.ledger)
         self.rounds_done = 0
         self.flower_runs = [grid.run.run_id]  # more than one, if it was resumed
         self.ended = False
