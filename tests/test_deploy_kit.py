@@ -142,6 +142,7 @@ def test_what_is_missing_is_said_before_anything_starts(name, environment, says,
 
 ECHO = """#!/usr/bin/env bash
 echo "$CUDA_VISIBLE_DEVICES|$KEY|$NODE_CONFIG|$RUNTIME_PORT|$FLWR_HOME|$SUPERLINK|$CA"
+[ -z "${LOGS:-}" ] || sleep 1  # when one ends, gpus.sh stops them all
 """
 
 

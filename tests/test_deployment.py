@@ -8,8 +8,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.runtime import RuntimeHttpClient
 
 from deploy.deployment import Deployment, deployment
 from deploy.network import HOST, Namespace, NetworkError, namespaces
@@ -138,6 +144,20 @@ def test_a_node_reads_its_own_disk_and_the_server_hears_no_path_of_it(deployed) 
         for path in run.rglob("*"):
             if path.is_file():
                 assert b"disk-" not in path.read_bytes(), path
+
+
+def test_a_task_cannot_be_taken_without_the_executors_secret(deployed) -> None:
+    certificate = (deployed.here.certificates / "ca.crt").read_bytes()
+    client = RuntimeHttpClient.from_server_address(
+        server_address=deployed.here.address,
+        insecure=False,
+        root_certificates=certificate,
+        interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperExec")],
+        retry_invoker=make_simple_http_retry_invoker(),
+    )
+    question = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
+    with pytest.raises(httpx.HTTPStatusError, match="401"):
+        client.AcquireTask(question)
 
 
 def test_nothing_is_left_when_it_ends(deployed) -> None:
