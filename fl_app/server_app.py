@@ -99,7 +99,8 @@ class Run:
             self.strategy.set_up(self.grid)
             self.latest = self.here.theta0
             return to_record(self.latest)
-        self.latest, state = self.folder.checkpoint
+        kept, state = self.folder.checkpoint
+        self.latest = {name: kept[name] for name in self.here.theta0}  # a file has its own order
         arrays = to_record(self.latest)
         self.strategy.restore(state["strategy"], arrays)
         self.rounds_done = self.strategy.rounds_done

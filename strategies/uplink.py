@@ -28,10 +28,12 @@ from fl_app.session import Session
 from fl_app.tree import Tree
 from fl_app.wire import unpack
 from strategies.downlink import Coding
+from strategies.pulling import bound_replies
 from strategies.replies import check_metrics, check_timing
 
 logger = logging.getLogger("thinwire")
 
+MESSAGE_BYTES = 2**24  # the most that a reply has beside its model
 WEIGHT_ONE = "one"  # a metric that is 1 for every client, for weighted_by_key
 
 
@@ -111,6 +113,9 @@ class Uplink:
         self.train_seconds = 0.0
         self._received: dict[int, Received] = {}
         self._overdue: dict[str, tuple[Round, int]] = {}
+        # Two values of 32 bits for each trained one, a sign for each frozen one, and the rest.
+        frozen = sum(values.numel() for values in session.model.parameters())
+        bound_replies(MESSAGE_BYTES + 8 * scalars(session.theta0) + frozen // 4)
 
     def accepted(self, partition: int) -> int:
         """Return the round of the client's reply that was accepted last, 0 for none."""
