@@ -55,11 +55,13 @@ class RunFolder:
         self.resumed: list[int] = []
         self.checkpoint: tuple[Tree, dict[str, Any]] | None = None
         seconds, transfers = 0.0, 0
-        self.path = _new_folder(cfg) if cfg.resume is None else resume.folder(cfg)
-        self._lock = resume.lock(self.path)
         if cfg.resume is None:
-            (self.path / "overrides.txt").write_text(f"{overrides}\n")
+            self.path = _new_folder(cfg)
+            (self.path / resume.OVERRIDES).write_text(f"{overrides}\n")
         else:
+            self.path = resume.folder(cfg)
+        self._lock = resume.lock(self.path)
+        if cfg.resume is not None:
             self.checkpoint = resume.last_round(cfg, self.path)
         if self.checkpoint:
             kept = self.checkpoint[1]["folder"]

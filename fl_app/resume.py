@@ -1,9 +1,8 @@
 """Going on with a run that was stopped: ``resume=runs/NAME``."""
 
 import fcntl
-import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,6 +13,7 @@ from fl_app.installed import project_root
 from fl_app.privacy import is_example_level
 from fl_app.tree import Tree
 
+OVERRIDES = "overrides.txt"  # in the folder: what the run was started with
 # What does not decide what a round computes.
 FREE = (
     "federation.reply_timeout", "federation.node_timeout", "federation.min_replies",
@@ -28,14 +28,14 @@ class ResumeError(ValueError):
 def folder(cfg: DictConfig) -> Path:
     """Return the folder that ``cfg.resume`` names; ResumeError if it is not one of a run."""
     path = project_root() / str(cfg.resume)
-    if not (path / "config.yaml").is_file():
+    if not (path / OVERRIDES).is_file():
         raise ResumeError(f"resume={cfg.resume}: {path} is not the folder of a run")
     return path
 
 
 def overrides(cfg: DictConfig) -> str:
     """Return the overrides that the run of ``cfg.resume`` was started with."""
-    return (folder(cfg) / "overrides.txt").read_text().strip()
+    return (folder(cfg) / OVERRIDES).read_text().strip()
 
 
 def last_round(cfg: DictConfig, path: Path) -> tuple[Tree, dict[str, Any]] | None:
@@ -60,21 +60,21 @@ def last_round(cfg: DictConfig, path: Path) -> tuple[Tree, dict[str, Any]] | Non
     return found
 
 
-def lock(path: Path) -> int:
-    """Keep other processes from the folder as long as this one lives; return the descriptor.
+def lock(path: Path) -> TextIO:
+    """Keep other processes from the folder until what this returns is closed.
 
     Raises
     ------
     ResumeError
         If one has it.
     """
-    descriptor = os.open(path, os.O_RDONLY)
+    file = (path / OVERRIDES).open()
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(descriptor)
+        file.close()
         raise ResumeError(f"{path}: another process still works on this run: stop it") from None
-    return descriptor
+    return file
 
 
 def _is_complete(path: Path) -> bool:
