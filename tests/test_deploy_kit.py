@@ -162,7 +162,7 @@ def test_every_gpu_gets_a_node_key_partition_port_and_home_of_its_own(copied, tm
     assert run(copied / "gpus.sh", "2", "5", **environment).returncode == 0
     said = [(tmp_path / f"node-{part}.log").read_text().strip() for part in (4, 5)]
     assert said == [
-        f'{gpu}|/k/node-{part}|partition-id={part} num-partitions=8 '
+        f"{gpu}|/k/node-{part}|partition-id={part} num-partitions=8 "
         f'data-path="/d/node-{part}.jsonl"'
         f"|{port}|/h/node-{part}|x:1|ca"
         for gpu, part, port in ((2, 4, 9094), (5, 5, 9095))
