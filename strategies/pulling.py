@@ -26,14 +26,14 @@ MAX_OBJECTS = 10_000  # of a message; an honest one has a handful, and one more 
 def bound_replies(limit: int) -> None:
     """Let the grid of this process pull at most ``limit`` bytes of a message, and survive any."""
 
-    def pull(ids: list[str], fetch: Callable[[str], bytes]) -> dict[str, bytes]:
+    def pull(object_ids: list[str], pull_object_fn: Callable[[str], bytes]) -> dict[str, bytes]:
         lock, pulled = Lock(), 0
-        if len(ids) > MAX_OBJECTS:
-            raise flower.ObjectPullError(ids[-1], f"it is of {len(ids):,} objects")
+        if len(object_ids) > MAX_OBJECTS:
+            raise flower.ObjectPullError(object_ids[-1], f"of {len(object_ids):,} objects")
 
         def counted(identity: str) -> bytes:
             nonlocal pulled
-            content = fetch(identity)
+            content = pull_object_fn(identity)
             with lock:
                 pulled += len(content)
                 if pulled > limit:
@@ -42,7 +42,7 @@ def bound_replies(limit: int) -> None:
                     )
             return content
 
-        return flower.pull_objects(ids, counted)
+        return flower.pull_objects(object_ids, counted)
 
     def put_together(identity: str, contents: dict[str, bytes]) -> Any:
         whole = contents.get(identity, b"")
