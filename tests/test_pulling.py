@@ -1,0 +1,113 @@
+"""Flower's own ``HttpGrid.pull_messages``, over the objects of replies that nodes have made."""
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app.message import remove_content_from_message
+from flwr.common.serde import message_to_proto
+from flwr.proto.message_pb2 import PullObjectResponse
+from flwr.proto.runtime_pb2 import PullAppMessagesResponse
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid.http_grid import HttpGrid
+
+from strategies.pulling import bound_replies
+
+LIMIT = 2**20
+
+
+@pytest.fixture(autouse=True)
+def bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+    bound_replies(LIMIT)
+
+
+def reply(values: np.ndarray) -> Message:
+    question = Message(RecordDict(), 7, "train")
+    question.metadata.__dict__["_message_id"] = "q" * 64
+    content = RecordDict({"arrays": ArrayRecord({"frame": Array(values)})})
+    return Message(content, reply_to=question)
+
+
+class Link:
+    """What a SuperLink holds of replies, and how much of it was asked for."""
+
+    def __init__(self, *replies: Message, spoil: str = "") -> None:
+        self.replies, self.pulled, self.confirmed = replies, 0, []
+        self.objects = {}
+        for one in replies:
+            one.metadata.__dict__["_message_id"] = one.object_id
+            self.objects |= {i: part.deflate() for i, part in get_all_nested_objects(one).items()}
+        for identity, content in self.objects.items():
+            if spoil and content.startswith(spoil.encode() + b" "):
+                head, _, body = content.partition(b"\x00")
+                self.objects[identity] = head + b"\x00" + b"\xff" * len(body)
+
+    def PullMessages(self, request) -> PullAppMessagesResponse:  # noqa: N802
+        return PullAppMessagesResponse(
+            messages_list=[message_to_proto(remove_content_from_message(m)) for m in self.replies],
+            message_object_trees=[get_object_tree(m) for m in self.replies],
+        )
+
+    def PullObject(self, request) -> PullObjectResponse:  # noqa: N802
+        content = self.objects[request.object_id]
+        self.pulled += len(content)
+        return PullObjectResponse(object_found=True, object_available=True, object_content=content)
+
+    def ConfirmMessageReceived(self, request) -> None:  # noqa: N802
+        self.confirmed.append(request.message_object_id)
+
+
+def pull(link: Link) -> list[Message]:
+    grid = HttpGrid(token="x", insecure=True)
+    grid.set_run(Run.create_empty(1))
+    grid._client = link
+    return list(grid.pull_messages([]))
+
+
+def test_an_honest_reply_is_as_it_was_sent() -> None:
+    values = np.arange(1000, dtype=np.float32)
+    link = Link(reply(values))
+    (found,) = pull(link)
+    np.testing.assert_array_equal(found.content["arrays"]["frame"].numpy(), values)
+    assert link.confirmed == [found.metadata.message_id]
+
+
+@pytest.mark.parametrize("repeated", [False, True], ids=["large", "one chunk many times"])
+def test_a_reply_beyond_the_limit_is_an_error_of_its_node_alone(repeated: bool) -> None:
+    values = np.zeros(10**8, np.uint8)  # chunks of 5 MB with the same name: a bomb
+    if not repeated:
+        values = np.random.default_rng(0).integers(0, 256, 3 * 10**7, np.uint8)
+    honest = reply(np.ones(3, np.float32))
+    link = Link(reply(values), honest)
+    bad, good = pull(link)
+    assert bad.has_error()
+    assert bad.metadata.reply_to_message_id == "q" * 64
+    assert "the reply has more than the 1,048,576 bytes" in bad.error.reason
+    assert link.pulled < 2.5 * 10**7  # two workers, a chunk or two each
+    assert good.content["arrays"]["frame"].numpy().tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("part", ["Array", "ArrayRecord", "RecordDict", "Message"])
+def test_objects_that_cannot_be_put_together_are_an_error_of_their_node_alone(part: str) -> None:
+    honest = Link(reply(np.ones(3, np.float32)))
+    link = Link(reply(np.zeros(5, np.float32)), spoil=part)
+    link.objects |= honest.objects
+    link.replies = (*link.replies, *honest.replies)
+    bad, good = pull(link)
+    assert bad.has_error()
+    assert "it cannot be read" in bad.error.reason
+    assert bad.metadata.reply_to_message_id == ("" if part == "Message" else "q" * 64)
+    assert good.content["arrays"]["frame"].numpy().tolist() == [1, 1, 1]
+
+
+def test_a_message_of_very_many_objects_is_not_even_begun() -> None:
+    one = reply(np.ones(3, np.float32))
+    many = {f"a{k}": Array(np.full(1, k, np.float32)) for k in range(10_001)}
+    one.content["arrays"] = ArrayRecord(many)
+    link = Link(one)
+    (bad,) = pull(link)
+    assert bad.has_error()
+    assert "objects" in bad.error.reason
+    assert link.pulled == 0
