@@ -14,7 +14,6 @@ import pytest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
-from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from deploy.deployment import Deployment, deployment
@@ -153,7 +152,6 @@ def test_a_task_cannot_be_taken_without_the_executors_secret(deployed) -> None:
         insecure=False,
         root_certificates=certificate,
         interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperExec")],
-        retry_invoker=make_simple_http_retry_invoker(),
     )
     question = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
     with pytest.raises(httpx.HTTPStatusError, match="401"):
