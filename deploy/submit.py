@@ -9,11 +9,13 @@ import json
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from deploy import bundle
 from fl_app.config import ConfigError, compose
 from fl_app.preflight import check_node
+from fl_app.resume import ResumeError, with_its_overrides
 from fl_app.superlink import CONNECTION, script
 
 
@@ -21,6 +23,8 @@ def main(arguments: list[str]) -> int:
     """Submit what the overrides name, watch it, and return the exit status."""
     overrides = " ".join(arguments)
     try:
+        with suppress(ResumeError):  # the folder is on another machine: the server looks there
+            overrides = with_its_overrides(overrides)
         check_node(compose(overrides))
     except ConfigError as error:
         print(f"configuration: {error}", file=sys.stderr)

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 from omegaconf import DictConfig, OmegaConf
 
 from fl_app import checkpoint
-from fl_app.config import identity
+from fl_app.config import compose, identity
 from fl_app.configurations import flat
 from fl_app.installed import project_root
 from fl_app.privacy import is_example_level
@@ -33,9 +33,20 @@ def folder(cfg: DictConfig) -> Path:
     return path
 
 
-def overrides(cfg: DictConfig) -> str:
-    """Return the overrides that the run of ``cfg.resume`` was started with."""
-    return (folder(cfg) / OVERRIDES).read_text().strip()
+def with_its_overrides(overrides: str) -> str:
+    """Return ``overrides``, after those that the run to be resumed was started with, if any.
+
+    Raises
+    ------
+    ConfigError
+        For a wrong override.
+    ResumeError
+        If there is no such run on this machine.
+    """
+    cfg = compose(overrides)
+    if cfg.resume is None:
+        return overrides
+    return f"{(folder(cfg) / OVERRIDES).read_text().strip()} {overrides}".strip()
 
 
 def last_round(cfg: DictConfig, path: Path) -> tuple[Tree, dict[str, Any]] | None:

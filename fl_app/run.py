@@ -13,11 +13,11 @@ from typing import TextIO
 
 from omegaconf import DictConfig
 
-from fl_app import resume, text
+from fl_app import text
 from fl_app.config import ConfigError, compose
 from fl_app.installed import project_root
 from fl_app.preflight import check
-from fl_app.resume import ResumeError
+from fl_app.resume import ResumeError, with_its_overrides
 from fl_app.superlink import APP, CONNECTION, CPUS, SuperLinkError, script, status, superlinks
 
 
@@ -25,10 +25,8 @@ def main(arguments: list[str]) -> int:
     """Run the experiment that ``arguments`` (Hydra overrides) name; return the exit status."""
     overrides = " ".join(arguments)
     try:
+        overrides = with_its_overrides(overrides)
         cfg = compose(overrides)
-        if cfg.resume is not None:
-            overrides = f"{resume.overrides(cfg)} {overrides}"
-            cfg = compose(overrides)
         check(cfg)
     except (ConfigError, ResumeError) as error:
         print(f"configuration: {error}", file=sys.stderr)
