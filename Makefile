@@ -34,7 +34,7 @@ gallery: $(STAMP) ## The pictures of README, from real runs (many hours; run aga
 	cp runs/bench-codecs/rate_distortion.png docs/bits_against_error.png
 
 test: $(STAMP) ## Run the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .

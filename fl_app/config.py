@@ -76,8 +76,9 @@ def compose(overrides: str = "") -> DictConfig:
         cfg, experiment = _compose(words)
     except ConfigError as error:
         raise ConfigError(_explained(str(error), words)) from None
-    defaults = _defaults(_groups(words))
-    _check_types(cfg, defaults)
+    groups = _groups(words)
+    if words != [*groups]:  # or the configuration would be compared with itself
+        _check_types(cfg, _defaults(groups))
     chosen = {_key(word) for word in words if _chooses_group(word)} - UNNAMED
     with open_dict(cfg):
         cfg.experiment = experiment if not chosen or "experiment" in chosen else CUSTOM

@@ -118,9 +118,9 @@ def test_the_update_is_what_the_codec_makes_of_the_training(tmp_path: Path) -> N
     assert not same(tree, trained)
 
 
-@pytest.mark.parametrize("strategy", ["fedadam", "fedyogi", "fedprox", "fedavg", "single_client"])
-@pytest.mark.parametrize("codec", ["fp32", "fp16", "nf4"])
-def test_every_strategy_runs_under_every_codec_and_repeats(
+@pytest.mark.parametrize("strategy", ["fedadam", "fedyogi", "fedprox", "single_client"])
+@pytest.mark.parametrize("codec", ["fp32", "nf4"])
+def test_every_strategy_runs_with_and_without_loss_and_repeats(
     tmp_path: Path, strategy: str, codec: str
 ) -> None:
     count = 1 if strategy == "single_client" else 2

@@ -26,7 +26,7 @@ def test_the_same_run_twice_gives_the_same_ledger_and_metrics(flower, tmp_path) 
     words = "experiment=nf4_single adapter.dropout=0.1"
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
-        assert run.submit(overrides(folder, words), flower) == 0
+        assert run.submit(overrides(folder, words), flower, wait=False) == 0
     assert untimed(first) == untimed(second)
     assert (first / "metrics.csv").read_bytes() == (second / "metrics.csv").read_bytes()
     checkpoint = "checkpoints/round-0002.safetensors"

@@ -275,7 +275,7 @@ def test_scores_of_clients_are_of_the_patched_model(tmp_path: Path) -> None:
 
 
 def test_the_embedded_public_documents_are_of_other_providers() -> None:
-    data = session(f"{small.RUN} adapter=lora").data
+    data = session(f"{small.RUN} data.public_documents=50").data
     providers = {split: {*data[split]["provider"]} for split in data}
     others = providers["train"] | providers["test"] | providers["unseen"]
     assert not providers["public"] & others

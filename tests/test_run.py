@@ -1,4 +1,4 @@
-"""End to end: real `flwr run`, SuperLink, Ray actors and files; every experiment, shrunk."""
+"""Runs to their end: real `flwr run`, SuperLink, Ray actors and files; every experiment, shrunk."""
 
 import csv
 import json
@@ -8,12 +8,14 @@ import pytest
 from peft import PeftModel
 
 from benchmarks.leaderboard import PUBLISHED
-from fl_app import models, run, submission
+from fl_app import models, run, server_app, submission
 from fl_app.config import compose
 from fl_app.data.pfl_docvqa_convert import convert
 from fl_app.models.vt5 import VT5ForConditionalGeneration
 from fl_app.results import PACKAGES
+from fl_app.session import session
 from tests import pfl_docvqa, small
+from tests.loopback import Loopback
 
 pytestmark = pytest.mark.e2e
 
@@ -42,7 +44,9 @@ EXPERIMENTS = {
     "shampoo_lora": ("fp32", 2),
     "fed_sb": ("delta+nf4", 2),
 }
-IN_ONE_PROCESS = {
+# Of the others only the configuration differs, and no process needs to be started for that.
+THROUGH_FLOWER = {"nf4_single", "fedavg_full", "fed_sb"}
+ELSEWHERE = {
     *("fedit", "ffa_lora", "flora", "fedex_lora", "flex_lora"),  # in test_baselines
     *("fed_sb_bert_snli", "fed_sb_gemma2_9b_math", "fed_sb_llama32_3b_commonsense"),
     "fed_sb_mistral7b_gsm8k",  # these in test_any_model
@@ -51,20 +55,23 @@ IN_ONE_PROCESS = {
 
 def test_every_experiment_is_tested() -> None:
     assert {p.stem for p in (run.project_root() / "conf/experiment").glob("*.yaml")} == {
-        *EXPERIMENTS, *IN_ONE_PROCESS, *PUBLISHED,  # the latter in test_leaderboard
+        *EXPERIMENTS, *ELSEWHERE, *PUBLISHED,  # the latter in test_leaderboard
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_an_experiment_leaves_the_documented_files(flower, tmp_path, experiment, capfd) -> None:
+def test_an_experiment_leaves_the_documented_files(request, tmp_path, experiment, capfd) -> None:
     codec, clients = EXPERIMENTS[experiment]
     folder = tmp_path / experiment
     words = overrides(folder, f"experiment={experiment}", "target.metric=anls target.value=0.0")
-    assert run.submit(words, flower) == 0
+    if experiment in THROUGH_FLOWER:
+        assert run.submit(words, request.getfixturevalue("flower"), wait=False) == 0
+    else:
+        server_app.Run(session(words), Loopback(words, nodes=3), words, setup_seconds=0.0).start()
 
     assert {p.name for p in folder.iterdir()} == {
         "config.yaml", "ledger.csv", "metrics.csv", "summary.json", "adapter", "checkpoints",
-        "report.html", "tensorboard",
+        "report.html", "tensorboard", "overrides.txt",
     }  # fmt: skip
     ledger = read(folder / "ledger.csv")
     assert (folder / "ledger.csv").read_text().splitlines()[0] == LEDGER
@@ -115,7 +122,7 @@ def test_first_gradients_factors_and_patches_go_through_flower(flower, tmp_path)
     words = overrides(
         folder, "experiment=fed_sb adapter.r=4 adapter.init=client_mean adapter.setup=download"
     )
-    assert run.submit(words, flower) == 0
+    assert run.submit(words, flower, wait=False) == 0
     setup = [r for r in read(folder / "ledger.csv") if r["kind"] == "setup" and int(r["scalars"])]
     assert [r["partition"] for r in setup if r["codec"] == "sign"] == ["0", "1", "2"]
     trained = {r["partition"] for r in read(folder / "ledger.csv") if r["kind"] == "train"}
@@ -125,7 +132,7 @@ def test_first_gradients_factors_and_patches_go_through_flower(flower, tmp_path)
 
     folder = tmp_path / "stack"
     words = "strategy=flora codec=nf4 clients_per_round=2 adapter.r=4"
-    assert run.submit(overrides(folder, words), flower) == 0
+    assert run.submit(overrides(folder, words), flower, wait=False) == 0
     scalars = {
         int(r["scalars"])
         for r in read(folder / "ledger.csv")
@@ -142,7 +149,7 @@ def test_the_winning_entry_on_published_data_up_to_its_submission(flower, tmp_pa
         f"experiment=nf4_lora {small.VT5} data.path={tmp_path}/data rounds=2 local_epochs=1 "
         f"model.max_answer_length=4 output.dir={tmp_path} output.name=run"
     )
-    assert run.submit(words, flower) == 0
+    assert run.submit(words, flower, wait=False) == 0
     assert {(m["round"], m["split"], m["metric"]) for m in read(folder / "metrics.csv")} == {
         (number, "test", metric) for number in "012" for metric in ("anls", "accuracy")
     }
