@@ -8,13 +8,18 @@ with it.
 import argparse
 import os
 import signal
+import threading
+import time
 from contextlib import suppress
 
+import psutil
 from flwr.supercore.auth import load_superexec_auth_secret
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec import run_superexec as superexec
 
 from fl_app.warm_executor import WarmExecutor
+
+GRACE_SECONDS = 10
 
 
 def main() -> None:
@@ -30,6 +35,7 @@ def main() -> None:
     parser.add_argument("--root-certificates", metavar="FILE", help="of a Runtime API with TLS")
     parser.add_argument("--superexec-auth-secret-file", metavar="FILE")
     arguments = parser.parse_args()
+    _end_with(arguments.parent_pid, arguments.served_pid)
     executor = _executor(arguments)
     superexec.get_executor = lambda *_, **__: executor  # Flower knows only executors of its own
     try:
@@ -44,6 +50,26 @@ def main() -> None:
     finally:  # also if the parent was killed, of which a SuperLink takes no notice
         with suppress(ProcessLookupError):
             os.kill(arguments.served_pid, signal.SIGTERM)
+
+
+def _end_with(parent_pid: int, served_pid: int) -> None:
+    """End this process some seconds after its parent.
+
+    Flower's own watch asks it to, but its answer to the signal closes a connection which the
+    interrupted code may hold the lock of, and then it waits for ever.
+    """
+
+    def watch() -> None:
+        while psutil.pid_exists(parent_pid):
+            time.sleep(1)
+        time.sleep(GRACE_SECONDS)
+        for pid in (served_pid, os.getpid()):
+            if pid == parent_pid:
+                continue  # it has ended, and its number may be another's
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _executor(arguments: argparse.Namespace) -> WarmExecutor:
