@@ -230,7 +230,7 @@ def stop(processes: list[subprocess.Popen[bytes]], environment: dict[str, str]) 
     """
     with handled_by(signal.SIG_IGN):
         family = [member for process in processes for member in descendants(process.pid)]
-        simulations = [member for member in family if _is_simulation(member)]
+        simulations = [member for member in family if is_simulation(member)]
         if any(map(is_alive, simulations)):
             for run in _runs(environment):
                 if not str(run["status"]).startswith("finished"):
@@ -259,7 +259,7 @@ def descendants(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _is_simulation(process: psutil.Process) -> bool:
+def is_simulation(process: psutil.Process) -> bool:
     """Tell whether a process was forked by the SuperExec's fork server."""
     try:
         parent = process.parent()
