@@ -23,7 +23,7 @@ from fl_app.session import session
 from tests import small
 from tests.loopback import Loopback
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]  # of a machine that does more
 NODES = 3
 ALL = f"{small.DATA} strategy=fedavg clients_per_round={NODES} local_epochs=1"
 # The first one is large enough for the bytes that Flower and the network add to be a small share;
