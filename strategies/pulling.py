@@ -1,23 +1,27 @@
 """What a node's reply may bring into the server's memory.
 
 A message is a tree of objects, which Flower's ``Grid`` pulls one by one and puts together before
-anything here sees it. Objects are named by their content, so a node that sends one chunk of 5 MB
-and names it 200 times has sent 5 MB, and the server holds 1 GB and more. And a node may push what
+anything here sees it. An array is a list of chunks, by name: a node that sends one of 5 MB and
+names it 200 times has sent 5 MB, and the server would hold 1 GB and more. And a node may push what
 looks like objects and cannot be put together, which would end the run. Both become an error reply
 of that one node.
 """
 
+import json
 from collections.abc import Callable
 from threading import Lock
 from typing import Any
 
-from flwr.app import Error, Message, Metadata
+from flwr.app import Array, Error, Message, Metadata
 from flwr.app.message import make_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
 from flwr.supercore.inflatable import inflatable_utils as flower
-from flwr.supercore.inflatable.inflatable_object import get_object_body
+from flwr.supercore.inflatable.inflatable_object import (
+    get_object_body,
+    get_object_head_values_from_object_content,
+)
 from flwr.superlink.grid import http_grid
 
 MAX_OBJECTS = 10_000  # of a message; an honest one has a handful, and one more for every 5 MB
@@ -25,6 +29,8 @@ MAX_OBJECTS = 10_000  # of a message; an honest one has a handful, and one more 
 
 def bound_replies(limit: int) -> None:
     """Let the grid of this process pull at most ``limit`` bytes of a message, and survive any."""
+
+    too_large = f"the reply has more than the {limit:,} bytes that one may have"
 
     def pull(object_ids: list[str], pull_object_fn: Callable[[str], bytes]) -> dict[str, bytes]:
         lock, pulled = Lock(), 0
@@ -37,9 +43,7 @@ def bound_replies(limit: int) -> None:
             with lock:
                 pulled += len(content)
                 if pulled > limit:
-                    raise flower.ObjectPullError(
-                        identity, f"the reply has more than the {limit:,} bytes that one may have"
-                    )
+                    raise flower.ObjectPullError(identity, too_large)
             return content
 
         return flower.pull_objects(object_ids, counted)
@@ -47,12 +51,25 @@ def bound_replies(limit: int) -> None:
     def put_together(identity: str, contents: dict[str, bytes]) -> Any:
         whole = contents.get(identity, b"")
         try:
+            if _array_bytes(contents) > limit:
+                raise ValueError(too_large)
             return flower.inflate_object_from_contents(identity, contents)
         except Exception as error:  # whatever a node has made of it
             return _unreadable(whole, f"{type(error).__name__}: {error}")
 
     grid: Any = http_grid  # it has no parameter for either
     grid.pull_objects, grid.inflate_object_from_contents = pull, put_together
+
+
+def _array_bytes(contents: dict[str, bytes]) -> int:
+    """Return the bytes of all arrays, once they are put together."""
+    total = 0
+    for content in contents.values():
+        if content.startswith(b"Array "):
+            _, chunks, _ = get_object_head_values_from_object_content(content)
+            named = json.loads(get_object_body(content, Array))["arraychunk_ids"]
+            total += sum(len(contents[chunks[i]]) for i in named)
+    return total
 
 
 def _unreadable(whole: bytes, reason: str) -> Message:

@@ -14,7 +14,7 @@ from flwr.superlink.grid.http_grid import HttpGrid
 
 from strategies.pulling import bound_replies
 
-LIMIT = 2**20
+LIMIT = 8_000_000  # more than a chunk
 
 
 @pytest.fixture(autouse=True)
@@ -84,8 +84,8 @@ def test_a_reply_beyond_the_limit_is_an_error_of_its_node_alone(repeated: bool) 
     bad, good = pull(link)
     assert bad.has_error()
     assert bad.metadata.reply_to_message_id == "q" * 64
-    assert "the reply has more than the 1,048,576 bytes" in bad.error.reason
-    assert link.pulled < 2.5 * 10**7  # two workers, a chunk or two each
+    assert "the reply has more than the 8,000,000 bytes" in bad.error.reason
+    assert link.pulled < LIMIT + 2.5 * 5_242_880  # two at once
     assert good.content["arrays"]["frame"].numpy().tolist() == [1, 1, 1]
 
 
