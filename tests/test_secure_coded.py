@@ -14,7 +14,7 @@ from fl_app.config import ConfigError, compose
 from fl_app.ledger import Ledger
 from fl_app.preflight import check
 from fl_app.records import message_bytes, to_record, to_tree, unpack_record
-from fl_app.session import session
+from fl_app.session import forget_session, session
 from fl_app.wire import unpack
 from strategies.coded import Coded, RoundFailedError
 from strategies.inner import inner_strategy
@@ -235,6 +235,27 @@ def test_a_sparse_graph_gives_the_same_sum_for_fewer_bytes(tmp_path: Path) -> No
     assert metrics["num-examples"] == 4  # with max_weight=1 every client counts the same
     assert few.ledger.sent() < everyone.ledger.sent()
     assert {len(group) for group in few.coded.uplink.sum.groups.values()} == {3}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "strategy.inner._target_=flwr.serverapp.strategy.FedAdam codec.up.links.1.bits=8",
+        "strategy.inner._target_=strategies.fed_sb.FedSB adapter=lora_sb codec.down={id:nf4}",
+        "privacy=dp_sgd codec.reference=theta0",
+    ],
+)
+def test_it_goes_with_other_means_adapters_and_private_training(tmp_path, overrides) -> None:
+    """And repeats, though keys and masks do not."""
+    results = []
+    for name in "ab":
+        forget_session()  # LoRA-SB's is patched
+        secure = Federation(tmp_path / name, f"{SECURE} {overrides}")
+        secure.coded.set_up(secure.grid)
+        secure.arrays = to_record(secure.here.theta0)
+        results.append(secure.round(1)[0])
+        assert not same(results[-1], secure.here.theta0)
+    assert same(*results)
 
 
 # ---- a client and a server that asks too much ----------------------------------------------

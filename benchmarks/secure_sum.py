@@ -1,0 +1,73 @@
+"""What a round costs with secure aggregation and without: bytes of its messages, measured.
+
+    python -m benchmarks.secure_sum
+
+Both rounds are of the real ClientApp, in one process, with the same codec.
+"""
+
+import logging
+import tempfile
+from pathlib import Path
+
+from flwr.app import ConfigRecord
+
+from benchmarks.loopback import Loopback
+from fl_app.ledger import Ledger
+from fl_app.records import to_record
+from fl_app.secure_aggregation.settings import settings
+from fl_app.session import session
+from strategies.coded import Coded
+from strategies.inner import inner_strategy
+from strategies.secure_coded import SecureCoded
+
+SMALL = (
+    "data.providers_per_client=1 data.documents_per_provider=1 data.test_documents=1 "
+    "data.unseen_providers=1 data.unseen_documents_per_provider=1 local_epochs=1 codec=modular"
+)
+ROUNDS = ((4, None), (10, None), (10, 4), (20, None), (20, 6))
+
+
+def of(clients: int, strategy: str) -> str:
+    """Return the overrides of a federation in which everyone takes part."""
+    return f"{SMALL} federation.clients={clients} clients_per_round={clients} strategy={strategy}"
+
+
+def spent(overrides: str, clients: int, kind: type[Coded]) -> tuple[int, int]:
+    """Return the message bytes of the first round's setup and training, of all clients."""
+    here, grid = session(overrides), Loopback(overrides, clients)
+    with tempfile.TemporaryDirectory() as folder:
+        coded = kind(inner_strategy(here.cfg), here, Ledger(Path(folder, "ledger.csv")))
+        asked = coded.configure_train(1, to_record(here.theta0), ConfigRecord(), grid)  # type: ignore[arg-type]
+        coded.aggregate_train(1, grid.send_and_receive(asked))
+    rows = [row for row in coded.ledger.rows if row.round == 1]
+    setup, train = (
+        sum(row.message_bytes for row in rows if row.kind == part) for part in ("setup", "train")
+    )
+    return setup, train
+
+
+def main() -> None:
+    """Print a table, bytes per client and round."""
+    logging.disable(logging.WARNING)
+    print(
+        "| clients | neighbours | shares needed | plain | secure | of it keys and shares | more |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    plain: dict[int, int] = {}
+    for clients, neighbours in ROUNDS:
+        if clients not in plain:
+            plain[clients] = spent(of(clients, "fedavg"), clients, Coded)[1]
+        chosen = "null" if neighbours is None else neighbours
+        overrides = of(clients, f"secure_fedavg strategy.secure_aggregation.neighbours={chosen}")
+        setup, train = spent(overrides, clients, SecureCoded)
+        extra = setup + train - plain[clients]
+        asked = settings(session(overrides).cfg)
+        print(
+            f"| {clients} | {asked.neighbours} | {asked.threshold} | "
+            f"{plain[clients] / clients:,.0f} | {(setup + train) / clients:,.0f} | "
+            f"{setup / clients:,.0f} | {extra / plain[clients]:.1%} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
