@@ -77,6 +77,8 @@ def final(summary: dict[str, Any], folder: Path) -> None:
     }
     if summary["privacy"] is not None:
         lines["privacy"] = guarantee(summary["privacy"])
+    if summary["status"] != "completed" and (folder / "checkpoints").is_dir():
+        lines["to go on"] = f"resume={folder}"
     lines[LAST_LINE] = str(folder / "report.html")
     width = max(map(len, lines))
     print("\n".join(f"{name:<{width}}  {text}" for name, text in lines.items()), flush=True)

@@ -16,9 +16,10 @@ from fl_app.privacy import is_client_level, is_example_level
 from fl_app.records import to_record, to_tree
 from fl_app.results import RunFolder
 from fl_app.secure_aggregation.settings import is_on as is_secure
+from fl_app.resume import ResumeError
 from fl_app.session import Session, session
 from fl_app.tree import Tree, digest
-from strategies.coded import Coded
+from strategies.coded import Coded, RoundFailedError
 from strategies.inner import inner_strategy
 from strategies.secure_coded import SecureCoded
 
@@ -38,11 +39,15 @@ def main(grid: Grid, context: Context) -> None:
     logging.getLogger("flwr").setLevel(logging.WARNING)  # the table below says the same, shorter
     began = time.perf_counter()
     overrides = str(context.run_config["overrides"])
-    here = session(overrides)
-    run = Run(here, grid, overrides, setup_seconds=time.perf_counter() - began)
-    # Flower ends a stopped run's process from another thread.
-    add_exit_handler(lambda: run.finish("interrupted"), run_before_force_exit=True)
-    run.start()
+    try:
+        here = session(overrides)
+        run = Run(here, grid, overrides, setup_seconds=time.perf_counter() - began)
+        # Flower ends a stopped run's process from another thread.
+        add_exit_handler(lambda: run.finish("interrupted"), run_before_force_exit=True)
+        run.start()
+    except (RoundFailedError, ResumeError, OSError):
+        sys.tracebacklimit = 0  # what they say is all that there is to know
+        raise
 
 
 class Run:
