@@ -1,6 +1,7 @@
 """The ServerApp: composes the run, lets the strategy work, and writes what it cost and brought."""
 
 import logging
+import sys
 import threading
 import time
 from collections import Counter
