@@ -5,6 +5,7 @@ Flower sends. A node's reply is read from them when the server asks for it, as a
 deliver it, so the memory of a round is the server's own.
 """
 
+import logging
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ def record(overrides: str) -> Recording:
     RuntimeError
         If a client failed.
     """
+    logging.getLogger("flwr").setLevel(logging.WARNING)
     here = session(overrides)
     grid = Loopback(overrides, nodes=here.cfg.federation.clients)
     with tempfile.TemporaryDirectory() as folder:
@@ -72,14 +74,14 @@ def as_sent(message: Message) -> bytes:
 
 
 def server_session(cfg: DictConfig, theta0: Tree) -> Session:
-    """Return a session that has all that a server needs to aggregate, and no model."""
+    """Return a session that has all that a server needs to aggregate, and no weights."""
     up, down = (from_spec(plain(cfg.codec[d])) for d in ("up", "down"))
     for codec in (up, down):  # compile what is compiled now, as a real session does
         codec.decode(codec.encode(theta0, codec.init(theta0), theta0)[0], theta0)
     return Session(
         cfg=cfg,
         device=torch.device("cpu"),
-        model=None,
+        model=torch.nn.Module(),  # without weights
         tokenizer=cast(Any, None),
         task=cast(Any, TASKS[cfg.task.id]),  # its metrics' names
         adapter=ADAPTERS[cfg.adapter.id],

@@ -140,7 +140,7 @@ def lines(trained: str, strategies: list[str], numbers: list[list[int]]) -> Iter
 def _fresh(function: Any, *arguments: Any) -> Any:
     """Call ``function`` in a new process, forked from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.scale", "fl_app.client_app"])
+    context.set_forkserver_preload(["benchmarks.recorded", "fl_app.client_app"])
     with ProcessPoolExecutor(1, context) as process:
         return process.submit(function, *arguments).result()
 
