@@ -16,8 +16,8 @@ from fl_app.loggers.tracking import Tracking
 from fl_app.privacy import is_client_level, is_example_level
 from fl_app.records import to_record, to_tree
 from fl_app.results import RunFolder
-from fl_app.secure_aggregation.settings import is_on as is_secure
 from fl_app.resume import ResumeError
+from fl_app.secure_aggregation.settings import is_on as is_secure
 from fl_app.session import Session, session
 from fl_app.tree import Tree, digest
 from strategies.coded import Coded, RoundFailedError
@@ -75,8 +75,6 @@ class Run:
         try:
             self.tracking.start()
             began = time.perf_counter()
-            if is_example_level(cfg):  # said before the first round, not by every client in it
-                self._check_privacy()
             arrays = self._begin()
             self.setup_seconds += time.perf_counter() - began
             self.strategy.start(
@@ -102,6 +100,7 @@ class Run:
     def _begin(self) -> ArrayRecord:
         """Return the model to start from, after set-up, or after what the run has done before."""
         if self.folder.checkpoint is None:
+            self._check_privacy()
             self.strategy.set_up(self.grid)
             self.latest = self.here.theta0
             return to_record(self.latest)
@@ -114,6 +113,7 @@ class Run:
         self.strategy.continues = [node_disk.name(one) for one in state["flower_runs"]]
         self.flower_runs = [*state["flower_runs"], *self.flower_runs]
         self._keep(arrays)  # what nodes keep from now on is under the new id
+        self._check_privacy()
         return arrays
 
     def _keep(self, arrays: ArrayRecord) -> None:
@@ -168,7 +168,9 @@ class Run:
             self.tracking.log(self.rounds_done, split, seconds)
 
     def _check_privacy(self) -> None:
-        """Find every client's noise; ValueError if there is none for what is asked."""
+        """Find every client's noise before a round, not in it; ValueError if there is none."""
+        if not is_example_level(self.here.cfg):
+            return
         from fl_app.privacy.budget import mechanism  # of an extra that not every server has
 
         self.strategy.find_nodes(self.grid)  # they alone know how many rows they have

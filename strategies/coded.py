@@ -159,9 +159,8 @@ class Coded(Strategy):
         if not self.nodes:
             cfg = self.session.cfg.federation
             continues = self.continues if self.session.up.remembers else []
-            self.nodes, self.rows, setup = find_clients(
-                grid, cfg.clients, cfg.node_timeout, continues
-            )
+            self.nodes, rows, setup = find_clients(grid, cfg.clients, cfg.node_timeout, continues)
+            self.rows |= rows
             # Of a run that goes on, nodes are asked again; what that costs is its next round's.
             at = self.rounds_done + 1 if self.rounds_done else 0
             self.ledger.add(replace(row, round=at) for row in setup)
@@ -377,6 +376,7 @@ class Coded(Strategy):
         return {
             "rounds_done": self.rounds_done,
             "seed_only_saving": self.seed_only_saving,
+            "rows": [[client, count] for client, count in self.rows.items()],
             "inner": inner_state.get(self.inner),
             "patches": self.patches.state(),
             "downlink": self.downlink.state(arrays),
@@ -393,6 +393,7 @@ class Coded(Strategy):
         """
         self.restored, self.rounds_done = True, state["rounds_done"]
         self.seed_only_saving = state["seed_only_saving"]
+        self.rows = dict(state["rows"])
         if first_step.is_derived(self.session.cfg):
             self.session.patch(first_step.public(self.session), first_step.DERIVED)
         self.patches.restore(state["patches"])  # first: frames are of the patched model
