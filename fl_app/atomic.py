@@ -33,8 +33,12 @@ def atomic_file(path: Path, data: bytes) -> None:
         OSError: the disk is full; the old file is still there.
     """
     partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        partial.unlink(missing_ok=True)  # what room there is, is for what says so
+        raise
     partial.rename(path)

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
@@ -89,11 +90,12 @@ class Run:
             if "unseen" in here.data:
                 self.evaluate("unseen", self.rounds_done, self.latest)
                 self._tell("unseen")
+            here.adapter.set(here.model, self.latest)
+            here.adapter.export(here.model, self.folder.path / "adapter")
         except BaseException:
-            self.finish("failed")
+            with suppress(OSError):  # a full disk, say, is what ended the run
+                self.finish("failed")
             raise
-        here.adapter.set(here.model, self.latest)
-        here.adapter.export(here.model, self.folder.path / "adapter")
         self.finish("completed")
         node_disk.forget(node_disk.default(cfg.output.dir), self.flower_runs)
 
