@@ -1,5 +1,6 @@
 """The promises of the robust strategies: what f hostile clients among n can do to the model."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +36,12 @@ def _a_run_for_messages() -> None:
     Loopback("", 1)
 
 
+composed = cache(compose)
+
+
 def built(strategy: str, f: int) -> Robust:
     options = f"strategy.inner.num_malicious_nodes={f} {OPTIONS.get(strategy, '')}"
-    return inner_strategy(compose(f"strategy={strategy} clients_per_round=10 {options}"))
+    return inner_strategy(composed(f"strategy={strategy} clients_per_round=10 {options}"))
 
 
 def replies(models: list[np.ndarray]) -> list[Message]:
