@@ -1,0 +1,131 @@
+"""Put first in a SuperNode's PYTHONPATH: its ClientApp then answers as the file HOSTILE says.
+
+The file is JSON: round to what is done in it. Python imports this module at the start of every
+process, and of these only the ones that load the ClientApp do something.
+"""
+
+import importlib.abc
+import importlib.machinery
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+
+class Hook(importlib.abc.MetaPathFinder):
+    """Lets the ClientApp be loaded as ever, and tampers with it then."""
+
+    def find_spec(self, name, path, target=None):
+        if name != "fl_app.client_app":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        load = spec.loader.exec_module
+
+        def loaded(module) -> None:
+            load(module)
+            tamper(module.app)
+
+        spec.loader.exec_module = loaded
+        return spec
+
+
+def tamper(app) -> None:
+    """Have every reply of a training changed, and the answer what is served."""
+    from flwr.app import ConfigRecord, RecordDict
+
+    honest = type(app).__call__
+
+    def answer(self, message, context):
+        reply = honest(self, message, context)
+        plan = json.loads(Path(os.environ["HOSTILE"]).read_text())
+        if message.metadata.message_type == "query" and "serves" in plan:
+            time.sleep(plan.get("after", 0))
+            reply.content = RecordDict({"node": ConfigRecord(plan["serves"])})
+        if message.metadata.message_type == "train":
+            server_round = str(message.content["config"]["server-round"])
+            if server_round in plan:
+                ways[plan[server_round]](reply)
+        return reply
+
+    type(app).__call__ = answer
+
+
+def frame(reply) -> bytes:
+    return reply.content["arrays"]["frame"].data
+
+
+def put(reply, data: bytes) -> None:
+    from fl_app.records import pack_record
+
+    reply.content["arrays"] = pack_record(data)
+
+
+def garbage(reply) -> None:
+    """Random bytes."""
+    put(reply, os.urandom(5000))
+
+
+def damaged(reply) -> None:
+    """One bit of the frame changed."""
+    data = bytearray(frame(reply))
+    data[len(data) // 2] ^= 1
+    put(reply, bytes(data))
+
+
+def _forged(reply, change) -> None:
+    import struct
+    import zlib
+
+    data = bytearray(frame(reply))
+    change(data)
+    data[28:32] = struct.pack("<I", zlib.crc32(data[32:], zlib.crc32(data[:28])))
+    put(reply, bytes(data))
+
+
+def theta0(reply) -> None:
+    """A valid frame of another theta0."""
+
+    def change(data: bytearray) -> None:
+        data[16:24] = bytes(8)
+
+    _forged(reply, change)
+
+
+def nan(reply) -> None:
+    """A valid frame, its values NaN: the last section is fp32."""
+
+    def change(data: bytearray) -> None:
+        data[-400:] = b"\xff" * 400
+
+    _forged(reply, change)
+
+
+def weight(reply) -> None:
+    """An honest model that claims to be of nearly all examples of the world."""
+    reply.content["metrics"]["num-examples"] = 10**15
+
+
+def loss(reply) -> None:
+    """A loss that is no number."""
+    reply.content["metrics"]["loss"] = float("nan")
+
+
+def huge(reply) -> None:
+    """A frame of HUGE bytes, announced as such."""
+    size = int(os.environ["HUGE"])
+    head = frame(reply)[:24] + (size - 32).to_bytes(4, "little") + bytes(4)
+    put(reply, head + os.urandom(2**20) * (size // 2**20))
+
+
+def empty(reply) -> None:
+    """No records at all."""
+    from flwr.app import RecordDict
+
+    reply.content = RecordDict()
+
+
+ways = {way.__name__: way for way in (garbage, damaged, theta0, nan, weight, loss, huge, empty)}
+if "HOSTILE" in os.environ:
+    sys.meta_path.insert(0, Hook())
