@@ -1,0 +1,39 @@
+"""What a run leaves, as far as a repetition has to leave the same."""
+
+import csv
+import json
+from pathlib import Path
+
+from safetensors.numpy import load_file
+
+from fl_app import checkpoint
+from fl_app.tree import digest
+
+
+def result(folder: Path) -> dict[str, object]:
+    """All that a run leaves but seconds, and set-up, which a new start repeats."""
+    tree, _ = checkpoint.load(folder / "checkpoints")
+    summary = json.loads((folder / "summary.json").read_text())
+    with (folder / "ledger.csv").open(newline="") as file:
+        rows = [
+            {name: value for name, value in row.items() if not name.endswith("_s")}
+            for row in csv.DictReader(file)
+        ]
+    return {
+        "model": digest(tree),
+        "adapter": digest(load_file(folder / "adapter" / "adapter_model.safetensors")),
+        "checkpoints": sorted(path.name for path in (folder / "checkpoints").glob("round-*")),
+        "ledger": [row for row in rows if row["kind"] != "setup" or int(row["scalars"])],
+        "metrics": (folder / "metrics.csv").read_text(),
+        "ended": [summary[name] for name in ("status", "rounds", "final", "final_unseen")],
+    }
+
+
+def setups(folder: Path) -> list[tuple[int, int, str]]:
+    """The rows of asking nodes what they serve."""
+    with (folder / "ledger.csv").open(newline="") as file:
+        return [
+            (int(row["round"]), int(row["partition"]), row["direction"])
+            for row in csv.DictReader(file)
+            if row["kind"] == "setup" and not int(row["scalars"])
+        ]
