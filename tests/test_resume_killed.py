@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -166,24 +167,46 @@ def test_a_run_killed_at_any_point_ends_as_if_it_had_not_been(
 # ---- the processes of a real run ------------------------------------------------------------
 
 
-def launch(folder: Path, words: str) -> subprocess.Popen[str]:
-    """Start ``python -m fl_app.run`` as ``make run`` does."""
-    with (folder / "log").open("a") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "fl_app.run", words],
-            stdout=log, stderr=subprocess.STDOUT, text=True, cwd=project_root(),
-        )  # fmt: skip
+class Launcher:
+    """``python -m fl_app.run``, as ``make run`` starts it, once or again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.started = folder, []
+
+    def start(self, words: str) -> subprocess.Popen[str]:
+        with (self.folder / "log").open("a") as log:
+            self.started.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "fl_app.run", words],
+                    stdout=log, stderr=subprocess.STDOUT, text=True, cwd=project_root(),
+                )
+            )  # fmt: skip
+        return self.started[-1]
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def family(self, rounds: int) -> list[psutil.Process]:
+        """Wait until at least so many rounds are over; return the processes of the run."""
+        kept, deadline = self.folder / "run" / "checkpoints", time.monotonic() + PATIENCE
+        while last_round(kept) < rounds:
+            assert self.started[-1].poll() is None, self.log()
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.02)
+        return descendants(self.started[-1].pid)
 
 
-def after_round(number: int, run: Path, launched: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Wait until a round is over; return the processes of the run."""
-    kept = run / "checkpoints" / f"round-{number:04d}.safetensors"
-    deadline = time.monotonic() + PATIENCE
-    while not kept.exists():
-        assert launched.poll() is None, (run.parent / "log").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return descendants(launched.pid)
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[Launcher]:
+    here = Launcher(tmp_path)
+    yield here
+    for process in here.started:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+def last_round(checkpoints: Path) -> int:
+    return max((int(p.stem[6:]) for p in checkpoints.glob("round-*.safetensors")), default=0)
 
 
 def gone(processes: list[psutil.Process]) -> bool:
@@ -196,37 +219,40 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
-def test_server_launcher_and_actor_are_killed_in_turn(tmp_path: Path) -> None:
-    forks = Forks(tmp_path, WAYS["error feedback"], rounds=5)
+def test_server_launcher_and_actor_are_killed_in_turn(tmp_path: Path, launcher: Launcher) -> None:
+    forks = Forks(tmp_path, WAYS["error feedback"], rounds=20)
     forks.prepare(forks.words)
     assert forks.start(forks.words) == 0, forks.told.read_text()
     forks.run.rename(tmp_path / "undisturbed")
     expected = result(tmp_path / "undisturbed")
-    again = f"resume={forks.run}"
+    again, kept = f"resume={forks.run}", forks.run / "checkpoints"
 
-    server = launch(tmp_path, forks.words)
-    family = after_round(1, forks.run, server)
-    (simulation,) = [process for process in family if is_simulation(process)]
+    process = launcher.start(forks.words)
+    family = launcher.family(1)
+    (simulation,) = [member for member in family if is_simulation(member)]
     simulation.kill()
-    assert server.wait(PATIENCE) == 1
+    assert process.wait(PATIENCE) == 1
+    assert gone(family)
+    assert "the run did not complete (finished:failed)" in launcher.log()
+
+    process = launcher.start(again)
+    family = launcher.family(last_round(kept) + 2)
+    process.kill()
+    process.wait(PATIENCE)
     assert gone(family)
 
-    launcher = launch(tmp_path, again)
-    family = after_round(2, forks.run, launcher)
-    launcher.kill()
-    assert gone(family)
-
-    actor = launch(tmp_path, f"{again} federation.max_failures=0")
-    family = after_round(3, forks.run, actor)
-    for process in family:
-        if is_alive(process) and "ClientAppActor" in " ".join(process.cmdline()):
-            process.kill()
-    assert actor.wait(PATIENCE) == 1
+    process = launcher.start(f"{again} federation.max_failures=0")
+    family = launcher.family(last_round(kept) + 2)
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            if "ClientAppActor" in " ".join(member.cmdline()):
+                member.kill()
+    assert process.wait(PATIENCE) == 1
     assert gone(family)
     assert json.loads((forks.run / "summary.json").read_text())["status"] == "failed"
+    assert last_round(kept) < 20
 
-    last = launch(tmp_path, again)
-    assert last.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
+    assert launcher.start(again).wait(PATIENCE) == 0, launcher.log()
     assert result(forks.run) == expected
     resumed = json.loads((forks.run / "summary.json").read_text())["resumed"]
     assert len(resumed) == 3
