@@ -45,34 +45,38 @@ class Processors(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.looks: list[tuple[float, float, float]] = []  # time, of actors, of others
+        self.looks: list[tuple[float, dict[int, float]]] = []  # time, seconds by process
         self.actors: set[int] = set()
         self.stopped = threading.Event()
-        self._seconds: dict[tuple[int, float], float] = {}
 
     def run(self) -> None:
         """Look until told to stop."""
+        seconds: dict[int, float] = {}  # also of those that have ended
         while not self.stopped.wait(EVERY):
             for process in psutil.Process().children(recursive=True):
                 try:
                     if ACTOR in " ".join(process.cmdline()):
                         self.actors.add(process.pid)
                     used = process.cpu_times()
-                    self._seconds[process.pid, process.create_time()] = used.user + used.system
+                    seconds[process.pid] = used.user + used.system
                 except psutil.Error:
                     continue
-            of_actors = sum(s for (pid, _), s in self._seconds.items() if pid in self.actors)
-            of_all = sum(self._seconds.values())
-            self.looks.append((time.time(), of_actors, of_all - of_actors))
+            self.looks.append((time.time(), {**seconds}))
 
     def between(self, began: float, ended: float) -> tuple[float, float]:
-        """Return the seconds of actors and of others between two moments."""
-        at, actors, others = (np.array(column) for column in zip(*self.looks, strict=True))
-        moments = [began, ended]
-        return (
-            float(np.diff(np.interp(moments, at, actors))[0]),
-            float(np.diff(np.interp(moments, at, others))[0]),
+        """Return the seconds of actors and of others between two moments.
+
+        A process that becomes an actor counts as one from its start.
+        """
+        at = [time for time, _ in self.looks]
+        of_actors = [
+            sum(s for pid, s in seconds.items() if pid in self.actors) for _, seconds in self.looks
+        ]
+        of_all = [sum(seconds.values()) for _, seconds in self.looks]
+        actors, everyone = (
+            float(np.diff(np.interp([began, ended], at, total))[0]) for total in (of_actors, of_all)
         )
+        return actors, everyone - actors
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,12 @@ def test_one_client_a_round_ends_with_the_model_of_the_run(tmp_path) -> None:
 
 def test_processor_seconds_are_those_of_the_interval() -> None:
     processors = Processors()
-    processors.looks = [(0.0, 0.0, 0.0), (10.0, 8.0, 1.0), (20.0, 18.0, 1.0)]
+    processors.actors = {7}
+    processors.looks = [
+        (0.0, {7: 0.0, 8: 0.0}),
+        (10.0, {7: 8.0, 8: 1.0}),
+        (20.0, {7: 18.0, 8: 1.0}),
+    ]
     assert processors.between(0, 20) == (18, 1)
     assert processors.between(5, 15) == pytest.approx((9, 0.5))
 
