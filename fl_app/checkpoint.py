@@ -21,6 +21,7 @@ from fl_app.tree import Tree
 
 PREFIX = "state/"  # of the names of arrays that are not trained tensors
 HEADER = "thinwire"
+VERSION = "1"  # of what the state holds
 
 
 class CheckpointError(ValueError):
@@ -53,7 +54,9 @@ def save(folder: Path, number: int, tree: Tree, state: dict[str, Any]) -> None:
         if not (folder / "frames" / name).exists():
             atomic_file(folder / "frames" / name, data)
     target = folder / f"round-{number:04d}.safetensors"
-    atomic_file(target, to_bytes({**tree, **arrays}, {HEADER: json.dumps(structure)}))
+    atomic_file(
+        target, to_bytes({**tree, **arrays}, {HEADER: json.dumps(structure), "version": VERSION})
+    )
     for old in [*folder.glob("round-*"), *folder.glob("frames/*")]:
         if old != target and old.name not in frames:
             old.unlink()
@@ -73,8 +76,10 @@ def load(folder: Path) -> tuple[Tree, dict[str, Any]] | None:
     try:
         with safe_open(found[-1], framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            structure = json.loads(file.metadata()[HEADER])
-        state = _whole(structure, arrays, folder / "frames")
+            header = file.metadata() or {}
+        if header.get("version") != VERSION:
+            raise ValueError(f"version {header.get('version')}, this is {VERSION}")
+        state = _whole(json.loads(header[HEADER]), arrays, folder / "frames")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{found[-1]} cannot be read ({error}): it is damaged or of another version; start the "

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from omegaconf import DictConfig, OmegaConf
 
 from fl_app import checkpoint, resume
+from fl_app.atomic import atomic_file
 from fl_app.conventions import COLUMNS
 from fl_app.installed import project_root
 from fl_app.ledger import Ledger
@@ -107,7 +108,8 @@ class RunFolder:
     def finish(self, status: str, overrides: str, totals: dict[str, Any]) -> dict[str, Any]:
         """Write summary.json and return it."""
         summary = summarize(self, status, overrides, totals)
-        (self.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        text = json.dumps(summary, indent=2) + "\n"
+        atomic_file(self.path / "summary.json", text.encode())
         return summary
 
 
@@ -115,8 +117,9 @@ def _save_config(cfg: DictConfig, path: Path) -> None:
     """Write config.yaml; where the run is written stays as it was at its start."""
     kept = cfg.copy()
     OmegaConf.set_readonly(kept, False)
-    if cfg.resume is not None:
-        kept.resume, kept.output = None, OmegaConf.load(path / "config.yaml").output
+    kept.resume = None
+    if (path / "config.yaml").exists():
+        kept.output = OmegaConf.load(path / "config.yaml").output
     OmegaConf.save(kept, path / "config.partial")
     (path / "config.partial").rename(path / "config.yaml")
 

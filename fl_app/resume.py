@@ -95,6 +95,8 @@ def _is_complete(path: Path) -> bool:
 
 def _check_same(cfg: DictConfig, path: Path) -> None:
     """Refuse another configuration than that of the rounds that are there."""
+    if not (path / "config.yaml").exists():
+        return  # it was killed before there was any
     free = {*FREE, *(() if is_example_level(cfg) else ("rounds",))}  # noise is for all rounds
     then, now = (flat(identity(one)) for one in (OmegaConf.load(path / "config.yaml"), cfg))
     differ = [

@@ -271,7 +271,7 @@ class Coded(Strategy):
             plain = self._mean(arriving)
         else:
             usable = sorted(arriving, key=lambda one: one.partition)
-            plain = [one.message for one in usable]
+            plain = [one.plain() for one in usable]
         for client in asked.crashed:
             self.patches.forget(self.nodes[client])  # it may have lost its state
         self._check_enough(asked)

@@ -48,11 +48,13 @@ class Mailbox:
         while asked:
             arrived = False
             for few in _batches([*asked, *self.overdue]):
-                for reply in self.grid.pull_messages(few):
-                    arrived = True
+                replies = list(self.grid.pull_messages(few))
+                arrived = arrived or bool(replies)
+                for reply in replies:
                     asked.discard(reply.metadata.reply_to_message_id)
                     self.overdue.discard(reply.metadata.reply_to_message_id)
-                    yield reply
+                while replies:  # none is kept once it is handed on
+                    yield replies.pop()
             waited = time.monotonic() - began
             if waited >= timeout:
                 break

@@ -55,16 +55,22 @@ class Received:
 
 @dataclass
 class Usable:
-    """A reply that passed every check, with plain arrays in it.
+    """A reply that passed every check, and the model that it brought.
 
-    ``relayed`` is the frame that it came in, as long as it says what the arrays say. Evaluation
-    brings no model.
+    The message holds metrics alone, the model is ``tree``; `plain` puts it in. ``relayed`` is the
+    frame that it came in, as long as it says what the tree says. Evaluation brings no model.
     """
 
     partition: int
     message: Message
     tree: Tree | None
     relayed: Coding | None
+
+    def plain(self) -> Message:
+        """Return the message with the model in it, as a strategy expects it."""
+        if self.tree is not None:
+            self.message.content[ARRAYS] = to_record(self.tree)
+        return self.message
 
 
 @dataclass
@@ -169,7 +175,7 @@ class Uplink:
         return [Transfer(asked.number, partition, "up", asked.kind, message_bytes=weight)]
 
     def _decode(self, reply: Message, asked: Round, down: Transfer, up: Transfer) -> Usable:
-        """Check a reply, fill in its two ledger rows, and put plain arrays in place of the frame.
+        """Check a reply, fill in its two ledger rows, and take the model out of it.
 
         Raises
         ------
@@ -201,7 +207,6 @@ class Uplink:
             clipped = self._clipped(tree, asked.broadcast.decoded, up)
             if clipped is not tree:
                 tree, relayed = clipped, None
-            plain[ARRAYS] = to_record(tree)
             self.train_seconds += timing["work"]
             if here.up.remembers:
                 self._received[up.partition] = Received(up.round, memory)
@@ -229,7 +234,7 @@ class Uplink:
     def _clipped(self, tree: Tree, broadcast: Tree, up: Transfer) -> Tree:
         """Return ``tree``, its update scaled down to ``federation.max_update_rms`` if beyond."""
         limit = self.session.cfg.federation.max_update_rms
-        if limit is None:
+        if limit is None or all(_within(limit, tree[name], x) for name, x in broadcast.items()):
             return tree
         found = rms(tree, broadcast)
         if found <= limit:
@@ -268,6 +273,11 @@ def rms(tree: Tree, start: Tree) -> float:
         change = (values - start[name].astype(np.float64)).ravel()
         squares += float(change @ change)
     return math.sqrt(squares / max(1, scalars(tree)))
+
+
+def _within(limit: float, values: np.ndarray, start: np.ndarray) -> bool:
+    """Return whether no value changed by more than ``limit``; then their mean did not either."""
+    return bool(np.abs(values - start).max(initial=0.0) <= limit)
 
 
 def _fail(asked: Round, partition: int, reason: str) -> None:

@@ -64,7 +64,9 @@ def started(here: Session) -> Session:
             step = first_step.public(here)
         else:
             asked = first_step.askers(here.cfg)
-            step = first_step.from_signs(here, [first_step.client_signs(here, here.documents(k), k) for k in asked])
+            step = first_step.from_signs(
+                here, [first_step.client_signs(here, here.documents(k), k) for k in asked]
+            )
         here.patch(step, "step")
     return here
 
