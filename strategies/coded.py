@@ -355,21 +355,29 @@ class Coded(Strategy):
         Unlike it, replies are aggregated while others are still under way, and ``evaluate_fn``
         scores the initial arrays only if they are not those of a checkpoint.
         """
-        mailbox, arrays = Mailbox(grid), initial_arrays
+        mailbox, result = Mailbox(grid), Result(arrays=initial_arrays)
         train_config = train_config or ConfigRecord()
         evaluate_config = evaluate_config or ConfigRecord()
-        if evaluate_fn and not self.restored:
-            evaluate_fn(0, arrays)
+
+        def score(number: int) -> None:
+            if evaluate_fn and (scores := evaluate_fn(number, result.arrays)):
+                result.evaluate_metrics_serverapp[number] = scores
+
+        if not self.restored:
+            score(0)
         for number in range(self.rounds_done + 1, num_rounds + 1):
-            messages = self.configure_train(number, arrays, train_config, grid)
-            new, _ = self.aggregate_train(number, mailbox.ask(messages, timeout))
-            arrays = cast(ArrayRecord, new)
-            messages = self.configure_evaluate(number, arrays, evaluate_config, grid)
-            self.aggregate_evaluate(number, mailbox.ask(messages, timeout))
+            messages = self.configure_train(number, result.arrays, train_config, grid)
+            arrays, metrics = self.aggregate_train(number, mailbox.ask(messages, timeout))
+            result.arrays = cast(ArrayRecord, arrays)
+            if metrics:
+                result.train_metrics_clientapp[number] = metrics
+            messages = self.configure_evaluate(number, result.arrays, evaluate_config, grid)
+            metrics = self.aggregate_evaluate(number, mailbox.ask(messages, timeout))
+            if metrics:
+                result.evaluate_metrics_clientapp[number] = metrics
             self.rounds_done = number
-            if evaluate_fn:
-                evaluate_fn(number, arrays)
-        return Result(arrays=arrays)
+            score(number)
+        return result
 
     def state(self, arrays: ArrayRecord) -> dict[str, Any]:
         """Return what `restore` needs to go on after the round that made ``arrays``."""
@@ -378,7 +386,7 @@ class Coded(Strategy):
             "seed_only_saving": self.seed_only_saving,
             "rows": [[client, count] for client, count in self.rows.items()],
             "inner": inner_state.get(self.inner),
-            "patches": self.patches.state(),
+            "patches": self.patches.state(self.nodes),
             "downlink": self.downlink.state(arrays),
             "uplink": self.uplink.state(),
         }

@@ -47,12 +47,17 @@ class Patches:
         Whose model the server itself patches.
     ledger : Ledger
         Gets a row per transfer.
+    delivered : dict
+        Node to how many patches it has.
+    had : dict
+        Client to how many it had when the run was stopped that goes on here.
     """
 
     session: Session
     ledger: Ledger
     made: list[Patch] = field(default_factory=list)
     delivered: dict[int, int] = field(default_factory=dict)
+    had: dict[int, int] = field(default_factory=dict)
 
     def add(self, tree: Tree, rank: int, kind: Kind) -> None:
         """Code a patch as a model on its way down is, and apply what arrives of it.
@@ -76,14 +81,20 @@ class Patches:
         here.patch(arriving, patches.name(frame))
         self.made.append(Patch(frame, rank, row))
 
-    def state(self) -> list[Any]:
-        """Return what `restore` needs: frame, rank and ledger row of every patch."""
-        return [[patch.frame, patch.rank, asdict(patch.row)] for patch in self.made]
+    def state(self, nodes: dict[int, int]) -> dict[str, Any]:
+        """Return what `restore` needs: the patches, and how many each client has had.
 
-    def restore(self, state: list[Any]) -> None:
-        """Apply the patches of ``state`` again; nodes get them anew."""
+        ``nodes`` are client to node.
+        """
+        made = [[patch.frame, patch.rank, asdict(patch.row)] for patch in self.made]
+        had = self.had | {k: self.delivered[n] for k, n in nodes.items() if n in self.delivered}
+        return {"made": made, "had": [[client, count] for client, count in had.items()]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Apply the patches of ``state`` again; nodes get them anew, as part of their set-up."""
         here = self.session
-        for frame, rank, row in state:
+        self.had = dict(state["had"])
+        for frame, rank, row in state["made"]:
             here.patch(patches.decode(frame, rank, here), patches.name(frame))
             self.made.append(Patch(frame, rank, Transfer(**row)))
 
@@ -119,7 +130,9 @@ class Patches:
             rows: list[Transfer] = []
             for question, reply in _ask(grid, questions, timeout):
                 node = question.metadata.dst_node_id
-                row = replace(patch.row, round=server_round, partition=client_of[node])
+                client = client_of[node]
+                kind = "setup" if number < self.had.get(client, 0) else patch.row.kind
+                row = replace(patch.row, round=server_round, partition=client, kind=kind)
                 rows.append(replace(row, message_bytes=message_bytes(question)))
                 if reply is None:
                     failed[node] = "it did not answer in time"

@@ -11,7 +11,7 @@ from fl_app.tree import digest
 
 
 def result(folder: Path) -> dict[str, object]:
-    """All that a run leaves but seconds, and what a new start repeats: set-up, and patches."""
+    """All that a run leaves but seconds, and the set-up, which a new start repeats."""
     tree, _ = checkpoint.load(folder / "checkpoints")
     summary = json.loads((folder / "summary.json").read_text())
     with (folder / "ledger.csv").open(newline="") as file:
@@ -23,17 +23,10 @@ def result(folder: Path) -> dict[str, object]:
         "model": digest(tree),
         "adapter": digest(load_file(folder / "adapter" / "adapter_model.safetensors")),
         "checkpoints": sorted(path.name for path in (folder / "checkpoints").glob("round-*")),
-        "ledger": [row for row in rows if row["kind"] != "setup" and not of_patch(row, summary)],
+        "ledger": [row for row in rows if row["kind"] != "setup"],
         "metrics": (folder / "metrics.csv").read_text(),
         "ended": [summary[name] for name in ("status", "rounds", "final", "final_unseen")],
     }
-
-
-def of_patch(row: dict[str, str], summary: dict) -> bool:
-    """Tell whether a row is of a patch of the frozen weights, or of the answer to one."""
-    if "strategy=flora" not in summary["overrides"]:
-        return False
-    return int(row["scalars"]) != summary["trainable_scalars"]
 
 
 def setups(folder: Path) -> list[tuple[int, int, str]]:

@@ -33,7 +33,7 @@ def test_nothing_disturbs_the_stopping(disturbing, monkeypatch) -> None:
             os.kill(os.getpid(), ending)
         return []
 
-    monkeypatch.setattr(superlink, "_descendants", insist)
+    monkeypatch.setattr(superlink, "descendants", insist)
     process = subprocess.Popen(["sleep", "60"])
     superlink.stop([process], {})
     assert process.poll() is not None

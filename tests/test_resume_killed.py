@@ -40,7 +40,7 @@ WAYS = {
     "a server with momentum": "strategy=fedadam codec=nf4 clients_per_round=2",
     "patches of the frozen weights": "strategy=flora codec=nf4 clients_per_round=2 adapter.r=4",
 }
-STRIDE = 6  # of the points at which a way is killed: each way has others
+STRIDE = 12  # of the points at which a way is killed: each way has others
 PATIENCE = 240  # seconds; what is waited for takes a few on a quiet machine
 KILLED = -signal.SIGKILL
 EVENTS = {"open": 0, "os.rename": 1, "os.remove": 0, "os.mkdir": 0}  # and which argument is a path
@@ -117,6 +117,7 @@ class Forks:
         sys.addaudithook(hear)  # a fork's end is the only end of it
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("offset", "way"), enumerate(WAYS), ids=WAYS)
 def test_a_run_killed_at_any_point_ends_as_if_it_had_not_been(
     tmp_path: Path, offset: int, way: str
