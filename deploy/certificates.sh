@@ -19,32 +19,55 @@ umask 077
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 
+refuse() {
+    echo "certificates.sh: $1" >&2
+    exit 2
+}
+
+[ -e "$folder/ca.key" ] || [ ! -e "$folder/ca.crt" ] ||
+    refuse "$folder has ca.crt and no ca.key: put the authority's key there, or choose another FOLDER"
 names="DNS:localhost,IP:127.0.0.1"
 for host in "$@"; do
-    if [[ $host =~ ^[0-9.]+$ || $host == *:* ]]; then
+    if [[ $host =~ ^[0-9.]+$ || $host =~ ^[0-9a-fA-F:]+:[0-9a-fA-F:]*$ ]]; then
         names+=",IP:$host"
-    else
+    elif [[ $host =~ ^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$ ]]; then
         names+=",DNS:$host"
+    else
+        refuse "'$host' is no name and no address: give it without https:// and without a port"
     fi
 done
 
-curve=(-newkey ec -pkeyopt ec_paramgen_curve:P-384 -sha384 -noenc)
+scratch=$(mktemp -d "$folder/.new-XXXXXX") # what is there is replaced by what is whole
+trap 'rm -rf "$scratch"' EXIT
+# Say what OpenSSL says only if it fails.
+run() {
+    openssl "$@" 2>"$scratch/said" || {
+        cat "$scratch/said" >&2
+        refuse "openssl $1 failed; nothing was changed"
+    }
+}
+
+curve=(-newkey ec -pkeyopt ec_paramgen_curve:P-384 -sha384 -nodes)
+authority=$folder
 if [ ! -e "$folder/ca.key" ]; then
-    openssl req -x509 "${curve[@]}" -days "${CA_DAYS:-3650}" -subj "/CN=thinwire authority" \
+    authority=$scratch
+    run req -x509 "${curve[@]}" -days "${CA_DAYS:-3650}" -subj "/CN=thinwire authority" \
         -addext "basicConstraints=critical,CA:TRUE,pathlen:0" \
         -addext "keyUsage=critical,keyCertSign,cRLSign" \
-        -keyout "$folder/ca.key" -out "$folder/ca.crt" 2>/dev/null
+        -keyout "$scratch/ca.key" -out "$scratch/ca.crt"
 fi
-request=$(mktemp)
-trap 'rm -f "$request"' EXIT
-openssl req -new "${curve[@]}" -subj "/CN=thinwire superlink" -keyout "$folder/server.key" \
-    -out "$request" 2>/dev/null
-openssl x509 -req -in "$request" -CA "$folder/ca.crt" -CAkey "$folder/ca.key" -sha384 \
-    -days "${DAYS:-365}" -out "$folder/server.crt" -extfile <(
-        echo "basicConstraints=critical,CA:FALSE"
-        echo "keyUsage=critical,digitalSignature"
-        echo "extendedKeyUsage=serverAuth"
-        echo "subjectAltName=$names"
-    ) 2>/dev/null
+run req -new "${curve[@]}" -subj "/CN=thinwire superlink" -keyout "$scratch/server.key" \
+    -out "$scratch/request"
+cat >"$scratch/extensions" <<EOF
+basicConstraints=critical,CA:FALSE
+keyUsage=critical,digitalSignature
+extendedKeyUsage=serverAuth
+subjectAltName=$names
+EOF
+run x509 -req -in "$scratch/request" -CA "$authority/ca.crt" -CAkey "$authority/ca.key" -sha384 \
+    -set_serial "0x$(openssl rand -hex 16)" -days "${DAYS:-365}" -out "$scratch/server.crt" \
+    -extfile "$scratch/extensions"
+[ "$authority" = "$folder" ] || mv "$scratch/ca.key" "$scratch/ca.crt" "$folder"
+mv "$scratch/server.key" "$scratch/server.crt" "$folder"
 chmod 644 "$folder/ca.crt" "$folder/server.crt"
 echo "$folder/server.crt is for $names until $(openssl x509 -in "$folder/server.crt" -noout -enddate | cut -d= -f2)"

@@ -12,8 +12,13 @@ if [ $# -ne 2 ]; then
     exit 2
 fi
 [ -r "$2" ] || { echo "$2 cannot be read" >&2; exit 2; }
+[[ $1 == *:* ]] || { echo "$1 has no port: give HOST:PORT" >&2; exit 2; }
 home=${FLWR_HOME:-$HOME/.flwr}
 mkdir -p "$home"
+if [ -e "$home/config.toml" ]; then
+    mv "$home/config.toml" "$home/config.toml.before"
+    echo "the connections before are in $home/config.toml.before"
+fi
 cat >"$home/config.toml" <<EOF
 [superlink]
 default = "thinwire"

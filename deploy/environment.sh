@@ -3,6 +3,10 @@
 # things. `refuse` and `need` say what is wrong and end the script.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bin=${BIN:-$root/.venv/bin}
+[ -x "$bin/flower-superlink" ] || {
+    echo "$(basename "$0"): $bin has no flower-superlink: run make setup in $root, or set BIN" >&2
+    exit 2
+}
 export PATH="$bin:$PATH"
 export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1

@@ -24,7 +24,10 @@ options=(
     --isolation process --superexec-auth-secret-file "$secret_file"
     --disable-runtime-dependency-installation
 )
-[ -z "${DATABASE:-}" ] || options+=(--database "$DATABASE")
+if [ -n "${DATABASE:-}" ]; then
+    [ -w "$(dirname "$DATABASE")" ] || refuse "DATABASE=$DATABASE: its folder is not there, or cannot be written to"
+    options+=(--database "$DATABASE")
+fi
 
 reached=$HOST
 [ "$HOST" != 0.0.0.0 ] || reached=127.0.0.1

@@ -33,9 +33,11 @@ def header(cfg: DictConfig, folder: Path, theta0: Tree) -> None:
 def round_line(run: RunFolder, server_round: int) -> None:
     """Print who trained, what the model scores now, and what it cost."""
     rows = [r for r in run.ledger.rows if r.round == server_round and r.kind == "train"]
-    clients = (
-        " ".join(dict.fromkeys(str(r.partition) for r in rows if r.direction == "down")) or "-"
-    )
+    asked = dict.fromkeys(r.partition for r in rows if r.direction == "down")
+    usable = {r.partition for r in rows if r.direction == "up" and r.scalars}
+    lost = sum(client not in usable for client in asked)
+    clients = " ".join(str(client) for client in asked if client in usable) or "-"
+    clients += f" ({lost} lost)" if lost else ""
     scores = {m: v for r, split, m, v in run.metrics if r == server_round and split == "test"}
     moved = {d: sum(r.message_bytes for r in rows if r.direction == d) for d in ("down", "up")}
     shown = " ".join(f"{score(m, scores[m]):>9}" for m in TASKS[run.cfg.task.id].metrics)

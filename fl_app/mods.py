@@ -32,6 +32,7 @@ def report_errors(message: Message, context: Context, call_next: ClientAppCallab
     except Exception as error:
         logging.getLogger("flwr").debug(traceback.format_exc())
         reason = f"{type(error).__name__}: {error}"
+        logging.getLogger("thinwire").warning("%s", reason)  # for who runs the node
         return Message(
             Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message
         )

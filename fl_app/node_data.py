@@ -2,7 +2,7 @@
 
 A SuperNode that was started with a ``data-path`` in its node config holds one partition, and its
 rows are exactly those at that path: nothing is divided, and no path of the run's configuration is
-read. The server learns neither path nor rows.
+read. The server learns no rows; of the path, what an error says.
 """
 
 from datasets import Dataset
@@ -70,9 +70,7 @@ def served(context: Context) -> ConfigRecord:
                 f"federation.clients={cfg.federation.clients}: set it to {parts}, or "
                 "num-partitions of all nodes to it"
             )
-        data.own_rows(
-            cfg.data, str(context.node_config[DATA_PATH])
-        )  # said now, not in the first round
+        rows(session(overrides), context, part)  # what is wrong with them is said now
     if is_example_level(cfg):
         here = session(overrides)
         clients = range(part, cfg.federation.clients, parts)

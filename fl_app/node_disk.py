@@ -7,6 +7,7 @@ folder of results.
 """
 
 import json
+import logging
 import re
 import shutil
 from collections.abc import Iterable
@@ -17,6 +18,8 @@ from flwr.app import ConfigRecord, Context, Message
 
 from fl_app.config import compose
 from fl_app.installed import project_root
+
+logger = logging.getLogger("thinwire")
 
 STATE_DIR = "state-dir"  # in the node config
 CONTINUES = "continues"  # in the server's first question: the ids of the run before, oldest first
@@ -51,8 +54,11 @@ def note(message: Message, context: Context) -> None:
     if not isinstance(before, list) or not all(RUN_ID.fullmatch(str(one)) for one in before):
         raise ValueError(f"{CONTINUES}={before!r} should be ids of runs, in hex")
     own = folders(context)[0]
-    own.mkdir(parents=True, exist_ok=True)
-    (own / f"{CONTINUES}.json").write_text(json.dumps(before))
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+        (own / f"{CONTINUES}.json").write_text(json.dumps(before))
+    except OSError as error:  # then nothing was kept there either
+        logger.warning("what clients remember is not on disk; set state-dir: %s", error)
 
 
 def forget(state_dir: Path, run_ids: Iterable[int]) -> None:

@@ -64,6 +64,7 @@ class RunFolder:
         self._lock = resume.lock(self.path)
         if cfg.resume is not None:
             self.checkpoint = resume.last_round(cfg, self.path)
+            (self.path / "summary.json").unlink(missing_ok=True)  # of how it ended before
         if self.checkpoint:
             kept = self.checkpoint[1]["folder"]
             seconds, transfers = kept["seconds"], kept["transfers"]

@@ -17,7 +17,7 @@ from fl_app import text
 from fl_app.config import ConfigError, compose
 from fl_app.installed import project_root
 from fl_app.preflight import check
-from fl_app.resume import ResumeError, with_its_overrides
+from fl_app.resume import ResumeError, folder, last_round, with_its_overrides
 from fl_app.superlink import APP, CONNECTION, CPUS, SuperLinkError, script, status, superlinks
 
 
@@ -28,13 +28,15 @@ def main(arguments: list[str]) -> int:
         overrides = with_its_overrides(overrides)
         cfg = compose(overrides)
         check(cfg)
+        if cfg.resume is not None:
+            last_round(cfg, folder(cfg))  # before anything is started
     except (ConfigError, ResumeError) as error:
         print(f"configuration: {error}", file=sys.stderr)
         return 2
-    folder = _folder(cfg)
-    if cfg.resume is None and folder is not None and folder.exists():
+    path = _folder(cfg)
+    if cfg.resume is None and path is not None and path.exists():
         print(
-            f"configuration: {folder} exists: choose another output.name, or remove the folder",
+            f"configuration: {path} exists: choose another output.name, or remove the folder",
             file=sys.stderr,
         )
         return 2
