@@ -49,7 +49,8 @@ def main(arguments: list[str]) -> int:
     traffic = entry["network-traffic"]["total-bytes"]
     print(f"{entry['status']}; Flower counted {traffic:,} bytes to and from the nodes")
     if entry["status"] != "finished:completed":
-        print(entry["status-details"], file=sys.stderr)
+        if entry["status"] == "finished:failed":  # of a run that was stopped there are none
+            print(entry["status-details"], file=sys.stderr)
         return 1
     return 0
 
