@@ -118,7 +118,7 @@ class Uplink:
         self.ledger = ledger
         self.train_seconds = 0.0
         self._received: dict[int, Received] = {}
-        self._overdue: dict[str, tuple[Round, int]] = {}
+        self._overdue: dict[str, tuple[int, Kind, int]] = {}  # round, kind, client
         # Two values of 32 bits for each trained one, a sign for each frozen one, and the rest.
         frozen = sum(values.numel() for values in session.model.parameters())
         bound_replies(MESSAGE_BYTES + 8 * scalars(session.theta0) + frozen // 4)
@@ -157,22 +157,22 @@ class Uplink:
                 continue
             yield usable
         for identity, pending in waiting.items():
-            self._overdue[identity] = asked, pending.down.partition
+            self._overdue[identity] = asked.number, asked.kind, pending.down.partition
             _fail(asked, pending.down.partition, "it did not reply in time")
         rows = [(p.down, up_rows.get(p.down.partition)) for p in asked.pending]
         self.ledger.add(late + [row for pair in rows for row in pair if row])
 
     def _drop_late(self, reply: Message) -> list[Transfer]:
         """Say that a reply came too late, and return its row: its bytes were sent all the same."""
-        asked, partition = self._overdue.pop(reply.metadata.reply_to_message_id, (None, 0))
-        if asked is None or reply.has_error():
+        overdue = self._overdue.pop(reply.metadata.reply_to_message_id, None)
+        if overdue is None or reply.has_error():
             return []
+        number, kind, partition = overdue
         logger.warning(
             "round %d: the reply of client %d came after the deadline and is dropped",
-            asked.number, partition,
+            number, partition,
         )  # fmt: skip
-        weight = message_bytes(reply)
-        return [Transfer(asked.number, partition, "up", asked.kind, message_bytes=weight)]
+        return [Transfer(number, partition, "up", kind, message_bytes=message_bytes(reply))]
 
     def _decode(self, reply: Message, asked: Round, down: Transfer, up: Transfer) -> Usable:
         """Check a reply, fill in its two ledger rows, and take the model out of it.
