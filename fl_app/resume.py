@@ -1,6 +1,7 @@
 """Going on with a run that was stopped: ``resume=runs/NAME``."""
 
 import fcntl
+import json
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -63,7 +64,7 @@ def last_round(cfg: DictConfig, path: Path) -> tuple[Tree, dict[str, Any]] | Non
         raise ResumeError(f"resume={cfg.resume}: {error}") from None
     _check_same(cfg, path)
     done = found[1]["folder"]["round"] if found else 0
-    if done > cfg.rounds or (done == cfg.rounds and _is_complete(path)):
+    if done > cfg.rounds or (done == cfg.rounds and is_complete(path)):
         raise ResumeError(
             f"resume={cfg.resume}: it has done {done} of rounds={cfg.rounds}: nothing is left; "
             "give it more rounds to go on"
@@ -88,9 +89,10 @@ def lock(path: Path) -> TextIO:
     return file
 
 
-def _is_complete(path: Path) -> bool:
+def is_complete(path: Path) -> bool:
+    """Return whether the run in ``path`` says that it completed."""
     summary = path / "summary.json"
-    return summary.is_file() and '"status": "completed"' in summary.read_text()
+    return summary.is_file() and json.loads(summary.read_text())["status"] == "completed"
 
 
 def _check_same(cfg: DictConfig, path: Path) -> None:

@@ -17,7 +17,7 @@ from fl_app import text
 from fl_app.config import ConfigError, compose
 from fl_app.installed import project_root
 from fl_app.preflight import check
-from fl_app.resume import ResumeError, folder, last_round, with_its_overrides
+from fl_app.resume import ResumeError, folder, is_complete, last_round, with_its_overrides
 from fl_app.superlink import APP, CONNECTION, CPUS, SuperLinkError, script, status, superlinks
 
 
@@ -104,11 +104,8 @@ def submit(
 
 def _says_completed(cfg: DictConfig) -> bool:
     """Tell whether the run's own summary says so; without a chosen name it is not known where."""
-    folder = _folder(cfg)
-    if folder is None:
-        return False
-    path = folder / "summary.json"
-    return path.exists() and json.loads(path.read_text())["status"] == "completed"
+    path = _folder(cfg)
+    return path is not None and is_complete(path)
 
 
 def _folder(cfg: DictConfig) -> Path | None:

@@ -4,7 +4,6 @@ The inner strategy sees plain arrays and partition ids; clients see one packed A
 half, on the client, is ``fl_app.mods.coded``.
 """
 
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -28,9 +27,7 @@ from strategies.mean import Mean, is_mean_type
 from strategies.nodes import find_clients
 from strategies.patches import Patches, Patching, gather_signs
 from strategies.sampling import SAMPLERS
-from strategies.uplink import Pending, Round, Uplink, Usable, scalars
-
-logger = logging.getLogger("thinwire")
+from strategies.uplink import Pending, Round, Uplink, Usable, left_out, scalars
 
 
 class RoundFailedError(RuntimeError):
@@ -178,7 +175,7 @@ class Coded(Strategy):
         timeout = self.session.cfg.federation.reply_timeout
         failed = self.patches.deliver(grid, nodes, server_round, timeout)
         for client, reason in failed.items():
-            logger.warning("round %d, left out: client %d: %s", server_round, client, reason)
+            left_out(server_round, client, reason)
         ready = [client for client in cohort if client not in failed]
         if not ready:
             raise RoundFailedError(
@@ -272,8 +269,6 @@ class Coded(Strategy):
         else:
             usable = sorted(arriving, key=lambda one: one.partition)
             plain = [one.plain() for one in usable]
-        for client in asked.crashed:
-            self.patches.forget(self.nodes[client])  # it may have lost its state
         self._check_enough(asked)
         arrays, metrics = self.inner.aggregate_train(server_round, plain)
         if arrays is None:
@@ -318,7 +313,9 @@ class Coded(Strategy):
         return [last]
 
     def _check_enough(self, asked: Round) -> None:
-        """Raise RoundFailedError if too many clients failed."""
+        """Raise RoundFailedError if too many clients failed; crashed ones get patches anew."""
+        for client in asked.crashed:
+            self.patches.forget(self.nodes[client])  # it may have lost its state
         limits = self.session.cfg.federation
         failed, count = asked.failed, len(asked.pending)
         reasons = "\n  ".join(f"client {k}: {failed[k]}" for k in sorted(failed))

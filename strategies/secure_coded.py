@@ -5,7 +5,6 @@ the model goes out, masked vectors in place of updates, and then one message wit
 there had been one client.
 """
 
-import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,9 +22,7 @@ from fl_app.wire import unpack
 from strategies.coded import Coded, RoundFailedError
 from strategies.replies import check_timing
 from strategies.secure_sum import SecureSum, SecureSumError
-from strategies.uplink import WEIGHT_ONE, Round, Uplink, Usable, scalars
-
-logger = logging.getLogger("thinwire")
+from strategies.uplink import WEIGHT_ONE, Round, Uplink, Usable, left_out, scalars
 
 
 class SecureCoded(Coded):
@@ -55,8 +52,6 @@ class SecureCoded(Coded):
         """
         asked, here = self._asked_for(server_round, "train"), self.session
         usable = list(self.uplink.receive(asked, replies))
-        for client in asked.crashed:
-            self.patches.forget(self.nodes[client])
         self._check_enough(asked)
         total = self.uplink.sum
         try:
@@ -119,12 +114,12 @@ class SecureCoded(Coded):
             rows.append(Transfer(server_round, client, "down", "setup", message_bytes=weight))
             reply = replies.get(message.metadata.message_id)
             if reply is None:
-                _left_out(server_round, client, f"no answer to {action} in time")
+                left_out(server_round, client, f"no answer to {action} in time")
                 continue
             weight = message_bytes(reply)
             rows.append(Transfer(server_round, client, "up", "setup", message_bytes=weight))
             if reply.has_error():
-                _left_out(server_round, client, f"{action}: {reply.error.reason}")
+                left_out(server_round, client, f"{action}: {reply.error.reason}")
             elif CONFIG in reply.content.config_records:
                 answers[client] = reply.content.config_records[CONFIG]
         self.ledger.add(rows)
@@ -173,7 +168,3 @@ class SecureUplink(Uplink):
         self.train_seconds += timing["work"]
         reply.content = RecordDict()
         return Usable(up.partition, reply, None, None)
-
-
-def _left_out(server_round: int, client: int, reason: str) -> None:
-    logger.warning("round %d, left out: client %d: %s", server_round, client, reason)

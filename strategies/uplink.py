@@ -280,6 +280,11 @@ def _within(limit: float, values: np.ndarray, start: np.ndarray) -> bool:
     return bool(np.abs(values - start).max(initial=0.0) <= limit)
 
 
+def left_out(server_round: int, client: int, reason: str) -> None:
+    """Say that a client is no further part of a round, and why."""
+    logger.warning("round %d, left out: client %d: %s", server_round, client, reason)
+
+
 def _fail(asked: Round, partition: int, reason: str) -> None:
     asked.failed[partition] = reason
-    logger.warning("round %d, left out: client %d: %s", asked.number, partition, reason)
+    left_out(asked.number, partition, reason)
