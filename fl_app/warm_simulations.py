@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from multiprocessing.process import BaseProcess
 
 import grpc
 import joblib
@@ -28,6 +29,7 @@ WORKER_IMPORTS = ("fl_app.client_app",)
 MOST_WARM = 8  # workers that wait, with torch in memory
 PRESTART_DELAY = 3  # seconds, until a simulation has taken its workers
 PRESTART_SECONDS = 20
+STOP_SECONDS = 4  # for what it still writes; a SuperExec exits 5 s after it was told to
 OBJECT_STORE_SHARE = 0.3  # of the memory of this SuperExec's share of the machine, Ray's default
 
 
@@ -45,6 +47,7 @@ class WarmSimulations(WarmExecutor):
         self.cpus = cpus
         self.ray_address = start_ray(cpus)
         self.prestart_at: float | None = time.monotonic()
+        self.simulations: list[BaseProcess] = []
 
     def launch(self, spec: ExecutionSpec) -> LaunchResult:
         """Start the process that ``spec`` describes."""
@@ -54,9 +57,20 @@ class WarmSimulations(WarmExecutor):
 
     def start(self, task_type: TaskType, arguments: Sequence[str], quiet: bool) -> None:
         """Start a simulation on this executor's Ray."""
-        self.contexts.Process(
+        simulation = self.contexts.Process(
             target=simulate, args=(task_type, arguments, quiet, self.ray_address)
-        ).start()
+        )
+        simulation.start()
+        self.simulations = [one for one in self.simulations if one.is_alive()] + [simulation]
+
+    def close(self) -> None:
+        """End the simulations while Ray is there: to a server, actors that end are lost clients."""
+        for simulation in self.simulations:
+            simulation.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for simulation in self.simulations:
+            simulation.join(max(0.0, deadline - time.monotonic()))
+            simulation.kill()
 
     def reconcile(self) -> None:
         """Make up for the warm workers that the last simulation took."""

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from deploy.deployment import Deployment, deployment
+from fl_app.atomic import atomic_file
 from fl_app.server_app import Run
 from fl_app.session import session
 from fl_app.superlink import CONNECTION, script
@@ -28,6 +29,8 @@ from tests.outcome import result
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 REFUSED = "Failed to activate SuperNode"
+SENT = "Sent successfully"  # in a SuperNode's log, once for each reply
+FLOWER_POLL = 4  # seconds; Flower asks for replies every 3
 PATIENCE = 240  # seconds; what is waited for takes a few on a quiet machine
 HOSTILE = Path(__file__).parent / "hostile"
 WORDS = (
@@ -40,8 +43,12 @@ WORDS = (
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the hostile node does, by round."""
     path = tmp_path_factory.mktemp("hostile") / "plan.json"
-    path.write_text("{}")
+    put(path, {})
     return path
+
+
+def put(plan: Path, what: dict[str, object]) -> None:
+    atomic_file(plan, json.dumps(what).encode())  # the node may be reading
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +125,7 @@ def test_what_a_hostile_node_sends_costs_its_own_reply_alone(
     here: Deployment, plan: Path, tmp_path: Path
 ) -> None:
     ways = ("garbage", "damaged", "theta0", "nan", "weight", "loss", "empty", "huge")
-    plan.write_text(json.dumps({str(number): way for number, way in enumerate(ways, 1)}))
+    put(plan, {str(number): way for number, way in enumerate(ways, 1)})
     peak, over = {}, threading.Event()
 
     def watch() -> None:
@@ -137,7 +144,7 @@ def test_what_a_hostile_node_sends_costs_its_own_reply_alone(
     )
     log = ended(here, run)
     over.set()
-    plan.write_text("{}")
+    put(plan, {})
     assert log.startswith("finished:completed"), log
     for number, reason in enumerate(
         (
@@ -168,13 +175,18 @@ def test_a_node_cannot_take_what_another_serves(
     here: Deployment, plan: Path, tmp_path: Path
 ) -> None:
     claim = {"partition-id": 0, "num-partitions": 3}
-    plan.write_text(json.dumps({"serves": claim, "after": 4}))
+    put(plan, {"waits": True})
+    owners = [here.nodes["node-0"], here.nodes["node-1"]]
+    sent = [node.text().count(SENT) for node in owners]
     run = here.submit(
         f"{WORDS} rounds=1 output.dir={tmp_path} output.name=run clients_per_round=2 "
-        "federation.node_timeout=12"
+        "federation.node_timeout=30"
     )
+    until(lambda: all(n.text().count(SENT) > k for n, k in zip(owners, sent, strict=True)))
+    time.sleep(FLOWER_POLL)  # until the server has looked
+    put(plan, {"serves": claim})
     log = ended(here, run)
-    plan.write_text("{}")
+    put(plan, {})
     thief, owner = here.node_ids["node-2"], here.node_ids["node-0"]
     assert f"node {thief} is left out" in log
     assert f"partition-id=0, which node {owner} has" in log

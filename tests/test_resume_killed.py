@@ -210,11 +210,11 @@ def last_round(checkpoints: Path) -> int:
     return max((int(p.stem[6:]) for p in checkpoints.glob("round-*.safetensors")), default=0)
 
 
-def gone(processes: list[psutil.Process]) -> bool:
+def gone(processes: list[psutil.Process], look_every: float = 0.2) -> bool:
     """Tell whether all have ended, within what Ray and Flower take for that."""
     deadline = time.monotonic() + 60
     while any(map(is_alive, processes)) and time.monotonic() < deadline:
-        time.sleep(0.2)
+        time.sleep(look_every)
     return not any(map(is_alive, processes))
 
 
@@ -238,8 +238,12 @@ def test_server_launcher_and_actor_are_killed_in_turn(tmp_path: Path, launcher: 
 
     process = launcher.start(again)
     family = launcher.family(last_round(kept) + 2)
+    (simulation,) = [member for member in family if is_simulation(member)]
+    (raylet,) = [member for member in family if member.name() == "raylet"]
     process.kill()
     process.wait(PATIENCE)
+    assert gone([raylet], look_every=0.005)
+    assert not is_alive(simulation)  # else it would go on without the clients that Ray ran
     assert gone(family)
 
     process = launcher.start(f"{again} federation.max_failures=0")

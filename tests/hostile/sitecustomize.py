@@ -39,9 +39,9 @@ def tamper(app) -> None:
 
     def answer(self, message, context):
         reply = honest(self, message, context)
-        plan = json.loads(Path(os.environ["HOSTILE"]).read_text())
+        while (plan := json.loads(Path(os.environ["HOSTILE"]).read_text())).get("waits"):
+            time.sleep(0.1)
         if message.metadata.message_type == "query" and "serves" in plan:
-            time.sleep(plan.get("after", 0))
             reply.content = RecordDict({"node": ConfigRecord(plan["serves"])})
         if message.metadata.message_type == "train":
             server_round = str(message.content["config"]["server-round"])
