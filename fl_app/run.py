@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+import joblib
 from omegaconf import DictConfig
 
+import fl_app.warm_imports  # noqa: F401  the checks need most of it
 from fl_app import text
 from fl_app.config import ConfigError, compose
 from fl_app.installed import project_root
@@ -28,6 +30,7 @@ def main(arguments: list[str]) -> int:
         overrides = with_its_overrides(overrides)
         cfg = compose(overrides)
         check(cfg)
+        actors = joblib.cpu_count() // cpus_of_an_actor(cfg, joblib.cpu_count())
         if cfg.resume is not None:
             last_round(cfg, folder(cfg))  # before anything is started
     except (ConfigError, ResumeError) as error:
@@ -41,14 +44,11 @@ def main(arguments: list[str]) -> int:
         )
         return 2
     try:
-        with superlinks() as (environment,):
+        with superlinks(actors=actors) as (environment,):
             return submit(overrides, environment)
     except KeyboardInterrupt:
         print("interrupted; what was measured so far is in the run's folder", file=sys.stderr)
         return 130
-    except ConfigError as error:
-        print(f"configuration: {error}", file=sys.stderr)
-        return 2
     except SuperLinkError as error:
         print(error, file=sys.stderr)
         return 1

@@ -60,10 +60,11 @@ def handled_by(handler: Callable[..., None] | signal.Handlers) -> Iterator[None]
 
 
 @contextmanager
-def superlinks(number: int = 1) -> Iterator[list[dict[str, str]]]:
+def superlinks(number: int = 1, actors: int | None = None) -> Iterator[list[dict[str, str]]]:
     """Start SuperLinks that share this machine's processors; yield what Flower's CLI needs of each.
 
-    On exit, also by a signal that ends this process, every process that descends from them is
+    With ``actors``, each is for one run, which has so many; without, for one run after another. On
+    exit, also by a signal that ends this process, every process that descends from them is
     gone.
 
     Raises
@@ -73,11 +74,11 @@ def superlinks(number: int = 1) -> Iterator[list[dict[str, str]]]:
     """
     cpus = max(1, joblib.cpu_count() // max(1, number))
     with handled_by(interrupt), ExitStack() as started:
-        yield [started.enter_context(_superlink(cpus)) for _ in range(number)]
+        yield [started.enter_context(_superlink(cpus, actors)) for _ in range(number)]
 
 
 @contextmanager
-def _superlink(cpus: int) -> Iterator[dict[str, str]]:
+def _superlink(cpus: int, actors: int | None) -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="thinwire-", ignore_cleanup_errors=True) as name:
         home = Path(name)
         port = free_port()
@@ -104,6 +105,7 @@ def _superlink(cpus: int) -> Iterator[dict[str, str]]:
                     sys.executable, "-m", "fl_app.warm_superexec",
                     "--runtime-api-address", address, "--parent-pid", str(os.getpid()),
                     "--served-pid", str(superlink.pid), "--cpus", str(cpus),
+                    *([] if actors is None else ["--actors", str(actors)]),
                 ],
                 environment, logs[1],
             ))  # fmt: skip

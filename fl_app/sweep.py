@@ -24,6 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
+import fl_app.warm_imports  # noqa: F401  the checks need most of it
 from fl_app.config import CONF_DIR, ConfigError, compose, identity
 from fl_app.installed import project_root
 from fl_app.preflight import check

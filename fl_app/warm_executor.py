@@ -19,6 +19,7 @@ import torch
 from flwr.supercore.constant import TASK_TYPE_TO_APPIO_API_ADDRESS_ARG, TaskType
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult, SubprocessExecutor
 
+WARM = "fl_app.warm_imports"
 # Where the commands are that Flower starts for a task.
 COMMANDS: Mapping[TaskType, tuple[str, str]] = {
     TaskType.SERVER_APP: ("flwr.superlink.cli.flwr_serverapp", "flwr_serverapp"),
@@ -26,9 +27,9 @@ COMMANDS: Mapping[TaskType, tuple[str, str]] = {
     TaskType.SIMULATION: ("flwr.simulation.app", "flwr_simulation"),
 }
 IMPORTS: Mapping[TaskType, tuple[str, ...]] = {
-    TaskType.SERVER_APP: ("fl_app.server_app",),
-    TaskType.CLIENT_APP: ("fl_app.client_app",),
-    TaskType.SIMULATION: ("fl_app.server_app", "fl_app.client_app", "ray"),
+    TaskType.SERVER_APP: (WARM,),
+    TaskType.CLIENT_APP: (WARM,),
+    TaskType.SIMULATION: (WARM, "ray"),
 }
 
 

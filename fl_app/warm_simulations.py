@@ -23,9 +23,8 @@ from ray.core.generated.node_manager_pb2 import (  # type: ignore[attr-defined]
 )
 from ray.core.generated.node_manager_pb2_grpc import NodeManagerServiceStub
 
-from fl_app.warm_executor import WarmExecutor, run_task
+from fl_app.warm_executor import WARM, WarmExecutor, run_task
 
-WORKER_IMPORTS = ("fl_app.client_app",)
 MOST_WARM = 8  # workers that wait, with torch in memory
 PRESTART_DELAY = 3  # seconds, until a simulation has taken its workers
 PRESTART_SECONDS = 20
@@ -40,11 +39,15 @@ class WarmSimulations(WarmExecutor):
     ----------
     cpus : int
         What Ray may give to actors.
+    actors : int, optional
+        How many the only simulation to come has. Without, one simulation comes after another, and
+        as many workers as there are processors wait for each.
     """
 
-    def __init__(self, cpus: int) -> None:
+    def __init__(self, cpus: int, actors: int | None = None) -> None:
         super().__init__(TaskType.SIMULATION)  # it imports while Ray starts
-        self.cpus = cpus
+        self.warm = min(actors or cpus, MOST_WARM)
+        self.only = actors is not None
         self.ray_address = start_ray(cpus)
         self.prestart_at: float | None = time.monotonic()
         self.simulations: list[BaseProcess] = []
@@ -52,7 +55,8 @@ class WarmSimulations(WarmExecutor):
     def launch(self, spec: ExecutionSpec) -> LaunchResult:
         """Start the process that ``spec`` describes."""
         launched = super().launch(spec)
-        self.prestart_at = time.monotonic() + PRESTART_DELAY
+        if not self.only:
+            self.prestart_at = time.monotonic() + PRESTART_DELAY
         return launched
 
     def start(self, task_type: TaskType, arguments: Sequence[str], quiet: bool) -> None:
@@ -76,7 +80,7 @@ class WarmSimulations(WarmExecutor):
         """Make up for the warm workers that the last simulation took."""
         if self.prestart_at is not None and time.monotonic() >= self.prestart_at:
             self.prestart_at = None
-            missing = min(self.cpus, MOST_WARM) - _idle_workers()
+            missing = self.warm - _idle_workers()
             if missing > 0:
                 with suppress(grpc.RpcError):  # without, the next simulation only starts slower
                     self._prestart_workers(missing)
@@ -108,7 +112,7 @@ def start_ray(cpus: int) -> str:
     """
     share = min(1.0, cpus / joblib.cpu_count())
     os.environ |= {
-        "RAY_preload_python_modules": ",".join(WORKER_IMPORTS),
+        "RAY_preload_python_modules": WARM,
         "RAY_num_workers_soft_limit": str(cpus + min(cpus, MOST_WARM)),  # idle ones above it end
         "RAY_prestart_worker_first_driver": "0",  # this driver needs none
     }

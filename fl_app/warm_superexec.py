@@ -32,6 +32,7 @@ def main() -> None:
     kinds.add_argument("--cpus", type=int, help="serve simulations with as many processors")
     kinds.add_argument("--serverapp", action="store_true", help="serve a SuperLink")
     kinds.add_argument("--clientapp", action="store_true", help="serve a SuperNode")
+    parser.add_argument("--actors", type=int, help="of the one simulation that is to come")
     parser.add_argument("--root-certificates", metavar="FILE", help="of a Runtime API with TLS")
     parser.add_argument("--superexec-auth-secret-file", metavar="FILE")
     arguments = parser.parse_args()
@@ -77,7 +78,7 @@ def _executor(arguments: argparse.Namespace) -> WarmExecutor:
         return WarmExecutor(TaskType.SERVER_APP if arguments.serverapp else TaskType.CLIENT_APP)
     from fl_app.warm_simulations import WarmSimulations  # with Ray, which nodes need not import
 
-    return WarmSimulations(arguments.cpus)
+    return WarmSimulations(arguments.cpus, arguments.actors)
 
 
 if __name__ == "__main__":

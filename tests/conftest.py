@@ -15,6 +15,7 @@ from hypothesis import settings
 from fl_app.superlink import superlinks
 
 torch.set_num_threads(1)
+gc.disable()  # until all is imported
 settings.register_profile("thinwire", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("thinwire")
 
@@ -27,7 +28,14 @@ def flower() -> Iterator[dict[str, str]]:
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector what was imported, a tenth of the suite's time."""
+    """Begin to collect garbage, but not among what was imported."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen() -> None:
+    """Leave alone what earlier modules keep: Flower collects garbage with every reply."""
     gc.collect()
     gc.freeze()
 

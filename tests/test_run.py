@@ -1,4 +1,4 @@
-"""Runs to their end: real `flwr run`, SuperLink, Ray actors and files; every experiment, shrunk."""
+"""Runs: real `flwr run`, SuperLink, Ray actors and files; every experiment, shrunk."""
 
 import csv
 import json
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from peft import PeftModel
+from safetensors.numpy import load_file
 
 from benchmarks.leaderboard import PUBLISHED
 from fl_app import models, run, server_app, submission
@@ -159,3 +160,41 @@ def test_the_winning_entry_on_published_data_up_to_its_submission(flower, tmp_pa
     assert [row["sender"] == "-1" for row in log] == [True, False, True, False]
     summary = json.loads((folder / "summary.json").read_text())
     assert sum(int(row["amount_of_bytes"]) for row in log) == summary["log"]["bytes"]
+
+
+def untimed(folder: Path) -> list[list[str]]:
+    return [list(row.values())[:9] for row in read(folder / "ledger.csv")]
+
+
+def test_the_same_run_twice_gives_the_same_ledger_and_metrics(flower, tmp_path) -> None:
+    words = "experiment=nf4_single adapter.dropout=0.1"
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        assert run.submit(overrides(folder, words), flower, wait=False) == 0
+    assert untimed(first) == untimed(second)
+    assert (first / "metrics.csv").read_bytes() == (second / "metrics.csv").read_bytes()
+    one, other = (load_file(f / "checkpoints/round-0002.safetensors") for f in (first, second))
+    assert {name: x.tobytes() for name, x in one.items()} == {
+        name: x.tobytes() for name, x in other.items()
+    }
+
+
+def test_a_run_whose_clients_all_fail_fails_and_keeps_what_it_has(flower, tmp_path, capfd) -> None:
+    folder = tmp_path / "diverges"
+    words = overrides(
+        folder, "optimizer.lr=1e30 optimizer.max_grad_norm=1e30 rounds=2 local_epochs=30"
+    )
+    assert run.submit(words, flower) == 1
+    captured = capfd.readouterr()
+    assert "every client of round 1 failed" in captured.out
+    assert "optimizer.lr" in captured.out
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "failed"
+    assert [r["kind"] for r in read(folder / "ledger.csv")].count("train") == 2
+    assert {m["round"] for m in read(folder / "metrics.csv")} == {"0"}
+
+
+def test_missing_weights_are_one_clear_error(flower, tmp_path, capfd) -> None:
+    words = overrides(tmp_path / "missing", f"model.path={tmp_path}/nothing model.sha256=null")
+    assert run.submit(words, flower) == 1
+    assert "model.path" in capfd.readouterr().err.splitlines()[-1]
