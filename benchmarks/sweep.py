@@ -46,7 +46,7 @@ def main() -> None:
                 )
         for i in range(runs):
             began = time.perf_counter()
-            with superlinks() as (environment,):
+            with superlinks(actors=1) as (environment,):
                 work, _ = overhead(Path(name, f"alone-{i}"), environment, began, wait=True)
             found["alone"].append((work, time.perf_counter() - began - work))
     print("| runs | work, s | overhead, s | of it the first, s |")

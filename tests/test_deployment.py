@@ -32,7 +32,7 @@ RUNS = {
     "full": f"{ALL} adapter=full codec=fp32 rounds=1",
     "remembers": f"{ALL} codec=thin rounds=2",
 }
-SECONDS = 150
+SECONDS = 240
 SAME = ("round", "partition", "direction", "kind", "codec", "scalars", "payload_bytes",
         "frame_bytes")  # fmt: skip
 

@@ -18,7 +18,7 @@ from fl_app.session import session
 from tests import pfl_docvqa, small
 from tests.loopback import Loopback
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]  # of a machine that does more
 
 LEDGER = (
     "round,partition,direction,kind,codec,scalars,payload_bytes,frame_bytes,message_bytes,"
