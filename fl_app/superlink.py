@@ -63,9 +63,15 @@ def handled_by(handler: Callable[..., None] | signal.Handlers) -> Iterator[None]
 def superlinks(number: int = 1, actors: int | None = None) -> Iterator[list[dict[str, str]]]:
     """Start SuperLinks that share this machine's processors; yield what Flower's CLI needs of each.
 
-    With ``actors``, each is for one run, which has so many; without, for one run after another. On
-    exit, also by a signal that ends this process, every process that descends from them is
+    On exit, also by a signal that ends this process, every process that descends from them is
     gone.
+
+    Parameters
+    ----------
+    number : int
+        How many.
+    actors : int, optional
+        Each is for one run, which has so many actors. Without, it is for one run after another.
 
     Raises
     ------

@@ -55,6 +55,7 @@ def test_failed_jobs_stop_no_sweep_ctrl_c_does_and_resume_does_what_is_missing(t
     told: dict[int, str] = {}
     while not {0, 1, 2, 3} <= told.keys():
         line = process.stdout.readline()
+        assert line, process.stderr.read()
         if found := re.match(r"job (\d+)  ", line):
             told[int(found[1])] = line
     family = psutil.Process(process.pid).children(recursive=True)
