@@ -5,12 +5,13 @@ garbage where there is none; what is frozen stays shared by forks of the process
 """
 
 import gc
-import importlib
 
 was_on = gc.isenabled()
 gc.disable()
-for name in ("fl_app.client_app", "fl_app.server_app"):
-    importlib.import_module(name)
+
+import fl_app.client_app  # noqa: E402
+import fl_app.server_app  # noqa: E402, F401
+
 gc.freeze()
 if was_on:
     gc.enable()
