@@ -47,7 +47,10 @@ def main(arguments: list[str]) -> int:
         with superlinks(actors=actors) as (environment,):
             return submit(overrides, environment)
     except KeyboardInterrupt:
-        print("interrupted; what was measured so far is in the run's folder", file=sys.stderr)
+        print(
+            "interrupted; what was measured so far is in the run's folder, to go on: resume=FOLDER",
+            file=sys.stderr,
+        )
         return 130
     except SuperLinkError as error:
         print(error, file=sys.stderr)

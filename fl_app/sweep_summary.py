@@ -94,16 +94,17 @@ def text(found: Sequence[Run]) -> str:
         for row in sorted(one["configurations"], key=lambda row: row["bytes"]["mean"]):
             mean, sd = (row["score"][key] for key in ("mean", "sd"))
             met = row["bytes_to_target"]
-            missed = len(row["seeds"]) - len(met["values"])
+            seeds = len(row["seeds"])
+            missed = seeds - len(met["values"])
             rows.append(
                 (
                     "*" if row["front"] else "",
                     row["label"],
-                    str(len(row["seeds"])),
+                    str(seeds),
                     score(one["metric"], mean)
                     + ("" if sd is None else f" ± {score(one['metric'], sd)}"),
                     size(row["bytes"]["mean"]),
-                    f"missed by {missed}" if missed else size(met["mean"]),
+                    f"missed by {missed} of {seeds} seeds" if missed else size(met["mean"]),
                 )
             )
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

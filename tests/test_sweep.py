@@ -129,7 +129,7 @@ def test_the_table_marks_the_front_and_averages_over_seeds(tmp_path: Path) -> No
     assert [line.startswith("*") for line in (nf4, fedavg, fp32)] == [True, False, False]
     assert "0.8500 ± 0.0100" in nf4  # of its third seed, the first run
     assert "0.8100 ± 0.0100" in fp32
-    assert "missed by 3" in fedavg
+    assert "missed by 3 of 3 seeds" in fedavg
 
 
 def test_no_more_superlinks_than_processors() -> None:
