@@ -6,7 +6,8 @@
 #
 # CA is the authority's ca.crt, KEY what deploy/node_key.sh made. RUNTIME_PORT is of this machine
 # alone, another one for every SuperNode on it. FLWR_HOME (default: .flwr in the project) keeps
-# Flower's own files and, unless NODE_CONFIG has a state-dir, what clients remember. Further options go to flower-supernode. Ends on SIGTERM.
+# Flower's own files and, unless NODE_CONFIG has a state-dir, what clients remember. Further options
+# go to flower-supernode. Ends on SIGTERM.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"

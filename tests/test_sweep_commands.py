@@ -77,7 +77,9 @@ def test_failed_jobs_stop_no_sweep_ctrl_c_does_and_resume_does_what_is_missing(t
     assert len(ended) < 120
     first = {path: read(path).status for path in run_folders(folder)}
     assert {*first.values()} <= {"completed", "failed", "interrupted", "unfinished"}
-    for name in ("results.csv", "report.html", "pareto.png"):
+    table = pd.read_csv(folder / "results.csv")
+    assert list(table.status)[:3] == ["completed", "failed", "completed"]
+    for name in ("report.html", "pareto.png"):
         assert (folder / name).is_file()
 
     # Again, with other words in place of the wrong ones: only what is missing is run.
