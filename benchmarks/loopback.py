@@ -9,6 +9,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 
+from fl_app.client.simulated import simulated_in_process
 from fl_app.client_app import app
 
 
@@ -62,7 +63,8 @@ class Loopback:
     def deliver(self, message: Message) -> Message | None:
         """Return a node's reply to ``message``."""
         context = self.contexts[message.metadata.dst_node_id]
-        return over_the_wire(app(over_the_wire(message), context))
+        with simulated_in_process():
+            return over_the_wire(app(over_the_wire(message), context))
 
 
 def over_the_wire(message: Message) -> Message:

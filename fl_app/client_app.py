@@ -5,10 +5,10 @@ from typing import cast
 
 from datasets import Dataset
 from flwr.app import Context, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
 
 from fl_app import first_step, node_data, node_disk, patches
-from fl_app.mods import coded, report_errors
+from fl_app.client.words import NodeApp
+from fl_app.mods import coded
 from fl_app.privacy import is_example_level
 from fl_app.privacy.clipping import clipped
 from fl_app.records import ARRAYS, to_record, to_tree
@@ -16,10 +16,10 @@ from fl_app.secure_aggregation import client as secure
 from fl_app.session import Session, prepare, session
 from fl_app.training import GradientHook, proximal, train, turn_seed
 
-app = ClientApp()
+app = NodeApp()
 
 
-@app.query(mods=[report_errors])
+@app.query()
 def which_partition(message: Message, context: Context) -> Message:
     """Tell the server which partitions this node serves."""
     node_disk.note(message, context)
@@ -29,37 +29,37 @@ def which_partition(message: Message, context: Context) -> Message:
     return answer
 
 
-@app.query(first_step.QUERY, mods=[report_errors])
+@app.query(first_step.QUERY)
 def gradient_signs(message: Message, context: Context) -> Message:
     """Send the signs of the gradient at the start, once, for LoRA-SB's first step."""
     return first_step.answer(message, context)
 
 
-@app.query(patches.QUERY, mods=[report_errors])
+@app.query(patches.QUERY)
 def patch(message: Message, context: Context) -> Message:
     """Change the frozen weights as the server says."""
     return patches.receive(message, context)
 
 
-@app.query(secure.KEYS, mods=[report_errors])
+@app.query(secure.KEYS)
 def secure_keys(message: Message, context: Context) -> Message:
     """Begin a round of secure aggregation."""
     return secure.keys(message, context)
 
 
-@app.query(secure.SHARES, mods=[report_errors])
+@app.query(secure.SHARES)
 def secure_shares(message: Message, context: Context) -> Message:
     """Share the round's secrets with other clients."""
     return secure.shares(message, context)
 
 
-@app.query(secure.REVEAL, mods=[report_errors])
+@app.query(secure.REVEAL)
 def secure_reveal(message: Message, context: Context) -> Message:
     """Help to unmask the round's sum."""
     return secure.reveal(message, context)
 
 
-@app.train(mods=[report_errors, secure.masked, coded, clipped])
+@app.train(mods=[secure.masked, coded, clipped])
 def train_model(message: Message, context: Context) -> Message:
     """Train the broadcast model for ``local_epochs`` and return it."""
     here = session(str(context.run_config["overrides"]))
@@ -97,7 +97,7 @@ def _turn(here: Session, rows: Dataset, seed: int, hooks: Sequence[GradientHook]
     return MetricRecord({"num-examples": turn.examples, "loss": turn.loss})
 
 
-@app.evaluate(mods=[report_errors, coded])
+@app.evaluate(mods=[coded])
 def evaluate_model(message: Message, context: Context) -> Message:
     """Score the broadcast model on the client's own documents."""
     here = session(str(context.run_config["overrides"]))

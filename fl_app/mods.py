@@ -3,14 +3,11 @@
 The server's half is ``strategies.coded.Coded``.
 """
 
-import logging
 import time
-import traceback
 from typing import cast
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
-from flwr.common.constant import ErrorCode
 
 from fl_app import node_disk
 from fl_app.memory import ACCEPTED, SINCE, Memory
@@ -20,22 +17,6 @@ from fl_app.session import Session
 from fl_app.training import turn_seed
 from fl_app.tree import Tree
 from fl_app.wire import pack, unpack
-
-
-def report_errors(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Turn an exception into an error reply that tells the server the reason.
-
-    Without it a deployed node answers a crash with a code only.
-    """
-    try:
-        return call_next(message, context)
-    except Exception as error:
-        logging.getLogger("flwr").debug(traceback.format_exc())
-        reason = f"{type(error).__name__}: {error}"
-        logging.getLogger("thinwire").warning("%s", reason)  # for who runs the node
-        return Message(
-            Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message
-        )
 
 
 def coded(message: Message, context: Context, call_next: ClientAppCallable) -> Message:

@@ -1,8 +1,45 @@
-"""How numbers are said to people: on the console, in reports and in tables."""
+"""How numbers, and what a peer says, are shown to people: in logs, on the console, in reports."""
 
+import re
 from typing import Any
 
 LAST_LINE = "report"  # begins the last line that a completed run prints
+
+# Printable to Python, and yet drawn as nothing: Unicode's Default_Ignorable_Code_Point.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+
+
+def printable(said: object, most: int = 300) -> str:
+    """Return what someone else said as one line that can do nothing to a terminal or a log.
+
+    Line ends, control characters, ANSI sequences, marks of direction and of no width are shown
+    as ``\\x1b`` and the like. A text that is printable already is returned as it is.
+
+    Parameters
+    ----------
+    most : int
+        Of a longer result this many characters are kept, and how much was left out is said.
+    """
+    text = str(said)
+    shown: list[str] = []
+    length = 0
+    for at, char in enumerate(text):
+        safe = char.isprintable() and not _INVISIBLE.match(char)
+        piece = char if safe else char.encode("unicode_escape").decode()
+        length += len(piece)
+        if length > most:
+            return f"{''.join(shown)} ... ({len(text) - at:,} more characters)"
+        shown.append(piece)
+    return "".join(shown)
+
+
+def printable_lines(said: object, most: int = 100) -> str:
+    """Return a text of several lines, each as `printable` has it, the first ``most`` of them."""
+    lines = str(said).split("\n")
+    more = [f"... ({len(lines) - most:,} more lines)"] if len(lines) > most else []
+    return "\n".join([*map(printable, lines[:most]), *more])
 
 
 def size(count: float) -> str:
