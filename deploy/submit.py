@@ -6,6 +6,8 @@ configuration.
 """
 
 import json
+import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,6 +19,10 @@ from fl_app.config import ConfigError, compose
 from fl_app.preflight import check_node
 from fl_app.resume import ResumeError, with_its_overrides
 from fl_app.superlink import CONNECTION, script
+from fl_app.text import printable, printable_lines
+
+LINE = 2000  # characters of a line of the run's log that are shown
+COLOUR = re.compile(r"\x1b\[\d{1,2}m")  # of levels
 
 
 def main(arguments: list[str]) -> int:
@@ -35,10 +41,10 @@ def main(arguments: list[str]) -> int:
         submitted = _flwr("run", str(app), CONNECTION, "--run-config", str(run_config))
     if submitted is None:
         return 1
-    run = str(submitted["run-id"])
+    run = str(int(str(submitted["run-id"])))
     print(f"run {run}: flwr log {run}, flwr stop {run}", flush=True)
     try:
-        subprocess.run([script("flwr"), "log", run, CONNECTION, "--stream"], check=False)
+        _show_log(run)
     except KeyboardInterrupt:
         print(f"run {run} goes on", file=sys.stderr)
         return 130
@@ -47,12 +53,27 @@ def main(arguments: list[str]) -> int:
         return 1
     (entry,) = listed["runs"]
     traffic = entry["network-traffic"]["total-bytes"]
-    print(f"{entry['status']}; Flower counted {traffic:,} bytes to and from the nodes")
+    print(f"{printable(entry['status'])}; Flower counted {traffic:,} bytes to and from the nodes")
     if entry["status"] != "finished:completed":
         if entry["status"] == "finished:failed":  # of a run that was stopped there are none
-            print(entry["status-details"], file=sys.stderr)
+            print(printable_lines(entry["status-details"]), file=sys.stderr)
         return 1
     return 0
+
+
+def _show_log(run: str) -> None:
+    """Show the run's log as it grows, each line as `printable` has it, without Flower's colours."""
+    with subprocess.Popen(
+        [script("flwr"), "log", run, CONNECTION, "--stream"],
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as log:
+        assert log.stdout is not None
+        for line in log.stdout:
+            print(printable(COLOUR.sub("", line.rstrip("\n")), most=LINE), flush=True)
 
 
 def _flwr(*words: str) -> dict[str, list[dict[str, dict[str, int]]]] | None:
@@ -62,7 +83,8 @@ def _flwr(*words: str) -> dict[str, list[dict[str, dict[str, int]]]] | None:
     )
     answer = json.loads(done.stdout) if done.stdout.strip() else {}
     if not answer.get("success"):
-        print(answer.get("error-message", "flwr gave no answer"), file=sys.stderr)
+        said = answer.get("error-message", "flwr gave no answer")
+        print(printable_lines(said), file=sys.stderr)
         return None
     return dict(answer)
 

@@ -10,7 +10,7 @@ from fl_app.conventions import GIGABYTE
 from fl_app.ledger import short_name
 from fl_app.results import RunFolder
 from fl_app.tasks import TASKS
-from fl_app.text import LAST_LINE, duration, guarantee, score, size, title
+from fl_app.text import LAST_LINE, duration, guarantee, printable, score, size, title
 from fl_app.tree import Tree
 
 
@@ -20,10 +20,10 @@ def header(cfg: DictConfig, folder: Path, theta0: Tree) -> None:
     names = {d: short_name(cfg.codec[d]) for d in ("down", "up")}
     scores = " ".join(f"{title(metric):>9}" for metric in TASKS[cfg.task.id].metrics)
     print(
-        f"{cfg.experiment}: seed {cfg.seed}, {scalars:,} trained scalars, codec "
+        f"{printable(cfg.experiment)}: seed {cfg.seed}, {scalars:,} trained scalars, codec "
         f"{names['down']} down, {names['up']} up; {cfg.clients_per_round} of "
         f"{cfg.federation.clients} clients a round, {cfg.local_epochs} local epochs\n"
-        f"results: {folder}\n"
+        f"results: {printable(folder)}\n"
         f"{'round':>5}  {'clients':<12} {scores} "
         f"{'down':>9} {'up':>9} {'sent so far':>12} {'left':>6}",
         flush=True,

@@ -3,6 +3,10 @@
 Rows, paths, the environment, exceptions of libraries and tracebacks stay in the node's own log.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from fl_app.text import printable
 
 FACT = 200  # the most characters of a fact
@@ -12,13 +16,35 @@ ASK = "; ask the node's operator"
 # keys and names of columns. Never what a row, a file's name or a variable of a node holds.
 KINDS: dict[str, str] = {
     "policy": "the node's policy forbids it, by its rule {rule}",
+    # Rows.
+    "columns": "the rows lack these columns, which the run's configuration names: {missing}",
+    "empty": "rows with nothing in the column {column}: {rows}",
+    "label": "rows whose {column} is none of task.labels: {rows}; leave them out, with data.*.drop",
+    "no_rows": "no rows are left for the client: check data and federation.clients",
+    "no_source": "data.train.path is null, and the node has no data-path of its own",
+    "picture": f"pictures that rows name are missing or unreadable{ASK}",
+    "reference": "a row's {column} holds no answer such as task.answer looks for",
+    "rows": f"the node's rows cannot be read as data says{ASK}",
+    # Who serves what.
+    "node_config": f"the node config lacks {{key}}{ASK}",
+    "partition": "client {asked} was asked for, and the node holds {own} alone",
+    "partitions": "the node holds one of {parts} clients on its own disk, and the run has "
+    "federation.clients={clients}: set it to {parts}",
+    # The model, and what both sides have to have alike.
+    "model": f"the model that the run names cannot be had on the node{ASK}",
+    "other_codec": "the frame was written by another codec: check codec",
+    "other_model": "theta0 or the trained tensors are not those of the server: same weights, "
+    "adapter, seed and version on both sides?",
+    "other_version": "the frame is of version {version}, the node reads {reads}: install the same "
+    "Thinwire on both sides",
+    "signs": "the configuration asks no client for the signs of its gradient, or promises privacy",
+    "state": "patch {number} came to a node that has {has}: it lost its state",
     # What is chosen for an exception that says no more, by its type.
     "codec": f"the model that the client returns cannot be encoded{ASK}",
     "configuration": f"the node cannot take the run's configuration{ASK}",
-    "disk": f"the node cannot read or write a file of its own{ASK}",
+    "disk": f"a file of the node is missing, or cannot be read or written{ASK}",
     "diverged": "training diverged: lower optimizer.lr or raise optimizer.warmup",
     "memory": f"the node has too little memory: lower batch_size, or{ASK[1:]}",
-    "missing": f"a file or folder is not on the node{ASK}",
     "protocol": "secure aggregation: the server asks for what would break the protocol",
     "unexpected": f"the node failed{ASK}",
     "wire": "what the server sent cannot be read: is the same version installed on both sides?",
@@ -46,3 +72,32 @@ class FaultError(ValueError):
         names = {key: printable(fact, most=FACT) for key, fact in facts.items()}
         self.said = f"{kind}: {KINDS[kind].format(**names)}"
         super().__init__(whole or self.said)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it go from process to process, without ``kind`` being asked for anew."""
+        return type(self).__new__, (type(self), *self.args), self.__dict__
+
+
+_FAULT = "__thinwire_fault__"  # an attribute of an exception
+
+
+@contextmanager
+def during(kind: str, **facts: int | float | str) -> Iterator[None]:
+    """Name the fault that any exception in the block is to a peer; the exception stays what it is.
+
+    Parameters
+    ----------
+    kind, facts
+        As of `FaultError`. An exception that has a kind already keeps it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if noted(error) is None:
+            setattr(error, _FAULT, FaultError(kind, "", **facts))
+        raise
+
+
+def noted(error: Exception) -> FaultError | None:
+    """Return the fault that an exception is, or was noted as by `during`; None for none."""
+    return error if isinstance(error, FaultError) else getattr(error, _FAULT, None)

@@ -24,6 +24,7 @@ from fl_app.adapters.lora_sb_factors import to_tree
 from fl_app.adapters.lora_sb_init import batches, factors, gradients, mean_factors, signs
 from fl_app.adapters.lora_sb_layers import layers
 from fl_app.codecs import Codec, from_spec
+from fl_app.faults import FaultError
 from fl_app.privacy import is_client_level, is_example_level
 from fl_app.records import ARRAYS, pack_record
 from fl_app.session import Session, session
@@ -121,7 +122,7 @@ def answer(message: Message, context: Context) -> Message:
     here = session(str(context.run_config["overrides"]))
     private = is_example_level(here.cfg) or is_client_level(here.cfg)
     if private or not is_needed(here.cfg) or not askers(here.cfg):
-        raise ValueError("the configuration asks no client for the signs of its gradient")
+        raise FaultError("signs", "the configuration asks no client for the signs of its gradient")
     partition = cast(int, message.content.config_records["config"]["partition"])
     rows = node_data.rows(here, context, partition)
     tree, codec = client_signs(here, rows, partition), sign_codec()

@@ -5,6 +5,8 @@ Both sides are lower-cased and stripped. A question's score is its best over the
 
 from collections.abc import Sequence
 
+from fl_app.faults import FaultError
+
 THRESHOLD = 0.5  # a similarity below it counts as 0 (Biten et al. 2019, arXiv:1905.13648)
 
 
@@ -73,5 +75,7 @@ def _similarity(predicted: str, answer: str) -> float:
 
 def _some(answers: Sequence[str]) -> Sequence[str]:
     if not answers:
-        raise ValueError("a question needs at least one accepted answer")
+        raise FaultError(
+            "empty", "a question needs at least one accepted answer", column="answers", rows=1
+        )
     return answers

@@ -2,14 +2,18 @@
 
 A SuperNode that was started with a ``data-path`` in its node config holds one partition, and its
 rows are exactly those at that path: nothing is divided, and no path of the run's configuration is
-read. The server learns no rows; of the path, what an error says.
+read. The server learns no rows and no path.
 """
+
+from typing import cast
 
 from datasets import Dataset
 from flwr.app import ConfigRecord, Context
 
 from fl_app import data, tasks
+from fl_app.client.simulated import is_simulated
 from fl_app.config import compose
+from fl_app.faults import FaultError, during
 from fl_app.privacy import is_example_level
 from fl_app.session import Session, session
 
@@ -32,11 +36,24 @@ def rows(here: Session, context: Context, partition: int) -> Dataset:
         If the node's own rows are not there or not of this task, or it is asked for another
         partition than its own.
     """
+    with during("rows"):
+        found = _rows(here, context, partition)
+    if not is_simulated():
+        here.task.check(found)  # before training comes upon one: how many there are
+    return found
+
+
+def _rows(here: Session, context: Context, partition: int) -> Dataset:
     if not has_own(context):
         return here.documents(partition)
-    own = context.node_config[PARTITION]
+    own = cast(int, context.node_config[PARTITION])
     if partition != own:
-        raise ValueError(f"asked for partition {partition}, and this node holds {own} alone")
+        raise FaultError(
+            "partition",
+            f"asked for partition {partition}, and this node holds {own} alone",
+            asked=partition,
+            own=own,
+        )
     found = data.own_rows(here.cfg.data, str(context.node_config[DATA_PATH]))
     tasks.check_columns(here.task, "train", found)
     return found
@@ -53,22 +70,27 @@ def served(context: Context) -> ConfigRecord:
     FileNotFoundError, ValueError
         If the node config does not say, or the node's own rows cannot be one client's of the run.
     """
-    try:
-        part, parts = (int(context.node_config[key]) for key in (PARTITION, PARTITIONS))
-    except KeyError as error:
-        raise ValueError(
-            f"the node config lacks {error}: start the SuperNode with "
-            '--node-config "partition-id=0 num-partitions=10"'
-        ) from None
+    for key in (PARTITION, PARTITIONS):
+        if key not in context.node_config:
+            raise FaultError(
+                "node_config",
+                f"the node config lacks {key!r}: start the SuperNode with "
+                '--node-config "partition-id=0 num-partitions=10"',
+                key=key,
+            )
+    part, parts = (int(context.node_config[key]) for key in (PARTITION, PARTITIONS))
     answer = ConfigRecord({PARTITION: part, PARTITIONS: parts})
     overrides = str(context.run_config["overrides"])
     cfg = compose(overrides)
     if has_own(context):
         if parts != cfg.federation.clients:
-            raise ValueError(
+            raise FaultError(
+                "partitions",
                 f"this node holds one of {parts} clients on its own disk, and the run has "
                 f"federation.clients={cfg.federation.clients}: set it to {parts}, or "
-                "num-partitions of all nodes to it"
+                "num-partitions of all nodes to it",
+                parts=parts,
+                clients=cfg.federation.clients,
             )
         rows(session(overrides), context, part)  # what is wrong with them is said now
     if is_example_level(cfg):

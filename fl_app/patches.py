@@ -14,6 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 
 from fl_app import first_step
 from fl_app.codecs import Wire
+from fl_app.faults import FaultError
 from fl_app.records import ARRAYS, STYPE, unpack_record
 from fl_app.session import Session, forget_session, session
 from fl_app.tree import Tree
@@ -88,7 +89,7 @@ def receive(message: Message, context: Context) -> Message:
     number, rank = (cast(int, config[key]) for key in ("number", "rank"))
     kept = _kept(context)
     if number > len(kept):
-        raise ValueError(f"patch {number} came to a node that has {len(kept)}: it lost its state")
+        raise FaultError("state", number=number, has=len(kept))
     now = [*kept[:number], (rank, unpack_record(message.content))]
     _keep(context, now)
     try:

@@ -20,6 +20,7 @@ from fl_app.adapters import ADAPTERS
 from fl_app.codecs import Codec, from_spec
 from fl_app.config import compose, plain
 from fl_app.conventions import alias_bytes
+from fl_app.faults import FaultError, during
 from fl_app.preflight import check_node
 from fl_app.tasks import Task
 from fl_app.tree import Tree, chained, manifest
@@ -73,9 +74,10 @@ class Session:
             If nothing is configured for clients to share.
         """
         if "train" not in self.data:
-            raise ValueError(
+            raise FaultError(
+                "no_source",
                 "data.train.path is null, so every node has to bring its own rows: start it with "
-                "--node-config \"partition-id=0 num-partitions=3 data-path='/srv/rows.jsonl'\""
+                "--node-config \"partition-id=0 num-partitions=3 data-path='/srv/rows.jsonl'\"",
             )
         return data.client_split(
             self.data["train"],
@@ -153,10 +155,12 @@ def _session(overrides: str) -> Session:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
-    base, tokenizer = models.load(cfg.model, cfg.seed, cfg.task)
-    task = tasks.build(cfg, tokenizer, base.config)
+    with during("model"):
+        base, tokenizer = models.load(cfg.model, cfg.seed, cfg.task)
     adapter = ADAPTERS[cfg.adapter.id]
-    model = adapter.attach(base, cfg.adapter, cfg.seed)
+    with during("configuration"):
+        task = tasks.build(cfg, tokenizer, base.config)
+        model = adapter.attach(base, cfg.adapter, cfg.seed)
     theta0 = adapter.get(model)  # before any move to a GPU
     device = torch.device(
         cfg.federation.device

@@ -14,6 +14,7 @@ from torch import nn
 
 from fl_app import optimizers
 from fl_app.data.padding import IGNORED
+from fl_app.faults import FaultError
 from fl_app.tasks import Task
 
 Row = dict[str, Any]
@@ -88,7 +89,9 @@ def train(
         If a loss is NaN or infinite.
     """
     if not rows:
-        raise ValueError("this client holds no documents: check data and federation.clients")
+        raise FaultError(
+            "no_rows", "this client holds no documents: check data and federation.clients"
+        )
     began = time.perf_counter()
     trained = [p for p in model.parameters() if p.requires_grad]
     device = trained[0].device

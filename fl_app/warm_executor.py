@@ -16,8 +16,11 @@ from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, SpawnContext
 
 import torch
+from flwr.app import Error
 from flwr.supercore.constant import TASK_TYPE_TO_APPIO_API_ADDRESS_ARG, TaskType
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult, SubprocessExecutor
+
+from fl_app.faults import FaultError
 
 WARM = "fl_app.warm_imports"
 # Where the commands are that Flower starts for a task.
@@ -76,6 +79,20 @@ class WarmExecutor(SubprocessExecutor):
         self.contexts.Process(target=run_task, args=(task_type, arguments, quiet)).start()
 
 
+def keep_texts() -> None:
+    """Have Flower send a kind of fault where it would send the text of an exception.
+
+    What happens in the app is said by ``fl_app.client.words``. This is for what happens around it:
+    unpacking a bundle, loading the app; such a text names folders of the node. Flower logs it.
+    """
+    from flwr.supernode.runtime import run_clientapp
+
+    def error(code: int, reason: str) -> Error:
+        return Error(code=code, reason=FaultError("unexpected").said)
+
+    run_clientapp.Error = error  # type: ignore[misc, assignment]
+
+
 def run_task(task_type: TaskType, arguments: Sequence[str], quiet: bool) -> None:
     """Be Flower's command for ``task_type``; ``quiet``: what it says goes through Flower's log."""
     if quiet:
@@ -84,6 +101,8 @@ def run_task(task_type: TaskType, arguments: Sequence[str], quiet: bool) -> None
             os.dup2(nothing, stream)
     for name in IMPORTS[task_type]:
         importlib.import_module(name)
+    if task_type == TaskType.CLIENT_APP:
+        keep_texts()
     module, function = COMMANDS[task_type]
     sys.argv = [task_type.value, *arguments]
     getattr(importlib.import_module(module), function)()

@@ -87,7 +87,10 @@ def unpack(frame: bytes | bytearray | memoryview, codec: Codec, manifest: bytes)
     if version != VERSION:
         raise WireError(
             f"frame version {version}, this side reads {VERSION}: install the same Thinwire"
-            " version on both sides"
+            " version on both sides",
+            kind="other_version",
+            version=version,
+            reads=VERSION,
         )
     body = view[HEADER_BYTES:]
     if len(body) != length:
@@ -100,12 +103,14 @@ def unpack(frame: bytes | bytearray | memoryview, codec: Codec, manifest: bytes)
         raise WireError("reserved bytes are not zero: the sender is newer than this side")
     if sent_codec != codec.fingerprint:
         raise WireError(
-            f"the sender used another codec: check codec= on both sides (here {codec.spec})"
+            f"the sender used another codec: check codec= on both sides (here {codec.spec})",
+            kind="other_codec",
         )
     if sent_manifest != manifest:
         raise WireError(
             f"theta0 or the trained tensors differ (manifest {sent_manifest.hex()}, here"
-            f" {manifest.hex()}): same model weights, adapter, seed and version on both sides?"
+            f" {manifest.hex()}): same model weights, adapter, seed and version on both sides?",
+            kind="other_model",
         )
     return Wire(_sections(body, codec.sections))
 

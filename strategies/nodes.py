@@ -20,6 +20,8 @@ from fl_app.ledger import Transfer
 from fl_app.node_data import PARTITION, PARTITIONS, ROWS
 from fl_app.node_disk import CONTINUES
 from fl_app.records import message_bytes
+from fl_app.text import printable
+from strategies.replies import reason
 
 logger = logging.getLogger("thinwire")
 
@@ -82,7 +84,9 @@ def find_clients(
                     raise ValueError(f"partition-id={part}, which node {node_of[part]} has")
                 rows |= _rows(answer, range(part, clients, total))
             except ValueError as error:
-                logger.warning("node %d is left out, for what it says it serves: %s", node, error)
+                logger.warning(
+                    "node %d is left out, for what it says it serves: %s", node, printable(error)
+                )
                 continue
             parts, node_of[part] = total, node
             transfers.append(
@@ -111,7 +115,7 @@ def _question(node: int, continues: Sequence[str]) -> Message:
 def _served(answer: Message) -> tuple[int, int]:
     """Return a node's partition-id and num-partitions; ValueError if it gave none that can be."""
     if answer.has_error():
-        raise ValueError(answer.error.reason)
+        raise ValueError(reason(answer))
     record = answer.content.config_records.get("node", ConfigRecord())
     part, parts = record.get(PARTITION), record.get(PARTITIONS)
     if not isinstance(part, int) or not isinstance(parts, int):

@@ -18,6 +18,7 @@ from fl_app.records import message_bytes, pack_record, unpack_record
 from fl_app.session import Session
 from fl_app.tree import Tree
 from fl_app.wire import unpack
+from strategies.replies import reason
 
 
 @runtime_checkable
@@ -140,7 +141,7 @@ class Patches:
                 answered = Transfer(row.round, row.partition, "up", row.kind)
                 rows.append(replace(answered, message_bytes=message_bytes(reply)))
                 if reply.has_error():
-                    failed[node] = str(reply.error.reason)
+                    failed[node] = reason(reply)
                     self.forget(node)
                 else:
                     self.delivered[node] = number + 1
@@ -172,7 +173,7 @@ def gather_signs(
             up = Transfer(0, client, "up", "setup", message_bytes=message_bytes(reply))
             rows.append(up)
             if reply.has_error():
-                raise RuntimeError(f"client {client}, signs of its gradient: {reply.error.reason}")
+                raise RuntimeError(f"client {client}, signs of its gradient: {reason(reply)}")
             try:
                 frame = unpack_record(reply.content)
                 wire = unpack(frame, codec, here.manifest)

@@ -8,11 +8,20 @@ from flwr.app import Message, MetricRecord
 
 from fl_app.codecs import WireError
 from fl_app.records import TIMING
+from fl_app.text import printable
 
 # Flower weighs a client by its number of examples and the run adds up the seconds, so one absurd
 # value would stand for all.
 MAX_EXAMPLES = 2**29  # for strategies.mean to be exact
 MAX_SECONDS = 1e7  # 116 days
+
+
+def reason(reply: Message) -> str:
+    """Return why a node could not answer, as one line: the node chooses the words.
+
+    This is the one place where they are read.
+    """
+    return printable(reply.error.reason)
 
 
 def check_metrics(reply: Message, names: Collection[str]) -> MetricRecord:

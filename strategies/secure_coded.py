@@ -20,7 +20,7 @@ from fl_app.secure_aggregation.client import CONFIG, SEALED, SENDERS
 from fl_app.secure_aggregation.settings import settings
 from fl_app.wire import unpack
 from strategies.coded import Coded, RoundFailedError
-from strategies.replies import check_timing
+from strategies.replies import check_timing, reason
 from strategies.secure_sum import SecureSum, SecureSumError
 from strategies.uplink import WEIGHT_ONE, Round, Uplink, Usable, left_out, scalars
 
@@ -119,7 +119,7 @@ class SecureCoded(Coded):
             weight = message_bytes(reply)
             rows.append(Transfer(server_round, client, "up", "setup", message_bytes=weight))
             if reply.has_error():
-                left_out(server_round, client, f"{action}: {reply.error.reason}")
+                left_out(server_round, client, f"{action}: {reason(reply)}")
             elif CONFIG in reply.content.config_records:
                 answers[client] = reply.content.config_records[CONFIG]
         self.ledger.add(rows)

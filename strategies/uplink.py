@@ -29,7 +29,7 @@ from fl_app.tree import Tree
 from fl_app.wire import unpack
 from strategies.downlink import Coding
 from strategies.pulling import bound_replies
-from strategies.replies import check_metrics, check_timing
+from strategies.replies import check_metrics, check_timing, reason
 
 logger = logging.getLogger("thinwire")
 
@@ -148,7 +148,7 @@ class Uplink:
             up_rows[partition] = up
             if reply.has_error():
                 asked.crashed.add(partition)
-                _fail(asked, partition, str(reply.error.reason))
+                _fail(asked, partition, reason(reply))
                 continue
             try:
                 usable = self._decode(reply, asked, pending.down, up)
@@ -280,11 +280,11 @@ def _within(limit: float, values: np.ndarray, start: np.ndarray) -> bool:
     return bool(np.abs(values - start).max(initial=0.0) <= limit)
 
 
-def left_out(server_round: int, client: int, reason: str) -> None:
+def left_out(server_round: int, client: int, why: str) -> None:
     """Say that a client is no further part of a round, and why."""
-    logger.warning("round %d, left out: client %d: %s", server_round, client, reason)
+    logger.warning("round %d, left out: client %d: %s", server_round, client, why)
 
 
-def _fail(asked: Round, partition: int, reason: str) -> None:
-    asked.failed[partition] = reason
-    left_out(asked.number, partition, reason)
+def _fail(asked: Round, partition: int, why: str) -> None:
+    asked.failed[partition] = why
+    left_out(asked.number, partition, why)

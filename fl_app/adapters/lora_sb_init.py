@@ -26,6 +26,7 @@ from torch import Tensor
 from fl_app.adapters.lora_sb_factors import Factors
 from fl_app.adapters.lora_sb_layers import base, layers
 from fl_app.adapters.quantized import full_precision, is_quantized
+from fl_app.faults import FaultError
 from fl_app.tree import Tree
 
 INITS = ("server_public", "client_mean", "first_client", "random")
@@ -94,12 +95,15 @@ def gradients(
                     total[name] += gradient.to("cpu", total[name].dtype)
             count += 1
     if not count:
-        raise ValueError("the initialization of LoRA-SB wants at least one batch, there is none")
+        raise FaultError(
+            "no_rows", "the initialization of LoRA-SB wants at least one batch, there is none"
+        )
     for name, gradient in total.items():
         if not torch.isfinite(gradient).all():
-            raise ValueError(
+            raise FaultError(
+                "diverged",
                 f"the gradient of {name} at the start is not finite: is the base model sound, and "
-                "does it fit the data?"
+                "does it fit the data?",
             )
     return total
 

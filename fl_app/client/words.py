@@ -13,9 +13,8 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from fl_app.client.simulated import is_simulated
-from fl_app.codecs import CodecError, WireError
 from fl_app.config import ConfigError
-from fl_app.faults import FaultError
+from fl_app.faults import FaultError, noted
 from fl_app.secure_aggregation.member import ProtocolError
 from fl_app.text import printable
 from fl_app.training import DivergedError
@@ -24,17 +23,12 @@ logger = logging.getLogger("thinwire")
 
 MOST = 1000  # characters of a simulated node's reason, and of a line in a node's log
 LOG_LINES = 200  # of one error in a node's log
-# The first that an exception is one of.
+# The first that an exception is one of, if nothing better is known.
 BY_TYPE: tuple[tuple[type[Exception], str], ...] = (
     (ConfigError, "configuration"),
-    (WireError, "wire"),
-    (CodecError, "codec"),
     (ProtocolError, "protocol"),
     (DivergedError, "diverged"),
     (FloatingPointError, "diverged"),
-    (MemoryError, "memory"),
-    (torch.OutOfMemoryError, "memory"),
-    (FileNotFoundError, "missing"),
     (OSError, "disk"),
 )
 
@@ -68,14 +62,23 @@ def error_reply(error: Exception, message: Message) -> Message:
 
 def fault(error: Exception) -> FaultError:
     """Return what may leave a real node of ``error``."""
-    if isinstance(error, FaultError):
-        return error
+    if _is_out_of_memory(error):
+        return FaultError("memory")
+    if known := noted(error):
+        return known
     return FaultError(next((kind for one, kind in BY_TYPE if isinstance(error, one)), "unexpected"))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory was asked for and not had, by Python, or by torch on any device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def whole(error: Exception) -> str:
     """Return all that an error says, as one line."""
-    name = "" if isinstance(error, FaultError) else f"{type(error).__name__}: "
+    name = "" if type(error) is FaultError else f"{type(error).__name__}: "
     return printable(f"{name}{error}", most=MOST)
 
 

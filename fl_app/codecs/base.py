@@ -19,6 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_app.faults import FaultError
+from fl_app.text import printable
+
+MOST_SAID = 1000  # characters of a WireError
+
 Tree = dict[str, NDArray[np.float32]]
 """Flat, ordered mapping name -> C-contiguous float32 array. Both sides know names and shapes."""
 
@@ -26,12 +31,28 @@ Spec = dict[str, Any]
 """JSON mapping that names a codec: ``{"id": "nf4", "block": 64}``. Data, never code."""
 
 
-class CodecError(ValueError):
+class CodecError(FaultError):
     """The sender handed a codec something that it cannot encode."""
 
+    def __init__(self, text: str, kind: str = "codec") -> None:
+        super().__init__(kind, text)
 
-class WireError(ValueError):
-    """The receiver got bytes that are not what an honest sender writes."""
+
+class WireError(FaultError):
+    """The receiver got bytes that are not what an honest sender writes.
+
+    What the text quotes of them is made printable, and cut.
+
+    Parameters
+    ----------
+    text : str
+        What is wrong.
+    kind, facts
+        See `FaultError`.
+    """
+
+    def __init__(self, text: str, kind: str = "wire", **facts: int | str) -> None:
+        super().__init__(kind, printable(text, most=MOST_SAID), **facts)
 
 
 @dataclass(frozen=True)
@@ -313,7 +334,8 @@ def not_finite(name: str) -> CodecError:
     """The error for a tensor with NaN or Inf."""
     return CodecError(
         f"{name!r} holds NaN or Inf; the training diverged: lower the learning rate or clip"
-        " gradients, and do not send this update"
+        " gradients, and do not send this update",
+        kind="diverged",
     )
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from datasets import Dataset
 from omegaconf import DictConfig
 
+from fl_app.faults import FaultError
+
 Partitioner = Callable[..., list[list[int]]]
 
 
@@ -157,7 +159,11 @@ def _dirichlet(rng: np.random.Generator, alphas: np.ndarray) -> np.ndarray:
 def _rows_by(dataset: Dataset, column: str) -> dict[object, list[int]]:
     """Row indices of every value of ``column``."""
     if column not in dataset.column_names:
-        raise ValueError(f"no column {column!r}; there are {', '.join(dataset.column_names)}")
+        raise FaultError(
+            "columns",
+            f"no column {column!r}; there are {', '.join(dataset.column_names)}",
+            missing=column,
+        )
     rows: dict[object, list[int]] = {}
     for index, value in enumerate(dataset[column][:]):
         if isinstance(value, list | dict):

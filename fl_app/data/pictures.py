@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from PIL.ImageFont import FreeTypeFont
 from torch import Tensor
 
+from fl_app.faults import during
+
 TRIAL = 100  # a type size to measure words at
 
 # As DiT's image processor has it (preprocessor_config.json of microsoft/dit-base): the whole page
@@ -58,7 +60,8 @@ def scaled(boxes: Sequence[Sequence[int]], size: tuple[int, int]) -> list[tuple[
 def _page(row: dict[str, Any], size: tuple[int, int]) -> Image.Image:
     if row.get("picture") is None:
         return draw(row, size)
-    return _opened(row["picture"]).resize(size, RESAMPLE)
+    with during("picture"):
+        return _opened(row["picture"]).resize(size, RESAMPLE)
 
 
 def _opened(path: str) -> Image.Image:

@@ -23,6 +23,7 @@ from datasets.exceptions import DatasetGenerationError
 from omegaconf import DictConfig
 
 from fl_app.config import SPLITS, plain
+from fl_app.faults import FaultError
 
 REQUIRED = ("test",)
 FILES = {
@@ -89,8 +90,9 @@ def rows(key: str, cfg: DictConfig, option: str) -> Dataset:
     if cfg.limit is not None:
         found = found.select(range(min(cfg.limit, len(found))))
     if not len(found):
-        raise ValueError(
-            f"{key} has no rows: {cfg.path!r}, split {cfg.split!r}, after {key}.drop={cfg.drop}"
+        raise FaultError(
+            "no_rows",
+            f"{key} has no rows: {cfg.path!r}, split {cfg.split!r}, after {key}.drop={cfg.drop}",
         )
     return found
 
@@ -190,6 +192,8 @@ def _without(key: str, rows: Dataset, drop: Mapping[str, list[object]]) -> Datas
 def _known(key: str, rows: Dataset, columns: Mapping[str, object]) -> None:
     unknown = sorted({*columns} - {*rows.column_names})
     if unknown:
-        raise ValueError(
-            f"{key} names {', '.join(unknown)}; the columns are {', '.join(rows.column_names)}"
+        raise FaultError(
+            "columns",
+            f"{key} names {', '.join(unknown)}; the columns are {', '.join(rows.column_names)}",
+            missing=", ".join(unknown),
         )

@@ -17,6 +17,7 @@ from opacus.utils.uniform_sampler import UniformWithReplacementSampler
 from torch import nn
 
 from fl_app import optimizers
+from fl_app.faults import FaultError
 from fl_app.privacy.budget import Mechanism, mechanism
 from fl_app.privacy.per_row import PerRowGradients, Row
 from fl_app.tasks import Task
@@ -70,7 +71,9 @@ def train(
         If a loss is NaN or infinite.
     """
     if not rows:
-        raise ValueError("this client holds no documents: check data and federation.clients")
+        raise FaultError(
+            "no_rows", "this client holds no documents: check data and federation.clients"
+        )
     began = time.perf_counter()
     trained = [p for p in model.parameters() if p.requires_grad]
     asked = mechanism(cfg, len(rows))

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from fl_app.faults import FaultError
 from fl_app.tasks.causal_lm import CausalLM
 from fl_app.tasks.docvqa import DocVQA
 from fl_app.tasks.evaluation import Rows
@@ -30,6 +31,9 @@ class Task(Protocol):
 
     columns: tuple[str, ...]
     metrics: tuple[str, ...]
+
+    def check(self, rows: Dataset) -> None:
+        """Refuse rows that cannot be learnt from, with a FaultError that counts them."""
 
     def training(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Arguments of the model's ``forward``, which returns the loss."""
@@ -80,8 +84,10 @@ def check_columns(task: Task, split: str, rows: Dataset) -> None:
     """
     missing = sorted({*task.columns} - {*rows.column_names})
     if missing:
-        raise ValueError(
+        raise FaultError(
+            "columns",
             f"the split {split!r} lacks {', '.join(missing)}; it has "
             f"{', '.join(rows.column_names)}: map one with data.{split}.columns, or name another "
-            "in the task"
+            "in the task",
+            missing=", ".join(missing),
         )

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from datasets import Dataset
 from omegaconf import DictConfig
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from fl_app.data.padding import IGNORED, pad
+from fl_app.tasks.checks import check_filled
 from fl_app.tasks.evaluation import Rows, batches, evaluating, greedy
 from fl_app.tasks.instruction import Instruction
 
@@ -50,6 +52,10 @@ class CausalLM:
         self.pad: int = self.end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         starts = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
         self.start: list[int] = [tokenizer.bos_token_id] if starts else []
+
+    def check(self, rows: Dataset) -> None:
+        """Refuse rows with nothing in a column; FaultError says how many."""
+        check_filled(self.columns, rows)
 
     def training(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask`` and ``labels``, [rows, tokens], padded on the right;

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, cast
 
+from datasets import Dataset
 from omegaconf import DictConfig
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -10,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from fl_app import metrics
 from fl_app.data.collate import Collator, predict
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
+from fl_app.tasks.checks import check_filled
 from fl_app.tasks.evaluation import Rows
 
 
@@ -37,6 +39,10 @@ class DocVQA:
         self.tokenizer = tokenizer
         self.collator = Collator(tokenizer, model_config, max_length)
         self.max_answer_length = max_answer_length
+
+    def check(self, rows: Dataset) -> None:
+        """Refuse rows with nothing in a column; FaultError says how many."""
+        check_filled(self.columns, rows)
 
     def training(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """See ``Collator.training``."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from fl_app.faults import during
 from fl_app.tasks.answers import ANSWERS
 from fl_app.tasks.evaluation import Rows
 from fl_app.tasks.template import Template
@@ -59,7 +60,8 @@ class Instruction:
         for index, prediction in enumerate(predictions):
             row = rows[index]
             group = None if self.average_over is None else row[self.average_over]
-            right = self.is_right(prediction, str(row[self.reference]))
+            with during("reference", column=self.reference):
+                right = self.is_right(prediction, str(row[self.reference]))
             groups.setdefault(group, []).append(right)
         means = [sum(right) / len(right) for right in groups.values()]
         return {"accuracy": sum(means) / len(means)}

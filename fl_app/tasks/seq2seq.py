@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from datasets import Dataset
 from omegaconf import DictConfig
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from fl_app.data.padding import IGNORED, pad
+from fl_app.tasks.checks import check_filled
 from fl_app.tasks.evaluation import Rows, batches, evaluating, greedy
 from fl_app.tasks.instruction import Instruction
 
@@ -45,6 +47,10 @@ class Seq2Seq:
             raise ValueError("the tokenizer has no end or no padding token: it is not a seq2seq's")
         self.end: int = tokenizer.eos_token_id
         self.pad: int = tokenizer.pad_token_id
+
+    def check(self, rows: Dataset) -> None:
+        """Refuse rows with nothing in a column; FaultError says how many."""
+        check_filled(self.columns, rows)
 
     def training(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask`` [rows, tokens] and ``labels`` [rows, answer tokens]."""

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from datasets import Dataset
 from omegaconf import DictConfig
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from fl_app.faults import FaultError
+from fl_app.tasks.checks import check_filled
 from fl_app.tasks.evaluation import Rows, batches, evaluating
 
 
@@ -48,6 +51,13 @@ class SequenceClassification:
             )
         if tokenizer.pad_token_id is None:
             raise ValueError("the tokenizer has no padding token, which a classifier needs")
+
+    def check(self, rows: Dataset) -> None:
+        """Refuse rows without a text or with an unknown label; FaultError says how many."""
+        check_filled(self.columns, rows)
+        unknown = sum(not self._is_known(label) for label in rows[self.label][:])
+        if unknown:
+            raise FaultError("label", column=self.label, rows=unknown)
 
     def training(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """``inputs`` of the rows, and ``labels`` [rows]."""
@@ -96,17 +106,28 @@ class SequenceClassification:
 
     def _text(self, row: dict[str, Any], column: str) -> str:
         if row.get(column) is None:
-            raise ValueError(f"task.texts: the column {column!r} of a row is missing or empty")
+            raise FaultError(
+                "empty",
+                f"task.texts: the column {column!r} of a row is missing or empty",
+                column=column,
+                rows=1,
+            )
         return str(row[column])
 
     def _index(self, row: dict[str, Any]) -> int:
         """The output of a row's label, which is a name or already a number."""
         label = row.get(self.label)
-        if isinstance(label, int) and 0 <= label < len(self.labels):
-            return int(label)
-        if label in self.labels:
-            return self.labels.index(label)
-        raise ValueError(
+        if self._is_known(label):
+            return label if isinstance(label, int) else self.labels.index(str(label))
+        raise FaultError(
+            "label",
             f"the column {self.label!r} of a row is {label!r}, task.labels are "
-            f"{', '.join(self.labels)}: leave such rows out with data.train.drop or data.test.drop"
+            f"{', '.join(self.labels)}: leave such rows out with data.train.drop or data.test.drop",
+            column=self.label,
+            rows=1,
         )
+
+    def _is_known(self, label: Any) -> bool:
+        if isinstance(label, int):
+            return 0 <= label < len(self.labels)
+        return label in self.labels

@@ -4,6 +4,8 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
+from fl_app.faults import FaultError
+
 
 class Template:
     """A text with ``{column}`` fields, such as ``"Question: {question}\\nAnswer:"``.
@@ -45,8 +47,11 @@ class Template:
         for column in self.columns:
             if row.get(column) is None:
                 problem = "is empty in a row" if column in row else "is not in the data"
-                raise ValueError(
+                raise FaultError(
+                    "empty",
                     f"the column {column!r} of {self.key} {problem}, which has "
-                    f"{', '.join(map(str, row))}"
+                    f"{', '.join(map(str, row))}",
+                    column=column,
+                    rows=1,
                 )
         return self.text.format_map(row)
