@@ -45,9 +45,11 @@ KINDS: dict[str, str] = {
     "disk": f"a file of the node is missing, or cannot be read or written{ASK}",
     "diverged": "training diverged: lower optimizer.lr or raise optimizer.warmup",
     "memory": f"the node has too little memory: lower batch_size, or{ASK[1:]}",
-    "protocol": "secure aggregation: the server asks for what would break the protocol",
     "unexpected": f"the node failed{ASK}",
     "wire": "what the server sent cannot be read: is the same version installed on both sides?",
+    "secure_sum": "secure aggregation: {why}",
+    "answered": "{what} was answered in this run already, and is answered once",
+    "state_dir": "the node cannot write what it has answered; set state-dir in its node config",
 }
 
 

@@ -4,7 +4,7 @@ It is honest but curious: it keeps to the protocol, and what it sees tells it th
 """
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import cast
 
 import numpy as np
@@ -16,7 +16,7 @@ from fl_app.codecs.streams.words import Words
 from fl_app.secure_aggregation import primitives
 from fl_app.secure_aggregation.client import KEYS, REVEAL, SHARES
 from fl_app.secure_aggregation.member import check_apart, pair_key, pair_sign
-from fl_app.secure_aggregation.settings import Settings
+from fl_app.secure_aggregation.settings import LEAST_CLIENTS, Settings
 
 logger = logging.getLogger("thinwire")
 
@@ -143,6 +143,7 @@ class SecureSum:
         """
         alive = {*self.survivors}
         self._check_left(alive, "sent their vectors")
+        self._check_components(alive)
         questions = {}
         for client in sorted(alive):
             survivors = [member for member in self.groups[client] if member in alive]
@@ -200,6 +201,21 @@ class SecureSum:
                 "revealed. Lower strategy.secure_aggregation.threshold, or raise clients_per_round"
             )
 
+    def _check_components(self, alive: set[int]) -> None:
+        """Raise SecureSumError if the sum would tell of fewer than `LEAST_CLIENTS` apart.
+
+        Masks cancel within a component of the graph of those that are alive: its sum can be told
+        from the others'. With the threshold that clients insist on, none is too small; this stands
+        whatever a threshold is.
+        """
+        sizes = [len(part) for part in components(self.groups, alive)]
+        if min(sizes, default=0) < LEAST_CLIENTS:
+            raise SecureSumError(
+                f"round {self.server_round}: the clients that are left fall apart into parts of "
+                f"{sorted(sizes)}, where each should have at least {LEAST_CLIENTS}: nothing is "
+                "revealed. Raise strategy.secure_aggregation.neighbours, or set it to null"
+            )
+
 
 def neighbourhoods(
     clients: list[int], neighbours: int, seed: int, server_round: int
@@ -217,6 +233,20 @@ def neighbourhoods(
         client: sorted(circle[(at + step) % count] for step in reach)
         for at, client in enumerate(circle)
     }
+
+
+def components(groups: Mapping[int, Collection[int]], alive: set[int]) -> list[set[int]]:
+    """Return the components of the graph of ``alive``, joined to those of their groups."""
+    parts: list[set[int]] = []
+    unseen = {*alive}
+    while unseen:
+        part, new = set[int](), {min(unseen)}
+        while new:
+            part |= new
+            new = {k for client in new for k in groups[client] if k in alive} - part
+        parts.append(part)
+        unseen -= part
+    return parts
 
 
 def _among(groups: dict[int, list[int]], left: Collection[int]) -> dict[int, list[int]]:

@@ -1,10 +1,12 @@
 """Secure aggregation through Coded, its mods and the real ClientApp, on messages in one process."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fl_app import node_data
 from fl_app.codecs import Wire
@@ -64,8 +66,12 @@ class Federation:
         self.coded = kind(inner_strategy(self.here.cfg), self.here, self.ledger)
         self.arrays = to_record(self.here.theta0)
 
+    def train(self, number: int = 1) -> list[Message]:
+        """Return the messages of a round, before they are sent."""
+        return list(self.coded.configure_train(number, self.arrays, ConfigRecord(), self.grid))
+
     def round(self, number: int):
-        messages = self.coded.configure_train(number, self.arrays, ConfigRecord(), self.grid)
+        messages = self.train(number)
         self.arrays, metrics = self.coded.aggregate_train(
             number, self.grid.send_and_receive(messages)
         )
@@ -291,6 +297,77 @@ def test_a_client_never_reveals_both_secrets_nor_twice(asking) -> None:
     assert ask(0, "secure_reveal", **reveal) == "answered"
     other = {"survivors": [0, 1, 3], "dropped": [2]}
     assert "no secrets of round 1" in ask(0, "secure_reveal", **other)
+
+
+def test_messages_at_once_are_no_way_to_be_answered_twice(asking) -> None:
+    """Each is worked on by a process of its own, with the node's state as it was before."""
+    secure, messages, ask = asking
+    node = secure.coded.nodes[0]
+    before = secure.grid.contexts[node]
+
+    def stale(context: Context) -> None:
+        secure.grid.contexts[node] = replace(context, state=copy.deepcopy(context.state))
+
+    stale(before)
+    (first,) = secure.grid.send_and_receive([messages[0]])
+    assert not first.has_error()
+    after = secure.grid.contexts[node]
+    stale(before)
+    (second,) = secure.grid.send_and_receive([messages[0]])
+    assert "secure_update of client 0 in round 1 was answered" in second.error.reason
+    stale(after)
+    assert ask(0, "secure_reveal", survivors=[0, 1, 2], dropped=[3]) == "answered"
+    stale(after)
+    again = ask(0, "secure_reveal", survivors=[0, 1, 3], dropped=[2])
+    assert "secure_reveal of client 0 in round 1 was answered" in again
+
+
+def test_a_round_is_not_done_again_without_one_of_its_clients(asking) -> None:
+    """The difference of the two sums would be that client's update."""
+    secure, messages, ask = asking
+    secure.grid.send_and_receive(messages.values())
+    assert ask(0, "secure_reveal", survivors=[0, 1, 2, 3], dropped=[]) == "answered"
+    assert "secure_keys of client 0 in round 1 was answered" in ask(0, "secure_keys")
+    for number in (0, 3, 2**62):
+        assert f"no round {number} in a run of 2" in ask(
+            0, "secure_keys", **{"server-round": number}
+        )
+    assert "without client and round" in ask(0, "secure_keys", **{"server-round": 1.0})
+
+
+def test_a_server_that_hands_out_all_keys_gets_no_shares(tmp_path: Path) -> None:
+    """Groups of three among four: with shares for four, it could ask for either secret."""
+    few = f"{SECURE} strategy.secure_aggregation.neighbours=2"
+    secure = Federation(tmp_path, few)
+    secure.coded.find_nodes(secure.grid)
+
+    def ask(action: str, client: int, **config) -> Message:
+        record = ConfigRecord({"partition": client, "server-round": 1, **config})
+        (reply,) = secure.grid.send_and_receive(
+            [Message(RecordDict({"config": record}), secure.coded.nodes[client], f"query.{action}")]
+        )
+        return reply
+
+    publics = [ask("secure_keys", client).content["config"] for client in range(4)]
+    everyone = {
+        "members": [0, 1, 2, 3],
+        "mask-publics": [one["mask-public"] for one in publics],
+        "share-publics": [one["share-public"] for one in publics],
+    }
+    for client in range(4):
+        reply = ask("secure_shares", client, **everyone)
+        assert reply.has_error()
+        assert "a group of 4, where the configuration has 3" in reply.error.reason
+
+
+def test_a_sum_of_two_is_never_revealed(tmp_path: Path) -> None:
+    """Three clients, one of which drops out after it has shared its secrets."""
+    three = f"{SECURE} clients_per_round=3"
+    cohort = [q.content["config"]["partition"] for q in Federation(tmp_path / "a", three).train()]
+    secure = Federation(tmp_path / "b", three, {(cohort[0], TRAIN)})
+    with pytest.raises(RoundFailedError, match="secure aggregation needs 3: nothing is revealed"):
+        secure.round(1)
+    assert all(m.metadata.message_type != "query.secure_reveal" for m in secure.grid.asked)
 
 
 def test_a_client_masks_one_update_a_round(asking) -> None:

@@ -15,8 +15,8 @@ from fl_app.codecs.streams import words
 from fl_app.secure_aggregation import primitives
 from fl_app.secure_aggregation.client import KEYS, REVEAL, SHARES
 from fl_app.secure_aggregation.member import Member, ProtocolError
-from fl_app.secure_aggregation.settings import Settings
-from strategies.secure_sum import SecureSum, SecureSumError, neighbourhoods
+from fl_app.secure_aggregation.settings import LEAST_CLIENTS, Settings, least_threshold
+from strategies.secure_sum import SecureSum, SecureSumError, components, neighbourhoods
 
 COUNT = 40
 
@@ -24,8 +24,8 @@ COUNT = 40
 class Clients:
     """Clients that answer a server, until they drop out after a number of stages."""
 
-    def __init__(self, threshold: int, gone_after: dict[int, int] | None = None) -> None:
-        self.threshold = threshold
+    def __init__(self, settings: Settings, gone_after: dict[int, int] | None = None) -> None:
+        self.settings = settings
         self.gone_after = gone_after or {}
         self.members: dict[int, Member] = {}
         self.asked: list[tuple[str, dict[int, ConfigRecord]]] = []
@@ -46,14 +46,14 @@ class Clients:
     def secure_shares(self, client: int, question: ConfigRecord) -> ConfigRecord:
         sealed = self.members[client].share(
             question["members"], question["mask-publics"], question["share-publics"],
-            self.threshold,
+            self.settings,
         )  # fmt: skip
         self.members[client] = Member.read(self.members[client].record())  # as in a node's state
         return ConfigRecord({"sealed": list(sealed.values())})
 
     def vector(self, server: SecureSum, client: int, values: np.ndarray) -> np.ndarray:
         member = Member.read(self.members[client].record())
-        member.hold(server.sealed_for(client), self.threshold)
+        member.hold(server.sealed_for(client), self.settings)
         masked = values.copy()
         member.mask(masked)
         self.members[client] = member
@@ -61,14 +61,15 @@ class Clients:
 
     def secure_reveal(self, client: int, question: ConfigRecord) -> ConfigRecord:
         seeds, keys = self.members[client].reveal(
-            question["survivors"], question["dropped"], self.threshold
+            question["survivors"], question["dropped"], self.settings
         )
         return ConfigRecord({"seed-shares": seeds, "key-shares": keys})
 
 
 def federation(count: int, neighbours: int, threshold: int, ring: Ring, gone=None, seed: int = 0):
-    clients = Clients(threshold, gone)
-    server = SecureSum(clients.ask, 5, Settings(neighbours, threshold), ring, COUNT)
+    asked = Settings(neighbours, threshold, 3 * count)
+    clients = Clients(asked, gone)
+    server = SecureSum(clients.ask, 5, asked, ring, COUNT)
     return clients, server, server.set_up([3 * k + 1 for k in range(count)], seed)
 
 
@@ -82,7 +83,7 @@ def train(clients: Clients, server: SecureSum, cohort: list[int], values: dict) 
 def rounds(draw):
     count = draw(st.integers(3, 9))
     neighbours = draw(st.sampled_from([n for n in (2, 4, 6, 8) if n < count] + [count - 1]))
-    threshold = draw(st.integers((neighbours + 1) // 2 + 1, neighbours + 1))
+    threshold = draw(st.integers(least_threshold(neighbours + 1), neighbours + 1))
     ring = draw(st.sampled_from([Ring.of(2, 9, 1), Ring.of(16, 9, 1), Ring.of(24, 9, 5000)]))
     stages = draw(st.lists(st.integers(0, 9), min_size=count, max_size=count))
     gone = {3 * k + 1: stage for k, stage in enumerate(stages) if stage <= 3}
@@ -183,7 +184,8 @@ def _member() -> Member:
     [
         ([1, 4, 7], [7, 10], r"both secrets of clients \[7\]"),
         ([1, 4], [7, 10], "2 survivors"),
-        ([1, 1, 1, 4], [7], "2 survivors"),
+        ([1, 1, 1, 4], [7], "holds shares"),
+        ([1, 4, 7], [], "holds shares"),
         ([4, 7, 10], [1], "has survived"),
         ([4, 7, 10], [], "has survived"),
         ([1, 4, 13], [7], "holds shares"),
@@ -191,16 +193,19 @@ def _member() -> Member:
 )
 def test_a_client_reveals_nothing_that_would_unmask_one(member, survivors, dropped, says) -> None:
     with pytest.raises(ProtocolError, match=says):
-        member.reveal(survivors, dropped, threshold=3)
+        member.reveal(survivors, dropped, Settings(3, 3, 12))
 
 
 def test_a_client_masks_one_vector_with_its_masks(member: Member) -> None:
     with pytest.raises(ProtocolError, match="'masked'"):
         member.mask(np.zeros(COUNT, np.uint32))
     with pytest.raises(ProtocolError, match="'masked'"):
-        member.hold({}, threshold=1)
+        member.hold({}, Settings(3, 3, 12))
     fresh = Member(1, 6)
-    for stage in (lambda: fresh.mask(np.zeros(1, np.uint32)), lambda: fresh.reveal([1], [], 1)):
+    for stage in (
+        lambda: fresh.mask(np.zeros(1, np.uint32)),
+        lambda: fresh.reveal([1], [], Settings(3, 3, 12)),
+    ):
         with pytest.raises(ProtocolError, match="'keys'"):
             stage()
 
@@ -210,9 +215,10 @@ def test_a_client_shares_with_its_group_alone() -> None:
         masks, shares = zip(*(member.publics() for member in members), strict=True)
         return list(masks), list(shares)
 
-    one, two, three = (Member(k, 1) for k in (1, 2, 3))
+    one, two, three, four = (Member(k, 1) for k in (1, 2, 3, 4))
     masks, shares = publics(one, two, three)
-    for members, asked, says in (
+    asked = Settings(2, 3, 5)
+    for members, keys, says in (
         ([1, 2], publics(one, two), "a group of 2"),
         ([2, 3, 4], (masks, shares), "no group of client 1"),
         ([1, 3, 2], (masks, shares), "no group"),
@@ -220,19 +226,151 @@ def test_a_client_shares_with_its_group_alone() -> None:
         ([1, 2, 3], publics(Member(1, 1), two, three), "not what this client has sent"),
         ([1, 2, 3], (masks, masks), "the same key"),
         ([1, 2, 3], (masks[:2], shares), "one pair"),
+        ([1, 2, 3], (masks, [*shares[:2], "key"]), "one pair"),
+        ([1, 2, 3, 4], publics(one, two, three, four), "a group of 4, where .* has 3"),
+        ([1, 2, 9], publics(one, two, Member(9, 1)), "none of 5 clients"),
+        ([1, 2, 3.0], (masks, shares), "none of 5 clients"),
     ):
         with pytest.raises(ProtocolError, match=says):
-            one.share(members, *asked, threshold=3)
-    sealed = {k: m.share([1, 2, 3], masks, shares, 3) for k, m in ((1, one), (2, two), (3, three))}
+            one.share(members, *keys, asked)
+    members = {1: one, 2: two, 3: three}
+    sealed = {k: m.share([1, 2, 3], masks, shares, asked) for k, m in members.items()}
     with pytest.raises(ProtocolError, match="'shares'"):
-        one.share([1, 2, 3], masks, shares, threshold=3)
+        one.share([1, 2, 3], masks, shares, asked)
     with pytest.raises(ProtocolError, match="shares of 2 members"):
-        one.hold({2: sealed[2][1]}, threshold=3)
+        one.hold({2: sealed[2][1]}, asked)
     with pytest.raises(ProtocolError, match="the group is"):
-        one.hold({2: sealed[2][1], 4: sealed[3][1]}, threshold=3)
+        one.hold({2: sealed[2][1], 4: sealed[3][1]}, asked)
     for wrong in (sealed[3][1], sealed[2][3], sealed[2][1][:-1] + b"\0", b""):
-        with pytest.raises(ValueError, match=r"another client|Nonce"):
-            one.hold({2: wrong, 3: sealed[3][1]}, threshold=3)
+        with pytest.raises(ProtocolError, match=r"another client|Nonce"):
+            one.hold({2: wrong, 3: sealed[3][1]}, asked)
+
+
+# ---- a server that lies about who is where --------------------------------------------------
+
+
+class Liar:
+    """A server that hands out whatever groups it likes, and collects what clients reveal."""
+
+    def __init__(self, count: int, settings: Settings) -> None:
+        self.settings = settings
+        self.members = {k: Member(k, 1) for k in range(count)}
+        self.dealt: dict[int, dict[int, bytes]] = {}
+        self.seeds: dict[int, set[bytes]] = {k: set() for k in self.members}
+        self.keys: dict[int, set[bytes]] = {k: set() for k in self.members}
+
+    def share(self, client: int, group: list[int]) -> None:
+        publics = [self.members[k].publics() for k in group]
+        masks, shares = zip(*publics, strict=True)
+        self.dealt[client] = self.members[client].share(group, masks, shares, self.settings)
+
+    def train(self, client: int) -> None:
+        """With all the shares that were dealt to the client by those of its group."""
+        member = self.members[client]
+        others = [k for k in member.members if k != client and client in self.dealt.get(k, {})]
+        member.hold({k: self.dealt[k][client] for k in others}, self.settings)
+        member.mask(np.zeros(1, np.uint32))
+
+    def reveal(self, client: int, dropped: set[int]) -> None:
+        member = self.members[client]
+        gone = [k for k in member.holders if k in dropped and k != client]
+        alive = [k for k in member.holders if k not in gone]
+        seeds, keys = member.reveal(alive, gone, self.settings)
+        for owners, shares, found in ((alive, seeds, self.seeds), (gone, keys, self.keys)):
+            for owner, share in zip(owners, shares, strict=True):
+                found[owner].add(share)
+
+    def unmasked(self) -> list[int]:
+        """Return the clients of which it has both secrets."""
+        least = self.settings.threshold
+        return [
+            k for k in self.members if len(self.seeds[k]) >= least and len(self.keys[k]) >= least
+        ]
+
+
+def test_a_server_that_makes_everyone_a_neighbour_of_everyone_reads_nobody() -> None:
+    """Ten keys for groups of five: half of the ten give the seed, half of them the key."""
+    liar, everyone = Liar(10, Settings(4, 4, 10)), list(range(10))
+    for client in everyone:
+        with pytest.raises(ProtocolError, match="a group of 10, where the configuration has 5"):
+            liar.share(client, everyone)
+    assert not liar.dealt
+
+
+@st.composite
+def lies(draw):
+    neighbours = draw(st.sampled_from([2, 4, 5, 6]))
+    count = draw(st.integers(neighbours + 1, 10))
+    threshold = draw(st.integers(least_threshold(neighbours + 1), neighbours + 1))
+    return count, Settings(neighbours, threshold, count), draw(st.randoms(use_true_random=False))
+
+
+@given(lies())
+@settings(max_examples=150)
+def test_no_lists_give_both_secrets_of_a_client(drawn) -> None:
+    """Other groups, and other survivors, for every client: it refuses, or one secret stays."""
+    count, asked, random = drawn
+    liar = Liar(count, asked)
+    for stage in ("share", "train", "reveal"):
+        for client in random.sample(range(count), count):
+            size = random.randint(1, count)
+            told = sorted({client, *random.sample(range(count), size)})
+            if stage == "share" and random.random() < 0.8:  # else nearly all are refused
+                others = [k for k in range(count) if k != client]
+                told = sorted([client, *random.sample(others, asked.neighbours)])
+            with contextlib.suppress(ProtocolError):
+                if stage == "reveal":
+                    spare = max(0, len(liar.members[client].holders) - asked.threshold)
+                    liar.reveal(client, {*random.sample(range(count), min(spare, count))})
+                else:
+                    liar.share(client, told) if stage == "share" else liar.train(client)
+    event("some secret" if any(map(len, liar.seeds.values())) else "no secret")
+    assert not liar.unmasked()
+    for client, member in liar.members.items():
+        assert len(member.members) <= asked.group < 2 * asked.threshold
+        assert len(liar.seeds[client]) + len(liar.keys[client]) <= asked.group
+
+
+@pytest.mark.parametrize(
+    ("group", "least"), [(3, 3), (4, 3), (5, 3), (6, 4), (7, 4), (10, 6), (101, 51)]
+)
+def test_a_threshold_is_at_least_three_and_above_half(group: int, least: int) -> None:
+    assert least_threshold(group) == least
+    for threshold in (0, 2, least - 1, group + 1):
+        with pytest.raises(ValueError, match=f"should be in {least}..{group}"):
+            Settings(group - 1, threshold, 200)
+    Settings(group - 1, least, 200)
+
+
+@given(st.integers(3, 12), st.sampled_from([2, 4, 6]), st.sets(st.integers(0, 11)), st.data())
+def test_a_group_that_has_three_left_is_in_a_component_that_has(count, neighbours, gone, data):
+    """Whoever drops out: the parts that masks hold together have no fewer than the threshold."""
+    if neighbours >= count:
+        return
+    threshold = data.draw(st.integers(least_threshold(neighbours + 1), neighbours + 1))
+    groups = neighbourhoods(list(range(count)), neighbours, data.draw(st.integers(0, 99)), 1)
+    alive = {*range(count)} - gone
+    parts = components(groups, alive)
+    assert sorted(k for part in parts for k in part) == sorted(alive)
+    if all(len({*groups[client]} & alive) >= threshold for client in alive):
+        assert all(len(part) >= threshold >= LEAST_CLIENTS for part in parts)
+
+
+def test_a_survivors_graph_that_falls_apart_is_given_up_at_any_threshold() -> None:
+    """Neighbours on a circle of ten: when two are gone, two others stand alone between them."""
+    values = {3 * k + 1: np.full(COUNT, k, np.uint32) for k in range(10)}
+    circle = neighbourhoods(sorted(values), 2, 0, 5)
+    first = min(values)
+    one, _ = (k for k in circle[first] if k != first)
+    pair = {first, one}
+    gone = dict.fromkeys({k for client in pair for k in circle[client]} - pair, 2)
+    with pytest.raises(SecureSumError, match="nothing is revealed"):
+        run(*federation(10, 2, 3, Ring.of(16, 10, 1), gone), values)
+    clients, server, cohort = federation(10, 2, 3, Ring.of(16, 10, 1), gone)
+    server._check_left = lambda *_: None  # what the clients' threshold stops is stopped again
+    with pytest.raises(SecureSumError, match=r"parts of \[2, 6\]"):
+        run(clients, server, cohort, values)
+    assert all(stage != REVEAL for stage, _ in clients.asked)
 
 
 # ---- clients that do not keep to it ---------------------------------------------------------
@@ -246,11 +384,11 @@ def test_what_clients_leave_out_counts_as_dropping_out() -> None:
         REVEAL: {"key-shares": [1, 2]},
     }
     for stage, lie in lies.items():
-        clients = Clients(4)
+        clients = Clients(Settings(4, 4, 15))
         clients.tamper = lambda s, k, record, stage=stage, lie=lie: (
             ConfigRecord({**record, **lie}) if (s, k) == (stage, 7) else record
         )
-        server = SecureSum(clients.ask, 5, Settings(4, 4), ring, COUNT)
+        server = SecureSum(clients.ask, 5, clients.settings, ring, COUNT)
         cohort = server.set_up(sorted(values), 0)
         assert cohort == ([1, 4, 7, 10, 13] if stage == REVEAL else [1, 4, 10, 13])
         if stage == REVEAL:

@@ -15,7 +15,6 @@ from flwr.common.constant import ErrorCode
 from fl_app.client.simulated import is_simulated
 from fl_app.config import ConfigError
 from fl_app.faults import FaultError, noted
-from fl_app.secure_aggregation.member import ProtocolError
 from fl_app.text import printable
 from fl_app.training import DivergedError
 
@@ -26,7 +25,6 @@ LOG_LINES = 200  # of one error in a node's log
 # The first that an exception is one of, if nothing better is known.
 BY_TYPE: tuple[tuple[type[Exception], str], ...] = (
     (ConfigError, "configuration"),
-    (ProtocolError, "protocol"),
     (DivergedError, "diverged"),
     (FloatingPointError, "diverged"),
     (OSError, "disk"),

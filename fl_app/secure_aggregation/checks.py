@@ -5,11 +5,9 @@ from omegaconf import DictConfig
 from fl_app.adapters.lora_sb_init import CLIENTS_INITS
 from fl_app.codecs.modular import ring
 from fl_app.config import plain
-from fl_app.secure_aggregation.settings import KEY, is_on
+from fl_app.secure_aggregation.settings import KEY, LEAST_CLIENTS, is_on
 from strategies.inner import inner_strategy
 from strategies.mean import is_mean_type
-
-LEAST_CLIENTS = 3  # of two, each would know the other's update from the sum
 
 
 def check(cfg: DictConfig) -> None:

@@ -1,7 +1,9 @@
 """The ClientApp's half of secure aggregation: three queries, and a mod around training.
 
 A client's secrets are kept in its node's ``Context.state`` between the stages of a round, and no
-longer: the next round begins with new ones, and after the last stage there are none.
+longer: the next round begins with new ones, and after the last stage there are none. That a stage
+of a round was answered is kept on disk (``fl_app.client.answered``): two messages that come at once
+would each find the secrets as they were before.
 """
 
 from typing import cast
@@ -9,6 +11,7 @@ from typing import cast
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
+from fl_app.client.answered import once
 from fl_app.codecs import Wire
 from fl_app.codecs.modular import ring
 from fl_app.codecs.streams import words
@@ -25,10 +28,20 @@ SENDERS, SEALED = "secure.senders", "secure.sealed"  # in a training message's c
 
 
 def keys(message: Message, context: Context) -> Message:
-    """Begin a round with new keys, and send the public ones."""
+    """Begin a round with new keys, and send the public ones.
+
+    Raises
+    ------
+    FaultError
+        If the configuration asks for no sum, or the client has sent keys of this round.
+    """
     _settings(context)
-    config = message.content.config_records[CONFIG]
-    member = Member(cast(int, config["partition"]), cast(int, config["server-round"]))
+    rounds = session(str(context.run_config["overrides"])).cfg.rounds
+    client, server_round = _who(message.content.config_records[CONFIG])
+    if not 1 <= server_round <= rounds:
+        raise ProtocolError(f"there is no round {server_round} in a run of {rounds}")
+    member = Member(client, server_round)
+    _once(member, context, KEYS)
     mask, share = member.publics()
     _keep(member, context)
     return _answer(message, ConfigRecord({"mask-public": mask, "share-public": share}))
@@ -39,16 +52,17 @@ def shares(message: Message, context: Context) -> Message:
 
     Raises
     ------
-    ProtocolError
-        See `Member.share`.
+    FaultError
+        See `Member.share`, and if the client has shared in this round.
     """
     config, member = _recall(message, context)
     sealed = member.share(
         cast(list[int], config["members"]),
         cast(list[bytes], config["mask-publics"]),
         cast(list[bytes], config["share-publics"]),
-        _settings(context).threshold,
+        _settings(context),
     )
+    _once(member, context, SHARES)
     _keep(member, context)
     return _answer(message, ConfigRecord({"sealed": list(sealed.values())}))
 
@@ -58,15 +72,16 @@ def reveal(message: Message, context: Context) -> Message:
 
     Raises
     ------
-    ProtocolError
-        See `Member.reveal`.
+    FaultError
+        See `Member.reveal`, and if the client has revealed in this round.
     """
     config, member = _recall(message, context)
     seeds, others = member.reveal(
         cast(list[int], config["survivors"]),
         cast(list[int], config["dropped"]),
-        _settings(context).threshold,
+        _settings(context),
     )
+    _once(member, context, REVEAL)
     del context.state[_key(member.client)]
     return _answer(message, ConfigRecord({"seed-shares": seeds, "key-shares": others}))
 
@@ -78,8 +93,8 @@ def masked(message: Message, context: Context, call_next: ClientAppCallable) -> 
 
     Raises
     ------
-    ProtocolError, ValueError
-        See `Member.hold`.
+    FaultError
+        See `Member.hold`, and if the client has answered with a vector in this round.
     """
     here = session(str(context.run_config["overrides"]))
     if not is_on(here.cfg):
@@ -87,7 +102,8 @@ def masked(message: Message, context: Context, call_next: ClientAppCallable) -> 
     config, member = _recall(message, context)
     senders = cast(list[int], config[SENDERS])
     sealed = cast(list[bytes], config[SEALED])
-    member.hold(dict(zip(senders, sealed, strict=True)), _settings(context).threshold)
+    member.hold(dict(zip(senders, sealed, strict=True)), _settings(context))
+    _once(member, context, "secure_update")
     reply = call_next(message, context)
     if reply.has_error():
         return reply
@@ -113,15 +129,27 @@ def _settings(context: Context) -> Settings:
     return settings(cfg)
 
 
+def _who(config: ConfigRecord) -> tuple[int, int]:
+    """Return client and round of a question; ProtocolError if they are no whole numbers."""
+    client, server_round = config.get("partition"), config.get("server-round")
+    if type(client) is not int or type(server_round) is not int:
+        raise ProtocolError("a question without client and round")
+    return client, server_round
+
+
 def _recall(message: Message, context: Context) -> tuple[ConfigRecord, Member]:
     """Return what the message says, and the client's half of its round."""
     config = message.content.config_records[CONFIG]
-    client, server_round = (cast(int, config[key]) for key in ("partition", "server-round"))
+    client, server_round = _who(config)
     record = context.state.config_records.get(_key(client))
     member = None if record is None else Member.read(record)
     if member is None or member.server_round != server_round:
         raise ProtocolError(f"client {client} has no secrets of round {server_round}")
     return config, member
+
+
+def _once(member: Member, context: Context, stage: str) -> None:
+    once(context, f"{stage} of client {member.client} in round {member.server_round}")
 
 
 def _keep(member: Member, context: Context) -> None:

@@ -2,9 +2,23 @@
 
 Whatever the server asks, a client
 
-- uses its keys and its seed for one round and one vector,
+- uses its keys and its seed for one round and one vector (``client`` keeps count on disk),
 - reveals only once, and of no client both secrets,
-- takes thresholds from its own configuration.
+- takes the size of groups and the threshold t from its own configuration.
+
+**No server gets both secrets of a client, whatever lists it makes up.** Client i deals shares of
+its seed and of its mask key once, to one group of n members at most, sealed for their keys. Each
+member gives out one share of i at most, of the seed or of the key: it reveals once, and a client
+whose shares it holds has survived or dropped out, never both. So n shares of i at most are given
+out, of both secrets together, and the two secrets need 2t. With t > n / 2, that is n < 2t, one of
+them stays hidden; it makes no difference which lists the members were shown. It would if i dealt to
+2t members or more, or to two groups: hence the bound in `Member.share`.
+
+**No sum of fewer than three, if lists are consistent.** In the graph of clients whose vectors
+arrived, with an edge where two have a mask together, a client's group is in its component, and t of
+it, at least 3, have to be alive: so every component has t members or more. A client sees its own
+group alone: it cannot check what the others were told. The server checks every group, and every
+component, before it asks anyone to reveal.
 """
 
 from __future__ import annotations
@@ -15,14 +29,19 @@ from dataclasses import dataclass, field
 from flwr.app import ConfigRecord
 
 from fl_app.codecs.streams.words import Words
+from fl_app.faults import FaultError
 from fl_app.secure_aggregation import primitives
-from fl_app.secure_aggregation.primitives import SHARE_BYTES
+from fl_app.secure_aggregation.primitives import KEY_BYTES, SHARE_BYTES
+from fl_app.secure_aggregation.settings import Settings
 
 KEYS, SHARES, MASKED = "keys", "shares", "masked"  # stages that are done
 
 
-class ProtocolError(ValueError):
-    """The server asks for what would break the protocol."""
+class ProtocolError(FaultError):
+    """The server asks for what would break the protocol; ``why`` names clients, rounds, counts."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__("secure_sum", why=why)
 
 
 @dataclass
@@ -80,26 +99,25 @@ class Member:
         members: Sequence[int],
         mask_publics: Sequence[bytes],
         share_publics: Sequence[bytes],
-        threshold: int,
+        settings: Settings,
     ) -> dict[int, bytes]:
         """Draw a seed and return, for every other member, the sealed shares of seed and mask key.
 
         Raises
         ------
         ProtocolError
-            If the group is too small, lacks this client's own keys, or has a key twice.
+            If the group is smaller than the threshold or larger than configured, has a member
+            that is no client or a key twice, or lacks this client's own keys.
         """
         self._expect(KEYS)
         group = list(members)
-        if group != sorted({*group}) or self.client not in group:
-            raise ProtocolError(f"{group} is no group of client {self.client}")
-        if len(group) < threshold:
-            raise ProtocolError(f"a group of {len(group)}, where {threshold} have to hold shares")
-        if len(mask_publics) != len(group) or len(share_publics) != len(group):
-            raise ProtocolError("not one pair of keys for every member")
+        self._check_group(group, settings)
+        for publics in (mask_publics, share_publics):
+            if len(publics) != len(group) or not all(map(_is_key, publics)):
+                raise ProtocolError("not one pair of keys for every member")
         if len({*mask_publics, *share_publics}) != 2 * len(group):
             raise ProtocolError("two members have the same key")
-        own = group.index(self.client)
+        own, threshold = group.index(self.client), settings.threshold
         if (mask_publics[own], share_publics[own]) != self.publics():
             raise ProtocolError("these keys are not what this client has sent")
         self.members = group
@@ -115,27 +133,45 @@ class Member:
             if member != self.client
         }
 
-    def hold(self, sealed: Mapping[int, bytes], threshold: int) -> None:
+    def _check_group(self, group: list[int], settings: Settings) -> None:
+        """Raise ProtocolError if ``group`` cannot be this client's by the configuration."""
+        known = range(settings.clients)
+        if not all(type(member) is int and member in known for member in group):
+            raise ProtocolError(f"a group with a member that is none of {settings.clients} clients")
+        if group != sorted({*group}) or self.client not in group:
+            raise ProtocolError(f"{group} is no group of client {self.client}")
+        if len(group) < settings.threshold:
+            raise ProtocolError(
+                f"a group of {len(group)}, where {settings.threshold} have to hold shares"
+            )
+        if len(group) > settings.group:
+            raise ProtocolError(
+                f"a group of {len(group)}, where the configuration has {settings.group}: so many "
+                "could reveal both secrets of a client"
+            )
+
+    def hold(self, sealed: Mapping[int, bytes], settings: Settings) -> None:
         """Open and keep the shares that other members have sealed for this client.
 
         Raises
         ------
         ProtocolError
-            If they come from too few, or from others than its group.
-        ValueError
-            If one does not open.
+            If they come from too few, or from others than its group, or one does not open.
         """
         self._expect(SHARES)
         if not {*sealed} <= {*self.members} - {self.client}:
             raise ProtocolError(f"shares from {sorted(sealed)}, the group is {self.members}")
-        if len(sealed) + 1 < threshold:
+        if len(sealed) + 1 < settings.threshold:
             raise ProtocolError(
-                f"shares of {len(sealed) + 1} members, where {threshold} have to be left"
+                f"shares of {len(sealed) + 1} members, where {settings.threshold} have to be left"
             )
         for member, text in sorted(sealed.items()):
-            both = primitives.unseal(self._channel(member, self.client), text)
+            try:
+                both = primitives.unseal(self._channel(member, self.client), text)
+            except ValueError as error:
+                raise ProtocolError(f"the shares of client {member}: {error}") from None
             if len(both) != 2 * SHARE_BYTES:
-                raise ValueError(f"the shares of client {member} have a wrong length")
+                raise ProtocolError(f"the shares of client {member} have a wrong length")
             self.holders.append(member)
             self.seed_shares.append(both[:SHARE_BYTES])
             self.key_shares.append(both[SHARE_BYTES:])
@@ -152,24 +188,27 @@ class Member:
                 primitives.add_mask(words, key, pair_sign(self.client, member))
 
     def reveal(
-        self, survivors: Sequence[int], dropped: Sequence[int], threshold: int
+        self, survivors: Sequence[int], dropped: Sequence[int], settings: Settings
     ) -> tuple[list[bytes], list[bytes]]:
         """Return the seed shares of ``survivors`` and the key shares of ``dropped``. Once.
 
         Raises
         ------
         ProtocolError
-            If a client is in both, this one is no survivor, or too few are.
+            If they are not all whose shares it holds, once each, this client is no survivor, or
+            too few are.
         """
         self._expect(MASKED)
         check_apart(survivors, dropped)
-        if not {*survivors, *dropped} <= {*self.holders} or self.client not in survivors:
+        if sorted([*survivors, *dropped]) != sorted(self.holders) or self.client not in survivors:
             raise ProtocolError(
-                f"asked for {sorted({*survivors, *dropped})}, client {self.client} holds shares "
+                f"asked for {sorted([*survivors, *dropped])}, client {self.client} holds shares "
                 f"of {sorted(self.holders)} and has survived"
             )
-        if len({*survivors}) < threshold:
-            raise ProtocolError(f"{len({*survivors})} survivors, where {threshold} have to be left")
+        if len(survivors) < settings.threshold:
+            raise ProtocolError(
+                f"{len(survivors)} survivors, where {settings.threshold} have to be left"
+            )
         seeds = dict(zip(self.holders, self.seed_shares, strict=True))
         keys = dict(zip(self.holders, self.key_shares, strict=True))
         return [seeds[member] for member in survivors], [keys[member] for member in dropped]
@@ -186,6 +225,10 @@ class Member:
                 f"client {self.client}, round {self.server_round}: its last stage is "
                 f"{self.stage!r}, and this needs {stage!r}"
             )
+
+
+def _is_key(public: object) -> bool:
+    return isinstance(public, bytes) and len(public) == KEY_BYTES
 
 
 def check_apart(survivors: Sequence[int], dropped: Sequence[int]) -> None:
