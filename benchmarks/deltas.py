@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
 from fl_app.codecs import Tree
+from fl_app.config import read_yaml
 from fl_app.installed import project_root
 from fl_app.session import session
 from fl_app.tree import digest
@@ -32,7 +32,7 @@ def newest() -> list[Path]:
     chosen: dict[str, Path] = {}
     for folder in (path.parent for path in found):
         if unusable(folder) is None:
-            chosen.setdefault(OmegaConf.load(folder / "config.yaml").adapter.id, folder)
+            chosen.setdefault(read_yaml(folder / "config.yaml")["adapter"]["id"], folder)
     return list(chosen.values())
 
 
@@ -43,7 +43,7 @@ def unusable(folder: Path) -> str | None:
         return "not a completed run"
     if not list(folder.glob("checkpoints/*.safetensors")):
         return "no checkpoint"
-    up = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml").codec.up)
+    up = read_yaml(folder / "config.yaml")["codec"]["up"]
     return None if _ids(up) <= LOSSLESS else "its clients sent with loss"
 
 
@@ -62,7 +62,7 @@ def load(folder: Path) -> tuple[str, Tree]:
     if digest(theta0) != summary["theta0_digest"]:
         raise ValueError(f"{folder}: this version starts from another theta0; run it again")
     last = load_file(max(folder.glob("checkpoints/*.safetensors")))
-    adapter = OmegaConf.load(folder / "config.yaml").adapter.id
+    adapter = read_yaml(folder / "config.yaml")["adapter"]["id"]
     title = f"{adapter} fine-tuning (runs/{folder.name})"
     return title, {name: last[name] - start for name, start in theta0.items()}
 

@@ -18,6 +18,7 @@ from deploy import bundle
 from fl_app.config import ConfigError, compose
 from fl_app.preflight import check_node
 from fl_app.resume import ResumeError, with_its_overrides
+from fl_app.strategy_checks import check_strategy
 from fl_app.superlink import CONNECTION, script
 from fl_app.text import printable, printable_lines
 
@@ -31,7 +32,9 @@ def main(arguments: list[str]) -> int:
     try:
         with suppress(ResumeError):  # the folder is on another machine: the server looks there
             overrides = with_its_overrides(overrides)
-        check_node(compose(overrides))
+        cfg = compose(overrides)
+        check_node(cfg)
+        check_strategy(cfg)
     except ConfigError as error:
         print(f"configuration: {error}", file=sys.stderr)
         return 2

@@ -80,7 +80,12 @@ def load(folder: Path) -> tuple[Tree, dict[str, Any]] | None:
         if header.get("version") != VERSION:
             raise ValueError(f"version {header.get('version')}, this is {VERSION}")
         state = _whole(json.loads(header[HEADER]), arrays, folder / "frames")
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        if not isinstance(state, dict):
+            raise ValueError("its state is no mapping")
+    except (
+        *(SafetensorError, OSError, KeyError, TypeError, ValueError),
+        *(AttributeError, RecursionError),  # of a header that is cut off or nested too deep
+    ) as error:
         raise CheckpointError(
             f"{found[-1]} cannot be read ({error}): it is damaged or of another version; start the "
             "run anew"
@@ -127,7 +132,10 @@ def _whole(value: Any, arrays: dict[str, np.ndarray], frames: Path) -> Any:
     if kind == "array":
         return arrays[content]
     if kind == "frame":
-        return (frames / Path(content).name).read_bytes()
+        data = (frames / Path(content).name).read_bytes()
+        if hashlib.sha256(data).hexdigest() != content:
+            raise ValueError(f"the frame {content} is damaged")
+        return data
     if kind == "record":
         return ArrayRecord({name: Array(whole(part)) for name, part in content})
     if kind == "dict":

@@ -21,14 +21,6 @@ from fl_app.shampoo import GRAFTS
 from fl_app.tasks import TASKS
 from fl_app.tasks.answers import ANSWERS
 from fl_app.tasks.template import Template
-from strategies.fed_sb import FedSB
-from strategies.fedex_lora import FedExLoRA
-from strategies.flex_lora import FlexLoRA
-from strategies.flora import FLoRA
-from strategies.inner import inner_strategy
-from strategies.robust import Robust, TooManyHostileError
-from strategies.sampling import SAMPLERS
-from strategies.single_client import SingleClient
 
 Rules = tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...]
 SETUPS = ("download", "derive")
@@ -43,7 +35,10 @@ def check(cfg: DictConfig) -> None:
     ConfigError
         Naming the key and what it may be.
     """
+    from fl_app.strategy_checks import check_strategy  # with what a node does not import
+
     check_node(cfg)
+    check_strategy(cfg)
     _check_rules(cfg, SOURCES)
     try:
         loggers.check(cfg)
@@ -54,7 +49,7 @@ def check(cfg: DictConfig) -> None:
 def check_node(cfg: DictConfig) -> None:
     """Check every value that can be checked without a model, data or a network.
 
-    Clients need no more than that: only the server has loggers and the test set.
+    Clients need no more than that: only the server has loggers, the test set and the strategy.
 
     Raises
     ------
@@ -73,7 +68,6 @@ def check_node(cfg: DictConfig) -> None:
         _check_partitioner,
         _check_codecs,
         _check_first_step,
-        _check_strategy,
         privacy_checks.check,
         secure_checks.check,
     ):
@@ -103,7 +97,6 @@ CHOICES: dict[str, Collection[str]] = {
     "optimizer.id": OPTIMIZERS,
     "optimizer.schedule": SCHEDULES,
     "optimizer.graft": GRAFTS,
-    "strategy.sampler": SAMPLERS,
     "codec.reference": REFERENCES,
     "federation.device": ("auto", "cpu", "cuda"),
     "logger.wandb.mode": loggers.MODES,
@@ -225,6 +218,11 @@ RULES: Rules = (
         "embedded:NAME, a hub id (ORGANISATION/NAME), the absolute path of a folder, or random",
         _is_name,
         ("model.path",),
+    ),
+    (
+        "null, an absolute path, or the id of a data set of the hub",
+        lambda x: x is None or table.is_source_name(x),
+        tuple(f"data.{split}.path" for split in SPLITS),
     ),
     ("the name of a split", _is_name, tuple(f"data.{split}.split" for split in SPLITS)),
     (
@@ -378,32 +376,3 @@ def _check_first_step(cfg: DictConfig) -> None:
             f"with adapter.init={cfg.adapter.init} no client can find B and A by itself: set "
             "adapter.setup=download (experiment=fed_sb sets derive)"
         )
-
-
-def _check_strategy(cfg: DictConfig) -> None:
-    strategy = inner_strategy(cfg)
-    if isinstance(strategy, FedSB) and cfg.adapter.id != "lora_sb":
-        raise ConfigError(f"strategy=fed_sb averages R: set adapter=lora_sb, not {cfg.adapter.id}")
-    if isinstance(strategy, FLoRA | FedExLoRA | FlexLoRA) and cfg.adapter.id != "lora":
-        raise ConfigError(
-            f"{cfg.strategy.inner._target_} combines B and A of clients that train both: set "
-            f"adapter=lora, not {cfg.adapter.id}"
-        )
-    if isinstance(strategy, FLoRA | FedExLoRA) and cfg.model.get("quantization", "none") != "none":
-        raise ConfigError(
-            f"{cfg.strategy.inner._target_} changes the weights under the LoRA, which "
-            f"model.quantization={cfg.model.quantization} forbids: set model.quantization=none, or "
-            "strategy=fedavg or flex_lora"
-        )
-    if isinstance(strategy, SingleClient) and cfg.clients_per_round != 1:
-        raise ConfigError(
-            f"clients_per_round={cfg.clients_per_round} should be 1 with strategy=single_client; "
-            "strategy=fedavg averages more"
-        )
-    if isinstance(strategy, Robust):
-        try:
-            strategy.check(cfg.clients_per_round)
-        except TooManyHostileError as error:
-            raise ConfigError(
-                f"{error}: raise clients_per_round, or lower strategy.inner.num_malicious_nodes"
-            ) from None

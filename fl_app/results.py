@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fl_app import checkpoint, resume
 from fl_app.atomic import atomic_file
+from fl_app.config import read_yaml
 from fl_app.conventions import COLUMNS
 from fl_app.installed import project_root
 from fl_app.ledger import Ledger
@@ -120,7 +121,7 @@ def _save_config(cfg: DictConfig, path: Path) -> None:
     OmegaConf.set_readonly(kept, False)
     kept.resume = None
     if (path / "config.yaml").exists():
-        kept.output = OmegaConf.load(path / "config.yaml").output
+        kept.output = read_yaml(path / "config.yaml").get("output", cfg.output)
     OmegaConf.save(kept, path / "config.partial")
     (path / "config.partial").rename(path / "config.yaml")
 

@@ -12,15 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fl_app import ledger
+from fl_app.config import read_yaml
 from fl_app.ledger import Transfers
 
 FILES = ("config.yaml", "ledger.csv", "metrics.csv")
 UNFINISHED = "unfinished"
-# libyaml's, where there is one: it reads a hundred configurations in half a second.
-YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,7 @@ def read(folder: Path) -> Run:
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no {missing[0]}")
     return Run(
         folder,
-        _named(folder / "config.yaml", _config),
+        _named(folder / "config.yaml", read_yaml),
         _named(folder / "summary.json", _summary),
         _named(folder / "metrics.csv", _metrics),
         _named(folder / "ledger.csv", ledger.read),
@@ -165,12 +162,8 @@ def read(folder: Path) -> Run:
 def _named(path: Path, load: Any) -> Any:
     try:
         return load(path)
-    except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
-
-
-def _config(path: Path) -> dict[str, Any]:
-    return dict(yaml.load(path.read_text(encoding="utf-8"), YAML_LOADER) or {})  # noqa: S506
 
 
 def _summary(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from fl_app.results import RunFolder
 from fl_app.resume import ResumeError
 from fl_app.secure_aggregation.settings import is_on as is_secure
 from fl_app.session import Session, session
+from fl_app.strategy_checks import check_strategy
 from fl_app.tree import Tree, digest
 from strategies.coded import Coded, RoundFailedError
 from strategies.inner import inner_strategy
@@ -43,6 +44,7 @@ def main(grid: Grid, context: Context) -> None:
     overrides = str(context.run_config["overrides"])
     try:
         here = session(overrides)
+        check_strategy(here.cfg)
         run = Run(here, grid, overrides, setup_seconds=time.perf_counter() - began)
         # Flower ends a stopped run's process from another thread.
         add_exit_handler(lambda: run.finish("interrupted"), run_before_force_exit=True)
@@ -107,13 +109,25 @@ class Run:
             self.latest = self.here.theta0
             return to_record(self.latest)
         kept, state = self.folder.checkpoint
+        if {*kept} != {*self.here.theta0}:
+            raise ResumeError(
+                f"resume={self.here.cfg.resume}: the checkpoint holds other tensors than the "
+                "model: it is damaged or of another version; start the run anew"
+            )
         self.latest = {name: kept[name] for name in self.here.theta0}  # a file has its own order
         arrays = to_record(self.latest)
-        self.strategy.restore(state["strategy"], arrays)
-        self.rounds_done = self.strategy.rounds_done
-        self.setup_seconds += state["setup_seconds"]
-        self.strategy.continues = [node_disk.name(one) for one in state["flower_runs"]]
-        self.flower_runs = [*state["flower_runs"], *self.flower_runs]
+        try:
+            self.strategy.restore(state["strategy"], arrays)
+            self.rounds_done = self.strategy.rounds_done
+            self.setup_seconds += state["setup_seconds"]
+            self.strategy.continues = [node_disk.name(one) for one in state["flower_runs"]]
+            self.flower_runs = [*state["flower_runs"], *self.flower_runs]
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise ResumeError(
+                f"resume={self.here.cfg.resume}: the checkpoint is not one of this strategy "
+                f"({type(error).__name__}: {error}): it is damaged or of another version; start "
+                "the run anew"
+            ) from None
         self._keep(arrays)  # what nodes keep from now on is under the new id
         self._check_privacy()
         return arrays

@@ -18,14 +18,20 @@ from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 
 from fl_app import models
 from fl_app.adapters.full import follow_umask
 from fl_app.atomic import atomic_folder
+from fl_app.config import data_only, read_text, read_yaml
 from fl_app.conventions import COLUMNS, GIGABYTE
+from fl_app.models import sources
 
 SERVER = -1
+ADAPTER_KEYS = (
+    "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "modules_to_save",
+    "task_type", "bias", "rank_pattern", "alpha_pattern", "use_rslora",
+)  # fmt: skip
 LOG_COLUMNS = ("federated_round", "sender", "receiver", "amount_of_bytes")
 
 
@@ -59,7 +65,7 @@ def _check_completed(run: Path) -> None:
     path = run / "summary.json"
     if not path.is_file():
         raise RunError(f"{path} is missing: {run} is not the folder of a run that has ended")
-    status = json.loads(path.read_text())["status"]
+    status = _summary(run).get("status")
     if status != "completed":
         raise RunError(f"{run} did not complete ({status}): there is no final model to submit")
 
@@ -67,7 +73,17 @@ def _check_completed(run: Path) -> None:
 def _convention(run: Path) -> str:
     """What the run's ``output.convention`` says."""
     _check_completed(run)
-    return str(json.loads((run / "summary.json").read_text())["log"]["convention"])
+    convention = (_summary(run).get("log") or {}).get("convention")
+    if convention not in COLUMNS:
+        raise RunError(f"{run / 'summary.json'} says no convention: choose one by --convention")
+    return str(convention)
+
+
+def _summary(run: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(read_text(run / "summary.json")))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RunError(f"{run / 'summary.json'} cannot be read: {error}") from None
 
 
 def communication_log(run: Path, convention: str) -> list[dict[str, int]]:
@@ -101,21 +117,36 @@ def _logged(row: dict[str, Any], column: str) -> dict[str, int]:
 
 def save_model(run: Path, folder: Path) -> None:
     """Save the model that ``run`` trained, whole, and its tokenizer."""
-    cfg = cast(DictConfig, OmegaConf.load(run / "config.yaml"))
+    config = read_yaml(run / "config.yaml")
+    data_only.check(config)  # the model is built by it
+    cfg = cast(DictConfig, OmegaConf.create(config))
     model, tokenizer = models.load_vt5(cfg.model, cfg.seed)
     trained = run / "adapter"
     if (trained / "adapter_model.safetensors").is_file():
         with warnings.catch_warnings():
             # PEFT looks at the weights alone and takes an untied lm_head for its own doing.
             warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied")
-            model = PeftModel.from_pretrained(model, str(trained)).merge_and_unload()
+            lora = _adapter_config(trained / "adapter_config.json")
+            model = PeftModel.from_pretrained(model, str(trained), config=lora).merge_and_unload()
     elif (trained / "model.safetensors").is_file():
-        model = type(model).from_pretrained(trained)
+        sources.check_own_config("path", str(trained))
+        model = type(model).from_pretrained(trained, use_safetensors=True)
     else:
         raise RunError(f"{trained} holds neither adapter_model.safetensors nor model.safetensors")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     follow_umask(folder, like="config.json")
+
+
+def _adapter_config(path: Path) -> LoraConfig:
+    """Return the LoRA that a file describes; of all that PEFT would do by it, no more."""
+    try:
+        saved = json.loads(read_text(path))
+        if saved["peft_type"] != "LORA":
+            raise ValueError(f"peft_type={saved['peft_type']} should be LORA")
+        return LoraConfig(**{key: saved[key] for key in ADAPTER_KEYS if key in saved})
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

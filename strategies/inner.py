@@ -2,13 +2,14 @@
 
 import math
 import typing
+from importlib import import_module
 from typing import Any
 
-import hydra
 from flwr.serverapp.strategy import Strategy
 from omegaconf import DictConfig
 
 from fl_app.config import plain
+from fl_app.config.data_only import check_strategy
 from fl_app.records import TRAIN_METRICS
 
 WEIGHTS = (*TRAIN_METRICS, "one")  # what a client can be weighted by; Coded adds the last
@@ -33,16 +34,25 @@ def inner_strategy(cfg: DictConfig) -> Strategy:
         for an argument that is one.
     """
     arguments = plain(cfg.strategy.inner)
-    target = arguments.get("_target_")
+    check_strategy("strategy.inner", arguments)
     try:
-        inner = hydra.utils.instantiate(_of_everyone(arguments))
+        inner = _build(_of_everyone(arguments))
     except Exception as error:
-        cause = error.__cause__ or error
-        raise ValueError(f"strategy.inner={target}: {cause}") from None
-    if not isinstance(inner, Strategy):
-        raise ValueError(f"strategy.inner={target} is no Flower strategy")
+        raise ValueError(f"strategy.inner={arguments['_target_']}: {error}") from None
     _check_arguments(inner, arguments)
     return inner
+
+
+def _build(arguments: dict[str, Any]) -> Strategy:
+    """Build the class that ``_target_`` names, which is a known one, and first what is in it."""
+    arguments = dict(arguments)
+    module, _, name = arguments.pop("_target_").rpartition(".")
+    kind = getattr(import_module(module), name)
+    if not issubclass(kind, Strategy):
+        raise ValueError(f"{name} is no Flower strategy")
+    if isinstance(wrapped := arguments.get("strategy"), dict):
+        arguments["strategy"] = _build(wrapped)
+    return typing.cast(Strategy, kind(**arguments))
 
 
 def _of_everyone(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -32,9 +32,17 @@ def get(strategy: Strategy) -> dict[str, Any]:
 
 
 def put(strategy: Strategy, state: dict[str, Any]) -> None:
-    """Set the attributes of ``strategy`` as `get` returned them."""
+    """Set the attributes of ``strategy`` as `get` returned them.
+
+    Raises
+    ------
+    ValueError
+        If a name is that of a method, or of what Python keeps itself.
+    """
     for name, value in state.items():
         attribute = getattr(strategy, name, None)
+        if name.startswith("__") or callable(attribute):
+            raise ValueError(f"{name} is no state of a {type(strategy).__name__}")
         if isinstance(attribute, Strategy):
             put(attribute, value)
         else:

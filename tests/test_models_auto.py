@@ -1,6 +1,7 @@
 """What a checkpoint may be: its files, weights, config and head; and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from safetensors.torch import load_file, save_file
 from fl_app import models
 from fl_app.adapters import full
 from fl_app.config import ConfigError, compose
+from fl_app.installed import installed
 from fl_app.models.head import classification_head
-from fl_app.preflight import check
+from fl_app.models.sources import check_own_config
+from fl_app.preflight import check, check_node
 from tests import architectures
 from tests.test_any_model import saved
 
@@ -216,3 +219,39 @@ def test_a_head_cannot_be_frozen(tmp_path: Path) -> None:
     cfg = compose("adapter=full adapter.freeze=[classifier]").adapter
     with pytest.raises(ValueError, match="freezes classifier, the head"):
         full.attach(model, cfg, 0)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"_attn_implementation": "kernels-community/x"}, {"attn_implementation": "org/kernel@v1"},
+        {"attn_implementation": {"text_config": "org/kernel"}},
+        {"text_config": {"attn_implementation": "a/b"}},
+        {"_attn_implementation_internal": "flash_attention_2"},
+        {"experts_implementation": "a/b"},
+    ],
+)  # fmt: skip
+def test_a_checkpoints_config_names_no_kernel_of_the_hub(tmp_path: Path, said: dict) -> None:
+    folder = shutil.copytree(installed("fl_app/models/llama_tiny"), tmp_path / "model")
+    found = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**found, **said}))
+    with pytest.raises(ValueError, match="names code of its own"):
+        check_own_config("path", str(folder))
+    words = f"model=llama-tiny model.path={folder} model.sha256=null task=causal_lm"
+    with pytest.raises(ConfigError, match="names code of its own"):
+        check_node(compose(f"{words} data=word_problems"))
+    (folder / "config.json").write_text(json.dumps({**found, "_attn_implementation": "sdpa"}))
+    check_node(compose(f"{words} data=word_problems"))
+
+
+def test_a_checkpoint_that_is_an_adapter_names_another_and_is_refused(tmp_path: Path) -> None:
+    folder = shutil.copytree(installed("fl_app/models/llama_tiny"), tmp_path / "model")
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "evil/model"}')
+    with pytest.raises(ValueError, match="adapter"):
+        check_own_config("path", str(folder))
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc", "llama_tiny/../../..", ".", ""])
+def test_an_embedded_model_is_one_of_this_project(name: str) -> None:
+    with pytest.raises(ConfigError, match="should be one of embedded:"):
+        check_node(compose(f"'model.path=embedded:{name}' model.sha256=null"))

@@ -8,11 +8,12 @@ from typing import Any
 
 import datasets
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from omegaconf import DictConfig
 
 from fl_app import data
 from fl_app.config import CONF_DIR, ConfigError, compose
+from fl_app.data import table
 from fl_app.preflight import check
 
 ROWS = [{"question": f"what is {n}, 'and' \"so\"?\nNA", "answer": f"NA {n}"} for n in range(10)]
@@ -244,3 +245,49 @@ def test_the_configuration_is_checked_beforehand(overrides: str, says: str) -> N
     with pytest.raises(ConfigError) as caught:
         check(compose(f"{MODEL} {overrides} task=sequence_classification target.metric=accuracy"))
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pandas", "csv", "json", "imagefolder", "webdataset", "http://host/x.csv",
+        "hf://datasets/a/b", "s3://a/b.csv", "zip://x.csv::http://host/x.zip", "/x.csv::http://host",
+        "file:///etc/passwd", "../x", "~/x", "a/b/c", "a/../b", "/x\0y", "", 3,
+    ],
+)  # fmt: skip
+def test_a_url_a_chain_or_a_format_is_no_source(name) -> None:
+    assert not table.is_source_name(name)
+
+
+def test_a_hub_id_does_not_mean_a_folder_that_happens_to_be_here(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert table.is_source("organisation/rows")
+    Path("organisation/rows").mkdir(parents=True)
+    assert not table.is_source("organisation/rows")
+
+
+@pytest.mark.parametrize("escape", ["../secret.csv", "ABSOLUTE"])
+def test_a_folder_does_not_name_files_outside_of_it(tmp_path: Path, escape: str) -> None:
+    secret = tmp_path / "secret.csv"
+    secret.write_text("question,answer\na,b\n")
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    named = str(secret) if escape == "ABSOLUTE" else escape
+    readme = f"---\nconfigs:\n- config_name: default\n  data_files: {named}\n---\n"
+    (folder / "README.md").write_text(readme)
+    with pytest.raises(ValueError, match="names files that are not in it"):
+        table.source("data.train.path", str(folder))
+    (folder / "own.csv").write_text("question,answer\nc,d\n")
+    (folder / "README.md").write_text(readme.replace(named, "own.csv"))
+    assert table.source("data.train.path", str(folder))["train"][0]["question"] == "c"
+
+
+def test_pictures_are_left_out_since_one_is_opened_where_a_row_says(tmp_path: Path) -> None:
+    rows = Dataset.from_dict(
+        {"text": ["a"], "page": [{"path": "/etc/hostname", "bytes": None}]},
+        features=Features({"text": Value("string"), "page": Image()}),
+    )
+    rows.to_parquet(tmp_path / "rows.parquet")
+    assert table.source("x", str(tmp_path / "rows.parquet"))["train"].to_list() == [{"text": "a"}]
+    rows.save_to_disk(tmp_path / "saved")
+    assert table.source("x", str(tmp_path / "saved"))["train"].column_names == ["text"]

@@ -5,6 +5,7 @@ A source is a CSV, JSON, JSON Lines or Parquet file, a folder of such files, a f
 ``datasets`` runs no scripts since version 4, other formats are refused, and nothing is unpickled.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,13 +14,16 @@ from pathlib import Path
 from datasets import (
     ClassLabel,
     Dataset,
+    DatasetBuilder,
     DatasetDict,
     ReadInstruction,
     Value,
     load_dataset_builder,
     load_from_disk,
+    packaged_modules,
 )
 from datasets.exceptions import DatasetGenerationError
+from datasets.features.features import require_decoding
 from omegaconf import DictConfig
 
 from fl_app.config import SPLITS, plain
@@ -69,7 +73,24 @@ def is_source(path: object) -> bool:
     """Whether ``path`` is an absolute path that exists, or may be the id of a data set."""
     if not isinstance(path, str):
         return False
-    return Path(path).exists() if Path(path).is_absolute() else bool(HUB_ID.fullmatch(path))
+    if Path(path).is_absolute():
+        return is_source_name(path) and Path(path).exists()
+    # `datasets` would rather take a folder of that name where the process happens to be.
+    return is_source_name(path) and not Path(path).exists()
+
+
+def is_source_name(path: object) -> bool:
+    """Whether ``path`` reads as an absolute path or the id of a data set, wherever it is read.
+
+    URLs and chains of them, which ``datasets`` would fetch, are neither, and so are the names of
+    its own formats, for which it would read what lies where the process happens to be.
+    """
+    if not isinstance(path, str) or "::" in path or "://" in path or "\0" in path:
+        return False
+    if Path(path).is_absolute():
+        return True
+    formats = packaged_modules._PACKAGED_DATASETS_MODULES
+    return HUB_ID.fullmatch(path) is not None and path not in formats
 
 
 def rows(key: str, cfg: DictConfig, option: str) -> Dataset:
@@ -111,11 +132,13 @@ def source(option: str, path: str, name: str | None = None) -> DatasetDict:
     with _readable(option, path):
         if any((Path(path) / file).is_file() for file in ON_DISK):
             saved = load_from_disk(path)
-            return saved if isinstance(saved, DatasetDict) else DatasetDict({"train": saved})
+            whole = saved if isinstance(saved, DatasetDict) else DatasetDict({"train": saved})
+            return _without_media(whole)
         if is_file:
             builder = load_dataset_builder(FILES[Path(path).suffix], data_files=path)
         else:
             builder = load_dataset_builder(path, name)
+            _check_inside(option, path, builder)
     file_format = type(builder).__module__.rpartition(".")[2]
     if file_format not in FORMATS:
         raise ValueError(
@@ -124,7 +147,25 @@ def source(option: str, path: str, name: str | None = None) -> DatasetDict:
         )
     with _readable(option, path):
         builder.download_and_prepare()
-        return builder.as_dataset()
+        return _without_media(builder.as_dataset())
+
+
+def _check_inside(option: str, path: str, builder: DatasetBuilder) -> None:
+    """Refuse a source whose own metadata (README.md) name files that are not in it."""
+    local = Path(path).is_absolute()
+    inside = (f"{Path(path)}/", f"{Path(path).resolve()}/") if local else f"hf://datasets/{path}@"
+    for files in (builder.config.data_files or {}).values():
+        for file in map(str, files):
+            if not (os.path.abspath(file) if local else file).startswith(inside):  # noqa: PTH100
+                raise ValueError("its README.md names files that are not in it")
+
+
+def _without_media(found: DatasetDict) -> DatasetDict:
+    """Leave out pictures and sounds: to decode one, ``datasets`` opens whatever a row names."""
+    for name, rows in found.items():
+        media = [column for column, kind in rows.features.items() if require_decoding(kind)]
+        found[name] = rows.remove_columns(media) if media else rows
+    return found
 
 
 @contextmanager

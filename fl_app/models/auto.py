@@ -23,6 +23,7 @@ from fl_app.models.head import classification_head
 from fl_app.models.sources import (
     RANDOM,
     Sources,
+    check_own_config,
     known,
     load_tokenizer,
     locate,
@@ -98,6 +99,7 @@ def _config(cfg_model: DictConfig, sources: Sources, task: DictConfig) -> PreTra
         if sources.weights is None:
             config = _architecture(overrides)
         else:
+            check_own_config("path", sources.weights)
             with readable("path", cfg_model.path), known("path", cfg_model.path):
                 config = AutoConfig.from_pretrained(sources.weights, trust_remote_code=False)
             override_known(overrides, {*config.to_dict()} - SAID_ELSEWHERE)

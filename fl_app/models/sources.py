@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
-from transformers.utils import logging
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers.utils import find_adapter_config_file, logging
 
 from fl_app.installed import installed
 
 EMBEDDED = "embedded:"
 RANDOM = "random"
+IMPLEMENTATIONS = (None, "eager", "sdpa")  # of attention, and of experts; others are fetched
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -58,6 +59,40 @@ def locate(cfg_model: DictConfig) -> Sources:
     else:
         tokenizer = _source("model.tokenizer", cfg_model.tokenizer, "tokenizer_config.json")
     return Sources(weights, tokenizer, visual)
+
+
+def check_own_config(key: str, source: str) -> None:
+    """Refuse a checkpoint whose config.json names code to run: an attention or kernel of the hub.
+
+    Raises:
+        FileNotFoundError: it cannot be had.
+        ValueError: it does, or it is an adapter, which would name another checkpoint.
+    """
+    with readable(key, source):
+        if find_adapter_config_file(source) is not None:
+            raise ValueError(
+                f"model.{key}={source!r} holds an adapter, which names another checkpoint: choose "
+                "the whole model"
+            )
+        found, _ = PreTrainedConfig.get_config_dict(source)
+    for name, value in _named(found):
+        if "implementation" in name and value not in IMPLEMENTATIONS:
+            raise ValueError(
+                f"model.{key}={source!r}: its config.json has {name}={value!r}, which names code "
+                f"of its own; known: {', '.join(filter(None, IMPLEMENTATIONS))}"
+            )
+
+
+def _named(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value of a nested config that is no mapping or list, by its name."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _named(part, f"{name}.{key}" if "implementation" in name else str(key))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _named(part, name)
+    else:
+        yield name, value
 
 
 def load_tokenizer(
@@ -156,6 +191,8 @@ def _source(key: str, path: str, file: str) -> str:
         # The weights themselves: Flower's copy of the app has the folder, without them.
         folder = f"fl_app/models/{path.removeprefix(EMBEDDED)}"
         try:
+            if not re.fullmatch(r"\w+", path.removeprefix(EMBEDDED)):  # nothing beside or above
+                raise FileNotFoundError(path)
             return str(installed(f"{folder}/model.safetensors").parent)
         except FileNotFoundError as error:
             shipped = sorted(
@@ -167,7 +204,9 @@ def _source(key: str, path: str, file: str) -> str:
                 ) from None
             raise FileNotFoundError(f"{key}={path!r}: {error}") from None
     folder_exists = Path(path).is_absolute() and (Path(path) / file).is_file()
-    if not folder_exists and not HUB_ID.fullmatch(path):
+    # transformers would rather take a folder of that name where the process happens to be.
+    is_hub_id = HUB_ID.fullmatch(path) is not None and not Path(path).exists()
+    if not folder_exists and not is_hub_id:
         raise FileNotFoundError(
             f"{key}={path!r} should be {EMBEDDED}NAME, a hub id (ORGANISATION/NAME), or the "
             f"absolute path of a folder with {file}"

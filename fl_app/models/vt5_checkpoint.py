@@ -11,6 +11,7 @@ from fl_app.config import plain
 from fl_app.models.draws import SeededDraws
 from fl_app.models.sources import (
     Sources,
+    check_own_config,
     load_tokenizer,
     locate,
     override_known,
@@ -73,9 +74,12 @@ def find_vt5(cfg_model: DictConfig) -> Sources:
 def _config(cfg_model: DictConfig, sources: Sources) -> VT5Config:
     config = VT5Config()
     if sources.weights is not None:
+        check_own_config("path", sources.weights)
         with readable("path", cfg_model.path):
             config = VT5Config.from_pretrained(sources.weights)
     config = _override(config, plain(cfg_model.config))
+    if sources.visual is not None:
+        check_own_config("visual_path", sources.visual)
     if sources.visual is not None and config.visual is None:
         with readable("visual_path", sources.visual):
             found, _ = PreTrainedConfig.get_config_dict(sources.visual)

@@ -3,21 +3,20 @@
 from importlib.util import find_spec
 from typing import Any
 
-from flwr.serverapp.strategy import (
-    DifferentialPrivacyClientSideFixedClipping,
-    DifferentialPrivacyServerSideFixedClipping,
-    FedAvg,
-)
 from omegaconf import DictConfig
 
 from fl_app import privacy
 from fl_app.adapters.lora_sb_init import CLIENTS_INITS
 from fl_app.config import plain
-from strategies.fed_sb import FedSB
-from strategies.inner import inner_strategy
-from strategies.private_release import PrivateRelease
 
-MEANS = (FedAvg.aggregate_train, FedSB.aggregate_train)
+# Classes by name: a node checks this too, and imports no strategy.
+RELEASE = "strategies.private_release.PrivateRelease"
+SERVER_SIDE = f"{privacy.WRAPPERS}ServerSideFixedClipping"
+CLIENT_SIDE = f"{privacy.WRAPPERS}ClientSideFixedClipping"
+MEANS = (
+    *("flwr.serverapp.strategy.FedAvg", "flwr.serverapp.strategy.FedProx"),
+    "strategies.fed_sb.FedSB",
+)
 
 
 def check(cfg: DictConfig) -> None:
@@ -70,43 +69,49 @@ def _check_dp_sgd(cfg: DictConfig) -> None:
 
 def _check_release(cfg: DictConfig) -> None:
     """Check that the noise of Flower's wrapper fits the sum that it is added to."""
-    release = inner_strategy(cfg)
-    if not isinstance(release, PrivateRelease):
+    release = plain(cfg.strategy.inner)
+    if release.get("_target_") != RELEASE:
         raise ValueError(
-            "strategy.inner: put Flower's wrapper into strategies.private_release.PrivateRelease, "
-            "as conf/strategy/fedavg_dp_server.yaml does"
+            f"strategy.inner: put Flower's wrapper into {RELEASE}, as "
+            "conf/strategy/fedavg_dp_server.yaml does"
         )
-    wrapper: Any = release.strategy
-    if not isinstance(
-        wrapper,
-        (DifferentialPrivacyServerSideFixedClipping, DifferentialPrivacyClientSideFixedClipping),
-    ):
+    wrapper = release.get("strategy") or {}
+    target = wrapper.get("_target_")
+    if target not in (SERVER_SIDE, CLIENT_SIDE):
         raise ValueError(
-            f"strategy.inner.strategy={type(wrapper).__name__} has no epsilon that holds: Flower's "
+            f"strategy.inner.strategy={_name(wrapper)} has no epsilon that holds: Flower's "
             "adaptive wrappers clip to one length and add noise for the next round's; use one with "
             "FixedClipping"
         )
-    averaging: Any = wrapper.strategy
-    if type(averaging).aggregate_train not in MEANS:
+    averaging = wrapper.get("strategy") or {}
+    if averaging.get("_target_") not in MEANS:
         raise ValueError(
-            f"strategy.inner.strategy.strategy={type(averaging).__name__}: the noise is for a mean "
-            "of the clients' models; use flwr.serverapp.strategy.FedAvg or strategies.fed_sb.FedSB"
+            f"strategy.inner.strategy.strategy={_name(averaging)}: the noise is for a mean of the "
+            f"clients' models; use {' or '.join(MEANS)}"
         )
-    if averaging.weighted_by_key != "one":
+    weight = averaging.get("weighted_by_key")
+    if weight != "one":
         raise ValueError(
-            f"strategy.inner.strategy.strategy.weighted_by_key={averaging.weighted_by_key!r} lets "
-            "one client count for more than the noise hides: set it to one"
+            f"strategy.inner.strategy.strategy.weighted_by_key={weight!r} lets one client count "
+            "for more than the noise hides: set it to one"
         )
-    if wrapper.num_sampled_clients != cfg.clients_per_round:
+    sampled = wrapper.get("num_sampled_clients")
+    if sampled != cfg.clients_per_round:
         raise ValueError(
-            f"strategy.inner.strategy.num_sampled_clients={wrapper.num_sampled_clients} should be "
+            f"strategy.inner.strategy.num_sampled_clients={sampled} should be "
             f"clients_per_round={cfg.clients_per_round}"
         )
-    if wrapper.noise_multiplier <= 0:
-        raise ValueError("strategy.inner.strategy.noise_multiplier=0 should be greater than 0")
-    client_side = isinstance(wrapper, DifferentialPrivacyClientSideFixedClipping)
-    if client_side and cfg.codec.up.id != "fp32":
+    noise = wrapper.get("noise_multiplier")
+    if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not noise > 0:
+        raise ValueError(
+            f"strategy.inner.strategy.noise_multiplier={noise} should be greater than 0"
+        )
+    if target == CLIENT_SIDE and cfg.codec.up.id != "fp32":
         raise ValueError(
             f"codec.up={cfg.codec.up.id} may lengthen an update that the client has clipped: set "
             "codec.up={id:fp32}, or clip on the server (strategy=fedavg_dp_server)"
         )
+
+
+def _name(arguments: dict[str, Any]) -> str:
+    return str(arguments.get("_target_")).rpartition(".")[2]

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from fl_app.config import read_text
 from fl_app.installed import installed
 from fl_app.report.comparison import PARTS, comparable, configuration, left_out
 from fl_app.report.palette import BEATEN, look
@@ -77,7 +78,7 @@ def write(folder: Path, target_file: Path | None = None) -> Path:
         rounds=one["rounds"] if one else [],
         bytes=_bytes(run),
         seconds=[(SECONDS.get(k, k), v) for k, v in summary.get("seconds", {}).items()],
-        config=(folder / "config.yaml").read_text(encoding="utf-8"),
+        config=read_text(folder / "config.yaml"),
         versions={**summary.get("versions", {}), "theta0": summary.get("theta0_digest", "unknown")},
     )
 

@@ -6,8 +6,6 @@ from fl_app.adapters.lora_sb_init import CLIENTS_INITS
 from fl_app.codecs.modular import ring
 from fl_app.config import plain
 from fl_app.secure_aggregation.settings import KEY, LEAST_CLIENTS, is_on
-from strategies.inner import inner_strategy
-from strategies.mean import is_mean_type
 
 
 def check(cfg: DictConfig) -> None:
@@ -33,14 +31,10 @@ def check(cfg: DictConfig) -> None:
             f"strategy.{KEY}.neighbours={asked.neighbours} should be null, for all, or even and in "
             f"2..{cohort - 1}"
         )
-    if not is_mean_type(inner_strategy(cfg)):
+    weight = cfg.strategy.inner.get("weighted_by_key")
+    if weight != "one":
         raise ValueError(
-            f"strategy.inner={cfg.strategy.inner._target_} looks at single updates, which secure "
-            "aggregation hides: use flwr.serverapp.strategy.FedAvg or another mean"
-        )
-    if cfg.strategy.inner.weighted_by_key != "one":
-        raise ValueError(
-            f"strategy.inner.weighted_by_key={cfg.strategy.inner.weighted_by_key} should be one: "
+            f"strategy.inner.weighted_by_key={weight} should be one: "
             "weights are added in secret too, see codec.up's max_weight"
         )
     most = ring(plain(cfg.codec.up))

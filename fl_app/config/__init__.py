@@ -1,0 +1,30 @@
+"""From a Hydra override string to the one configuration that server, clients and sweeps share.
+
+Every option and its default lives in ``conf/``. Keys and types are checked here, values against
+what the code knows in ``fl_app.preflight``.
+
+- ``compose``: the configuration that overrides ask for.
+- ``data_only``: overrides are data: no resolvers, no Hydra settings, no targets but strategies.
+- ``interpolation``: ``${a.b}``, put in without OmegaConf's resolvers.
+- ``stored``: configurations and overrides that lie in a run's folder.
+- ``keys``, ``types``: which keys there are, and of which type their values.
+"""
+
+from fl_app.config.compose import compose, identity
+from fl_app.config.keys import CONF_DIR, NAMES, NULLABLE, OPEN, SPLITS, ConfigError, plain
+from fl_app.config.stored import read_overrides, read_text, read_yaml
+
+__all__ = [
+    "CONF_DIR",
+    "NAMES",
+    "NULLABLE",
+    "OPEN",
+    "SPLITS",
+    "ConfigError",
+    "compose",
+    "identity",
+    "plain",
+    "read_overrides",
+    "read_text",
+    "read_yaml",
+]
