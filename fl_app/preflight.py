@@ -256,9 +256,14 @@ RULES: Rules = (
         lambda x: x is None or _is_name(x),
         (
             *("model.tokenizer", "model.visual_path", "task.average_over"),
-            *("logger.wandb.entity", "logger.wandb.group", "logger.mlflow.tracking_uri"),
+            *("logger.wandb.entity", "logger.wandb.group"),
             *(f"data.{split}.name" for split in SPLITS),
         ),
+    ),
+    (  # MLflow would import what another scheme names, and write to any file
+        "null or the http:// or https:// address of a server",
+        lambda x: x is None or re.fullmatch(r"https?://\S+", str(x)) is not None,
+        ("logger.mlflow.tracking_uri",),
     ),
     (
         "null or a SHA-256 in hex",
