@@ -1,12 +1,11 @@
 """The ClientApp: trains and evaluates on the documents of the partition that it is asked for."""
 
 from collections.abc import Sequence
-from typing import cast
 
 from datasets import Dataset
 from flwr.app import Context, Message, MetricRecord, RecordDict
 
-from fl_app import first_step, node_data, node_disk, patches
+from fl_app import first_step, messages, node_data, node_disk, patches
 from fl_app.client.words import NodeApp
 from fl_app.mods import coded
 from fl_app.privacy import is_example_level
@@ -15,6 +14,8 @@ from fl_app.records import ARRAYS, to_record, to_tree
 from fl_app.secure_aggregation import client as secure
 from fl_app.session import Session, prepare, session
 from fl_app.training import GradientHook, proximal, train, turn_seed
+
+PROXIMAL_MU = "proximal-mu"  # in the config of Flower's FedProx
 
 app = NodeApp()
 
@@ -63,11 +64,10 @@ def secure_reveal(message: Message, context: Context) -> Message:
 def train_model(message: Message, context: Context) -> Message:
     """Train the broadcast model for ``local_epochs`` and return it."""
     here = session(str(context.run_config["overrides"]))
-    config = message.content.config_records["config"]
-    partition = cast(int, config["partition"])
-    server_round = cast(int, config["server-round"])
+    partition, server_round = messages.turn(message, here.cfg)
     here.adapter.set(here.model, to_tree(message.content.array_records[ARRAYS], like=here.theta0))
-    mu = cast(float, config.get("proximal-mu", 0.0))
+    config = messages.record(message)
+    mu = messages.number(config, PROXIMAL_MU, 0) if PROXIMAL_MU in config else 0.0
     seed = turn_seed(here.cfg.seed, server_round, partition)
     hooks = [proximal(mu, here.model)] if mu else []
     metrics = _turn(here, node_data.rows(here, context, partition), seed, hooks)
@@ -101,7 +101,7 @@ def _turn(here: Session, rows: Dataset, seed: int, hooks: Sequence[GradientHook]
 def evaluate_model(message: Message, context: Context) -> Message:
     """Score the broadcast model on the client's own documents."""
     here = session(str(context.run_config["overrides"]))
-    partition = cast(int, message.content.config_records["config"]["partition"])
+    partition = messages.client(message, here.cfg)
     documents = node_data.rows(here, context, partition)
     tree = to_tree(message.content.array_records[ARRAYS], like=here.theta0)
     scores = here.evaluate(tree, documents)

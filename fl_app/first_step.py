@@ -10,7 +10,6 @@ The numerics are in ``fl_app.adapters.lora_sb_init``; here is who computes what.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import cast
 
 import numpy as np
 import torch
@@ -19,11 +18,11 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from omegaconf import DictConfig
 from torch import Tensor
 
-from fl_app import node_data
+from fl_app import messages, node_data
 from fl_app.adapters.lora_sb_factors import to_tree
 from fl_app.adapters.lora_sb_init import batches, factors, gradients, mean_factors, signs
 from fl_app.adapters.lora_sb_layers import layers
-from fl_app.codecs import Codec, from_spec
+from fl_app.codecs import Codec, WireError, from_spec
 from fl_app.faults import FaultError
 from fl_app.privacy import is_client_level, is_example_level
 from fl_app.records import ARRAYS, pack_record
@@ -104,6 +103,16 @@ def signs_like(here: Session) -> Tree:
     }
 
 
+def checked_signs(tree: Tree) -> Tree:
+    """Return what a client sent as signs; WireError if it is not all +1 and -1.
+
+    The codec has a scale, with which one client would outweigh all others in the mean.
+    """
+    if any((np.abs(values) != 1).any() for values in tree.values()):
+        raise WireError("signs of a gradient are +1 and -1 alone")
+    return tree
+
+
 def question(node: int, partition: int) -> Message:
     """Return the message that asks a client for its signs."""
     config = ConfigRecord({"partition": partition})
@@ -123,7 +132,9 @@ def answer(message: Message, context: Context) -> Message:
     private = is_example_level(here.cfg) or is_client_level(here.cfg)
     if private or not is_needed(here.cfg) or not askers(here.cfg):
         raise FaultError("signs", "the configuration asks no client for the signs of its gradient")
-    partition = cast(int, message.content.config_records["config"]["partition"])
+    partition = messages.client(message, here.cfg)
+    if partition not in askers(here.cfg):
+        raise FaultError("signs", f"the configuration asks client {partition} for no gradient")
     rows = node_data.rows(here, context, partition)
     tree, codec = client_signs(here, rows, partition), sign_codec()
     wire, _ = codec.encode(tree, codec.init(tree), tree)

@@ -4,12 +4,11 @@ The server's half is ``strategies.coded.Coded``.
 """
 
 import time
-from typing import cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
-from fl_app import node_disk
+from fl_app import messages, node_disk
 from fl_app.memory import ACCEPTED, SINCE, Memory
 from fl_app.patches import patched
 from fl_app.records import ARRAYS, TIMING, pack_record, to_record, to_tree, unpack_record
@@ -62,14 +61,13 @@ def _encode(
     tree: Tree, broadcast: Tree, here: Session, message: Message, context: Context
 ) -> tuple[ArrayRecord, dict[str, int]]:
     """Return the packed update, and for a codec that remembers, which state it started from."""
-    config = message.content.config_records["config"]
-    partition, server_round = (cast(int, config[key]) for key in ("partition", "server-round"))
+    partition, server_round = messages.turn(message, here.cfg)
     reference = here.reference(broadcast)
     seed = turn_seed(here.cfg.seed, server_round, partition)
     since = {}
     if here.up.remembers:
         memory = Memory(context.state, partition, node_disk.folders(context))
-        accepted = cast(int, config[ACCEPTED])
+        accepted = messages.integer(messages.record(message), ACCEPTED, 0, server_round - 1)
         state, since[SINCE] = memory.recall(accepted, here.up, reference, seed)
         wire, state = here.up.encode(tree, state, reference)
         memory.remember(server_round, state)

@@ -12,10 +12,10 @@ import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
 
 from flwr.app import ConfigRecord, Context, Message
 
+from fl_app import messages
 from fl_app.config import compose
 from fl_app.installed import project_root
 
@@ -23,6 +23,7 @@ logger = logging.getLogger("thinwire")
 
 STATE_DIR = "state-dir"  # in the node config
 CONTINUES = "continues"  # in the server's first question: the ids of the run before, oldest first
+MOST_RUNS = 1000  # that one continues
 RUN_ID = re.compile(r"[0-9a-f]{1,16}")
 
 
@@ -44,15 +45,13 @@ def note(message: Message, context: Context) -> None:
 
     Raises
     ------
-    ValueError
-        If they are no ids.
+    WireError
+        If they are no ids, or very many.
     """
     config = message.content.config_records.get("config", ConfigRecord())
     if CONTINUES not in config:
         return
-    before = cast(list[str], config[CONTINUES])
-    if not isinstance(before, list) or not all(RUN_ID.fullmatch(str(one)) for one in before):
-        raise ValueError(f"{CONTINUES}={before!r} should be ids of runs, in hex")
+    before = messages.names(config, CONTINUES, RUN_ID, MOST_RUNS)
     own = folders(context)[0]
     try:
         own.mkdir(parents=True, exist_ok=True)

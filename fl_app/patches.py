@@ -4,6 +4,9 @@ LoRA-SB's B, R and A are one, before the first round; FLoRA's stacked factors an
 residual are one a round. A patch is a Tree that the adapter's ``patch`` applies. The server sends
 each one once to every node (``query.patch``), and the node keeps the frame in ``Context.state``,
 so that any process that works for it can bring its model up to date.
+
+How many patches there are, and of what rank, follows from the configuration: a message that says
+otherwise is refused before memory is taken for it.
 """
 
 import hashlib
@@ -11,9 +14,10 @@ from typing import cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from omegaconf import DictConfig
 
-from fl_app import first_step
-from fl_app.codecs import Wire
+from fl_app import first_step, messages
+from fl_app.codecs import Wire, WireError
 from fl_app.faults import FaultError
 from fl_app.records import ARRAYS, STYPE, unpack_record
 from fl_app.session import Session, forget_session, session
@@ -22,6 +26,7 @@ from fl_app.wire import pack, unpack
 
 QUERY = "patch"  # the action of the message
 FRAMES, RANKS = "patch.frames", "patch.ranks"  # what a node keeps
+NUMBER, RANK = "number", "rank"  # in a message: which patch, and the rank of its factors
 Kept = tuple[int, bytes]  # rank and frame of a patch
 
 
@@ -32,16 +37,26 @@ def encode(tree: Tree, here: Session) -> tuple[Wire, bytes, Tree]:
     return wire, pack(wire, codec, here.manifest), codec.decode(wire, zeros)
 
 
+def max_rank(cfg: DictConfig) -> int:
+    """Return the highest rank of a patch: the factors of all clients of a round, stacked."""
+    return int(cfg.adapter.get("r", 0)) * int(cfg.clients_per_round)
+
+
 def decode(frame: bytes, rank: int, here: Session) -> Tree:
     """Return the patch in ``frame``, of factors of ``rank``, coded by ``codec.down``.
 
     Raises
     ------
     WireError
-        If the frame is damaged, of another codec, or for another state of the model.
+        If the frame is damaged, of another codec, for another state of the model, or of a rank
+        that the run cannot have.
     """
-    zeros = _zeros(here.adapter.patch_like(here.model, rank))
-    return here.down.decode(unpack(frame, here.down, here.manifest), zeros)
+    wire = unpack(frame, here.down, here.manifest)
+    if not hasattr(here.adapter, "patch_like"):
+        raise WireError(f"adapter.id={here.cfg.adapter.id} has no patches")
+    if not 1 <= rank <= max_rank(here.cfg):
+        raise WireError(f"a patch of rank {rank}, this run has none above {max_rank(here.cfg)}")
+    return here.down.decode(wire, _zeros(here.adapter.patch_like(here.model, rank)))
 
 
 def _zeros(tree: Tree) -> Tree:
@@ -83,10 +98,12 @@ def receive(message: Message, context: Context) -> Message:
     ValueError
         If patches before it are missing: the node lost its state; the server then sends all.
     WireError
-        See `decode`.
+        See `decode`, and if number or rank are none of this run.
     """
-    config = message.content.config_records["config"]
-    number, rank = (cast(int, config[key]) for key in ("number", "rank"))
+    here = session(str(context.run_config["overrides"]))
+    config = messages.record(message)
+    number = messages.integer(config, NUMBER, 0, here.cfg.rounds)
+    rank = messages.integer(config, RANK, 1, max_rank(here.cfg))
     kept = _kept(context)
     if number > len(kept):
         raise FaultError("state", number=number, has=len(kept))
@@ -94,9 +111,9 @@ def receive(message: Message, context: Context) -> Message:
     _keep(context, now)
     try:
         # Where a node's process has gone ahead for another, it need not go back for this one.
-        if session(str(context.run_config["overrides"])).patches[: len(now)] != _names(now):
+        if here.patches[: len(now)] != _names(now):
             patched(context)
-    except ValueError:
+    except Exception:
         _keep(context, kept[:number])
         raise
     return Message(RecordDict(), reply_to=message)
@@ -104,7 +121,7 @@ def receive(message: Message, context: Context) -> Message:
 
 def message(node: int, number: int, rank: int, partition: int, frame: ArrayRecord) -> Message:
     """Return the message that brings patch ``number`` to a node."""
-    config = ConfigRecord({"number": number, "rank": rank, "partition": partition})
+    config = ConfigRecord({NUMBER: number, RANK: rank, messages.PARTITION: partition})
     return Message(RecordDict({ARRAYS: frame, "config": config}), node, f"query.{QUERY}")
 
 

@@ -124,6 +124,24 @@ def _is_list_of_names(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_name, value))
 
 
+def _is_whole(value: Any, least: int) -> bool:
+    return type(value) is int and value >= least
+
+
+def _is_nodes(value: Any) -> bool:
+    """Return whether this says how many clients a node may have: 2, or {NODE_ID: 2 or [0, 3]}."""
+    if not isinstance(value, dict):
+        return value is None or _is_whole(value, 1)
+    lists = [those for those in value.values() if isinstance(those, list)]
+    pinned = [client for those in lists for client in those]
+    return (
+        all(_is_whole(node, 0) for node in value)
+        and all(isinstance(said, list) or _is_whole(said, 1) for said in value.values())
+        and all(_is_whole(client, 0) for client in pinned)
+        and len({*pinned}) == len(pinned)
+    )
+
+
 def _is_folder_name(value: Any) -> bool:
     return re.fullmatch(r"[^/\\\0]+", str(value)) is not None and str(value) not in (".", "..")
 
@@ -184,6 +202,11 @@ RULES: Rules = (
         lambda x: x is None or (_is_number(x) and x < 0),
         ("optimizer.exponent",),
     ),
+    (
+        "null, the most clients that a node may have, or {NODE_ID: the most, or a list of clients}",
+        _is_nodes,
+        ("federation.clients_per_node",),
+    ),
     ("in [0, 1)", _is_share, ("adapter.dropout",)),
     (
         "in (0.5, 1]: two halves of a group could reveal both secrets of a client",
@@ -233,7 +256,7 @@ RULES: Rules = (
     (
         "null or a whole number greater than 0",
         lambda x: x is None or (isinstance(x, int) and not isinstance(x, bool) and x > 0),
-        tuple(f"data.{split}.limit" for split in SPLITS),
+        ("federation.max_examples", *(f"data.{split}.limit" for split in SPLITS)),
     ),
     ("the name of a column", _is_name, ("task.reference", "task.label")),
     (

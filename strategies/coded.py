@@ -13,8 +13,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fl_app import first_step
+from fl_app.config import plain
 from fl_app.ledger import Kind, Ledger, Transfer, short_name
 from fl_app.memory import ACCEPTED
+from fl_app.privacy import is_example_level
 from fl_app.records import ARRAYS, message_bytes, pack_record, to_record
 from fl_app.session import Session
 from fl_app.training import turn_seed
@@ -156,11 +158,15 @@ class Coded(Strategy):
         if not self.nodes:
             cfg = self.session.cfg.federation
             continues = self.continues if self.session.up.remembers else []
-            self.nodes, rows, setup = find_clients(grid, cfg.clients, cfg.node_timeout, continues)
-            self.rows |= rows
+            found = find_clients(
+                grid, cfg.clients, cfg.node_timeout, continues, plain(cfg.clients_per_node),
+                private=is_example_level(self.session.cfg),
+            )  # fmt: skip
+            self.nodes = found.nodes
+            self.rows |= found.rows
             # Of a run that goes on, nodes are asked again; what that costs is its next round's.
             at = self.rounds_done + 1 if self.rounds_done else 0
-            self.ledger.add(replace(row, round=at) for row in setup)
+            self.ledger.add(replace(row, round=at) for row in found.transfers)
             self._check_nodes()
 
     def _patch(self, cohort: list[int], server_round: int, grid: Grid) -> list[int]:

@@ -10,9 +10,10 @@ from omegaconf import DictConfig
 
 from fl_app.config import plain
 from fl_app.config.data_only import check_strategy
-from fl_app.records import TRAIN_METRICS
 
-WEIGHTS = (*TRAIN_METRICS, "one")  # what a client can be weighted by; Coded adds the last
+# What a client can be weighted by; Coded adds the last. A score, or a loss, is no weight: it may be
+# negative, and each client says its own.
+WEIGHTS = ("num-examples", "one")
 EVERYONE = {
     "fraction_train": 1.0,
     "fraction_evaluate": 1.0,

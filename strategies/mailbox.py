@@ -39,7 +39,7 @@ class Mailbox:
         It ends when all of these are answered, or after ``timeout`` seconds.
         """
         messages = list(messages)
-        for few in _batches(messages):
+        for few in batches(messages):
             self.grid.push_messages(few)
         return self._replies({message.metadata.message_id for message in messages}, timeout)
 
@@ -47,7 +47,7 @@ class Mailbox:
         began = time.monotonic()
         while asked:
             arrived = False
-            for few in _batches([*asked, *self.overdue]):
+            for few in batches([*asked, *self.overdue]):
                 replies = list(self.grid.pull_messages(few))
                 arrived = arrived or bool(replies)
                 for reply in replies:
@@ -59,10 +59,15 @@ class Mailbox:
             if waited >= timeout:
                 break
             if not arrived:
-                pause = min(max(POLL_LEAST, POLL_SHARE * waited), POLL_MOST)
-                time.sleep(min(pause, timeout - waited))
+                time.sleep(min(pause(waited), timeout - waited))
         self.overdue |= asked
 
 
-def _batches(items: list[Any]) -> list[list[Any]]:
+def pause(waited: float) -> float:
+    """Return how many seconds after ``waited`` to ask Flower again."""
+    return min(max(POLL_LEAST, POLL_SHARE * waited), POLL_MOST)
+
+
+def batches(items: list[Any]) -> list[list[Any]]:
+    """Return ``items`` in lists of at most `BATCH`."""
     return [items[at : at + BATCH] for at in range(0, len(items), BATCH)]

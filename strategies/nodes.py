@@ -1,26 +1,34 @@
 """Which node serves which client.
 
 A client is a partition of the data. Flower's node ids are random, so every node is asked for its
-``partition-id`` and ``num-partitions``; partition k is served by the node with
-partition-id = k mod num-partitions, and with as many nodes as clients that is one each.
+``partition-id`` and ``num-partitions``; it claims the clients k with
+k mod num-partitions = partition-id.
 
-A node may lie. The first claim to a partition and the first num-partitions hold, so a node that
-comes later cannot take over the clients of others.
+A node may lie. How many clients it may have is not its own say: one in a deployment, unless
+``federation.clients_per_node`` lists more; a claim to more is refused as a whole. The first claim
+to a client holds, so a node that comes later cannot take over the clients of others; that an
+earlier one takes the place of an honest one, with its own, is stopped by naming who serves whom in
+``federation.clients_per_node``.
 """
 
 import logging
 import time
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
+from flwr.superlink.grid import InMemoryGrid
 
+from fl_app import messages
+from fl_app.codecs import WireError
 from fl_app.ledger import Transfer
 from fl_app.node_data import PARTITION, PARTITIONS, ROWS
 from fl_app.node_disk import CONTINUES
 from fl_app.records import message_bytes
 from fl_app.text import printable
+from strategies.mailbox import batches, pause
 from strategies.replies import reason
 
 logger = logging.getLogger("thinwire")
@@ -28,81 +36,179 @@ logger = logging.getLogger("thinwire")
 MAX_PARTITIONS = 1_000_000
 MAX_ROWS = 1_000_000_000
 
+PerNode = int | Mapping[Any, Any] | None  # federation.clients_per_node
+
+
+@dataclass
+class Found:
+    """Who serves whom.
+
+    Attributes
+    ----------
+    nodes : dict
+        Client to node id.
+    rows : dict
+        Client to how many rows it has; empty unless the nodes say so, which they do where rows are
+        private.
+    transfers : list of Transfer
+        The set-up messages.
+    """
+
+    nodes: dict[int, int] = field(default_factory=dict)
+    rows: dict[int, int] = field(default_factory=dict)
+    transfers: list[Transfer] = field(default_factory=list)
+
+
+class Limits:
+    """How many clients a node may serve, and which.
+
+    Parameters
+    ----------
+    clients : int
+        Clients of the run, 0 to clients - 1.
+    per_node : PerNode
+        The most that any node may have; or, by node id, the most or the list of those that this
+        node has and no other; None for one each.
+    """
+
+    def __init__(self, clients: int, per_node: PerNode = None) -> None:
+        self.clients = clients
+        self.most = per_node if isinstance(per_node, int) else 1
+        listed = per_node if isinstance(per_node, Mapping) else {}
+        self.numbers = {int(n): int(x) for n, x in listed.items() if isinstance(x, int)}
+        self.pinned = {
+            int(n): sorted(map(int, x)) for n, x in listed.items() if not isinstance(x, int)
+        }
+        self.owner = {client: node for node, those in self.pinned.items() for client in those}
+
+    def check(self, node: int, part: int, parts: int) -> range:
+        """Return the clients that a node claims.
+
+        Raises
+        ------
+        WireError
+            If it may not have them.
+        """
+        claimed, said = range(part, self.clients, parts), f"{PARTITION}={part} of {parts}"
+        if node in self.pinned and list(claimed) != self.pinned[node]:
+            raise WireError(
+                f"{said}, federation.clients_per_node lists clients {self.pinned[node]} for it"
+            )
+        most = len(self.pinned[node]) if node in self.pinned else self.numbers.get(node, self.most)
+        if len(claimed) > most:
+            raise WireError(
+                f"{said} is a claim to {len(claimed)} clients, it may have {most}: see "
+                "federation.clients_per_node, or start one SuperNode per client"
+            )
+        for client in claimed:
+            if self.owner.get(client, node) != node:
+                raise WireError(
+                    f"{said}, federation.clients_per_node lists client {client} for node "
+                    f"{self.owner[client]}"
+                )
+        return claimed
+
 
 def find_clients(
-    grid: Grid, clients: int, timeout: float, continues: Sequence[str] = ()
-) -> tuple[dict[int, int], dict[int, int], list[Transfer]]:
-    """Ask the connected nodes what they serve, until every partition has a node.
+    grid: Grid,
+    clients: int,
+    timeout: float,
+    continues: Sequence[str] = (),
+    per_node: PerNode = None,
+    private: bool = False,
+) -> Found:
+    """Ask the connected nodes what they serve, until every client has a node.
 
     Parameters
     ----------
     grid : Grid
         Flower's connection to the nodes.
     clients : int
-        Partitions 0 to clients - 1 are looked for.
+        Clients 0 to clients - 1 are looked for.
     timeout : float
         Seconds to wait for nodes to connect and answer.
     continues : sequence of str
         What nodes are told of the runs that this one continues, see ``fl_app.node_disk``.
+    per_node : PerNode
+        See `Limits`; None for one client each, and in a simulation for as many as it takes.
+    private : bool
+        Whether nodes have to say how many rows they have.
 
     Returns
     -------
-    nodes : dict
-        Partition to node id; partitions without a node are missing, and a warning says so.
-    rows : dict
-        Partition to how many rows it has; empty unless the nodes say so, which they do where
-        rows are private.
-    transfers : list of Transfer
-        The set-up messages.
+    found : Found
+        Clients without a node are missing, and a warning says so.
 
     Raises
     ------
     TimeoutError
-        If no node at all answered.
+        If no node can be used.
     """
-    deadline = time.monotonic() + timeout
-    node_of: dict[int, int] = {}  # partition-id -> node
-    asked: set[int] = set()
-    rows: dict[int, int] = {}
-    transfers: list[Transfer] = []
-    parts: int | None = None
-    while (parts is None or len(node_of) < parts) and time.monotonic() < deadline:
-        new = sorted(set(grid.get_node_ids()) - asked)
-        if not new:
-            time.sleep(0.2)
-            continue
-        asked |= set(new)
-        questions = [_question(node, continues) for node in new]
-        answers = grid.send_and_receive(questions, timeout=deadline - time.monotonic())
-        for answer in answers:
-            node = answer.metadata.src_node_id
-            try:
-                part, total = _served(answer)
-                if parts not in (None, total):
-                    raise ValueError(f"num-partitions={total}, where others have {parts}")
-                if part in node_of:
-                    raise ValueError(f"partition-id={part}, which node {node_of[part]} has")
-                rows |= _rows(answer, range(part, clients, total))
-            except ValueError as error:
-                logger.warning(
-                    "node %d is left out, for what it says it serves: %s", node, printable(error)
-                )
-                continue
-            parts, node_of[part] = total, node
-            transfers.append(
-                Transfer(0, part, "down", "setup", message_bytes=message_bytes(questions[0]))
+    if per_node is None and isinstance(grid, InMemoryGrid):  # a simulation: nobody else's nodes
+        per_node = clients
+    limits, found, refused = Limits(clients, per_node), Found(), 0
+    for node, question, answer in _answers(grid, timeout, continues, found, clients):
+        try:
+            part, claimed, rows = _claim(answer, limits, node, private)
+            for client in claimed:
+                if client in found.nodes:
+                    raise WireError(
+                        f"{PARTITION}={part}, client {client} is node {found.nodes[client]}'s"
+                    )
+        except WireError as error:
+            logger.warning(
+                "node %d is left out, for what it says it serves: %s", node, printable(error)
             )
-            transfers.append(Transfer(0, part, "up", "setup", message_bytes=message_bytes(answer)))
-    if parts is None:
+            refused += 1
+            continue
+        found.nodes |= dict.fromkeys(claimed, node)
+        found.rows |= rows
+        down, up = message_bytes(question), message_bytes(answer)
+        found.transfers.append(Transfer(0, part, "down", "setup", message_bytes=down))
+        found.transfers.append(Transfer(0, part, "up", "setup", message_bytes=up))
+    if not found.nodes:
         raise TimeoutError(
-            f"no node answered within {timeout:.0f} s: start SuperNodes, or raise "
+            f"no node serves a client: {refused} were left out, for the reasons above"
+            if refused
+            else f"no node answered within {timeout:.0f} s: start SuperNodes, or raise "
             "federation.node_timeout"
         )
-    nodes = {k: node_of[k % parts] for k in range(clients) if k % parts in node_of}
-    if len(nodes) < clients:
-        logger.warning("clients without a node: %s", sorted(set(range(clients)) - set(nodes)))
-    transfers.sort(key=lambda t: (t.partition, t.direction))
-    return nodes, rows, transfers
+    if len(found.nodes) < clients:
+        missing = sorted(set(range(clients)) - set(found.nodes))
+        logger.warning("clients without a node: %s", missing)
+    found.transfers.sort(key=lambda t: (t.partition, t.direction))
+    return found
+
+
+def _answers(
+    grid: Grid, timeout: float, continues: Sequence[str], found: Found, clients: int
+) -> Iterator[tuple[int, Message, Message]]:
+    """Ask every node as it connects; yield node, question and answer, of each node once.
+
+    Nobody waits for a node that is silent, once all clients are found; but in a simulation all
+    nodes answer, and all their messages are in the ledger.
+    """
+    everyone = isinstance(grid, InMemoryGrid)
+    began = time.monotonic()
+    asked: set[int] = set()
+    waiting: dict[str, tuple[int, Message]] = {}
+    while True:
+        new = [_question(node, continues) for node in sorted(set(grid.get_node_ids()) - asked)]
+        for few in batches(new):
+            grid.push_messages(few)
+        for question in new:
+            asked.add(question.metadata.dst_node_id)
+            waiting[question.metadata.message_id] = question.metadata.dst_node_id, question
+        arrived = [reply for few in batches([*waiting]) for reply in grid.pull_messages(few)]
+        for reply in arrived:
+            # Whose it is says the question: a reply may name any node as its sender.
+            if (pair := waiting.pop(reply.metadata.reply_to_message_id, None)) is not None:
+                yield *pair, reply
+        waited = time.monotonic() - began
+        if waited >= timeout or (len(found.nodes) == clients and not (everyone and waiting)):
+            return
+        if not arrived:
+            time.sleep(min(pause(waited), timeout - waited))
 
 
 def _question(node: int, continues: Sequence[str]) -> Message:
@@ -112,28 +218,23 @@ def _question(node: int, continues: Sequence[str]) -> Message:
     return Message(content, node, MessageType.QUERY)
 
 
-def _served(answer: Message) -> tuple[int, int]:
-    """Return a node's partition-id and num-partitions; ValueError if it gave none that can be."""
+def _claim(
+    answer: Message, limits: Limits, node: int, private: bool
+) -> tuple[int, range, dict[int, int]]:
+    """Return a node's partition-id, the clients that it may have for it, and their rows.
+
+    Raises
+    ------
+    WireError
+        If it gave none that can be, or claims what it may not have.
+    """
     if answer.has_error():
-        raise ValueError(reason(answer))
-    record = answer.content.config_records.get("node", ConfigRecord())
-    part, parts = record.get(PARTITION), record.get(PARTITIONS)
-    if not isinstance(part, int) or not isinstance(parts, int):
-        raise ValueError(f"partition-id={part!r}, num-partitions={parts!r} are no integers")
-    if not 0 <= part < parts <= MAX_PARTITIONS:
-        raise ValueError(f"partition-id={part}, num-partitions={parts} are out of range")
-    return part, parts
-
-
-def _rows(answer: Message, partitions: range) -> dict[int, int]:
-    """Return how many rows each of a node's partitions has; ValueError if that cannot be."""
-    said = answer.content.config_records["node"].get(ROWS)
-    if said is None:
-        return {}
-    if (
-        not isinstance(said, list)
-        or len(said) != len(partitions)
-        or not all(isinstance(n, int) and 0 <= n <= MAX_ROWS for n in said)
-    ):
-        raise ValueError(f"rows={said!r} are not a number for each of {len(partitions)} partitions")
-    return dict(zip(partitions, cast(list[int], said), strict=True))
+        raise WireError(reason(answer))
+    record = messages.record(answer, "node")
+    parts = messages.integer(record, PARTITIONS, 1, MAX_PARTITIONS)
+    part = messages.integer(record, PARTITION, 0, parts - 1)
+    claimed = limits.check(node, part, parts)
+    if not private:
+        return part, claimed, {}
+    said = messages.integers(record, ROWS, 0, MAX_ROWS, len(claimed))
+    return part, claimed, dict(zip(claimed, said, strict=True))

@@ -64,10 +64,18 @@ class Patches:
         """Code a patch as a model on its way down is, and apply what arrives of it.
 
         One of rank 0 changes nothing and is not sent.
+
+        Raises
+        ------
+        ValueError
+            If nodes would refuse its rank.
         """
         if rank == 0:
             return
         here = self.session
+        most = patches.max_rank(here.cfg)
+        if rank > most:
+            raise ValueError(f"a patch of rank {rank}, nodes take none above {most}")
         began = time.perf_counter()
         wire, frame, arriving = patches.encode(tree, here)
         row = Transfer(
@@ -177,7 +185,7 @@ def gather_signs(
             try:
                 frame = unpack_record(reply.content)
                 wire = unpack(frame, codec, here.manifest)
-                trees.append(codec.decode(wire, like))
+                trees.append(first_step.checked_signs(codec.decode(wire, like)))
             except WireError as error:
                 raise RuntimeError(f"client {client}, signs of its gradient: {error}") from None
             up.codec, up.scalars = short_name(codec.spec), sum(x.size for x in like.values())

@@ -1,18 +1,22 @@
 """What a reply has to be before a strategy may see it."""
 
-import math
 from collections.abc import Collection
 from typing import cast
 
+import numpy as np
 from flwr.app import Message, MetricRecord
 
+from fl_app import messages
 from fl_app.codecs import WireError
+from fl_app.memory import SINCE
 from fl_app.records import TIMING
 from fl_app.text import printable
 
 # Flower weighs a client by its number of examples and the run adds up the seconds, so one absurd
 # value would stand for all.
+EXAMPLES, LOSS = "num-examples", "loss"
 MAX_EXAMPLES = 2**29  # for strategies.mean to be exact
+MAX_LOSS = float(np.finfo(np.float32).max)  # of training in float32; its mean stays finite
 MAX_SECONDS = 1e7  # 116 days
 
 
@@ -30,20 +34,30 @@ def check_metrics(reply: Message, names: Collection[str]) -> MetricRecord:
     Raises
     ------
     WireError
-        If they are not exactly those of this app, each one finite number: Flower's aggregation
-        would fail for all clients, or weigh one of them at will.
+        If they are not exactly those of this app, or beyond what they can be: a whole number of
+        examples, a finite loss, scores in [0, 1]. Flower's aggregation would fail for all clients,
+        or weigh one of them at will.
     """
     records = list(reply.content.metric_records.values())
     if len(records) != 1 or {*records[0]} != {*names}:
-        found = [sorted(record) for record in records]
+        count = sum(map(len, records))
+        found = sorted(name for record in records for name in record) if count <= 9 else count
         raise WireError(f"the reply has metrics {found}, expected {sorted(names)}")
-    for name, value in records[0].items():
-        if isinstance(value, list) or not math.isfinite(value):
-            raise WireError(f"metric {name}={value} is not one finite number")
-    examples = cast(float, records[0]["num-examples"])
-    if not 1 <= examples <= MAX_EXAMPLES:
-        raise WireError(f"num-examples={examples} should be in 1..{MAX_EXAMPLES}")
+    for name in names:
+        if name == EXAMPLES:
+            messages.integer(records[0], name, 1, MAX_EXAMPLES)
+        elif name == LOSS:
+            messages.number(records[0], name, -MAX_LOSS, MAX_LOSS)
+        else:
+            messages.number(records[0], name, 0, 1)
     return records[0]
+
+
+def capped(metrics: MetricRecord, most: int | None) -> MetricRecord:
+    """Return the metrics with a number of examples of ``most`` in place of a larger one."""
+    if most is None:
+        return metrics
+    return MetricRecord({**metrics, EXAMPLES: min(cast(int, metrics[EXAMPLES]), most)})
 
 
 def check_timing(reply: Message) -> dict[str, float]:
@@ -54,11 +68,21 @@ def check_timing(reply: Message) -> dict[str, float]:
     WireError
         If one is missing or no credible length of time.
     """
-    record = reply.content.config_records.get(TIMING)
-    seconds: dict[str, float] = {}
-    for name in ("decode", "work", "encode"):
-        value = None if record is None else record.get(name)
-        if not isinstance(value, float) or not 0 <= value <= MAX_SECONDS:
-            raise WireError(f"timing {name}={value!r} should be seconds, at most {MAX_SECONDS:g}")
-        seconds[name] = value
-    return seconds
+    record = messages.record(reply, TIMING)
+    return {
+        name: messages.number(record, name, 0, MAX_SECONDS) for name in ("decode", "work", "encode")
+    }
+
+
+def check_since(reply: Message, server_round: int) -> int:
+    """Return the round whose state the client's codec started from, 0 for a fresh one.
+
+    Raises
+    ------
+    WireError
+        If it is no round before ``server_round``.
+    """
+    record = messages.record(reply, TIMING)
+    if SINCE not in record:
+        return 0
+    return messages.integer(record, SINCE, 0, server_round - 1)

@@ -10,26 +10,26 @@ from typing import Any
 import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 
+from fl_app import first_step
 from fl_app.codecs import State, WireError, receive
 from fl_app.ledger import Kind, Ledger, Transfer, short_name
-from fl_app.memory import SINCE
 from fl_app.privacy import is_example_level
 from fl_app.records import (
     ARRAYS,
     EVALUATE_METRICS,
     PRIVATE_METRICS,
-    TIMING,
     TRAIN_METRICS,
     message_bytes,
     to_record,
     unpack_record,
 )
 from fl_app.session import Session
+from fl_app.text import printable
 from fl_app.tree import Tree
 from fl_app.wire import unpack
 from strategies.downlink import Coding
 from strategies.pulling import bound_replies
-from strategies.replies import check_metrics, check_timing, reason
+from strategies.replies import capped, check_metrics, check_since, check_timing, reason
 
 logger = logging.getLogger("thinwire")
 
@@ -119,9 +119,11 @@ class Uplink:
         self.train_seconds = 0.0
         self._received: dict[int, Received] = {}
         self._overdue: dict[str, tuple[int, Kind, int]] = {}  # round, kind, client
-        # Two values of 32 bits for each trained one, a sign for each frozen one, and the rest.
+        # Two values of 32 bits for each trained one, a sign for each frozen one where those
+        # are asked for, and the rest.
         frozen = sum(values.numel() for values in session.model.parameters())
-        bound_replies(MESSAGE_BYTES + 8 * scalars(session.theta0) + frozen // 4)
+        signs = frozen // 4 if first_step.is_needed(session.cfg) else 0
+        bound_replies(MESSAGE_BYTES + 8 * scalars(session.theta0) + signs)
 
     def accepted(self, partition: int) -> int:
         """Return the round of the client's reply that was accepted last, 0 for none."""
@@ -155,6 +157,10 @@ class Uplink:
             except WireError as error:
                 _fail(asked, partition, str(error))
                 continue
+            except Exception as error:  # whatever a node makes of a reply, it ends no run
+                logger.debug("a reply of client %d", partition, exc_info=True)
+                _fail(asked, partition, printable(f"{type(error).__name__}: {error}"))
+                continue
             yield usable
         for identity, pending in waiting.items():
             self._overdue[identity] = asked.number, asked.kind, pending.down.partition
@@ -187,7 +193,7 @@ class Uplink:
         names = (*EVALUATE_METRICS, *here.task.metrics)
         if up.kind == "train":
             names = PRIVATE_METRICS if is_example_level(here.cfg) else TRAIN_METRICS
-        metrics = check_metrics(reply, names)
+        metrics = capped(check_metrics(reply, names), here.cfg.federation.max_examples)
         timing = check_timing(reply)
         plain = RecordDict({"metrics": MetricRecord({**metrics, WEIGHT_ONE: 1.0})})
         tree = relayed = None
@@ -196,7 +202,7 @@ class Uplink:
             frame = unpack_record(reply.content)
             wire = unpack(frame, here.up, here.manifest)
             reference = here.reference(asked.broadcast.decoded)
-            memory = self._memory(up.partition, reply, reference)
+            memory = self._memory(up.partition, up.round, reply, reference)
             tree, memory = receive(here.up, wire, reference, memory)
             relayed = Coding(tree, frame, wire.nbytes)
             up.decode_s = time.perf_counter() - began
@@ -214,7 +220,7 @@ class Uplink:
         reply.content = plain
         return Usable(up.partition, reply, tree, relayed)
 
-    def _memory(self, partition: int, reply: Message, reference: Tree) -> State:
+    def _memory(self, partition: int, server_round: int, reply: Message, reference: Tree) -> State:
         """Return the up codec's memory of the client, as of the state that its reply started from.
 
         Raises
@@ -222,13 +228,13 @@ class Uplink:
         WireError
             If that is neither the state of the round accepted last nor a fresh one.
         """
-        since = reply.content.config_records[TIMING].get(SINCE, 0)
+        since = check_since(reply, server_round)
         if since == 0:
             return self.session.up.init_receiver(reference)
         last = self._received.get(partition)
         if last is None or last.server_round != since:
             accepted = last.server_round if last else "none"
-            raise WireError(f"the reply builds on round {since!r}, the last accepted is {accepted}")
+            raise WireError(f"the reply builds on round {since}, the last accepted is {accepted}")
         return last.memory
 
     def _clipped(self, tree: Tree, broadcast: Tree, up: Transfer) -> Tree:

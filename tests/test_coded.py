@@ -197,7 +197,8 @@ def test_two_nodes_can_hold_three_clients(tmp_path: Path) -> None:
     for nodes in (2, 3, 5):
         folder = tmp_path / str(nodes)
         folder.mkdir()
-        rounds = Rounds(folder, "strategy=fedavg codec=fp32 clients_per_round=3", nodes=nodes)
+        words = "strategy=fedavg codec=fp32 clients_per_round=3 federation.clients_per_node=2"
+        rounds = Rounds(folder, words, nodes=nodes)
         results.append(rounds.round(1)[0])
     assert same(results[0], results[1])
     assert same(results[0], results[2])
@@ -267,6 +268,16 @@ def nan_loss(reply: Message) -> Message:
     return reply
 
 
+def fractional_weight(reply: Message) -> Message:
+    reply.content["metrics"]["num-examples"] = 1.5
+    return reply
+
+
+def list_for_a_loss(reply: Message) -> Message:
+    reply.content["metrics"]["loss"] = [0.5]
+    return reply
+
+
 def negative_weight(reply: Message) -> Message:
     reply.content["metrics"]["num-examples"] = -5
     return reply
@@ -284,6 +295,8 @@ TAMPERS = {
     other_metrics: "surprise",
     nan_loss: "loss=nan",
     negative_weight: "num-examples=-5",
+    fractional_weight: "num-examples=1.5",
+    list_for_a_loss: "loss=a list of 1",
     other_codec: "another codec",
     other_theta0: "theta0",
 }

@@ -150,7 +150,7 @@ REFUSED = {
     f"{DP} privacy.max_grad_norm=0": "greater than 0",
     f"{DP} privacy.noise=loud": "secret",
     f"{DP} privacy.id=magic": "dp_sgd",
-    f"{DP} strategy=fedavg strategy.inner.weighted_by_key=loss": "does not tell its loss",
+    f"{DP} strategy=fedavg strategy.inner.weighted_by_key=loss": "should be one of",
     f"{SERVER} {DP}": "choose one",
     f"{SERVER} {STRATEGY}.strategy.weighted_by_key=num-examples": "set it to one",
     f"{SERVER} {STRATEGY}.num_sampled_clients=3": "clients_per_round=2",

@@ -1,5 +1,7 @@
 """Flower's own ``HttpGrid.pull_messages``, over the objects of replies that nodes have made."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
@@ -7,7 +9,11 @@ from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
 from flwr.proto.message_pb2 import PullObjectResponse
 from flwr.proto.runtime_pb2 import PullAppMessagesResponse
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
+    get_all_nested_objects,
+    get_object_tree,
+)
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid.http_grid import HttpGrid
@@ -33,11 +39,17 @@ def reply(values: np.ndarray) -> Message:
 class Link:
     """What a SuperLink holds of replies, and how much of it was asked for."""
 
-    def __init__(self, *replies: Message, spoil: str = "") -> None:
+    def __init__(
+        self, *replies: Message, spoil: str = "", forged: InflatableObject | None = None
+    ) -> None:
         self.replies, self.pulled, self.confirmed = replies, 0, []
         self.objects = {}
+        self.trees = [get_object_tree(forged or one) for one in replies]
+        if forged is not None:
+            found = get_all_nested_objects(forged).items()
+            self.objects |= {i: part.deflate() for i, part in found}
         for one in replies:
-            one.metadata.__dict__["_message_id"] = one.object_id
+            one.metadata.__dict__["_message_id"] = (forged or one).object_id
             self.objects |= {i: part.deflate() for i, part in get_all_nested_objects(one).items()}
         for identity, content in self.objects.items():
             if spoil and content.startswith(spoil.encode() + b" "):
@@ -47,7 +59,7 @@ class Link:
     def PullMessages(self, request) -> PullAppMessagesResponse:  # noqa: N802
         return PullAppMessagesResponse(
             messages_list=[message_to_proto(remove_content_from_message(m)) for m in self.replies],
-            message_object_trees=[get_object_tree(m) for m in self.replies],
+            message_object_trees=self.trees,
         )
 
     def PullObject(self, request) -> PullObjectResponse:  # noqa: N802
@@ -95,11 +107,49 @@ def test_objects_that_cannot_be_put_together_are_an_error_of_their_node_alone(pa
     link = Link(reply(np.zeros(5, np.float32)), spoil=part)
     link.objects |= honest.objects
     link.replies = (*link.replies, *honest.replies)
+    link.trees += honest.trees
     bad, good = pull(link)
     assert bad.has_error()
     assert "it cannot be read" in bad.error.reason
-    assert bad.metadata.reply_to_message_id == ("" if part == "Message" else "q" * 64)
+    assert bad.metadata.reply_to_message_id == "q" * 64
     assert good.content["arrays"]["frame"].numpy().tolist() == [1, 1, 1]
+
+
+def no_message(one: Message) -> InflatableObject:
+    return one.content["arrays"]
+
+
+def no_content(one: Message) -> InflatableObject:
+    other = reply(np.zeros(5, np.float32))
+    other.__dict__["_content"] = one.content["arrays"]
+    return other
+
+
+def of_another(one: Message) -> InflatableObject:
+    """The reply of node 7 says that it is to the question that node 8 got."""
+    other = reply(np.zeros(5, np.float32))
+    other.metadata.__dict__["_reply_to_message_id"] = "8" * 64
+    return other
+
+
+@pytest.mark.parametrize(
+    ("forge", "says"),
+    [
+        (no_message, "it is a ArrayRecord"),
+        (no_content, "its content is no RecordDict"),
+        (of_another, "answers another question"),
+    ],
+)
+def test_what_is_no_reply_to_the_question_is_an_error_of_its_node_alone(
+    forge: Callable[[Message], InflatableObject], says: str
+) -> None:
+    announced = reply(np.zeros(5, np.float32))
+    forged = forge(announced)
+    link = Link(announced, forged=forged)
+    (bad,) = pull(link)
+    assert bad.has_error()
+    assert says in bad.error.reason
+    assert bad.metadata.reply_to_message_id == "q" * 64
 
 
 def test_a_message_of_very_many_objects_is_not_even_begun() -> None:

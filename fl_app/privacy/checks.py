@@ -60,11 +60,6 @@ def _check_dp_sgd(cfg: DictConfig) -> None:
             f"privacy.epsilon={asked.epsilon} and privacy.noise_multiplier="
             f"{asked.noise_multiplier}: give one and set the other to null"
         )
-    if plain(cfg.strategy.inner).get("weighted_by_key") == "loss":
-        raise ValueError(
-            "strategy.inner.weighted_by_key=loss: a private client does not tell its loss; set "
-            "num-examples or one"
-        )
 
 
 def _check_release(cfg: DictConfig) -> None:

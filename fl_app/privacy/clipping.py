@@ -5,6 +5,8 @@ from flwr.clientapp.mod import fixedclipping_mod
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM
 
+from fl_app import messages
+
 
 def clipped(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Clip the client's update if the server's strategy says to what length.
@@ -12,7 +14,8 @@ def clipped(message: Message, context: Context, call_next: ClientAppCallable) ->
     Within ``fl_app.mods.coded``: what is clipped is the trained model against the decoded
     broadcast, and then it is encoded.
     """
-    (config,) = message.content.config_records.values()
+    config = messages.record(message)
     if KEY_CLIPPING_NORM in config:
+        messages.number(config, KEY_CLIPPING_NORM, 0)
         return fixedclipping_mod(message, context, call_next)
     return call_next(message, context)
