@@ -14,6 +14,7 @@ from flwr.app import ConfigRecord, Message, MetricRecord
 from omegaconf import DictConfig
 
 from fl_app.codecs import WireError
+from fl_app.text import printable
 
 CONFIG = "config"  # the key of a question's record
 PARTITION, ROUND = "partition", "server-round"  # in it: who is asked, and in which round
@@ -128,7 +129,7 @@ def _wrong(name: str, value: object, should: str) -> WireError:
     if isinstance(value, (list, bytes, str)):
         shown = f"a {type(value).__name__} of {len(value)}"
         if isinstance(value, str) and len(value) <= SHOWN:
-            shown = repr(value)
+            shown = f"'{printable(value)}'"
     else:
         shown = repr(value)
     return WireError(f"{name}={shown} should be {should}")

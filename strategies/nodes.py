@@ -236,5 +236,5 @@ def _claim(
     claimed = limits.check(node, part, parts)
     if not private:
         return part, claimed, {}
-    said = messages.integers(record, ROWS, 0, MAX_ROWS, len(claimed))
+    said = messages.integers(record, ROWS, 1, MAX_ROWS, len(claimed))
     return part, claimed, dict(zip(claimed, said, strict=True))

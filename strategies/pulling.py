@@ -13,7 +13,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Any, NamedTuple, cast
 
-from flwr.app import Array, Error, Message, Metadata, RecordDict
+from flwr.app import Array, Error, Message, Metadata
 from flwr.app.message import make_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
@@ -97,8 +97,6 @@ def _check(found: Any, sent: Announced) -> None:
     """Raise ValueError if this is no message, or answers another question than announced."""
     if not isinstance(found, Message):
         raise ValueError(f"it is a {type(found).__name__}")
-    if not found.has_error() and not isinstance(found.__dict__["_content"], RecordDict):
-        raise ValueError("its content is no RecordDict")
     if found.metadata.reply_to_message_id != sent.question:
         raise ValueError("it says that it answers another question than the one it came for")
 

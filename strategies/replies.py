@@ -42,7 +42,9 @@ def check_metrics(reply: Message, names: Collection[str]) -> MetricRecord:
     if len(records) != 1 or {*records[0]} != {*names}:
         count = sum(map(len, records))
         found = sorted(name for record in records for name in record) if count <= 9 else count
-        raise WireError(f"the reply has metrics {found}, expected {sorted(names)}")
+        raise WireError(
+            f"the reply has metrics {printable(found, most=200)}, expected {sorted(names)}"
+        )
     for name in names:
         if name == EXAMPLES:
             messages.integer(records[0], name, 1, MAX_EXAMPLES)

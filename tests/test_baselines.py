@@ -250,7 +250,7 @@ def test_a_node_that_lost_its_state_is_healed(tmp_path: Path, method: str) -> No
 
 def test_nodes_with_several_clients_get_a_patch_once(tmp_path: Path) -> None:
     alone = Federation(tmp_path, "flora")
-    shared = Federation(tmp_path, "flora", nodes=2)
+    shared = Federation(tmp_path, "flora", "federation.clients_per_node=2", nodes=2)
     for rounds in (alone, shared):
         forget_session()
         rounds.round(1)

@@ -24,7 +24,7 @@ class Rounds:
     """A federation in one process, round by round."""
 
     def __init__(self, tmp_path: Path, overrides: str, tamper=None, nodes: int = 3) -> None:
-        self.overrides = f"{small.RUN} {overrides}"
+        self.overrides = f"{small.RUN} rounds=9 {overrides}"  # more than any test does
         self.here = session(self.overrides)
         self.grid = Loopback(self.overrides, nodes, tamper)
         self.ledger = Ledger(tmp_path / "ledger.csv")

@@ -10,13 +10,13 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.loopback import Loopback
 from fl_app import messages, patches
 from fl_app.codecs import WireError
 from fl_app.records import pack_record, to_record
 from fl_app.session import session
 from fl_app.wire import pack
 from tests import small
-from tests.loopback import Loopback
 
 SCALARS = st.one_of(
     st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(), st.text(max_size=99), st.binary()

@@ -136,7 +136,7 @@ def of_another(one: Message) -> InflatableObject:
     ("forge", "says"),
     [
         (no_message, "it is a ArrayRecord"),
-        (no_content, "its content is no RecordDict"),
+        (no_content, "Invalid arguments for Message"),
         (of_another, "answers another question"),
     ],
 )

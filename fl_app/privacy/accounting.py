@@ -15,11 +15,16 @@ PRECISION = 5e-3  # of a noise multiplier, relative
 LEAST = 0.05  # target: the accountant's own precision is 0.01
 ORDERS = list(range(2, 65))  # of Renyi divergences; fractional ones take most of the time
 LARGE = 30.0  # beyond it there is nothing to promise, and the exact composition fills the memory
+# Of more steps the exact composition takes gigabytes, and how many there are a node's rows decide:
+# a million steps took 7 GB and two minutes.
+MOST_STEPS = 100_000
 
 
 @lru_cache(maxsize=4096)
 def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> float:
-    """Return an upper bound of epsilon at ``delta``, above ``LARGE`` a looser one.
+    """Return an upper bound of epsilon at ``delta``.
+
+    Above ``LARGE``, and for more than ``MOST_STEPS``, it is a looser one.
 
     Parameters
     ----------
@@ -38,7 +43,8 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tails, where exp overflows; of how loose it is
         bound = float(loose.get_epsilon(delta, alphas=ORDERS))
-        return bound if bound > LARGE else float(tight.get_epsilon(delta))
+        loosely = bound > LARGE or steps > MOST_STEPS
+        return bound if loosely else float(tight.get_epsilon(delta))
 
 
 @lru_cache(maxsize=4096)
