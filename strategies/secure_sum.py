@@ -10,6 +10,8 @@ from typing import cast
 import numpy as np
 from flwr.app import ConfigRecord
 
+from fl_app import messages
+from fl_app.codecs import WireError
 from fl_app.codecs.modular import Ring
 from fl_app.codecs.streams import words
 from fl_app.codecs.streams.words import Words
@@ -90,9 +92,10 @@ class SecureSum:
         handed: dict[int, dict[int, bytes]] = {}
         for client, answer in self.ask(SHARES, questions).items():
             others = [member for member in self.groups[client] if member != client]
-            sealed = _texts(answer, "sealed")
-            if len(sealed) != len(others):
-                logger.warning("client %d is left out: it did not share with its group", client)
+            try:
+                sealed = messages.texts(answer, "sealed", primitives.SEALED_BYTES, len(others))
+            except WireError as error:
+                logger.warning("client %d is left out: %s", client, error)
                 continue
             handed[client] = dict(zip(others, sealed, strict=True))
         self.groups = _among(self.groups, handed)
@@ -105,13 +108,24 @@ class SecureSum:
         return sorted(handed)
 
     def _publics(self, clients: list[int]) -> dict[int, tuple[bytes, bytes]]:
+        """Return the clients' keys; one whose keys every other client would refuse is left out."""
         publics: dict[int, tuple[bytes, bytes]] = {}
-        for client, answer in self.ask(KEYS, {k: ConfigRecord() for k in clients}).items():
-            mask, share = answer.get("mask-public"), answer.get("share-public")
-            if not isinstance(mask, bytes) or not isinstance(share, bytes):
-                logger.warning("client %d is left out: it sent no keys", client)
+        own, seen = primitives.new_key(), set[bytes]()
+        for client, answer in sorted(self.ask(KEYS, {k: ConfigRecord() for k in clients}).items()):
+            try:
+                both = [
+                    messages.text(answer, name, primitives.KEY_BYTES)
+                    for name in ("mask-public", "share-public")
+                ]
+                for key in both:
+                    primitives.agree(own, key, "check")  # ValueError for a key that is none
+                if len({*both} - seen) < len(both):
+                    raise WireError("it has a key twice, or another client's")
+            except ValueError as error:
+                logger.warning("client %d is left out, for its keys: %s", client, error)
                 continue
-            publics[client] = mask, share
+            seen |= {*both}
+            publics[client] = both[0], both[1]
         return publics
 
     def sealed_for(self, client: int) -> dict[int, bytes]:
@@ -154,9 +168,16 @@ class SecureSum:
         for holder, answer in self.ask(REVEAL, questions).items():
             asked = questions[holder]
             owners = [*cast(list[int], asked["survivors"]), *cast(list[int], asked["dropped"])]
-            revealed = [*_texts(answer, "seed-shares"), *_texts(answer, "key-shares")]
-            if len(revealed) != len(owners):
-                logger.warning("client %d revealed not what it was asked for", holder)
+            try:
+                revealed = [
+                    share
+                    for name, of in (("seed-shares", "survivors"), ("key-shares", "dropped"))
+                    for share in messages.texts(
+                        answer, name, primitives.SHARE_BYTES, len(cast(list[int], asked[of]))
+                    )
+                ]
+            except WireError as error:
+                logger.warning("client %d reveals nothing: %s", holder, error)
                 continue
             for owner, share in zip(owners, revealed, strict=True):
                 shares[owner][holder] = share
@@ -252,11 +273,3 @@ def components(groups: Mapping[int, Collection[int]], alive: set[int]) -> list[s
 def _among(groups: dict[int, list[int]], left: Collection[int]) -> dict[int, list[int]]:
     """Return the groups of those who are left, of them alone."""
     return {k: [member for member in groups[k] if member in left] for k in sorted(left)}
-
-
-def _texts(answer: ConfigRecord, name: str) -> list[bytes]:
-    """Return a list of bytes out of an answer; what is none is an empty one."""
-    found = answer.get(name)
-    if not isinstance(found, list) or not all(isinstance(text, bytes) for text in found):
-        return []
-    return cast(list[bytes], found)

@@ -29,8 +29,6 @@ from tests.outcome import result
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 REFUSED = "Failed to activate SuperNode"
-SENT = "Sent successfully"  # in a SuperNode's log, once for each reply
-FLOWER_POLL = 4  # seconds; Flower asks for replies every 3
 PATIENCE = 240  # seconds; what is waited for takes a few on a quiet machine
 HOSTILE = Path(__file__).parent / "hostile"
 WORDS = (
@@ -152,8 +150,8 @@ def test_what_a_hostile_node_sends_costs_its_own_reply_alone(
             "damaged: the CRC-32 does not match",
             "theta0 or the trained tensors differ (manifest 0000000000000000",
             "the values hold NaN or Inf",
-            "num-examples=1000000000000000 should be in 1..",
-            "metric loss=nan is not one finite number",
+            "num-examples=1000000000000000 should be a whole number in 1..",
+            "loss=nan should be a number in",
             "the reply has metrics [], expected",
             "the reply has more than the",
         ),
@@ -171,25 +169,16 @@ def test_what_a_hostile_node_sends_costs_its_own_reply_alone(
     assert max(peak.values()) < 2**30  # the frame of 1 GB was never in memory
 
 
-def test_a_node_cannot_take_what_another_serves(
-    here: Deployment, plan: Path, tmp_path: Path
-) -> None:
-    claim = {"partition-id": 0, "num-partitions": 3}
-    put(plan, {"waits": True})
-    owners = [here.nodes["node-0"], here.nodes["node-1"]]
-    sent = [node.text().count(SENT) for node in owners]
+def test_one_node_cannot_take_every_client(here: Deployment, plan: Path, tmp_path: Path) -> None:
+    put(plan, {"serves": {"partition-id": 0, "num-partitions": 1}})
     run = here.submit(
         f"{WORDS} rounds=1 output.dir={tmp_path} output.name=run clients_per_round=2 "
         "federation.node_timeout=30"
     )
-    until(lambda: all(n.text().count(SENT) > k for n, k in zip(owners, sent, strict=True)))
-    time.sleep(FLOWER_POLL)  # until the server has looked
-    put(plan, {"serves": claim})
     log = ended(here, run)
     put(plan, {})
-    thief, owner = here.node_ids["node-2"], here.node_ids["node-0"]
-    assert f"node {thief} is left out" in log
-    assert f"partition-id=0, which node {owner} has" in log
+    assert f"node {here.node_ids['node-2']} is left out" in log
+    assert "partition-id=0 of 1 is a claim to 3 clients, it may have 1" in log
     assert "clients without a node: [2]" in log
     assert log.startswith("finished:completed"), log
     assert {row["partition"] for row in rows(tmp_path / "run", kind="train")} == {"0", "1"}

@@ -437,3 +437,55 @@ def test_every_client_has_as_many_neighbours_and_both_know_it(count, half, seed)
         new = {member for k in new for member in groups[k]} - reached
         reached |= new
     assert reached == {*clients}
+
+
+# ---- one client that spoils it for the others -----------------------------------------------
+
+POINT = bytes([9]) + bytes(31)
+SPOILED = {  # stage: what client 4 answers with in place of what it has
+    KEYS: [
+        {"mask-public": bytes(32)},  # of which every other client's secret would be zero
+        {"share-public": bytes(32)},
+        {"mask-public": POINT, "share-public": POINT},
+        {"mask-public": b"x"},
+        {"mask-public": bytes(10**6)},
+        {"mask-public": [bytes(32)]},
+        {"mask-public": 7},
+    ],
+    SHARES: [
+        {"sealed": []},
+        {"sealed": [b"x" * 132] * 3},
+        {"sealed": [bytes(10**6)] * 4},
+        {"sealed": [7] * 4},
+        {"sealed": b"x"},
+    ],
+    REVEAL: [
+        {"seed-shares": []},
+        {"seed-shares": [bytes(10**6)] * 5},
+        {"seed-shares": b"x", "key-shares": ["y"]},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("stage", "spoiled"), [(stage, one) for stage, ones in SPOILED.items() for one in ones]
+)
+def test_what_one_client_sends_in_no_form_costs_its_own_vector_alone(
+    stage: str, spoiled: dict, caplog
+) -> None:
+    ring, asked = Ring.of(16, 9, 1), Settings(4, 3, 15)
+    clients = Clients(asked)
+
+    def tamper(at: str, client: int, record: ConfigRecord) -> ConfigRecord:
+        return ConfigRecord({**record, **spoiled}) if (at, client) == (stage, 4) else record
+
+    clients.tamper = tamper
+    server = SecureSum(clients.ask, 5, asked, ring, COUNT)
+    cohort = server.set_up([1, 4, 7, 10, 13], 0)
+    honest = [1, 7, 10, 13]
+    assert cohort == ([1, 4, 7, 10, 13] if stage == REVEAL else honest)
+    values = {k: np.full(COUNT, k, words.dtype(ring.bits)) for k in cohort}
+    train(clients, server, cohort, values)
+    assert server.reveal().tolist() == [sum(cohort)] * COUNT
+    assert "client 4 " in caplog.text
+    assert len(caplog.text) < 500

@@ -24,7 +24,8 @@ from fl_app.codecs.streams.words import Words
 
 KEY_BYTES = 32
 SHARE_BYTES = 4 + 48  # an index, and a secret of 32 bytes padded to whole blocks of Shamir's field
-_NONCE_BYTES = 12
+_NONCE_BYTES, _TAG_BYTES = 12, 16
+SEALED_BYTES = _NONCE_BYTES + 2 * SHARE_BYTES + _TAG_BYTES  # two shares for one member
 _CHUNK = 1 << 15  # words
 
 

@@ -9,7 +9,6 @@ import importlib.machinery
 import json
 import os
 import sys
-import time
 from pathlib import Path
 
 
@@ -39,8 +38,7 @@ def tamper(app) -> None:
 
     def answer(self, message, context):
         reply = honest(self, message, context)
-        while (plan := json.loads(Path(os.environ["HOSTILE"]).read_text())).get("waits"):
-            time.sleep(0.1)
+        plan = json.loads(Path(os.environ["HOSTILE"]).read_text())
         if message.metadata.message_type == "query" and "serves" in plan:
             reply.content = RecordDict({"node": ConfigRecord(plan["serves"])})
         if message.metadata.message_type == "train":
