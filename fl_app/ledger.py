@@ -1,6 +1,7 @@
 """The ledger: one row per transfer, measured where the bytes leave or arrive."""
 
 import csv
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -140,7 +141,23 @@ def _write(file: TextIO, rows: Iterable[Transfer]) -> None:
 def _number(column: str) -> Callable[[str], Any]:
     if column in ("direction", "kind", "codec"):
         return str
-    return float if column.endswith("_s") else int
+    return seconds if column.endswith("_s") else number
+
+
+def number(text: str) -> int:
+    """Return a count out of a file; ValueError if it is none, or more than 2^63."""
+    found = int(text)
+    if not 0 <= found < 2**63:
+        raise ValueError(f"{found} is no count")
+    return found
+
+
+def seconds(text: str) -> float:
+    """Return a time out of a file; ValueError if it is none."""
+    found = float(text)
+    if not 0 <= found < math.inf:
+        raise ValueError(f"{found} is no time")
+    return found
 
 
 def read(path: Path) -> Transfers:

@@ -15,9 +15,14 @@ from typing import Any
 from fl_app import ledger
 from fl_app.config import read_yaml
 from fl_app.ledger import Transfers
+from fl_app.text import printable
 
 FILES = ("config.yaml", "ledger.csv", "metrics.csv")
 UNFINISHED = "unfinished"
+# The most bytes of a file that are read: a folder may come from anybody. A thousand rounds of a
+# thousand clients have 200 MB of ledger.
+MOST = {"summary.json": 2**24, "metrics.csv": 2**26, "ledger.csv": 2**28}
+UNREADABLE = (ValueError, TypeError, KeyError, OverflowError, RecursionError, csv.Error)
 
 
 @dataclass(frozen=True)
@@ -161,19 +166,31 @@ def read(folder: Path) -> Run:
 
 def _named(path: Path, load: Any) -> Any:
     try:
+        most = MOST.get(path.name)
+        if most is not None and path.exists() and path.stat().st_size > most:
+            raise ValueError(f"it has more than {most:,} bytes")
         return load(path)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+    except UNREADABLE as error:
+        raise ValueError(f"{path} cannot be read: {printable(error)}") from None
 
 
 def _summary(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not isinstance(found, dict):
+        raise ValueError("it is no mapping")
+    for key in ("target", "privacy", "bytes", "seconds", "final"):
+        if not isinstance(found.get(key), dict | None):
+            raise ValueError(f"{key} is no mapping")
+    for key in ("status", "overrides"):
+        if not isinstance(found.get(key), str | None):
+            raise ValueError(f"{key} is no text")
+    return found
 
 
 def _metrics(path: Path) -> list[tuple[int, str, str, float]]:
     with path.open(newline="") as file:
         return [
-            (int(row["round"]), row["split"], row["metric"], float(row["value"]))
+            (ledger.number(row["round"]), row["split"], row["metric"], float(row["value"]))
             for row in csv.DictReader(file)
             if None not in row.values()  # a line that is being written
         ]

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -89,6 +90,18 @@ def test_the_noise_for_an_epsilon_is_enough_and_hardly_more(
     noise = accounting.noise_multiplier(epsilon, rate, steps, DELTA)
     assert accounting.epsilon(noise, rate, steps, DELTA) <= epsilon
     assert accounting.epsilon(0.99 * noise, rate, steps, DELTA) > epsilon
+
+
+@pytest.mark.parametrize("steps", [2 * accounting.MOST_STEPS, 10**9])
+def test_very_many_steps_take_little_memory_and_no_less_noise(steps: int) -> None:
+    """How many rows it has a node says itself: of 10^7 the exact composition took all memory."""
+    tracemalloc.start()
+    found = accounting.epsilon(0.6, 1e-5, steps, 1e-9)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
+    fewer = accounting.epsilon(0.6, 1e-5, 20_000, 1e-9)
+    assert fewer < found < math.inf
 
 
 # ---- the budget of a configuration ----------------------------------------------------------

@@ -8,7 +8,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fl_app.codecs import WireError
 from fl_app.config import ConfigError, compose
-from fl_app.preflight import check_node
+from fl_app.preflight import check
 from fl_app.records import EVALUATE_METRICS, PRIVATE_METRICS, TRAIN_METRICS
 from strategies.replies import (
     MAX_EXAMPLES,
@@ -84,7 +84,7 @@ def test_a_metric_is_no_weight(target: str) -> None:
     """With a loss of minus the sum of the others' a client would move the model at will."""
     strategy = "fedavg" if not target else "fedmedian"
     with pytest.raises(ConfigError, match="weighted_by_key='loss' should be one of"):
-        check_node(compose(
+        check(compose(
             f"strategy={strategy} clients_per_round=3 strategy.inner.{target}weighted_by_key=loss"
         ))  # fmt: skip
 

@@ -20,7 +20,7 @@ from fl_app.config import compose, plain
 from fl_app.configurations import compact, differing, group
 from fl_app.ledger import Transfer
 from fl_app.results import RunFolder
-from fl_app.run_record import UNFINISHED, Run, read
+from fl_app.run_record import MOST, UNFINISHED, Run, read
 from tests.finished_runs import finished, sweep
 
 names = st.text("ab[]*-=, ", min_size=1, max_size=6).filter(lambda s: s.strip(" "))
@@ -202,12 +202,37 @@ def test_a_run_that_goes_on_is_read_to_its_last_whole_line(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("config.yaml", "a: ["), ("summary.json", "{"), ("ledger.csv", "round\nx\n")]
+    ("name", "text"),
+    [
+        ("config.yaml", "a: ["),
+        ("summary.json", "{"),
+        ("summary.json", "[" * 100_000),
+        ("summary.json", "[[1, 2]]"),
+        ("summary.json", '{"seconds": 3}'),
+        ("summary.json", '{"status": ["completed"]}'),
+        ("ledger.csv", "round\nx\n"),
+        ("ledger.csv", "round,partition,direction,kind,message_bytes\n1,0,up,train,-5\n"),
+        ("ledger.csv", f"round,partition,direction,kind\n{10**400},0,up,train\n"),
+        ("ledger.csv", "round,partition,direction,kind,encode_s\n1,0,up,train,nan\n"),
+        ("ledger.csv", f"round\n{'7' * 200_000}\n"),
+        ("metrics.csv", "round,split,metric,value\n-1,test,anls,0.5\n"),
+        ("metrics.csv", f"round,split,metric,value\n1,test,{'a' * 200_000},0.5\n"),
+    ],
+    ids=lambda x: x[:24],
 )
 def test_a_broken_file_is_named(tmp_path: Path, name: str, text: str) -> None:
     folder = finished(tmp_path / "run")
     (folder / name).write_text(text)
     with pytest.raises(ValueError, match=name):
+        read(folder)
+
+
+@pytest.mark.parametrize("name", MOST)
+def test_a_file_larger_than_any_run_leaves_is_not_read(tmp_path: Path, name: str) -> None:
+    folder = finished(tmp_path / "run")
+    with (folder / name).open("r+b") as file:
+        file.truncate(MOST[name] + 1)  # of no blocks on the disk
+    with pytest.raises(ValueError, match=f"{name} cannot be read: it has more than"):
         read(folder)
 
 
