@@ -404,14 +404,21 @@ def run(clients, server, cohort, values):
     return server.reveal()
 
 
-@pytest.mark.parametrize("wrong", [bytes(52), b"short", b"\1\0\0\0" + bytes(range(48))])
-def test_a_wrong_share_of_a_key_is_found(wrong: bytes) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (bytes(52), "client 10"),
+        (b"\1\0\0\0" + bytes(range(48)), "client 10"),
+        (b"short", "2 clients revealed their shares"),
+    ],
+)
+def test_a_wrong_share_of_a_key_is_found(wrong: bytes, says: str) -> None:
     clients, server, cohort = federation(4, 3, 3, Ring.of(16, 4, 1), gone={10: 2})
     values = {k: np.zeros(COUNT, np.uint32) for k in cohort}
     clients.tamper = lambda stage, k, record: (
         ConfigRecord({**record, "key-shares": [wrong]}) if (stage, k) == (REVEAL, 4) else record
     )
-    with pytest.raises(SecureSumError, match="client 10"):
+    with pytest.raises(SecureSumError, match=says):
         run(clients, server, cohort, values)
 
 
