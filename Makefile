@@ -6,7 +6,7 @@ export RUN ?=
 export SWEEP ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run deploy-demo sweep gallery test lint format pretrain leaderboard leaderboard-mini published bench-fed-sb bench-codecs bench-full-size bench-sweep bench-simulation bench-scale clean
+.PHONY: help setup run deploy-demo sweep gallery test test-portable lint format pretrain leaderboard leaderboard-mini published bench-fed-sb bench-codecs bench-full-size bench-sweep bench-simulation bench-scale clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -35,6 +35,9 @@ gallery: $(STAMP) ## The pictures of README, from real runs (many hours; run aga
 
 test: $(STAMP) ## Run the whole test suite
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+test-portable: $(STAMP) ## The unit tests as an old processor computes them: no bound may be this machine's
+	env $$($(BIN)/python -m tests.old_processor) $(BIN)/python -m pytest -m "not e2e" -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .

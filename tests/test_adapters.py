@@ -18,6 +18,7 @@ from fl_app.installed import installed
 from fl_app.models.vt5 import VT5ForConditionalGeneration
 from fl_app.tree import digest
 from tests import small
+from tests.rounding import apart, through
 
 ROWS = 2
 
@@ -130,9 +131,11 @@ def test_lora_export_loads_with_peft(tmp_path: Path, batch) -> None:
     adapter.export(model, tmp_path)
     base, _ = models.load_vt5(cfg.model, 0)
     loaded = PeftModel.from_pretrained(base, tmp_path)
-    assert torch.equal(logits(loaded, batch), logits(model, batch))
+    for name, values in adapter.get(model).items():
+        assert np.array_equal(loaded.get_parameter(name).detach(), values)
+    assert apart(logits(loaded, batch), logits(model, batch)) < through(model)
     merged = loaded.merge_and_unload()
-    torch.testing.assert_close(logits(merged, batch), logits(model, batch), atol=1e-4, rtol=1e-4)
+    assert apart(logits(merged, batch), logits(model, batch)) < through(model)
 
 
 @pytest.mark.parametrize("name", sorted(ADAPTERS))
@@ -168,7 +171,8 @@ def test_full_export_loads_with_from_pretrained(tmp_path: Path, batch) -> None:
     model, _ = build("full")
     ADAPTERS["full"].export(model, tmp_path)
     loaded = VT5ForConditionalGeneration.from_pretrained(tmp_path)
-    assert torch.equal(logits(loaded, batch), logits(model, batch))
+    assert digest(ADAPTERS["full"].get(loaded)) == digest(ADAPTERS["full"].get(model))
+    assert apart(logits(loaded, batch), logits(model, batch)) < through(model)
 
 
 def test_full_sends_tied_tensors_once() -> None:

@@ -18,6 +18,7 @@ from strategies.coded import Coded, RoundFailedError
 from strategies.inner import inner_strategy
 from tests import small
 from tests.loopback import Loopback
+from tests.rounding import assert_within, summed
 
 
 class Rounds:
@@ -76,12 +77,13 @@ def test_fp32_single_client_is_sequential_training(tmp_path: Path) -> None:
 def test_fp32_fedavg_is_the_weighted_mean(tmp_path: Path) -> None:
     rounds = Rounds(tmp_path, "strategy=fedavg codec=fp32 clients_per_round=2")
     tree, _ = rounds.round(1)
-    parts = cohort(rounds.ledger.rows)
-    trained = [rounds.client(p, 1, rounds.here.theta0) for p in parts]
-    weights = [sum(map(len, rounds.here.documents(p)["questions"])) for p in parts]
+    clients = cohort(rounds.ledger.rows)
+    trained = [rounds.client(p, 1, rounds.here.theta0) for p in clients]
+    weights = [sum(map(len, rounds.here.documents(p)["questions"])) for p in clients]
     for name, values in tree.items():
-        mean = np.average([t[name].astype(np.float64) for t in trained], axis=0, weights=weights)
-        np.testing.assert_allclose(values, mean, rtol=1e-5, atol=1e-7)
+        parts = np.array([t[name] for t in trained], np.float64)
+        mean = np.average(parts, axis=0, weights=weights)
+        assert_within(values, mean, summed(2, np.abs(parts).max()))
 
 
 def test_unweighted_fedavg_ignores_sizes(tmp_path: Path) -> None:
@@ -92,8 +94,8 @@ def test_unweighted_fedavg_ignores_sizes(tmp_path: Path) -> None:
     tree, _ = rounds.round(1)
     trained = [rounds.client(p, 1, rounds.here.theta0) for p in cohort(rounds.ledger.rows)]
     for name, values in tree.items():
-        mean = np.mean([t[name].astype(np.float64) for t in trained], axis=0)
-        np.testing.assert_allclose(values, mean, rtol=1e-5, atol=1e-7)
+        parts = np.array([t[name] for t in trained], np.float64)
+        assert_within(values, parts.mean(axis=0), summed(2, np.abs(parts).max()))
 
 
 def test_nf4_is_relayed_byte_for_byte(tmp_path: Path) -> None:
@@ -322,8 +324,8 @@ def test_one_bad_reply_is_named_and_left_out(tmp_path: Path, caplog, tamper, say
         for p in (0, 2)
     ]  # fmt: skip
     for name, values in tree.items():
-        mean = np.mean([t[name] for t in good_trees], axis=0)
-        np.testing.assert_allclose(values, mean, rtol=1e-4, atol=1e-6)
+        parts = np.array([t[name] for t in good_trees], np.float64)
+        assert_within(values, parts.mean(axis=0), summed(2, np.abs(parts).max()))
 
 
 @pytest.mark.parametrize("tamper", [drop, garbage])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import tracemalloc
 
 import numpy as np
@@ -205,9 +204,7 @@ def test_a_variable_section_carries_its_length(raw, bits):
 def test_claimed_lengths_cost_nothing(tag, claimed):
     codec = entropy(echo(Stream(8, 200, variable=True)))
     tracemalloc.start()
-    start = time.perf_counter()
     with pytest.raises(WireError):
         codec.decode(Wire((bytes([tag]) + varint(claimed) + b"\5" * 20,)), {})
-    assert time.perf_counter() - start < 0.5
     assert tracemalloc.get_traced_memory()[1] < 100_000
     tracemalloc.stop()

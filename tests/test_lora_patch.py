@@ -17,6 +17,7 @@ from fl_app.adapters.lora_patch import Product
 from fl_app.config import compose
 from fl_app.tree import Tree
 from tests import architectures
+from tests.rounding import apart, assert_within, summed, through
 
 R, ALPHA = 4, 10  # alpha / r is no power of two
 
@@ -65,10 +66,6 @@ def logits(model: nn.Module, name: str) -> Tensor:
         return model(**architectures.batch("bert" if name == "bert" else "llama")).logits
 
 
-def apart(a: Tensor, b: Tensor) -> float:
-    return float((a - b).norm() / b.norm())
-
-
 @pytest.mark.parametrize("name", BASES)
 def test_a_patch_is_a_lora_that_stays(name: str) -> None:
     """Added to the base, B and A do what they did as the adapter's own factors."""
@@ -85,8 +82,8 @@ def test_a_patch_is_a_lora_that_stays(name: str) -> None:
     lora.set(patched, lora.get(patched) | rest)
     before = logits(patched, name)
     lora.patch(patched, patch, adapter())
-    assert apart(logits(patched, name), logits(own, name)) < 3e-6
-    assert apart(before, logits(own, name)) > 1e-2
+    assert apart(logits(patched, name), logits(own, name)) < through(own)
+    assert apart(before, logits(own, name)) > 10 * through(own)
 
 
 @pytest.mark.parametrize("name", BASES)
@@ -99,8 +96,8 @@ def test_an_export_is_for_the_base_as_it_was(tmp_path: Path, name: str, ranks: l
         lora.patch(model, random_like(lora.patch_like(model, rank), seed), adapter())
     lora.export(model, tmp_path)
     loaded = PeftModel.from_pretrained(BASES[name][0](), tmp_path)
-    assert apart(logits(loaded, name), logits(model, name)) < 1e-5
-    assert apart(start, logits(model, name)) > 1e-2
+    assert apart(logits(loaded, name), logits(model, name)) < through(loaded)
+    assert apart(start, logits(model, name)) > 10 * through(loaded)
     whole = next(m for m in loaded.modules() if hasattr(m, "r"))
     smaller = max(min(m.in_features, m.out_features) for m in loaded.modules() if hasattr(m, "r"))
     assert whole.r["default"] == min(R + sum(ranks), smaller)
@@ -149,12 +146,15 @@ def test_a_sum_of_products_is_no_larger_than_the_matrix(
         total = total.plus(part)
     expected = sum(part.B.double() @ part.A.double() for part in parts)
     scale = sum(float(part.B.norm() * part.A.norm()) for part in parts)
-    assert float((total.B.double() @ total.A.double() - expected).norm()) < 1e-6 * scale
+    added = sum(ranks) + 2 * len(ranks)
+    assert float((total.B.double() @ total.A.double() - expected).norm()) < summed(added, scale)
     if len(ranks) > 1:
         assert total.B.shape[1] == min(sum(ranks), *sides)
     wider = total.padded(total.B.shape[1] + 3)
     assert wider.B.shape[1] == wider.A.shape[0] == total.B.shape[1] + 3
-    torch.testing.assert_close(wider.B @ wider.A, total.B @ total.A)
+    assert_within(
+        wider.B.double() @ wider.A.double(), total.B.double() @ total.A.double(), 1e-12 * scale
+    )
 
 
 @pytest.mark.parametrize("spoil", ["missing", "other", "shape"])

@@ -15,10 +15,11 @@ from fl_app.adapters import ADAPTERS
 from fl_app.config import compose
 from fl_app.privacy import dp_sgd
 from fl_app.privacy.budget import Mechanism, mechanism
-from fl_app.privacy.per_row import PerRowGradients
+from fl_app.privacy.per_row import TOLERANCE, PerRowGradients
 from fl_app.training import DivergedError, proximal
 from fl_app.tree import digest
 from tests.private import asks, build, documents, overrides, trained
+from tests.rounding import apart, summed
 
 DP = "privacy=dp_sgd privacy.epsilon=null privacy.noise_multiplier=1.0 local_epochs=1"
 
@@ -73,8 +74,9 @@ def test_no_row_changes_the_sum_by_more_than_the_clip(questions: list[int], clip
     rows = [asks(row, count) for row, count in zip(documents(), questions, strict=False)]
     sums = [clipped_sum(model, task, some, clip) for some in (rows, rows[:-1])]
     change = length(a - b for a, b in zip(*sums, strict=True))
-    assert change <= clip * (1 + 1e-4)
-    assert length(sums[0]) <= clip * len(rows) * (1 + 1e-4)
+    rounding = summed(sum(g.numel() for g in sums[0]))  # of a row's norm
+    assert change <= clip * (1 + rounding)
+    assert length(sums[0]) <= clip * len(rows) * (1 + rounding)
 
 
 def vt5(made=[]):  # noqa: B006 (built once)
@@ -105,8 +107,8 @@ def test_without_noise_the_gradient_is_the_clipped_sum_over_the_expected_rows(re
     turn(model, task, rows, configured("vt5", privacy__max_grad_norm=0.5, **values))
     (step,) = recorded[0].steps
     expected = [g / len(rows) for g in clipped_sum(model, task, rows, 0.5)]
-    for got, wanted in zip(step, expected, strict=True):
-        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-7)
+    got, wanted = (torch.cat([g.flatten() for g in every]) for every in (step, expected))
+    assert apart(got, wanted) < TOLERANCE  # of the same rows in batches of another size
 
 
 # ---- noise ------------------------------------------------------------------------------------

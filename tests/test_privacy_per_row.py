@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from fl_app.privacy.per_row import PerRowGradients
+from fl_app.privacy.per_row import TOLERANCE, PerRowGradients
 from tests.private import build, trained
+from tests.rounding import assert_within
 
 PAIRS = [
     *itertools.product(("llama", "t5", "bert", "vt5"), ("lora", "lora_sb")),
@@ -44,7 +45,7 @@ def test_they_are_those_of_one_row_at_a_time(kind: str, adapter: str) -> None:
         wanted = expected[name][kept]
         assert parameter.grad_sample.shape == wanted.shape
         scale = float(wanted.abs().max())
-        torch.testing.assert_close(parameter.grad_sample, wanted, rtol=1e-3, atol=1e-4 * scale)
+        assert_within(parameter.grad_sample, wanted, TOLERANCE * scale)
         moved += scale > 0
     assert moved > 0.9 * len(expected)
     if adapter == "lora_sb":  # what trains is R: its hooks saw it
@@ -60,9 +61,7 @@ def test_a_row_does_not_depend_on_what_it_is_with(kind: str) -> None:
     per_row.backward(rows)
     for name, parameter in trained(model).items():
         scale = float(alone[name].abs().max())
-        torch.testing.assert_close(
-            parameter.grad_sample[0], alone[name], rtol=1e-3, atol=1e-4 * scale
-        )
+        assert_within(parameter.grad_sample[0], alone[name], TOLERANCE * scale)
 
 
 def test_no_rows_and_rows_without_examples_have_no_gradients() -> None:

@@ -23,6 +23,7 @@ from strategies.inner import inner_strategy
 from strategies.secure_coded import SecureCoded
 from tests import small
 from tests.loopback import Loopback, over_the_wire
+from tests.rounding import assert_within, summed
 
 BASE = f"{small.RUN} federation.clients=4 clients_per_round=4 codec=modular"
 SECURE = f"{BASE} strategy=secure_fedavg"
@@ -145,7 +146,7 @@ def test_the_model_is_the_mean_of_the_same_integers(tmp_path: Path, plain: Feder
     assert same(tree, mean_of(plain, [0, 1, 2, 3], weights))
     assert metrics["num-examples"] == sum(weights)
     for name, values in plain.tree.items():
-        np.testing.assert_allclose(tree[name], values, atol=1e-7)
+        assert_within(tree[name], values, summed(2, np.abs(values).max()))
     assert not same(tree, secure.here.theta0)
     before = {id(x) for x in secure.grid.seen}
     secure.round(2)

@@ -1,7 +1,11 @@
-"""Shampoo's laws: what its step is, on which scale, and what it keeps between steps."""
+"""Shampoo's laws: what its step is, on which scale, and what it keeps between steps.
+
+In float64, so that rounding is not what is measured; what is special in float32 says so.
+"""
 
 import copy
 import io
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ from torch import Tensor
 from fl_app import optimizers
 from fl_app.config import compose
 from fl_app.shampoo import Shampoo, blocks, power
+from tests.rounding import assert_within
 
 PLAIN = {
     "lr": 1.0,
@@ -26,6 +31,14 @@ PLAIN = {
 }
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 9))
 seeds = st.integers(0, 2**32)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def doubles() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -67,22 +80,21 @@ def walk(seed: int, *shape: int, steps: int = 5) -> list[Tensor]:
 def test_the_first_step_has_all_singular_values_one(shape, seed: int, decay: float) -> None:
     gradient = with_singular_values(seed, *shape)
     u, _, vt = torch.linalg.svd(gradient, full_matrices=False)
-    (step,) = updates([gradient], eps=1e-9, decay=decay, betas=(0.9, 0.9))
-    torch.testing.assert_close(step, u @ vt, atol=1e-3, rtol=0)
+    (step,) = updates([gradient], eps=1e-12, decay=decay, betas=(0.9, 0.9))
+    assert_within(step, u @ vt, 1e-9)
 
 
 def test_it_is_algorithm_1() -> None:
-    """Gupta et al. 2018, in float64 and by another decomposition."""
+    """Gupta et al. 2018, by another decomposition."""
     gradients = walk(3, 4, 6, steps=6)
-    left, right = torch.zeros(4, 4).double(), torch.zeros(6, 6).double()
+    left, right = torch.zeros(4, 4), torch.zeros(6, 6)
     for gradient, step in zip(gradients, updates(gradients, eps=1e-4), strict=True):
-        g = gradient.double()
-        left, right = left + g @ g.T, right + g.T @ g
+        left, right = left + gradient @ gradient.T, right + gradient.T @ gradient
         roots = []
         for s in (left, right):
             u, values, _ = torch.linalg.svd(s + 1e-4 * s.diagonal().mean() * torch.eye(len(s)))
             roots.append(u @ torch.diag(values**-0.25) @ u.T)
-        torch.testing.assert_close(step.double(), roots[0] @ g @ roots[1], atol=1e-4, rtol=1e-3)
+        assert_within(step, roots[0] @ gradient @ roots[1], 1e-9)
 
 
 def test_a_tensor_of_order_3_takes_the_power_of_a_sixth_on_every_axis() -> None:
@@ -90,13 +102,13 @@ def test_a_tensor_of_order_3_takes_the_power_of_a_sixth_on_every_axis() -> None:
     (step,) = updates([g], eps=1e-2)
     roots = []
     for axis in range(3):
-        rows = g.movedim(axis, 0).reshape(g.shape[axis], -1).double()
+        rows = g.movedim(axis, 0).reshape(g.shape[axis], -1)
         s = rows @ rows.T
         s += 1e-2 * s.diagonal().mean() * torch.eye(len(s))
         values, vectors = torch.linalg.eigh(s)
         roots.append(vectors @ torch.diag(values ** (-1 / 6)) @ vectors.T)
-    expected = torch.einsum("abc,ai,bj,ck->ijk", g.double(), *roots)
-    torch.testing.assert_close(step.double(), expected, atol=1e-5, rtol=1e-4)
+    expected = torch.einsum("abc,ai,bj,ck->ijk", g, *roots)
+    assert_within(step, expected, 1e-9)
 
 
 def test_a_vector_is_diagonal_adagrad() -> None:
@@ -105,7 +117,7 @@ def test_a_vector_is_diagonal_adagrad() -> None:
     total = torch.zeros(7)
     for gradient, step in zip(gradients, steps, strict=True):
         total += gradient.square()
-        torch.testing.assert_close(step, gradient / total.sqrt(), atol=1e-4, rtol=1e-4)
+        assert_within(step, gradient / total.sqrt(), 1e-9)
 
 
 @given(shapes, seeds)
@@ -116,7 +128,7 @@ def test_orthogonal_equivariance(shape, seed: int) -> None:
     gradients = walk(seed, m, n, steps=3)
     turned = updates([p @ g @ q for g in gradients], eps=1e-3)
     for step, expected in zip(turned, updates(gradients, eps=1e-3), strict=True):
-        torch.testing.assert_close(step, p @ expected @ q, atol=2e-3, rtol=0)
+        assert_within(step, p @ expected @ q, 1e-9)
 
 
 @given(shapes, seeds, st.sampled_from([1e-12, 1e-6, 1e6]), st.sampled_from([1, 3]))
@@ -125,14 +137,14 @@ def test_the_scale_of_gradients_does_not_matter(shape, seed, scale, root_interva
     steps = updates([g * scale for g in gradients], eps=1e-3, root_interval=root_interval)
     expected = updates(gradients, eps=1e-3, root_interval=root_interval)
     for step, other in zip(steps, expected, strict=True):
-        torch.testing.assert_close(step, other, atol=1e-2, rtol=1e-2)
+        assert_within(step, other, 1e-9)
 
 
 @given(shapes, seeds, st.sampled_from([0.5, 0.99, 1.0]))
 def test_fresh_roots_bound_a_step_by_one(shape, seed: int, decay: float) -> None:
     """L >= G G^T and R >= G^T G, so that no singular value of L^-1/4 G R^-1/4 is above 1."""
     for step in updates(walk(seed, *shape), decay=decay):
-        assert torch.linalg.matrix_norm(step, ord=2) < 1.01
+        assert torch.linalg.matrix_norm(step, ord=2) < 1 + 1e-9
 
 
 # ---- statistics and roots -----------------------------------------------------------------------
@@ -144,11 +156,11 @@ def test_the_power_undoes_the_statistic(shape, seed: int, exponent: float) -> No
     g = with_singular_values(seed, m, n)
     statistic, eps = g @ g.T, 1e-2
     root = power(statistic, exponent, eps)
-    torch.testing.assert_close(root, root.T, atol=1e-5 * float(root.abs().max()), rtol=0)
+    assert_within(root, root.T, 1e-12 * float(root.abs().max()))
     assert torch.linalg.eigvalsh(root).min() > 0
     added = statistic + eps * statistic.diagonal().mean() * torch.eye(m)
     whole = torch.linalg.matrix_power(root, round(-1 / exponent))
-    torch.testing.assert_close(whole @ added, torch.eye(m), atol=5e-3, rtol=0)
+    assert_within(whole @ added, torch.eye(m), 1e-9)
 
 
 @pytest.mark.parametrize("statistic", [torch.ones(3, 3), torch.tensor([1.0, 0.0])])
@@ -159,9 +171,8 @@ def test_a_singular_statistic_has_a_finite_power_without_eps(statistic: Tensor) 
 @given(st.integers(1, 9), seeds)
 def test_a_diagonal_has_the_power_of_its_matrix(n: int, seed: int) -> None:
     diagonal = normal(seed, n).square() + 0.1
-    torch.testing.assert_close(
-        power(diagonal, -0.5, 1e-3), power(diagonal.diag(), -0.5, 1e-3).diagonal()
-    )
+    matrix = power(diagonal.diag(), -0.5, 1e-3)
+    assert_within(power(diagonal, -0.5, 1e-3), matrix.diagonal(), 1e-12 * float(matrix.max()))
 
 
 @given(shapes, seeds, st.sampled_from([0.0, 0.9, 1.0]))
@@ -172,8 +183,9 @@ def test_statistics_stay_symmetric_and_positive(shape, seed: int, decay: float) 
         weight.grad = gradient
         optimizer.step()
     for statistic in optimizer.state[weight]["statistics"][0]:
-        torch.testing.assert_close(statistic, statistic.T)
-        assert torch.linalg.eigvalsh(statistic).min() > -1e-5 * statistic.trace()
+        rounding = 1e-12 * float(statistic.trace())
+        assert_within(statistic, statistic.T, rounding)
+        assert torch.linalg.eigvalsh(statistic).min() > -rounding
     for root in optimizer.state[weight]["roots"][0]:
         assert torch.linalg.eigvalsh(root).min() > 0
 
@@ -213,7 +225,7 @@ def test_a_grafted_step_has_the_length_of_the_other_optimizers(shape, seed, beta
     for graft, base in bases.items():
         steps = updates(gradients, graft=graft, betas=(beta1, 0.99), root_interval=q)
         for step, expected in zip(steps, base, strict=True):
-            torch.testing.assert_close(step.norm(), expected.norm(), atol=1e-4, rtol=1e-3)
+            assert float(step.norm()) == pytest.approx(float(expected.norm()), rel=1e-9)
 
 
 @given(shapes, seeds, st.sampled_from(["sgd", "none"]))
@@ -226,7 +238,7 @@ def test_with_identities_for_roots_it_is_sgd(shape, seed: int, graft: str) -> No
         mean = 0.9 * mean + 0.1 * gradients[t - 1]
         expected = 0.1 * weight + mean / (1 - 0.9**t)
         weight = weight - expected
-        torch.testing.assert_close(step, expected, atol=1e-4, rtol=1e-4)
+        assert_within(step, expected, 1e-9)
 
 
 @given(seeds, st.integers(1, 5))
@@ -236,15 +248,15 @@ def test_the_length_of_adamws_step_on_a_single_weight_is_adamws_step(seed: int, 
     options = {"betas": (0.9, 0.99), "weight_decay": 0.1, "start": start}
     expected = updates(gradients, make=adamw, **options)
     for step, other in zip(updates(gradients, graft="adamw", **options), expected, strict=True):
-        torch.testing.assert_close(step, other, atol=1e-4, rtol=1e-4)
+        assert_within(step, other, 1e-9)
 
 
 @given(st.integers(1, 9), seeds)
 def test_statistics_of_the_identity_leave_sgd(n: int, seed: int) -> None:
     """An orthogonal gradient has L = R = I, and Shampoo's step is the gradient's."""
     gradient = orthogonal(seed, n)
-    (step,) = updates([gradient], eps=1e-9)
-    torch.testing.assert_close(step, gradient, atol=1e-4, rtol=0)
+    (step,) = updates([gradient], eps=1e-12)
+    assert_within(step, gradient, 1e-9)
 
 
 @pytest.mark.parametrize("graft", ["adamw", "sgd", "none"])
@@ -258,7 +270,7 @@ def test_blocks_are_tensors_of_their_own(shape, graft: str) -> None:
     for i in range(len(parts[0])):
         alone = updates([p[i] for p in parts], **options)
         for step, expected in zip(whole, alone, strict=True):
-            torch.testing.assert_close(blocks(step, 3)[i], expected)
+            assert_within(blocks(step, 3)[i], expected, 1e-9)
 
 
 @given(shapes, seeds, st.integers(1, 12))
@@ -272,13 +284,13 @@ def test_blocks_cover_a_tensor_once(shape, seed: int, size: int) -> None:
 def test_a_scalar_and_a_single_element_are_trained() -> None:
     for gradient in (torch.tensor(-3.0), torch.tensor([-3.0]), torch.tensor([[-3.0]])):
         (step,) = updates([gradient])
-        torch.testing.assert_close(step, torch.full_like(gradient, -1.0), atol=1e-4, rtol=0)
+        assert_within(step, torch.full_like(gradient, -1.0), PLAIN["eps"])
 
 
 # ---- what must not happen -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e200])
 def test_a_gradient_that_is_not_finite_is_an_error_and_changes_nothing(bad: float) -> None:
     weights = [torch.nn.Parameter(normal(i, 3, 4)) for i in range(2)]
     optimizer = Shampoo(weights, **PLAIN)
@@ -302,7 +314,7 @@ def test_zero_gradients_do_nothing_and_are_forgotten(graft, shape, seed, zeros) 
     steps = updates([torch.zeros(shape)] * zeros + gradients, **options)
     assert not any(step.any() for step in steps[:zeros])
     for step, expected in zip(steps[zeros:], updates(gradients, **options), strict=True):
-        torch.testing.assert_close(step, expected, atol=1e-5, rtol=1e-4)
+        assert_within(step, expected, 1e-9)
 
 
 @pytest.mark.parametrize("graft", ["adamw", "none"])
@@ -382,10 +394,11 @@ def test_the_configuration_builds_it_and_it_repeats_itself() -> None:
     ends = []
     for _ in range(2):
         torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        layers = torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)
+        model = torch.nn.Sequential(*layers).float()  # as clients train
         optimizer, schedule = optimizers.build(model.parameters(), cfg, steps=100)
         assert isinstance(optimizer, Shampoo)
-        inputs = normal(1, 64, 6)
+        inputs = normal(1, 64, 6).float()
         targets = inputs[:, :2] * inputs[:, 2:4]
         losses = []
         for _ in range(100):
@@ -395,6 +408,6 @@ def test_the_configuration_builds_it_and_it_repeats_itself() -> None:
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-        assert losses[-1] < 0.5 * losses[0]
+        assert losses[-1] < 0.75 * losses[0]
         ends.append(losses)
     assert ends[0] == ends[1]

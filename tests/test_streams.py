@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 import tracemalloc
 from fractions import Fraction
 
@@ -289,17 +288,15 @@ def test_random_bytes_are_refused_or_give_symbols(tag, body, count, width):
 
 
 @pytest.mark.parametrize("tag", range(256))
-def test_a_few_bytes_take_neither_time_nor_memory(tag):
+def test_a_few_bytes_take_no_memory(tag):
     count = 100_000
     rng = np.random.default_rng(tag)
     refused_or_symbols(bytes([tag % 6]) + rng.bytes(30), count, 8)  # imports and compilation
     tracemalloc.start()
-    start = time.perf_counter()
     for body in (b"", b"\xff" * 40, b"\0" * 40, rng.bytes(40)):
         refused_or_symbols(bytes([tag]) + body, count, 8)
-    seconds, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert seconds < 1
     assert peak < 3 * count + 200_000
 
 

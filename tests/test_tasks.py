@@ -22,6 +22,7 @@ from fl_app.preflight import check
 from fl_app.tasks.template import Template
 from fl_app.training import train
 from tests import architectures
+from tests.rounding import DOUBLES, apart
 
 CAUSAL = "task=causal_lm \"task.prompt='Question: {instruction} Answer:'\""
 WIDE = dict.fromkeys(architectures.KINDS, 2.0) | {"t5": 8.0}  # spreads: predictions differ
@@ -88,7 +89,7 @@ def test_the_loss_of_a_decoder_is_on_the_response_and_its_end_alone(
 
 def test_labels_of_a_decoder_become_its_loss() -> None:
     """What transformers makes of the labels is the likelihood of response and end, written out."""
-    task, model = _causal(), architectures.model("llama")
+    task, model = _causal(), architectures.model("llama").double()
     batch = task.training(ROWS)
     with torch.inference_mode():
         loss = model(**batch).loss
@@ -99,19 +100,19 @@ def test_labels_of_a_decoder_become_its_loss() -> None:
             for position, label in enumerate(one["labels"][0].tolist()):
                 if label != IGNORED:
                     alone.append(-log_p[position - 1, label])
-    assert loss == pytest.approx(float(torch.stack(alone).mean()), rel=1e-5)
+    assert apart(loss, torch.stack(alone).mean()) < DOUBLES
 
 
 def test_padding_changes_no_loss() -> None:
     for task, name in ((_causal(), "llama"), (_seq2seq(), "t5")):
-        model = architectures.model(name)
+        model = architectures.model(name).double()
         with torch.inference_mode():
             together = float(model(**task.training(ROWS)).loss)
             parts = [task.training([row]) for row in ROWS]
             weights = [int((part["labels"] != IGNORED).sum()) for part in parts]
             losses = [float(model(**part).loss) for part in parts]
         mean = sum(w * x for w, x in zip(weights, losses, strict=True)) / sum(weights)
-        assert together == pytest.approx(mean, rel=1e-5)
+        assert apart(together, mean) < DOUBLES
 
 
 @settings(max_examples=25)
@@ -187,6 +188,8 @@ def test_a_label_that_is_none_is_refused(label: Any) -> None:
 @pytest.mark.parametrize("kind", ["start token", "no padding token"])
 def test_a_decoder_continues_a_batch_as_one_by_one(name: str, kind: str) -> None:
     model = architectures.model(name, spread=WIDE[name])
+    if name != "gemma2":  # its attention is in float32, where float64's mask is infinite
+        model.double()  # no tie is left to rounding
     task = _causal(DECODER_TOKENIZERS[kind](), (60, 8))
     together = task.predict(model, ROWS)
     alone = [task.predict(model, [row])[0] for row in ROWS]
@@ -195,14 +198,14 @@ def test_a_decoder_continues_a_batch_as_one_by_one(name: str, kind: str) -> None
 
 
 def test_an_encoder_decoder_answers_a_batch_as_one_by_one() -> None:
-    model, task = architectures.model("t5", spread=WIDE["t5"]), _seq2seq((60, 8))
+    model, task = architectures.model("t5", spread=WIDE["t5"]).double(), _seq2seq((60, 8))
     together = task.predict(model, ROWS)
     assert together == [task.predict(model, [row])[0] for row in ROWS]
     assert len(set(together)) == len(ROWS)
 
 
 def test_a_classifier_judges_a_batch_as_one_by_one() -> None:
-    model, task = architectures.model("bert", spread=WIDE["bert"]), _nli()
+    model, task = architectures.model("bert", spread=WIDE["bert"]).double(), _nli()
     rows = [{"premise": "x" * n, "hypothesis": chr(97 + n), "label": 0} for n in range(1, 20)]
     together = task.predict(model, rows)
     assert together == [task.predict(model, [row])[0] for row in rows]

@@ -224,7 +224,7 @@ def test_the_shipped_model_solves_what_it_was_trained_for(shipped) -> None:
 def test_the_shipped_model_has_to_learn_the_clients_wording(shipped, data: DatasetDict) -> None:
     model, task = shipped
     rows = data["test"].select(range(0, 240, 4)).to_list()
-    assert 0.0 < task.score(task.predict(model, rows), rows)["accuracy"] < 0.5
+    assert task.score(task.predict(model, rows), rows)["accuracy"] < 0.5
 
 
 def test_the_shipped_weights_are_small_and_checked() -> None:

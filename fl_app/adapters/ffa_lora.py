@@ -1,6 +1,7 @@
 """FFA-LoRA (Sun et al. 2024, https://arxiv.org/abs/2403.12313): W = W0 + alpha/r B A, A frozen.
 
-Every machine draws the same A from the seed, and only B, which starts as 0, trains and is sent.
+Every machine draws the same A from the seed (to float32's last bit where a processor has no FMA:
+nothing compares them), and only B, which starts as 0, trains and is sent.
 The product is linear in B: mean_k(B_k) A = mean_k(B_k A), so that the mean of FedAvg is exactly the
 mean of the clients' updates, at about half of LoRA's bytes.
 """

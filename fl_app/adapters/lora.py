@@ -34,7 +34,8 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
     """
     keep_trainable(model)
     # The start is drawn on the CPU and without touching the global generator: the same bits on
-    # every node, whatever else the process has drawn before.
+    # every node, whatever else the process has drawn before. A processor that cannot multiply and
+    # add in one rounding (x86 before 2013) draws other last bits: its frames are refused.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return get_peft_model(model, config(model, cfg, dropout=cfg.dropout))

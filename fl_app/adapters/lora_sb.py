@@ -29,7 +29,9 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
 
     The state is that of a model whose gradients nobody has seen: R = 0, so that the model computes
     what it did, and B and A random with orthonormal columns and rows, drawn on the CPU from
-    ``seed``. ``lora_sb_factors.install`` puts B, R and A of the gradients in their place.
+    ``seed``: the same on every machine but for the rounding of a QR decomposition, of which
+    processors of another kind make other last bits. ``lora_sb_factors.install`` puts B, R and A of
+    the gradients in their place.
 
     Raises
     ------
