@@ -16,12 +16,12 @@ from pathlib import Path
 import datasets
 import pandas as pd
 
-from deploy import bundle
 from deploy.deployment import Deployment, DeploymentError, deployment
 from deploy.network import HOST, Namespace, NetworkError, interface_bytes, namespaces
-from fl_app import data
+from fl_app import bundle, data
 from fl_app.config import compose
 from fl_app.installed import project_root
+from fl_app.private_files import keep_private
 
 NODES = 3
 DATA = (
@@ -52,6 +52,7 @@ class Counted:
 
 def main() -> int:
     """Start everything, run both, print the counts, stop everything; return the exit status."""
+    keep_private()
     with ExitStack() as started:
         spaces: list[Namespace] = []
         try:

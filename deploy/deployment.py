@@ -31,8 +31,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deploy import bundle
 from deploy.process import Process
+from fl_app import bundle
+from fl_app.atomic import atomic_file
 from fl_app.superlink import CONNECTION, flwr, free_port, handled_by, interrupt, script
 
 HERE = Path(__file__).resolve().parent
@@ -75,8 +76,8 @@ class Deployment:
         self.superlink: Process | None = None
         self.nodes: dict[str, Process] = {}
         self.node_ids: dict[str, int] = {}
-        for name in ("logs", "keys"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+        for path in (folder, folder / "logs", folder / "keys"):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
         _script("certificates.sh", str(self.certificates), host)
         self.cli = self._environment(FLWR_HOME=str(folder / "cli"))
         _script("connect.sh", self.address, str(self.certificates / "ca.crt"), **self.cli)
@@ -209,7 +210,7 @@ class Deployment:
     def submit(self, overrides: str) -> int:
         """Submit a run over TLS; return its id at once."""
         run_config = self.folder / "run.toml"
-        run_config.write_text(f"overrides = {json.dumps(overrides)}\n")
+        atomic_file(run_config, f"overrides = {json.dumps(overrides)}\n".encode())
         return int(self.flwr("run", str(self.app), run_config=str(run_config))["run-id"])
 
     def entry(self, run: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from fl_app.private_files import OTHERS
 from fl_app.superlink import is_alive
 
 STOP_SECONDS = 20
@@ -36,7 +37,7 @@ class Process:
     ) -> None:
         self.name = name
         self.log = log
-        with log.open("a") as output:
+        with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as output:
             self.popen = subprocess.Popen(
                 command,
                 env=dict(environment),
@@ -44,6 +45,7 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                umask=OTHERS,
             )
 
     @property

@@ -14,9 +14,10 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from deploy import bundle
+from fl_app import bundle
 from fl_app.config import ConfigError, compose
 from fl_app.preflight import check_node
+from fl_app.private_files import keep_private
 from fl_app.resume import ResumeError, with_its_overrides
 from fl_app.strategy_checks import check_strategy
 from fl_app.superlink import CONNECTION, script
@@ -28,6 +29,7 @@ COLOUR = re.compile(r"\x1b\[\d{1,2}m")  # of levels
 
 def main(arguments: list[str]) -> int:
     """Submit what the overrides name, watch it, and return the exit status."""
+    keep_private()
     overrides = " ".join(arguments)
     try:
         with suppress(ResumeError):  # the folder is on another machine: the server looks there

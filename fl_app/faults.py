@@ -30,8 +30,10 @@ KINDS: dict[str, str] = {
     "partition": "client {asked} was asked for, and the node holds {own} alone",
     "partitions": "the node holds one of {parts} clients on its own disk, and the run has "
     "federation.clients={clients}: set it to {parts}",
-    # The model, and what both sides have to have alike.
+    # The app, the model, and what both sides have to have alike.
     "model": f"the model that the run names cannot be had on the node{ASK}",
+    "bundle": "the run brings code, or is of another app or version than the one that is installed "
+    "on the node: submit it with python -m deploy.submit",
     "other_codec": "the frame was written by another codec: check codec",
     "other_model": "theta0 or the trained tensors are not those of the server: same weights, "
     "adapter, seed and version on both sides?",

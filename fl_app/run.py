@@ -19,12 +19,14 @@ from fl_app import text
 from fl_app.config import ConfigError, compose
 from fl_app.installed import project_root
 from fl_app.preflight import check
+from fl_app.private_files import keep_private
 from fl_app.resume import ResumeError, folder, is_complete, last_round, with_its_overrides
 from fl_app.superlink import APP, CONNECTION, CPUS, SuperLinkError, script, status, superlinks
 
 
 def main(arguments: list[str]) -> int:
     """Run the experiment that ``arguments`` (Hydra overrides) name; return the exit status."""
+    keep_private()
     overrides = " ".join(arguments)
     try:
         overrides = with_its_overrides(overrides)
@@ -144,7 +146,7 @@ def cpus_of_an_actor(cfg: DictConfig, cpus: int) -> int:
 CHATTER = (
     "Using SuperLink", "Successfully started run", "Starting logstream",
     "Starting Flower Simulation", "Since flwr 1.32", "Federation `", "To change federation size",
-    "flwr federation", "Successfully installed", "torch.jit.script_method", "  warnings.warn(",
+    "flwr federation", "torch.jit.script_method", "  warnings.warn(",
 )  # fmt: skip
 
 

@@ -1,12 +1,13 @@
 """A SuperLink of this process's own for simulations: started, asked and stopped with all it began.
 
 It has its own FLWR_HOME and free ports; no telemetry, no installation at run time. Its simulations
-start warm: see ``fl_app.warm_superexec``.
+start warm: see ``fl_app.warm_superexec``. Everything listens on loopback, and to this user alone:
+the SuperLink looks who connects, Ray asks for a token.
 """
 
 import json
 import os
-import shutil
+import secrets
 import signal
 import socket
 import subprocess
@@ -21,16 +22,18 @@ from types import FrameType
 import joblib
 import psutil
 
+from fl_app import bundle
 from fl_app.installed import project_root
+from fl_app.private_files import OTHERS
 
 START_SECONDS = 60
 STOP_SECONDS = 20
 FLWR_SECONDS = 20  # for a question to the SuperLink
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, a closed terminal
 CONNECTION = "thinwire"
+RAY_TOKEN = "ray.token"  # in the launcher's folder: what every connection to its Ray has to show
 CPUS = "THINWIRE_CPUS"  # of the environment: what the simulations of a SuperLink share
 APP = "THINWIRE_APP"  # the folder that is submitted
-APP_FOLDERS = ("fl_app", "strategies", "conf")
 
 
 class SuperLinkError(RuntimeError):
@@ -94,13 +97,14 @@ def _superlink(cpus: int, actors: int | None) -> Iterator[dict[str, str]]:
             f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
             f'address = "{address}"\ninsecure = true\n'
         )
-        copy_app(Path(environment[APP]))
+        bundle.make(home)
+        write_secret(home / RAY_TOKEN)
         logs = [home / "superlink.log", home / "superexec.log"]
         processes = []
         try:
             superlink = _start(
                 [
-                    script("flower-superlink"), "--insecure", "--simulation",
+                    sys.executable, "-m", "fl_app.private_superlink", "--insecure", "--simulation",
                     "--isolation", "process", "--host", "127.0.0.1", "--port", str(port),
                 ],
                 environment, logs[0],
@@ -130,12 +134,25 @@ def _start(command: list[str], environment: dict[str, str], log: Path) -> subpro
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches this process alone, which then tidies up
+            umask=OTHERS,
         )
+
+
+def write_secret(path: Path) -> None:
+    """Write a new random secret that only this user can read.
+
+    Raises
+    ------
+    FileExistsError
+        If there is something at ``path``.
+    """
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
 
 
 def _environment(home: Path, cpus: int) -> dict[str, str]:
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         CPUS: str(cpus),
         APP: str(home / "thinwire"),
@@ -147,24 +164,15 @@ def _environment(home: Path, cpus: int) -> dict[str, str]:
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # torch's are torch_threads
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TMPDIR": str(home),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(home / RAY_TOKEN),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's switch for loopback, on any system
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning",
     }
-
-
-def copy_app(target: Path) -> None:
-    """Copy what ``flwr run`` submits: in the project it would look through all of .venv first."""
-    target.mkdir()
-    for name in APP_FOLDERS:
-        shutil.copytree(
-            project_root() / name,
-            target / name,
-            ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"),
-        )
-    shutil.copy(project_root() / "pyproject.toml", target)
 
 
 def script(name: str) -> str:

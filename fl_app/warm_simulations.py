@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 import grpc
 import joblib
@@ -29,6 +30,7 @@ MOST_WARM = 8  # workers that wait, with torch in memory
 PRESTART_DELAY = 3  # seconds, until a simulation has taken its workers
 PRESTART_SECONDS = 20
 STOP_SECONDS = 4  # for what it still writes; a SuperExec exits 5 s after it was told to
+LOOPBACK = "127.0.0.1"
 OBJECT_STORE_SHARE = 0.3  # of the memory of this SuperExec's share of the machine, Ray's default
 
 
@@ -83,18 +85,31 @@ class WarmSimulations(WarmExecutor):
             missing = self.warm - _idle_workers()
             if missing > 0:
                 with suppress(grpc.RpcError):  # without, the next simulation only starts slower
-                    self._prestart_workers(missing)
+                    node = ray.nodes()[0]
+                    port = node["NodeManagerPort"]
+                    prestart_workers(f"{node['NodeManagerAddress']}:{port}", missing)
 
-    def _prestart_workers(self, number: int) -> None:
-        """Have Ray start workers that the actors of the next simulation find ready."""
-        node = ray.nodes()[0]
-        with grpc.insecure_channel(
-            f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
-        ) as channel:
-            NodeManagerServiceStub(channel).PrestartWorkers(
-                PrestartWorkersRequest(language=Language.PYTHON, num_workers=number),
-                timeout=PRESTART_SECONDS,
-            )
+
+def prestart_workers(raylet: str, number: int) -> None:
+    """Have Ray start workers that the actors of the next simulation find ready.
+
+    Raises
+    ------
+    grpc.RpcError
+        If nobody at ``raylet``, HOST:PORT, takes such orders.
+    """
+    with grpc.insecure_channel(raylet) as channel:
+        NodeManagerServiceStub(channel).PrestartWorkers(
+            PrestartWorkersRequest(language=Language.PYTHON, num_workers=number),
+            timeout=PRESTART_SECONDS,
+            metadata=_proof(),
+        )
+
+
+def _proof() -> list[tuple[str, str]]:
+    """Return what shows Ray that a call comes from this user (``RAY_AUTH_MODE=token``)."""
+    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text()
+    return [("authorization", f"Bearer {token}")]
 
 
 def _idle_workers() -> int:
@@ -109,6 +124,11 @@ def start_ray(cpus: int) -> str:
     """Start Ray with ``cpus`` processors and their share of the memory; return its address.
 
     It ends with this process.
+
+    Raises
+    ------
+    RuntimeError
+        If it listens on other interfaces than loopback.
     """
     share = min(1.0, cpus / joblib.cpu_count())
     os.environ |= {
@@ -124,6 +144,9 @@ def start_ray(cpus: int) -> str:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+    if ray.nodes()[0]["NodeManagerAddress"] != LOOPBACK:  # a later version may not know the switch
+        ray.shutdown()
+        raise RuntimeError(f"Ray {ray.__version__} does not listen on {LOOPBACK} alone")
     return str(ray.get_runtime_context().gcs_address)
 
 

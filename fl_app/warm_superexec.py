@@ -17,6 +17,7 @@ from flwr.supercore.auth import load_superexec_auth_secret
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec import run_superexec as superexec
 
+from fl_app.private_files import keep_private
 from fl_app.warm_executor import WarmExecutor
 
 GRACE_SECONDS = 10
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--root-certificates", metavar="FILE", help="of a Runtime API with TLS")
     parser.add_argument("--superexec-auth-secret-file", metavar="FILE")
     arguments = parser.parse_args()
+    keep_private()
     _end_with(arguments.parent_pid, arguments.served_pid)
     executor = _executor(arguments)
     superexec.get_executor = lambda *_, **__: executor  # Flower knows only executors of its own

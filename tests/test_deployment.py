@@ -7,20 +7,22 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import httpx
 import psutil
 import pytest
-from flwr.proto.runtime_pb2 import AcquireTaskRequest
-from flwr.supercore.constant import TaskType
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from deploy.deployment import Deployment, deployment
 from deploy.network import HOST, Namespace, NetworkError, namespaces
+from deploy.process import Process
+from fl_app.installed import project_root
 from fl_app.server_app import Run
 from fl_app.session import session
-from tests import small
+from fl_app.superlink import script
+from tests import foreign_app, modes, small
 from tests.loopback import Loopback
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]  # of a machine that does more
@@ -50,6 +52,7 @@ class Deployed:
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     folder = tmp_path_factory.mktemp("deployment")
+    os.umask(0o022)  # under which others may read what a process makes
     with ExitStack() as started:
         spaces: list[Namespace] = []
         try:
@@ -57,7 +60,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         except NetworkError as error:
             print(f"on loopback: {error}")
         host = HOST if spaces else "127.0.0.1"
-        here = started.enter_context(deployment(folder, nodes=0, host=host))
+        here = started.enter_context(deployment(folder, nodes=0, host=host, database=True))
         _start_nodes(here, spaces)
         result = Deployed(here, folder / "runs", {}, {})
         for name, overrides in RUNS.items():
@@ -145,7 +148,7 @@ def test_a_node_reads_its_own_disk_and_the_server_hears_no_path_of_it(deployed) 
                 assert b"disk-" not in path.read_bytes(), path
 
 
-def test_a_task_cannot_be_taken_without_the_executors_secret(deployed) -> None:
+def test_nothing_of_the_runtime_api_answers_without_a_secret_or_a_tasks_token(deployed) -> None:
     certificate = (deployed.here.certificates / "ca.crt").read_bytes()
     client = RuntimeHttpClient.from_server_address(
         server_address=deployed.here.address,
@@ -153,9 +156,80 @@ def test_a_task_cannot_be_taken_without_the_executors_secret(deployed) -> None:
         root_certificates=certificate,
         interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperExec")],
     )
-    question = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
-    with pytest.raises(httpx.HTTPStatusError, match="401"):
-        client.AcquireTask(question)
+    methods = [name for name in vars(RuntimeHttpClient) if name[0].isupper()]
+    assert len(methods) > 15
+    for name in methods:
+        question = get_type_hints(getattr(RuntimeHttpClient, name))["request"]
+        with pytest.raises(httpx.HTTPStatusError, match="401"):
+            getattr(client, name)(question())
+
+
+def _submitted(here: Deployment, app: Path) -> tuple[str, str]:
+    """Submit ``app`` as it is; return how the run ended and why."""
+    run_config = app.with_suffix(".toml")
+    run_config.write_text('overrides = ""\n')
+    run = int(here.flwr("run", str(app), run_config=str(run_config))["run-id"])
+    return here.wait(run, SECONDS), str(here.entry(run)["status-details"])
+
+
+def test_a_submitter_brings_no_code(deployed, tmp_path) -> None:
+    """Not even under this app's name: the server refuses the bundle before it is on its disk."""
+    of_our_name = foreign_app.write(tmp_path, name="thinwire")
+    ours = (project_root() / "pyproject.toml").read_text()
+    (of_our_name / "pyproject.toml").write_text(ours.replace("fab-include", "# "))
+    for app, why in (
+        (foreign_app.write(tmp_path), "runs bring no code"),
+        (of_our_name, "runs bring no code"),
+    ):
+        status, details = _submitted(deployed.here, app)
+        assert status == "finished:failed"
+        assert why in details
+        assert "make run" in details
+    assert foreign_app.ran(tmp_path) == set()
+    assert not (deployed.here.folder / "superlink" / "apps").exists()
+
+
+def test_a_server_brings_no_code_either(deployed, tmp_path) -> None:
+    """Its operator runs another app; every node says why it does not."""
+    here = deployed.here
+    (ours,) = [
+        process
+        for process in here.superlink.family()
+        if "fl_app.warm_superexec" in process.cmdline()
+    ]
+    ours.suspend()
+    home = here.folder / "superlink"
+    flowers = Process(
+        "executor",
+        [
+            script("flower-superexec"), "--runtime-api-address", here.address,
+            "--root-certificates", str(here.certificates / "ca.crt"),
+            "--superexec-auth-secret-file", str(home / "superexec.secret"),
+        ],
+        {**here.cli, "FLWR_HOME": str(home),
+         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1"},
+        tmp_path / "log",
+    )  # fmt: skip
+    try:
+        status, details = _submitted(here, foreign_app.write(tmp_path))
+    finally:
+        flowers.stop()
+        ours.resume()
+    assert status == "finished:failed"
+    assert details.count("bundle: the run brings code") == NODES, details
+    assert foreign_app.ran(tmp_path) == {"evilpkg", "evilpkg.server"}
+    assert not list(here.folder.glob("node-*/apps"))
+
+
+def test_what_a_deployment_keeps_is_its_users_alone(deployed) -> None:
+    """Database, homes, logs, keys and results; what is public stays so."""
+    here = deployed.here
+    assert (here.folder / "database").is_file()
+    assert (here.folder / "node-0" / "superexec.secret").is_file()
+    found = modes.open_to_others(here.folder)
+    assert {
+        path for path in found if Path(path).suffix not in (".crt", ".pub", ".parquet")
+    } == set()
 
 
 def test_nothing_is_left_when_it_ends(deployed) -> None:

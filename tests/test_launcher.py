@@ -2,13 +2,15 @@
 
 import os
 import signal
+import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fl_app import run, superlink
+from fl_app import private_superlink, run, superlink
 from fl_app.config import ConfigError, compose
 
 
@@ -86,3 +88,38 @@ def test_no_more_actors_than_clients_at_once(words: str, cpus: int, wanted: int)
 def test_more_threads_than_processors_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"torch_threads=4.*2 processors"):
         run.cpus_of_an_actor(compose("federation.torch_threads=4"), 2)
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who is at the other end")
+def test_who_connects_is_known_and_who_has_gone_is_nobody(listener: socket.socket) -> None:
+    """A request that is sent, and the connection closed at once, is not taken for root's."""
+    with socket.create_connection(listener.getsockname()) as client:
+        accepted, peer = listener.accept()
+        assert private_superlink.user_at(peer, accepted.getsockname()) == os.getuid()
+        client.sendall(b"POST / HTTP/1.1\r\n\r\n")
+    assert private_superlink.user_at(peer, accepted.getsockname()) is None
+    accepted.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who is at the other end")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_another_user_is_told_from_this_one(listener: socket.socket) -> None:
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setuid(65534)
+        client = socket.create_connection(listener.getsockname())
+        os.read(read, 1)
+        client.close()
+        os._exit(0)
+    accepted, peer = listener.accept()
+    assert private_superlink.user_at(peer, accepted.getsockname()) == 65534
+    os.write(write, b"x")
+    os.waitpid(child, 0)
+    accepted.close()

@@ -2,20 +2,29 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
+import grpc
+import psutil
 import pytest
 from peft import PeftModel
 from safetensors.numpy import load_file
 
 from benchmarks.leaderboard import PUBLISHED
-from fl_app import models, run, server_app, submission
+from fl_app import models, run, server_app, submission, superlink, warm_simulations
 from fl_app.config import compose
 from fl_app.data.pfl_docvqa_convert import convert
 from fl_app.models.vt5 import VT5ForConditionalGeneration
 from fl_app.results import PACKAGES
 from fl_app.session import session
-from tests import pfl_docvqa, small
+from fl_app.superlink import APP
+from tests import foreign_app, pfl_docvqa, small
 from tests.loopback import Loopback
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]  # of a machine that does more
@@ -198,3 +207,91 @@ def test_missing_weights_are_one_clear_error(flower, tmp_path, capfd) -> None:
     words = overrides(tmp_path / "missing", f"model.path={tmp_path}/nothing model.sha256=null")
     assert run.submit(words, flower) == 1
     assert "model.path" in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_a_simulation_runs_no_code_that_a_bundle_brings(flower, tmp_path, capfd) -> None:
+    environment = {**flower, APP: str(foreign_app.write(tmp_path))}
+    assert run.submit(overrides(tmp_path / "run"), environment) == 1
+    assert "runs bring no code" in capfd.readouterr().err
+    assert foreign_app.ran(tmp_path) == set()
+    assert not (Path(flower["FLWR_HOME"]) / "apps").exists()
+
+
+def _listening(family: list[psutil.Process]) -> dict[str, set[tuple[str, int]]]:
+    """Return on which addresses and ports the processes listen, by the start of their names."""
+    found: dict[str, set[tuple[str, int]]] = {}
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            words = process.cmdline() or [process.name()]
+            known = (*PROCESSES, WORKERS)
+            name = next((n for n in known if n in " ".join(words[:3])), process.name())
+            for one in process.net_connections("inet"):
+                if one.status == psutil.CONN_LISTEN:
+                    found.setdefault(name, set()).add(one.laddr)
+    return found
+
+
+PROCESSES = ("private_superlink", "gcs_server", "raylet", "ClientAppActor", "RuntimeEnvAgent")
+WORKERS = "ray::IDLE"  # which wait for the next run
+
+
+def test_another_user_can_neither_reach_a_simulation_nor_read_it(
+    flower, tmp_path, monkeypatch
+) -> None:
+    """It listens on loopback alone, and who connects has to be its user, or know the token."""
+    home = Path(flower["FLWR_HOME"])
+    words = overrides(tmp_path / "run", "experiment=fedavg_full rounds=1")
+    listening: dict[str, set[tuple[str, int]]] = {}
+    said: set[str] = set()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run.submit, words, flower, wait=False)
+        while not running.done():
+            family = psutil.Process().children(recursive=True)
+            for name, addresses in _listening(family).items():
+                listening.setdefault(name, set()).update(addresses)
+            for process in family:
+                with suppress(psutil.NoSuchProcess):
+                    said.update(process.cmdline())
+            time.sleep(0.3)
+    assert running.result() == 0
+    assert {*PROCESSES} <= {*listening}
+    assert {ip.removeprefix("::ffff:") for all_ in listening.values() for ip, _ in all_} == {
+        "127.0.0.1"
+    }
+    token = (home / superlink.RAY_TOKEN).read_text()
+    assert not [word for word in said if token in word]
+
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", flower["RAY_AUTH_TOKEN_PATH"])
+    for _, port in listening["raylet"]:  # one is for orders, one for objects
+        with suppress(grpc.RpcError):
+            warm_simulations.prestart_workers(f"127.0.0.1:{port}", 1)
+    deadline = time.monotonic() + 120
+    while WORKERS not in (now := _listening(psutil.Process().children(recursive=True))):
+        assert time.monotonic() < deadline, now
+        time.sleep(0.5)
+    (superlink_port,), (gcs,), (agent,) = (
+        [port for _, port in now.pop(name)]
+        for name in ("private_superlink", "gcs_server", "RuntimeEnvAgent")
+    )
+    others = [port for addresses in now.values() for _, port in addresses]
+    assert len(others) >= 4  # of orders and of objects, of the driver, of workers
+    ports = {"superlink": superlink_port, "gcs": gcs, "agent": agent, "ray": [gcs, *others]}
+    for user, environment in (("-", flower), ("65534", {**os.environ, "RAY_AUTH_MODE": "token"})):
+        environment = {k: v for k, v in environment.items() if user == "-" or "RAY" not in k}
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.other_user", user, str(home), json.dumps(ports)],
+            env=environment, cwd=run.project_root(), capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        ended = json.loads(done.stdout.splitlines()[-1])
+        if user == "-":
+            assert {*ended.values()} == {"did"}, ended
+            continue
+        for attempt, error in ended.items():
+            assert error != "did", attempt
+            assert "ModuleNotFound" not in error, (attempt, error)
+        assert "AuthenticationError" in ended["attach to Ray"]
+        for port in ports["ray"]:
+            assert "{'UNAUTHENTICATED'}" in ended[f"call Ray at {port}"]
+    assert "a connection of user 65534 was closed" in (home / "superlink.log").read_text()
