@@ -6,6 +6,7 @@
 # Writes config.toml into FLWR_HOME (default: ~/.flwr); its connection is called "thinwire" and is
 # the default one. CA is the authority's ca.crt.
 set -euo pipefail
+umask 077
 
 if [ $# -ne 2 ]; then
     sed -n '2,7s/^# \{0,1\}//p' "$0" >&2

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Sourced by superlink.sh and supernode.sh: what both ask of Flower, and where they keep their
 # things. `refuse` and `need` say what is wrong and end the script.
+umask 077 # memories, databases and logs tell of data: they are this user's alone
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bin=${BIN:-$root/.venv/bin}
 [ -x "$bin/flower-superlink" ] || {
@@ -38,11 +39,21 @@ readable() {
 # anybody who reaches the port could take a task.
 secret() {
     export FLWR_HOME=${FLWR_HOME:?}
-    mkdir -p "$FLWR_HOME"
+    own_folder "$FLWR_HOME"
     secret_file=$FLWR_HOME/superexec.secret
-    (
-        umask 077
-        rm -f "$secret_file"
-        head -c 32 /dev/urandom >"$secret_file"
-    )
+    rm -f "$secret_file"
+    head -c 32 /dev/urandom >"$secret_file"
+}
+
+# Make a folder for this user alone. One that somebody else has made, or could have put something
+# into, is refused: in /tmp, say, whoever comes first may choose what is in it.
+own_folder() {
+    local folder=${1%/}
+    mkdir -p "$(dirname "$folder")"
+    mkdir "$folder" 2>/dev/null || true
+    if [ -L "$folder" ] || [ ! -d "$folder" ] || [ ! -O "$folder" ] ||
+        [ -n "$(find "$folder" -maxdepth 0 -perm /022)" ]; then
+        refuse "$folder is a link, or another user owns it or may write to it: choose another FLWR_HOME"
+    fi
+    chmod go= "$folder"
 }

@@ -8,6 +8,7 @@
 # DATA/node-(FIRST + i).jsonl. Runtime ports count up from RUNTIME_PORT (9094). Logs go to LOGS
 # (default: the current folder). Ends when one of them ends, or on SIGTERM or Ctrl-C.
 set -euo pipefail
+umask 077
 
 here=$(cd "$(dirname "$0")" && pwd)
 : "${SUPERLINK:?}" "${CA:?}" "${KEYS:?}" "${FIRST:?}" "${PARTITIONS:?}"

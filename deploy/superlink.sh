@@ -26,6 +26,7 @@ options=(
 )
 if [ -n "${DATABASE:-}" ]; then
     [ -w "$(dirname "$DATABASE")" ] || refuse "DATABASE=$DATABASE: its folder is not there, or cannot be written to"
+    [ ! -e "$DATABASE" ] || chmod go= "$DATABASE"
     options+=(--database "$DATABASE")
 fi
 

@@ -74,7 +74,7 @@ class Memory:
                 for number, array in cast(ArrayRecord, self.records[key]).items()
             }
             try:
-                self.folders[0].mkdir(parents=True, exist_ok=True)
+                self.folders[0].mkdir(mode=0o700, parents=True, exist_ok=True)
                 atomic_file(self.folders[0] / self._file, save(arrays))
             except OSError as error:  # the reply is worth more
                 logger.warning("the codec's memory is not on disk, for a resumed run: %s", error)

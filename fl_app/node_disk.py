@@ -54,7 +54,7 @@ def note(message: Message, context: Context) -> None:
     before = messages.names(config, CONTINUES, RUN_ID, MOST_RUNS)
     own = folders(context)[0]
     try:
-        own.mkdir(parents=True, exist_ok=True)
+        own.mkdir(mode=0o700, parents=True, exist_ok=True)
         (own / f"{CONTINUES}.json").write_text(json.dumps(before))
     except OSError as error:  # then nothing was kept there either
         logger.warning("what clients remember is not on disk; set state-dir: %s", error)

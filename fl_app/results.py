@@ -141,7 +141,7 @@ def _new_folder(cfg: DictConfig) -> Path:
     for attempt in range(1000):
         path = parent / (f"{name}-{attempt + 1}" if attempt else name)
         try:
-            path.mkdir(parents=True)
+            path.mkdir(mode=0o700, parents=True)
             return path
         except FileExistsError:
             if chosen:

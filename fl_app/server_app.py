@@ -15,6 +15,7 @@ from flwr.supercore.exit import add_exit_handler
 from fl_app import console, node_disk, report
 from fl_app.loggers.tracking import Tracking
 from fl_app.privacy import is_client_level, is_example_level
+from fl_app.private_files import keep_private
 from fl_app.records import to_record, to_tree
 from fl_app.results import RunFolder
 from fl_app.resume import ResumeError
@@ -39,6 +40,7 @@ def main(grid: Grid, context: Context) -> None:
         Whatever ended the run early, after the results so far and a summary that says "failed"
         are on disk; Flower then reports the run as failed.
     """
+    keep_private()
     logging.getLogger("flwr").setLevel(logging.WARNING)  # the table below says the same, shorter
     began = time.perf_counter()
     overrides = str(context.run_config["overrides"])

@@ -21,11 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 from peft import LoraConfig, PeftModel
 
 from fl_app import models
-from fl_app.adapters.full import follow_umask
 from fl_app.atomic import atomic_folder
 from fl_app.config import data_only, read_text, read_yaml
 from fl_app.conventions import COLUMNS, GIGABYTE
 from fl_app.models import sources
+from fl_app.private_files import keep_private
 
 SERVER = -1
 ADAPTER_KEYS = (
@@ -135,7 +135,6 @@ def save_model(run: Path, folder: Path) -> None:
         raise RunError(f"{trained} holds neither adapter_model.safetensors nor model.safetensors")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    follow_umask(folder, like="config.json")
 
 
 def _adapter_config(path: Path) -> LoraConfig:
@@ -163,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "(default: the run's output.convention)",
     )
     given = parser.parse_args(arguments)
+    keep_private()
     try:
         convention = given.convention or _convention(given.run)
         log = export(given.run, given.out, convention)

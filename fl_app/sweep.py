@@ -28,6 +28,7 @@ import fl_app.warm_imports  # noqa: F401  the checks need most of it
 from fl_app.config import CONF_DIR, ConfigError, compose, identity
 from fl_app.installed import project_root
 from fl_app.preflight import check
+from fl_app.private_files import keep_private
 from fl_app.run import submit
 from fl_app.run_record import Run, is_run, read
 from fl_app.superlink import SuperLinkError
@@ -45,6 +46,7 @@ def job(cfg: DictConfig) -> float | None:
 
     Infinite if it was missed, None if the job failed.
     """
+    keep_private()  # in whatever process a launcher has started
     if parent_process() is not None:  # the sweep's own process tells the jobs when to stop
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     began = time.monotonic()
@@ -130,6 +132,7 @@ def _names(path: Path) -> Iterator[Path]:
 
 def main() -> int:
     """Sweep as the command line says; return the exit status."""
+    keep_private()
     os.chdir(project_root())  # output.dir is relative to it
     interrupted = refused = False
     with STARTED:

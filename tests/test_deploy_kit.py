@@ -21,8 +21,9 @@ from flwr.cli.app import app as flwr_cli
 from flwr.superlink.cli.flower_superlink import _parse_args_run_superlink
 from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode
 
-from deploy import bundle
+from fl_app import bundle
 from fl_app.superlink import script
+from tests import modes
 
 ROOT = Path(__file__).resolve().parents[1]
 KIT = ROOT / "deploy"
@@ -100,8 +101,48 @@ def test_the_connection_is_where_flowers_commands_look(certificates: Path, tmp_p
     done = run(KIT / "connect.sh", "superlink.example:9091", certificates / "ca.crt",
                FLWR_HOME=str(tmp_path))  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert modes.of(tmp_path / "config.toml") == 0o600
     listed = run(script("flwr"), "config", "list", FLWR_HOME=str(tmp_path))
     assert "thinwire" in listed.stdout
+
+
+def _home(path: Path, kind: str) -> None:
+    """Make what somebody may have put where FLWR_HOME is to be."""
+    if kind == "a link":
+        (path.parent / "elsewhere").mkdir()
+        path.symlink_to(path.parent / "elsewhere")
+    elif kind == "a file":
+        path.write_text("")
+    elif kind != "nothing":
+        path.mkdir()
+        path.chmod({"for all to read": 0o755, "for all to write": 0o777}.get(kind, 0o700))
+        if kind == "of another user":
+            if os.getuid() != 0:
+                pytest.skip("only root can give a folder away")
+            os.chown(path, 65534, 65534)
+
+
+@pytest.mark.parametrize(
+    ("kind", "taken"),
+    {"nothing": True, "for all to read": True, "for all to write": False, "a link": False,
+     "a file": False, "of another user": False}.items(),
+)  # fmt: skip
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_home_that_is_not_ones_own_is_refused(kind, taken, slash, tmp_path) -> None:
+    home = tmp_path / "home"
+    _home(home, kind)
+    before = None if taken else (home.lstat(), *home.parent.glob("**/*"))
+    done = run(
+        "bash", "-c", f"set -euo pipefail; . {KIT / 'environment.sh'}; secret",
+        FLWR_HOME=f"{home}{slash}", BIN=str(Path(sys.executable).parent),
+    )  # fmt: skip
+    if taken:
+        assert done.returncode == 0, done.stderr
+        assert [modes.of(home), modes.of(home / "superexec.secret")] == [0o700, 0o600]
+        return
+    assert done.returncode == 2
+    assert "choose another FLWR_HOME" in done.stderr
+    assert (home.lstat(), *home.parent.glob("**/*")) == before
 
 
 SUPERLINK = {"CERTIFICATES": "/nowhere"}
@@ -161,6 +202,7 @@ def test_every_gpu_gets_a_node_key_partition_port_and_home_of_its_own(copied, tm
     }  # fmt: skip
     assert run(copied / "gpus.sh", "2", "5", **environment).returncode == 0
     said = [(tmp_path / f"node-{part}.log").read_text().strip() for part in (4, 5)]
+    assert {modes.of(tmp_path / f"node-{part}.log") for part in (4, 5)} == {0o600}
     assert said == [
         f"{gpu}|/k/node-{part}|partition-id={part} num-partitions=8 "
         f'data-path="/d/node-{part}.jsonl"'
@@ -180,13 +222,19 @@ def test_every_slurm_task_gets_its_own(copied: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [str(copied / "slurm.sbatch")],
         env={**os.environ, "PATH": f"{srun.parent}:{os.environ['PATH']}", "SUPERLINK": "x:1",
-             "CA": "ca", "KEYS": "/k", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "TMPDIR": "/t"},
+             "CA": "ca", "KEYS": "/k", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7",
+             "TMPDIR": str(tmp_path)},
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.stdout.splitlines() == [
-        f"{t}|/k/node-{t}|partition-id={t} num-partitions=2|{9094 + t}|/t/thinwire-7-{t}|x:1|ca"
+    told = [line.split("|") for line in done.stdout.splitlines()]
+    assert [words[:4] + words[5:] for words in told] == [
+        [f"{t}", f"/k/node-{t}", f"partition-id={t} num-partitions=2", f"{9094 + t}", "x:1", "ca"]
         for t in (0, 1)
     ], done.stderr
+    for t, words in enumerate(told):  # in a folder for everybody, whose names can be guessed
+        home = Path(words[4])
+        assert re.fullmatch(rf"thinwire-7-{t}-\w{{6}}", home.name)
+        assert (home.parent, modes.of(home)) == (tmp_path, 0o700)
 
 
 # ---- what is written is valid -------------------------------------------------------------------

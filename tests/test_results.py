@@ -2,13 +2,15 @@
 
 import csv
 import json
+import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fl_app import console, report
+from fl_app import checkpoint, console, report
 from fl_app.config import compose
 from fl_app.results import RunFolder
 from fl_app.server_app import Run
@@ -16,7 +18,7 @@ from fl_app.session import forget_session, session
 from fl_app.submission import communication_log
 from fl_app.text import duration, size
 from fl_app.tree import digest
-from tests import small
+from tests import finished_runs, modes, small
 from tests.loopback import Loopback
 
 
@@ -90,9 +92,17 @@ def test_the_last_checkpoint_is_the_model(finished: Run) -> None:
     assert digest(ordered) == digest(finished.latest)
 
 
-def test_a_checkpoint_follows_the_umask(finished: Run) -> None:
-    (checkpoint,) = (finished.folder.path / "checkpoints").iterdir()
-    assert checkpoint.stat().st_mode == (finished.folder.path / "ledger.csv").stat().st_mode
+def test_a_run_is_its_owners_alone(tmp_path: Path) -> None:
+    """Also where the umask would let others read: it shuts the folder, and whole files."""
+    before = os.umask(0o022)
+    try:
+        finished_run = finished_runs.finished(tmp_path / "run")
+        checkpoint.save(finished_run / "checkpoints", 1, {"x": np.zeros(2, np.float32)}, {})
+    finally:
+        os.umask(before)
+    assert modes.of(finished_run) == 0o700
+    for name in ("summary.json", "checkpoints/round-0001.safetensors"):
+        assert modes.of(finished_run / name) == 0o600
 
 
 def test_metrics_have_the_documented_columns(finished: Run) -> None:

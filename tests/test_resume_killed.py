@@ -7,6 +7,7 @@ to a node. For truth, the processes of a real run are killed: see the end.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from fl_app.installed import project_root
 from fl_app.server_app import Run
 from fl_app.session import forget_session, session
 from fl_app.superlink import descendants, is_alive, is_simulation
-from tests import small
+from tests import modes, small
 from tests.loopback import Loopback
 from tests.outcome import result, setups
 
@@ -180,6 +181,7 @@ class Launcher:
                 subprocess.Popen(
                     [sys.executable, "-m", "fl_app.run", words],
                     stdout=log, stderr=subprocess.STDOUT, text=True, cwd=project_root(),
+                    umask=0o022,  # under which others may read what a process makes
                 )
             )  # fmt: skip
         return self.started[-1]
@@ -218,6 +220,18 @@ def gone(processes: list[psutil.Process], look_every: float = 0.2) -> bool:
     return not any(map(is_alive, processes))
 
 
+def check_that_it_is_its_users_alone(home: Path, run: Path, nodes: Path) -> None:
+    """Look at what a run, its nodes and its launcher have left."""
+    assert modes.of(home) == 0o700
+    assert {"config.toml", "superlink.log", "superexec.log", "thinwire.toml"} <= {
+        path.name for path in home.iterdir()
+    }
+    ours = {path: mode for path, mode in modes.open_to_others(home).items() if "/ray/" not in path}
+    assert ours == {str(home / "ray"): "0o777"}  # Ray opens its part to all, in vain
+    assert list(nodes.glob("*/client-*"))
+    assert modes.open_to_others(run) == modes.open_to_others(nodes) == {}
+
+
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
 def test_server_launcher_and_actor_are_killed_in_turn(tmp_path: Path, launcher: Launcher) -> None:
@@ -240,11 +254,14 @@ def test_server_launcher_and_actor_are_killed_in_turn(tmp_path: Path, launcher: 
     family = launcher.family(last_round(kept) + 2)
     (simulation,) = [member for member in family if is_simulation(member)]
     (raylet,) = [member for member in family if member.name() == "raylet"]
+    home = Path(simulation.environ()["FLWR_HOME"])
     process.kill()
     process.wait(PATIENCE)
     assert gone([raylet], look_every=0.005)
     assert not is_alive(simulation)  # else it would go on without the clients that Ray ran
     assert gone(family)
+    check_that_it_is_its_users_alone(home, forks.run, tmp_path / ".nodes")
+    shutil.rmtree(home)
 
     process = launcher.start(f"{again} federation.max_failures=0")
     family = launcher.family(last_round(kept) + 2)

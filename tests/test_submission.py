@@ -16,7 +16,7 @@ from fl_app.metrics import score
 from fl_app.server_app import Run
 from fl_app.session import session
 from fl_app.submission import RunError, export
-from tests import small
+from tests import modes, small
 from tests.loopback import Loopback
 
 ADAPTERS = ("lora", "full")
@@ -90,18 +90,18 @@ def test_the_conventions_differ_and_the_total_is_printed(run: Run, tmp_path, cap
     assert f"{totals[run.here.cfg.output.convention]:,} bytes" in capsys.readouterr().out
 
 
-def test_the_same_run_gives_the_same_bytes_and_follows_the_umask(run: Run, tmp_path: Path) -> None:
-    before = os.umask(0o027)
+def test_the_same_run_gives_the_same_bytes_for_its_owner_alone(run: Run, tmp_path: Path) -> None:
+    before = os.umask(0o022)
     try:
         for name in ("one", "two"):
-            export(run.folder.path, tmp_path / name, "sent")
+            assert submission.main([str(run.folder.path), "--out", str(tmp_path / name)]) == 0
     finally:
         os.umask(before)
     files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*.*"))
     assert {"model/model.safetensors", "model/tokenizer.json"} <= {*map(str, files)}
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
-        assert (tmp_path / "one" / file).stat().st_mode & 0o777 == 0o640
+    assert modes.open_to_others(tmp_path / "one") == {}
 
 
 def _without_a_column(run: Path) -> None:

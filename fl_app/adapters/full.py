@@ -1,6 +1,5 @@
 """Full fine-tuning: every parameter of the model is trained and sent, but for frozen modules."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,10 +81,3 @@ def set(model: torch.nn.Module, tree: Tree) -> None:
 def export(model: PreTrainedModel, folder: Path) -> None:
     """Save the whole model for ``from_pretrained``."""
     model.save_pretrained(folder)
-    follow_umask(folder, like="config.json")
-
-
-def follow_umask(folder: Path, like: str) -> None:
-    """Give weights the mode of the file ``like``: safetensors lets nobody but the owner read."""
-    for weights in folder.glob("*.safetensors"):
-        shutil.copymode(folder / like, weights)

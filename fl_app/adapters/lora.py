@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from fl_app.adapters.full import follow_umask, frozen, get, set
+from fl_app.adapters.full import frozen, get, set
 from fl_app.adapters.lora_patch import is_patched, on_original_base, patch, patch_like
 from fl_app.adapters.quantized import keep_trainable
 from fl_app.config import plain
@@ -88,4 +88,3 @@ def save(model: PeftModel, folder: Path, state: dict[str, Tensor], **config: int
     if Path(saved["base_model_name_or_path"] or "").is_absolute():
         saved["base_model_name_or_path"] = None
     path.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")
-    follow_umask(folder, like=path.name)

@@ -15,6 +15,7 @@ from flwr.common.constant import ErrorCode
 from fl_app.client.simulated import is_simulated
 from fl_app.config import ConfigError
 from fl_app.faults import FaultError, noted
+from fl_app.private_files import keep_private
 from fl_app.text import printable
 from fl_app.training import DivergedError
 
@@ -36,6 +37,7 @@ class NodeApp(ClientApp):
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Return the reply to ``message``, which is an error if anything fails."""
+        keep_private()
         try:
             return super().__call__(message, context)
         except Exception as error:

@@ -36,6 +36,7 @@ from PIL import Image
 
 from fl_app.atomic import atomic_folder
 from fl_app.data.pfl_docvqa import FEATURES, PICTURES, SPLITS, TOP
+from fl_app.private_files import keep_private
 
 CLIENTS = 10
 SERVER = -1  # the client of a test record
@@ -330,6 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given.i_trust_these_pickles:
         print(WARNING, file=sys.stderr)
         return 2
+    keep_private()
     try:
         splits = convert(given.source, given.out, given.drop_unreadable_pictures)
     except (SourceError, FileExistsError) as error:

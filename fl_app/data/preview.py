@@ -9,6 +9,7 @@ from fl_app.config import compose
 from fl_app.data import load
 from fl_app.data.pictures import draw as draw_page
 from fl_app.data.pictures import scaled
+from fl_app.private_files import keep_private
 
 SIZE = (1200, 1560)  # pixels
 COLOURS = (
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--index", type=int, default=0)
     parser.add_argument("--out", default="page.png")
     arguments = parser.parse_args()
+    keep_private()
     split = load(compose().data, seed=0)[arguments.split]
     if not 0 <= arguments.index < len(split):
         parser.error(f"--index must be in 0..{len(split) - 1}")

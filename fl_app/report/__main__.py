@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from fl_app.private_files import keep_private
 from fl_app.report.page import compare, write
 from fl_app.runs import find
 
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="also draw the Pareto front as a still picture, .png or .svg",
     )
     asked = parser.parse_args(arguments)
+    keep_private()
     if asked.picture and asked.picture.suffix not in (".png", ".svg"):
         parser.error(f"--picture {asked.picture}: the name should end in .png or .svg")
     try:
