@@ -16,7 +16,8 @@ each process, ``database`` and Flower's own files.
 Nothing is started or registered for you with ``nodes=0``: ``d.register("late")`` makes and
 registers a key, ``d.start_node("late", 2, 3, config={"data-path": "/srv/rows.jsonl"})`` starts a
 node with it; ``key="other"`` has it use another node's key, ``tls=False`` speak plain text, and
-``environment={...}`` is added to the node's own; ``d.unregister("late")`` revokes it.
+``environment={...}`` is added to the node's own (its policy is the strict one, unless ``config`` or
+``POLICY`` names another); ``d.unregister("late")`` revokes it.
 On exit, also by an exception or a signal, every process of it is gone.
 """
 

@@ -6,6 +6,7 @@ from datasets import Dataset
 from flwr.app import Context, Message, MetricRecord, RecordDict
 
 from fl_app import first_step, messages, node_data, node_disk, patches
+from fl_app.client.gate import gate
 from fl_app.client.words import NodeApp
 from fl_app.mods import coded
 from fl_app.privacy import is_example_level
@@ -17,7 +18,7 @@ from fl_app.training import GradientHook, proximal, train, turn_seed
 
 PROXIMAL_MU = "proximal-mu"  # in the config of Flower's FedProx
 
-app = NodeApp()
+app = NodeApp(mods=[gate])
 
 
 @app.query()

@@ -15,7 +15,8 @@ ASK = "; ask the node's operator"
 # Facts are counts, numbers of rounds and clients, and what the run's configuration says itself:
 # keys and names of columns. Never what a row, a file's name or a variable of a node holds.
 KINDS: dict[str, str] = {
-    "policy": "the node's policy forbids it, by its rule {rule}",
+    "policy": "the node's policy forbids {key}, by its rule {rule}{limit}",
+    "policy_file": f"the node's policy cannot be read{ASK}",
     # Rows.
     "columns": "the rows lack these columns, which the run's configuration names: {missing}",
     "empty": "rows with nothing in the column {column}: {rows}",

@@ -11,14 +11,14 @@ from datasets import Dataset
 from flwr.app import ConfigRecord, Context
 
 from fl_app import data, tasks
+from fl_app.client import policy
+from fl_app.client.node_config import DATA_PATH, PARTITION, PARTITIONS
 from fl_app.client.simulated import is_simulated
 from fl_app.config import compose
 from fl_app.faults import FaultError, during
 from fl_app.privacy import is_example_level
 from fl_app.session import Session, session
 
-# In the node config.
-PARTITION, PARTITIONS, DATA_PATH = "partition-id", "num-partitions", "data-path"
 ROWS = "rows"  # in a node's answer
 
 
@@ -35,9 +35,12 @@ def rows(here: Session, context: Context, partition: int) -> Dataset:
     FileNotFoundError, ValueError
         If the node's own rows are not there or not of this task, or it is asked for another
         partition than its own.
+    RefusedError
+        If the node's policy asks for more rows, or for fewer.
     """
     with during("rows"):
         found = _rows(here, context, partition)
+    policy.check_rows(context, len(found))
     if not is_simulated():
         here.task.check(found)  # before training comes upon one: how many there are
     return found

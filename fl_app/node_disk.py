@@ -2,8 +2,9 @@
 
 ``STATE/RUN/client-K.safetensors`` holds the memory of one client's codec; ``RUN`` is the id that
 Flower gave the run, in hex. A run that is resumed has a new id: the server tells the ids before it,
-and the node looks there too. ``STATE`` is ``state-dir`` of the node config, else ``.nodes`` in the
-folder of results.
+and the node looks there too. ``STATE`` is ``state-dir`` of the node config; without it, of a
+simulated node ``.nodes`` in the folder of results, and of a real one ``thinwire`` in Flower's home
+(``FLWR_HOME``): a run does not choose where a node writes.
 """
 
 import json
@@ -14,14 +15,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, Message
+from flwr.supercore.utils import get_flwr_home
 
 from fl_app import messages
+from fl_app.client.node_config import STATE_DIR
+from fl_app.client.simulated import is_simulated
 from fl_app.config import compose
 from fl_app.installed import project_root
 
 logger = logging.getLogger("thinwire")
 
-STATE_DIR = "state-dir"  # in the node config
 CONTINUES = "continues"  # in the server's first question: the ids of the run before, oldest first
 MOST_RUNS = 1000  # that one continues
 RUN_ID = re.compile(r"[0-9a-f]{1,16}")
@@ -34,7 +37,7 @@ def name(run_id: int) -> str:
 
 def folders(context: Context) -> list[Path]:
     """Return where this run keeps things, then where it may find some: newest first."""
-    own = _state_dir(context) / name(context.run_id)
+    own = state_dir(context) / name(context.run_id)
     told = own / f"{CONTINUES}.json"
     before = json.loads(told.read_text()) if told.exists() else []
     return [own, *(own.with_name(one) for one in reversed(before))]
@@ -67,11 +70,14 @@ def forget(state_dir: Path, run_ids: Iterable[int]) -> None:
 
 
 def default(output_dir: str) -> Path:
-    """Return where nodes without a ``state-dir`` keep things."""
+    """Return where simulated nodes without a ``state-dir`` keep things."""
     return project_root() / output_dir / ".nodes"
 
 
-def _state_dir(context: Context) -> Path:
+def state_dir(context: Context) -> Path:
+    """Return the folder of all that a node keeps, of any run."""
     if STATE_DIR in context.node_config:
         return Path(str(context.node_config[STATE_DIR]))
+    if not is_simulated():
+        return get_flwr_home() / "thinwire"
     return default(compose(str(context.run_config["overrides"])).output.dir)

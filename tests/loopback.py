@@ -6,6 +6,7 @@ from flwr.app import Message
 
 from benchmarks import loopback
 from benchmarks.loopback import over_the_wire
+from fl_app.client_app import app
 
 Tamper = Callable[[Message], Message | None]
 
@@ -26,3 +27,24 @@ class Loopback(loopback.Loopback):
         tamper = self.tamper.get(int(message.content["config"]["partition"]))
         reply = tamper(reply) if tamper else reply
         return None if reply is None else over_the_wire(reply)
+
+
+class RealNodes(Loopback):
+    """Nodes that are not marked as simulated, so that they have a policy and an audit log.
+
+    Parameters
+    ----------
+    config : mapping
+        What all of them have in their node config beside what a node needs.
+    """
+
+    def __init__(self, overrides: str, nodes: int, **config: str) -> None:
+        super().__init__(overrides, nodes)
+        for context in self.contexts.values():
+            context.node_config |= config
+
+    def deliver(self, message: Message) -> Message | None:
+        self.sent.append(over_the_wire(message))
+        return over_the_wire(
+            app(over_the_wire(message), self.contexts[message.metadata.dst_node_id])
+        )

@@ -168,6 +168,7 @@ SUPERNODE = {
             for name in SUPERNODE
         ),
         ("supernode.sh", SUPERNODE, "/nowhere/ca.crt cannot be read"),
+        ("supernode.sh", SUPERNODE | {"POLICY": "/nowhere/x"}, "/nowhere/x cannot be read"),
     ],
 )
 def test_what_is_missing_is_said_before_anything_starts(name, environment, says, tmp_path) -> None:
@@ -177,6 +178,23 @@ def test_what_is_missing_is_said_before_anything_starts(name, environment, says,
     assert done.returncode == 2
     assert says in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("named", ["POLICY", "NODE_CONFIG"])
+def test_a_node_with_a_wrong_policy_does_not_start(named: str, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("run: {round: 3}")
+    for name in ("ca.crt", "key"):
+        (tmp_path / name).write_text("")
+    given = {"POLICY": str(policy), "NODE_CONFIG": f'a=1 policy="{policy}"'}
+    environment = SUPERNODE | {
+        "CA": str(tmp_path / "ca.crt"), "KEY": str(tmp_path / "key"), named: given[named],
+        "FLWR_HOME": str(tmp_path / "home"), "BIN": str(Path(sys.executable).parent),
+    }  # fmt: skip
+    done = run(KIT / "supernode.sh", **environment)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"the policy {policy}: run.round is no key; known here: ")
+    assert not (tmp_path / "home").exists()
 
 
 # ---- recipes ------------------------------------------------------------------------------------

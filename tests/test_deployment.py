@@ -2,7 +2,10 @@
 
 import csv
 import filecmp
+import hashlib
+import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,6 +30,7 @@ from tests.loopback import Loopback
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]  # of a machine that does more
 NODES = 3
+KIT = Path(__file__).resolve().parents[1] / "deploy"
 ALL = f"{small.DATA} strategy=fedavg clients_per_round={NODES} local_epochs=1"
 # The first one is large enough for the bytes that Flower and the network add to be a small share;
 # the second one's clients remember from round to round.
@@ -34,6 +38,7 @@ RUNS = {
     "full": f"{ALL} adapter=full codec=fp32 rounds=1",
     "remembers": f"{ALL} codec=thin rounds=2",
 }
+REFUSED = f"{ALL} codec=fp32 rounds=1001"  # the strict policy allows 1000
 SECONDS = 240
 SAME = ("round", "partition", "direction", "kind", "codec", "scalars", "payload_bytes",
         "frame_bytes")  # fmt: skip
@@ -47,6 +52,7 @@ class Deployed:
     runs: Path
     entries: dict[str, dict]
     links: dict[str, int]  # bytes of all nodes' interfaces; empty on loopback
+    ended: tuple[str, str] = ("", "")  # status and log of the run that the nodes refuse
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +76,8 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
             result.entries[name] = here.entry(run)
             if spaces:
                 result.links[name] = sum(space.counted() for space in spaces) - before
+        refused = here.submit(f"{REFUSED} output.dir={result.runs} federation.node_timeout=30")
+        result.ended = here.wait(refused, SECONDS), here.log(refused)
         yield result
 
 
@@ -146,6 +154,26 @@ def test_a_node_reads_its_own_disk_and_the_server_hears_no_path_of_it(deployed) 
         for path in run.rglob("*"):
             if path.is_file():
                 assert b"disk-" not in path.read_bytes(), path
+
+
+def test_nodes_refuse_by_the_kits_policy_and_log_every_message_of_every_run(deployed) -> None:
+    status, log = deployed.ended
+    assert status == "finished:failed"
+    assert (
+        log.count("the node's policy forbids rounds, by its rule run.rounds: at most 1000") >= NODES
+    )
+    digest = hashlib.sha256((KIT / "policy.yaml").read_bytes()).hexdigest()
+    for k in range(NODES):
+        path = deployed.here.folder / f"node-{k}" / "state" / "audit.jsonl"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        said = [(line["message"], line["decision"]) for line in lines]
+        trainings = said.count(("train", "accepted"))
+        assert trainings == 3  # of one round and of two
+        assert said[0] == ("query", "accepted")
+        assert said[-1] == ("query", "refused")
+        assert {line.get("policy", digest) for line in lines} == {digest}
+        assert len({line["run"] for line in lines}) == len(RUNS) + 1
 
 
 def test_nothing_of_the_runtime_api_answers_without_a_secret_or_a_tasks_token(deployed) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from datasets import concatenate_datasets
 from flwr.app import Context, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,9 +79,10 @@ def test_where_rows_are_private_it_says_how_many_each_partition_has(here, parts:
 
 
 def test_private_rows_of_its_own_disk_are_counted_there(tmp_path: Path, here) -> None:
-    here.documents(0).select(range(2)).to_parquet(tmp_path / "two.parquet")
+    both = concatenate_datasets([here.documents(k) for k in (0, 1)])
+    both.to_parquet(tmp_path / "rows.parquet")
     overrides = f"{small.RUN} privacy=dp_sgd adapter=ffa_lora"
-    assert node_data.served(node(overrides, 0, 3, tmp_path / "two.parquet"))["rows"] == [2]
+    assert node_data.served(node(overrides, 0, 3, tmp_path / "rows.parquet"))["rows"] == [len(both)]
 
 
 def _empty(folder: Path) -> Path:

@@ -1,0 +1,132 @@
+"""A run's configuration, and one message of it, held against a node's policy."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+from flwr.app import ConfigRecord, Context, Message
+from omegaconf import DictConfig
+
+from fl_app import first_step
+from fl_app.adapters.lora_sb_init import CLIENTS_INITS
+from fl_app.client import places
+from fl_app.client.node_config import DATA_PATH
+from fl_app.client.policy import ALL, DP_SGD, Policy, RefusedError
+from fl_app.config import plain
+from fl_app.secure_aggregation.client import REVEAL
+from fl_app.secure_aggregation.settings import KEY, is_on, settings
+
+TURNS = ("train", "evaluate", f"query.{first_step.QUERY}")  # messages that work on a node's rows
+
+
+def check_run(policy: Policy, context: Context, cfg: DictConfig) -> None:
+    """Check what a run is, before anything that it names is imported, built or read.
+
+    Raises
+    ------
+    RefusedError
+        For the first rule that forbids it.
+    """
+    own = DATA_PATH in context.node_config
+    config = plain(cfg)
+    places.check(config, policy, reads_rows=not own or first_step.is_derived(cfg))
+    _check_names(policy, config)
+    for name, allowed in (
+        ("rounds", policy.run.rounds),
+        ("local_epochs", policy.run.local_epochs),
+    ):
+        _check_most(f"run.{name}", name, config[name], allowed)
+    _check_rows_asked(policy, cfg, own)
+    _check_privacy(policy, cfg)
+    _check_secure_sum(policy, cfg)
+
+
+def check_message(policy: Policy, message: Message) -> None:
+    """Check what a message itself asks for.
+
+    Raises
+    ------
+    RefusedError
+        If it would reveal a sum of too few clients.
+    """
+    if message.metadata.message_type != f"query.{REVEAL}":
+        return
+    config = message.content.config_records.get("config", ConfigRecord())
+    survivors = {*cast(Sequence[int], config.get("survivors", ()))}
+    if len(survivors) < policy.secure_sum.least:
+        least = f"at least {policy.secure_sum.least} clients"
+        raise RefusedError("secure_sum.least", "the sum of these clients", least)
+
+
+def _check_most(rule: str, key: str, value: Any, most: int | None) -> None:
+    if most is not None and not value <= most:
+        raise RefusedError(rule, key, f"at most {most}")
+
+
+def _check_names(policy: Policy, config: dict[str, Any]) -> None:
+    rules = policy.run
+    for rule, allowed, key, found in (
+        ("tasks", rules.tasks, "task.id", [config["task"]["id"]]),
+        ("adapters", rules.adapters, "adapter.id", [config["adapter"]["id"]]),
+        ("codecs", rules.codecs, "codec.up", _named(config["codec"]["up"], "id")),
+        ("codecs", rules.codecs, "codec.down", _named(config["codec"]["down"], "id")),
+    ):
+        if allowed != ALL and not {*map(str, found)} <= {*allowed}:
+            raise RefusedError(f"run.{rule}", key)
+    for target in map(str, _named(config["strategy"], "_target_")):
+        if {target, target.rpartition(".")[2]} & {*rules.refused_strategies}:
+            raise RefusedError("run.refused_strategies", "strategy.inner")
+
+
+def _named(config: Any, name: str) -> Iterator[Any]:
+    """Yield what ``name`` says in a part of a configuration, at every depth."""
+    if isinstance(config, dict):
+        if name in config:
+            yield config[name]
+        config = list(config.values())
+    if isinstance(config, list):
+        for part in config:
+            yield from _named(part, name)
+
+
+def _check_rows_asked(policy: Policy, cfg: DictConfig, own: bool) -> None:
+    """Check that a run picks no rows out of the node's own, of which two runs tell by difference.
+
+    The signs of a gradient can be of fewer rows than a client has.
+    """
+    if own and not policy.rows.part and "train" in cfg.data:
+        asked = cfg.data.train
+        whole = {"limit": asked.limit is None, "drop": not asked.drop}
+        whole["split"] = not re.search(r"[\[+]", str(asked.split))
+        if parts := [key for key, all_of_it in whole.items() if not all_of_it]:
+            raise RefusedError("rows.part", f"data.train.{parts[0]}")
+    if cfg.adapter.get("init") in CLIENTS_INITS:
+        samples = cfg.adapter.init_samples
+        if not samples >= policy.rows.least:
+            least = f"at least {policy.rows.least}"
+            raise RefusedError("rows.least", "adapter.init_samples", least)
+
+
+def _check_privacy(policy: Policy, cfg: DictConfig) -> None:
+    rules, asked = policy.privacy, cfg.privacy
+    if asked.id != DP_SGD:
+        if rules.required == DP_SGD:
+            raise RefusedError("privacy.required", "privacy.id", DP_SGD)
+        return
+    if rules.epsilon is not None and not (
+        asked.epsilon is not None and asked.epsilon <= rules.epsilon
+    ):
+        raise RefusedError("privacy.epsilon", "privacy.epsilon", f"at most {rules.epsilon:g}")
+    if rules.noise not in ("any", asked.noise):
+        raise RefusedError("privacy.noise", "privacy.noise", rules.noise)
+
+
+def _check_secure_sum(policy: Policy, cfg: DictConfig) -> None:
+    if not is_on(cfg):
+        if policy.secure_sum.required:
+            raise RefusedError("secure_sum.required", "strategy", "secure_fedavg")
+        return
+    group, least = settings(cfg).neighbours + 1, policy.secure_sum.least
+    if not min(group, cfg.clients_per_round) >= least:
+        key = f"clients_per_round or strategy.{KEY}.neighbours"
+        raise RefusedError("secure_sum.least", key, f"at least {least} clients")

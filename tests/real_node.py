@@ -1,0 +1,76 @@
+"""A node that is real to itself, with a policy, answering single messages; and what it opens."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+
+from fl_app.client_app import app
+from tests import small
+from tests.loopback import over_the_wire
+
+NODES = 3
+PLAIN = (
+    "federation.clients=3 strategy=fedavg codec=fp32 clients_per_round=3 "
+    "evaluate_clients_per_round=3 rounds=1 local_epochs=1"
+)
+WORDS = f"{small.DATA} {PLAIN}"
+MARKER = "never-named-by-a-run"
+_opened: list[str] | None = None
+
+
+def _hook(event: str, arguments: tuple[object, ...]) -> None:
+    if _opened is not None and event in ("open", "os.listdir", "os.scandir"):
+        _opened.append(str(arguments[0]))
+
+
+sys.addaudithook(_hook)
+
+
+@contextmanager
+def opened() -> Iterator[list[str]]:
+    """Collect the name of every file and folder that this process opens."""
+    global _opened
+    _opened = []
+    try:
+        yield _opened
+    finally:
+        _opened = None
+
+
+class Node:
+    """One node with a policy, whose state outlives its processes."""
+
+    def __init__(self, folder: Path, overrides: str = WORDS, **policy: object) -> None:
+        folder.mkdir(exist_ok=True)
+        path = folder / "policy.yaml"
+        path.write_text(yaml.safe_dump(policy))
+        path.chmod(0o600)
+        self.state, self.overrides = folder / "state", overrides
+        self.config = {
+            "partition-id": 0, "num-partitions": NODES, "policy": str(path),
+            "state-dir": str(self.state),
+        }  # fmt: skip
+
+    def answer(self, message: Message, run: int = 7) -> Message:
+        """Answer in a process of its own, as far as Flower's state goes."""
+        context = Context(run, 5, dict(self.config), RecordDict(), {"overrides": self.overrides})
+        return over_the_wire(app(over_the_wire(message), context))
+
+    def refusal(self, message: Message, run: int = 7) -> str:
+        """Return why the message was refused, less the number of the fault; "" if it was not."""
+        reply = self.answer(message, run)
+        return reply.error.reason.partition(" (fault")[0] if reply.has_error() else ""
+
+    def audit(self) -> list[dict]:
+        return [json.loads(line) for line in (self.state / "audit.jsonl").read_text().splitlines()]
+
+
+def question(kind: str = MessageType.QUERY, **config: object) -> Message:
+    message = Message(RecordDict({"config": ConfigRecord(config)}), 5, kind)
+    message.metadata.__dict__["_message_id"] = "m"
+    return message
