@@ -22,10 +22,12 @@ from safetensors.numpy import load, save
 
 from fl_app.atomic import atomic_file
 from fl_app.codecs import Codec, State, Tree
+from fl_app.text import printable
 
 logger = logging.getLogger("thinwire")
 
 ACCEPTED = "accepted"  # in a message's config: the round whose reply the server accepted last
+HEADER_BYTES = 1000  # of a file, and of an array in it, at most
 SINCE = "since"  # in a reply's timing: the round whose state this reply started from, 0 for none
 
 
@@ -52,7 +54,7 @@ class Memory:
         fresh = codec.init(ref, seed)
         kept = self.records.get(self._key(accepted)) if accepted else None
         if accepted and kept is None:
-            kept = self._on_disk(accepted)
+            kept = self._on_disk(accepted, fresh)
         for key in self._keys():
             if key != self._key(accepted):
                 del self.records[key]
@@ -79,11 +81,19 @@ class Memory:
             except OSError as error:  # the reply is worth more
                 logger.warning("the codec's memory is not on disk, for a resumed run: %s", error)
 
-    def _on_disk(self, accepted: int) -> ArrayRecord | None:
+    def _on_disk(self, accepted: int, like: State) -> ArrayRecord | None:
+        # Two states, and in the header a line for each array.
+        most = HEADER_BYTES + sum(2 * (array.nbytes + HEADER_BYTES) for array in _leaves(like))
         for folder in self.folders:
+            path = folder / self._file
             try:
-                arrays = load((folder / self._file).read_bytes())
-            except (OSError, SafetensorError):
+                if path.stat().st_size > most:
+                    raise ValueError(f"{path} is larger than two states of this codec")
+                arrays = load(path.read_bytes())
+            except FileNotFoundError:
+                continue
+            except (OSError, SafetensorError, KeyError, ValueError) as error:
+                logger.warning("what a codec remembered is not read: %s", printable(error))
                 continue
             start = f"{accepted}/"
             found = {n.removeprefix(start): x for n, x in arrays.items() if n.startswith(start)}

@@ -186,14 +186,29 @@ class Run:
             self.tracking.log(self.rounds_done, split, seconds)
 
     def _check_privacy(self) -> None:
-        """Find every client's noise before a round, not in it; ValueError if there is none."""
+        """Find every client's noise before a round, not in it.
+
+        A client for whose rows there is none is left out: what it says ends nobody else's run.
+
+        Raises
+        ------
+        ValueError
+            If there is none for any client.
+        """
         if not is_example_level(self.here.cfg):
             return
         from fl_app.privacy.budget import mechanism  # of an extra that not every server has
 
         self.strategy.find_nodes(self.grid)  # they alone know how many rows they have
-        for rows in {*self.strategy.rows.values()}:
-            mechanism(self.here.cfg, rows)
+        without: dict[int, str] = {}
+        for client in self.strategy.nodes:
+            try:
+                mechanism(self.here.cfg, self.strategy.rows[client])
+            except ValueError as error:
+                without[client] = str(error)
+        if len(without) == len(self.strategy.nodes):
+            raise ValueError(next(iter(without.values())))
+        self.strategy.leave_out(without)
 
     def _privacy_spent(self) -> dict[str, Any] | None:
         cfg = self.here.cfg

@@ -4,7 +4,7 @@ The inner strategy sees plain arrays and partition ids; clients see one packed A
 half, on the client, is ``fl_app.mods.coded``.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -168,6 +168,13 @@ class Coded(Strategy):
             at = self.rounds_done + 1 if self.rounds_done else 0
             self.ledger.add(replace(row, round=at) for row in found.transfers)
             self._check_nodes()
+
+    def leave_out(self, clients: Mapping[int, str]) -> None:
+        """Ask these clients for nothing in this run, each for a reason."""
+        for client, why in clients.items():
+            left_out(self.rounds_done, client, why)
+            self.nodes.pop(client)
+            self.rows.pop(client, None)
 
     def _patch(self, cohort: list[int], server_round: int, grid: Grid) -> list[int]:
         """Bring the cohort's frozen weights up to date; return who is.

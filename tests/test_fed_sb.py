@@ -4,16 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 
 from fl_app import first_step, patches
 from fl_app.adapters.lora_sb_factors import installed, outer, to_tree
 from fl_app.adapters.lora_sb_init import mean_factors
+from fl_app.codecs import Wire
 from fl_app.config import ConfigError, compose
 from fl_app.preflight import check
-from fl_app.records import pack_record, to_record
+from fl_app.records import pack_record, to_record, unpack_record
 from fl_app.session import forget_session, session
 from fl_app.tree import Tree, digest
+from fl_app.wire import pack, unpack
 from strategies.coded import RoundFailedError
 from tests import small
 from tests.loopback import Loopback
@@ -182,6 +184,21 @@ def test_a_client_without_signs_ends_the_set_up(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="client 1 sent no signs of its gradient in time"):
         rounds.coded.set_up(rounds.grid)
     assert any(r.codec == "sign" for r in rounds.ledger.rows)  # what was sent is counted
+
+
+def test_signs_of_one_client_weigh_no_more_than_those_of_another(tmp_path: Path) -> None:
+    def louder(reply: Message) -> Message:
+        """The same signs, of a scale that the codec has room for."""
+        codec, frame = first_step.sign_codec(), unpack_record(reply.content)
+        scale, signs = unpack(frame, codec, frame[16:24]).sections
+        loud = (1000 * np.frombuffer(scale, "<f4")).astype("<f4").tobytes()
+        reply.content["arrays"] = pack_record(pack(Wire((loud, signs)), codec, frame[16:24]))
+        return reply
+
+    forget_session()
+    rounds = Rounds(tmp_path, f"{FED_SB} codec=fp32 adapter.init=client_mean", {1: louder})
+    with pytest.raises(RuntimeError, match=r"client 1.* \+1 and -1 alone"):
+        rounds.coded.set_up(rounds.grid)
 
 
 @pytest.mark.parametrize("more", ["", "privacy=dp_sgd"])

@@ -366,3 +366,25 @@ def test_a_memory_forgets_all_but_what_was_accepted() -> None:
     _, since = memory.recall(9, codec, REF, seed=0)
     assert since == 0
     assert sorted(records) == ["codec.31.5"]
+
+
+@pytest.mark.parametrize("spoil", ["huge", "damaged", "another type"])
+def test_a_file_that_is_no_memory_of_this_codec_is_as_if_there_were_none(
+    tmp_path: Path, spoil: str, caplog
+) -> None:
+    codec = error_feedback(nf4())
+    memory = Memory(RecordDict(), 3, [tmp_path])
+    (tree,) = draws(1)
+    _, state = codec.encode(tree, codec.init(REF), REF)
+    memory.remember(4, state)
+    (file,) = tmp_path.iterdir()
+    assert Memory(RecordDict(), 3, [tmp_path]).recall(4, codec, REF, seed=0)[1] == 4
+    if spoil == "huge":
+        with file.open("r+b") as open_file:
+            open_file.truncate(2**33)  # of no blocks on the disk
+    elif spoil == "damaged":
+        file.write_bytes(file.read_bytes()[:20])
+    else:
+        file.write_bytes(file.read_bytes().replace(b'"F32"', b'"BF8"'))
+    assert Memory(RecordDict(), 3, [tmp_path]).recall(4, codec, REF, seed=0)[1] == 0
+    assert "what a codec remembered is not read" in caplog.text

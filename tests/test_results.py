@@ -154,6 +154,19 @@ def test_a_privacy_that_cannot_be_ends_the_run_before_a_round(tmp_path: Path) ->
     assert (found["status"], found["privacy"]) == ("failed", None)
 
 
+def test_a_client_whose_rows_allow_no_privacy_is_left_out_alone(tmp_path: Path, caplog) -> None:
+    """A node that says that it has a million rows would end the run for all."""
+    forget_session()
+    words = f"{small.RUN} output.dir={tmp_path} output.name=run"
+    overrides = f"{words} privacy=dp_sgd privacy.delta=1e-5"
+    run = Run(session(overrides), Loopback(overrides, 3), overrides, setup_seconds=0.0)
+    run.strategy.find_nodes(run.grid)
+    run.strategy.rows[1] = 10**6
+    run._check_privacy()
+    assert sorted(run.strategy.nodes) == sorted(run.strategy.rows) == [0, 2]
+    assert "left out: client 1: privacy.delta=1e-05 should be below 1/1000000" in caplog.text
+
+
 def test_what_privacy_was_spent_is_in_the_summary_and_the_report(tmp_path: Path, capsys) -> None:
     forget_session()
     words = "adapter=lora_sb adapter.r=4 adapter.init=random privacy=dp_sgd privacy.epsilon=8"

@@ -48,8 +48,8 @@ def sign(scope: str | int = "tensor") -> Codec:
     """
     if type(scope) is not int:
         groups.check_scope("sign", scope)
-    elif scope < 1:
-        raise ValueError(f"sign: a group must have at least 1 value, got {scope}")
+    elif not 1 <= scope < 2**31:
+        raise ValueError(f"sign: a group must have 1 to 2^31 - 1 values, got {scope}")
 
     def streams(ref: Tree) -> tuple[Stream, Stream]:
         return Stream(8, 4 * len(groups.sizes(ref, scope))), groups.symbol_stream(ref, 1)
