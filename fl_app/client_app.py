@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 
 from datasets import Dataset
-from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from fl_app import first_step, messages, node_data, node_disk, patches
+from fl_app.client.configured import proximal_mu
 from fl_app.client.gate import gate
 from fl_app.client.words import NodeApp
+from fl_app.faults import FaultError
 from fl_app.mods import coded
 from fl_app.privacy import is_example_level
 from fl_app.privacy.clipping import clipped
+from fl_app.privacy.spent import SPENT
 from fl_app.records import ARRAYS, to_record, to_tree
 from fl_app.secure_aggregation import client as secure
 from fl_app.session import Session, prepare, session
@@ -67,13 +70,18 @@ def train_model(message: Message, context: Context) -> Message:
     here = session(str(context.run_config["overrides"]))
     partition, server_round = messages.turn(message, here.cfg)
     here.adapter.set(here.model, to_tree(message.content.array_records[ARRAYS], like=here.theta0))
-    config = messages.record(message)
-    mu = messages.number(config, PROXIMAL_MU, 0) if PROXIMAL_MU in config else 0.0
+    mu = proximal_mu(here.cfg, messages.record(message))
+    rows = node_data.rows(here, context, partition)
+    spent: dict[str, ConfigRecord] = {}
+    if is_example_level(here.cfg) and rows:
+        from fl_app.client import budget  # Opacus is an extra that not every node has
+
+        spent[SPENT] = budget.begin(context, here.cfg, partition, server_round, rows).record()
     seed = turn_seed(here.cfg.seed, server_round, partition)
     hooks = [proximal(mu, here.model)] if mu else []
-    metrics = _turn(here, node_data.rows(here, context, partition), seed, hooks)
-    content = RecordDict({ARRAYS: to_record(here.adapter.get(here.model)), "metrics": metrics})
-    return Message(content, reply_to=message)
+    metrics = _turn(here, rows, seed, hooks)
+    arrays = to_record(here.adapter.get(here.model))
+    return Message(RecordDict({ARRAYS: arrays, "metrics": metrics, **spent}), reply_to=message)
 
 
 def _turn(here: Session, rows: Dataset, seed: int, hooks: Sequence[GradientHook]) -> MetricRecord:
@@ -100,8 +108,16 @@ def _turn(here: Session, rows: Dataset, seed: int, hooks: Sequence[GradientHook]
 
 @app.evaluate(mods=[coded])
 def evaluate_model(message: Message, context: Context) -> Message:
-    """Score the broadcast model on the client's own documents."""
+    """Score the broadcast model on the client's own documents.
+
+    Raises
+    ------
+    FaultError
+        If the run's configuration asks for no such scores: with privacy it never does.
+    """
     here = session(str(context.run_config["overrides"]))
+    if not here.cfg.evaluate_clients_per_round:
+        raise FaultError("scores")
     partition = messages.client(message, here.cfg)
     documents = node_data.rows(here, context, partition)
     tree = to_tree(message.content.array_records[ARRAYS], like=here.theta0)

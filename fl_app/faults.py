@@ -50,6 +50,14 @@ KINDS: dict[str, str] = {
     "memory": f"the node has too little memory: lower batch_size, or{ASK[1:]}",
     "unexpected": f"the node failed{ASK}",
     "wire": "what the server sent cannot be read: is the same version installed on both sides?",
+    # What a client gives out of its rows, and how often.
+    "budget": "{more} more private turns, after {turns}, would bring the client's rows to epsilon "
+    "{epsilon} at delta {delta}, where {limit} is what {whose}",
+    "budget_lost": f"the node's count of what its rows have spent is damaged or gone{ASK}: it has "
+    "to be put back from a copy",
+    "other_value": "the server says {key}={said}, and the run's configuration {own}",
+    "round_again": "client {client} was asked for round {round}, and has answered for {last}",
+    "scores": "the configuration asks no client for scores on its rows",
     "secure_sum": "secure aggregation: {why}",
     "answered": "{what} was answered in this run already, and is answered once",
     "state_dir": "the node cannot write what it has answered; set state-dir in its node config",

@@ -22,6 +22,7 @@ from fl_app import messages, node_data
 from fl_app.adapters.lora_sb_factors import to_tree
 from fl_app.adapters.lora_sb_init import batches, factors, gradients, mean_factors, signs
 from fl_app.adapters.lora_sb_layers import layers
+from fl_app.client.answered import once
 from fl_app.codecs import Codec, WireError, from_spec
 from fl_app.faults import FaultError
 from fl_app.privacy import is_client_level, is_example_level
@@ -120,13 +121,14 @@ def question(node: int, partition: int) -> Message:
 
 
 def answer(message: Message, context: Context) -> Message:
-    """Return the signs of the asked client's gradient, packed.
+    """Return the signs of the asked client's gradient, packed, once in a run.
 
     Raises
     ------
-    ValueError
-        If the configuration asks no client for them, or promises privacy, which signs without
-        noise would break: whatever a server asks.
+    FaultError
+        If the configuration asks the client for none, or promises privacy, which signs without
+        noise would break; or if they were sent before: a server could have patched the model in
+        between, and so learn more of the same rows.
     """
     here = session(str(context.run_config["overrides"]))
     private = is_example_level(here.cfg) or is_client_level(here.cfg)
@@ -135,6 +137,7 @@ def answer(message: Message, context: Context) -> Message:
     partition = messages.client(message, here.cfg)
     if partition not in askers(here.cfg):
         raise FaultError("signs", f"the configuration asks client {partition} for no gradient")
+    once(context, f"signs of client {partition}")
     rows = node_data.rows(here, context, partition)
     tree, codec = client_signs(here, rows, partition), sign_codec()
     wire, _ = codec.encode(tree, codec.init(tree), tree)

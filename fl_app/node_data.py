@@ -98,6 +98,12 @@ def served(context: Context) -> ConfigRecord:
         rows(session(overrides), context, part)  # what is wrong with them is said now
     if is_example_level(cfg):
         here = session(overrides)
+        from fl_app.client import budget  # Opacus is an extra that not every node has
+
         clients = range(part, cfg.federation.clients, parts)
-        answer[ROWS] = [len(rows(here, context, client)) for client in clients]
+        held = {client: rows(here, context, client) for client in clients}
+        for client, found in held.items():
+            if found:
+                budget.check_plan(context, cfg, client, found)
+        answer[ROWS] = [len(found) for found in held.values()]
     return answer

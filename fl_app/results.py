@@ -19,6 +19,8 @@ from fl_app.config import read_yaml
 from fl_app.conventions import COLUMNS
 from fl_app.installed import project_root
 from fl_app.ledger import Ledger
+from fl_app.privacy import is_client_level, is_example_level
+from fl_app.privacy.turns import Turns
 from fl_app.tree import Tree
 
 PACKAGES = (
@@ -41,6 +43,8 @@ class RunFolder:
         The model to go on from, and the state of the server that was kept with it.
     resumed : list of int
         The last whole round at each time the run was resumed.
+    turns : Turns or None
+        turns.csv, where training is private.
 
     Raises
     ------
@@ -65,6 +69,8 @@ class RunFolder:
         self._lock = resume.lock(self.path)
         if cfg.resume is not None:
             self.checkpoint = resume.last_round(cfg, self.path)
+        self.turns = self._turns()
+        if cfg.resume is not None:
             (self.path / "summary.json").unlink(missing_ok=True)  # of how it ended before
         if self.checkpoint:
             kept = self.checkpoint[1]["folder"]
@@ -78,6 +84,18 @@ class RunFolder:
         with (self.path / "metrics.csv").open("w", newline="") as file:
             csv.writer(file).writerow(METRIC_COLUMNS)
             _write_metrics(file, self.metrics)
+
+    def _turns(self) -> Turns | None:
+        """Return the count of private turns; of a run that goes on, it has to be there."""
+        if not (is_example_level(self.cfg) or is_client_level(self.cfg)):
+            return None
+        path = self.path / "turns.csv"
+        if self.checkpoint and not path.exists():
+            raise resume.ResumeError(
+                f"{path} is missing: what privacy the run's clients have spent is not known, so it "
+                "cannot go on; start a new run"
+            )
+        return Turns(path)
 
     def add_metrics(self, server_round: int, split: str, values: dict[str, float]) -> None:
         """Append one row per metric to metrics.csv."""

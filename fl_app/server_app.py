@@ -14,7 +14,7 @@ from flwr.supercore.exit import add_exit_handler
 
 from fl_app import console, node_disk, report
 from fl_app.loggers.tracking import Tracking
-from fl_app.privacy import is_client_level, is_example_level
+from fl_app.privacy import is_example_level
 from fl_app.private_files import keep_private
 from fl_app.records import to_record, to_tree
 from fl_app.results import RunFolder
@@ -23,9 +23,12 @@ from fl_app.secure_aggregation.settings import is_on as is_secure
 from fl_app.session import Session, session
 from fl_app.strategy_checks import check_strategy
 from fl_app.tree import Tree, digest
+from strategies import sampling
 from strategies.coded import Coded, RoundFailedError
 from strategies.inner import inner_strategy
 from strategies.secure_coded import SecureCoded
+
+logger = logging.getLogger("thinwire")
 
 app = ServerApp()
 
@@ -68,6 +71,7 @@ class Run:
         self.tracking = Tracking(self.folder)
         kind = SecureCoded if is_secure(here.cfg) else Coded
         self.strategy = kind(inner_strategy(here.cfg), here, self.folder.ledger)
+        self.strategy.turns = self.folder.turns
         self.rounds_done = 0
         self.flower_runs = [grid.run.run_id]  # more than one, if it was resumed
         self.ended = False
@@ -130,8 +134,8 @@ class Run:
                 f"({type(error).__name__}: {error}): it is damaged or of another version; start "
                 "the run anew"
             ) from None
-        self._keep(arrays)  # what nodes keep from now on is under the new id
         self._check_privacy()
+        self._keep(arrays)  # what nodes keep from now on is under the new id
         return arrays
 
     def _keep(self, arrays: ArrayRecord) -> None:
@@ -186,44 +190,61 @@ class Run:
             self.tracking.log(self.rounds_done, split, seconds)
 
     def _check_privacy(self) -> None:
-        """Find every client's noise before a round, not in it.
+        """Find every client's noise before a round, not in it, and that it is for all its turns.
 
-        A client for whose rows there is none is left out: what it says ends nobody else's run.
+        A client for whose rows there is none is left out: what it says ends nobody else's run. A
+        round that was cut off is repeated if the budget is for it; else it stays without a
+        result: its clients were asked, and have spent their turn.
 
         Raises
         ------
         ValueError
-            If there is none for any client.
+            If there is none for any client, or a client would take more turns than it is for.
         """
-        if not is_example_level(self.here.cfg):
+        cfg, turns = self.here.cfg, self.folder.turns
+        if not is_example_level(cfg) or turns is None:
             return
-        from fl_app.privacy.budget import mechanism  # of an extra that not every server has
+        from fl_app.privacy.budget import check_turns, mechanism  # of an extra, not on every server
 
         self.strategy.find_nodes(self.grid)  # they alone know how many rows they have
         without: dict[int, str] = {}
         for client in self.strategy.nodes:
             try:
-                mechanism(self.here.cfg, self.strategy.rows[client])
+                mechanism(cfg, self.strategy.rows[client])
             except ValueError as error:
                 without[client] = str(error)
         if len(without) == len(self.strategy.nodes):
             raise ValueError(next(iter(without.values())))
         self.strategy.leave_out(without)
+        try:
+            check_turns(cfg, turns.count() + self._planned())
+        except ValueError:
+            if turns.last <= self.rounds_done:
+                raise
+            logger.warning(
+                "rounds %d to %d were cut off and are not repeated: their clients have spent the "
+                "turns that their noise is for",
+                self.rounds_done + 1, turns.last,
+            )  # fmt: skip
+            self.rounds_done = self.strategy.rounds_done = turns.last
+            check_turns(cfg, turns.count() + self._planned())
+
+    def _planned(self) -> Counter[int]:
+        """Return how often each client is sampled in the rounds to come."""
+        cfg, nodes = self.here.cfg, sorted(self.strategy.nodes)
+        if len(nodes) < cfg.clients_per_round:
+            return Counter()  # the first round will say so
+        rounds = range(self.rounds_done + 1, cfg.rounds + 1)
+        return sampling.turns(cfg.strategy.sampler, nodes, cfg.clients_per_round, cfg.seed, rounds)
 
     def _privacy_spent(self) -> dict[str, Any] | None:
-        cfg = self.here.cfg
-        if not (is_example_level(cfg) or is_client_level(cfg)):
-            return None
-        asked = [r for r in self.folder.ledger.rows if (r.kind, r.direction) == ("train", "down")]
-        turns = Counter(client for _, client in {(r.round, r.partition) for r in asked})
-        # Of a round that was cut off and done again, the first answer may have been seen too.
-        again = [number + 1 for number in self.folder.resumed]
-        turns.update(r.partition for r in asked for number in again if r.round == number)
-        if not turns:
+        turns = self.folder.turns
+        if turns is None or not turns.asked:
             return None
         from fl_app.privacy.budget import spent
 
-        return spent(cfg, self.strategy.rows, turns)
+        said = self.strategy.uplink.spent
+        return spent(self.here.cfg, self.strategy.rows, turns.count(), said)
 
     def _finish(self, status: str) -> None:
         here = self.here

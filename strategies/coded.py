@@ -17,6 +17,7 @@ from fl_app.config import plain
 from fl_app.ledger import Kind, Ledger, Transfer, short_name
 from fl_app.memory import ACCEPTED
 from fl_app.privacy import is_example_level
+from fl_app.privacy.turns import Turns
 from fl_app.records import ARRAYS, message_bytes, pack_record, to_record
 from fl_app.session import Session
 from fl_app.training import turn_seed
@@ -58,6 +59,8 @@ class Coded(Strategy):
         Rounds that need not be run again, see `restore`.
     continues : list of str
         Ids of the runs that this one continues, for nodes to find what their codecs remember.
+    turns : Turns or None
+        Where it is written whom a round asks, before they are asked; where training is private.
     """
 
     inner: Strategy
@@ -69,6 +72,7 @@ class Coded(Strategy):
     continues: list[str] = field(default_factory=list)
     nodes: dict[int, int] = field(default_factory=dict)
     rows: dict[int, int] = field(default_factory=dict)
+    turns: Turns | None = None
     _asked: Round | None = None
 
     def __post_init__(self) -> None:
@@ -157,10 +161,11 @@ class Coded(Strategy):
         """Ask the nodes what they serve, once; TimeoutError if none answers."""
         if not self.nodes:
             cfg = self.session.cfg.federation
-            continues = self.continues if self.session.up.remembers else []
+            private = is_example_level(self.session.cfg)
+            continues = self.continues if self.session.up.remembers or private else []
             found = find_clients(
                 grid, cfg.clients, cfg.node_timeout, continues, plain(cfg.clients_per_node),
-                private=is_example_level(self.session.cfg),
+                private=private,
             )  # fmt: skip
             self.nodes = found.nodes
             self.rows |= found.rows
@@ -240,6 +245,8 @@ class Coded(Strategy):
                 competition_bytes=broadcast.payload_bytes + self.session.alias_bytes,
             )
             pending.append(Pending(message, down))
+        if self.turns is not None and kind == "train":
+            self.turns.add(server_round, [one.down.partition for one in pending])
         self._asked = Round(server_round, kind, broadcast, pending)
         return [one.message for one in pending]
 

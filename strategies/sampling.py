@@ -4,7 +4,8 @@ A pure function of the seed and the round, over partitions: Flower's node ids ar
 and its own sampling uses the global generator, so neither can be repeated.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -31,6 +32,14 @@ def cyclic(clients: Sequence[int], count: int, seed: int, server_round: int) -> 
             cohort.append(fresh[0])
             queue.remove(fresh[0])
     return sorted(cohort)
+
+
+def turns(
+    sampler: str, clients: Sequence[int], count: int, seed: int, rounds: Iterable[int]
+) -> Counter[int]:
+    """Return how often each client is taken in ``rounds``."""
+    draw = SAMPLERS[sampler]
+    return Counter(k for number in rounds for k in draw(clients, count, seed, number))
 
 
 Sampler = Callable[[Sequence[int], int, int, int], list[int]]

@@ -157,6 +157,7 @@ class SecureUplink(Uplink):
         """
         here, added = self.session, self.sum.ring
         timing = check_timing(reply)
+        self._note_spent(up, reply)
         frame = unpack_record(reply.content)
         wire = unpack(frame, here.up, here.manifest)
         (section,) = wire.sections

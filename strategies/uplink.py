@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from fl_app import first_step
 from fl_app.codecs import State, WireError, receive
 from fl_app.ledger import Kind, Ledger, Transfer, short_name
 from fl_app.privacy import is_example_level
+from fl_app.privacy.spent import Spent
+from fl_app.privacy.spent import read as read_spent
 from fl_app.records import (
     ARRAYS,
     EVALUATE_METRICS,
@@ -111,12 +113,15 @@ class Uplink:
     ----------
     train_seconds : float
         Seconds of local training that the clients reported.
+    spent : dict
+        Client to what it says that its rows have spent, with privacy.
     """
 
     def __init__(self, session: Session, ledger: Ledger) -> None:
         self.session = session
         self.ledger = ledger
         self.train_seconds = 0.0
+        self.spent: dict[int, Spent] = {}
         self._received: dict[int, Received] = {}
         self._overdue: dict[str, tuple[int, Kind, int]] = {}  # round, kind, client
         # Two values of 32 bits for each trained one, a sign for each frozen one where those
@@ -195,6 +200,7 @@ class Uplink:
             names = PRIVATE_METRICS if is_example_level(here.cfg) else TRAIN_METRICS
         metrics = capped(check_metrics(reply, names), here.cfg.federation.max_examples)
         timing = check_timing(reply)
+        self._note_spent(up, reply)
         plain = RecordDict({"metrics": MetricRecord({**metrics, WEIGHT_ONE: 1.0})})
         tree = relayed = None
         if up.kind == "train":
@@ -219,6 +225,11 @@ class Uplink:
         down.decode_s = timing["decode"]
         reply.content = plain
         return Usable(up.partition, reply, tree, relayed)
+
+    def _note_spent(self, up: Transfer, reply: Message) -> None:
+        """Keep what the client of a private turn says; WireError if it does not."""
+        if up.kind == "train" and is_example_level(self.session.cfg):
+            self.spent[up.partition] = read_spent(reply)
 
     def _memory(self, partition: int, server_round: int, reply: Message, reference: Tree) -> State:
         """Return the up codec's memory of the client, as of the state that its reply started from.
@@ -259,12 +270,14 @@ class Uplink:
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs: seconds, and what is remembered of every client."""
         clients = [[k, last.server_round, last.memory] for k, last in self._received.items()]
-        return {"train_seconds": self.train_seconds, "clients": clients}
+        spent = [[k, *astuple(said)] for k, said in self.spent.items()]
+        return {"train_seconds": self.train_seconds, "clients": clients, "spent": spent}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from ``state``."""
         self.train_seconds = state["train_seconds"]
         self._received = {k: Received(number, memory) for k, number, memory in state["clients"]}
+        self.spent = {k: Spent(*said) for k, *said in state.get("spent", [])}  # of late
 
 
 def scalars(tree: Tree) -> int:

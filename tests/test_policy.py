@@ -76,6 +76,7 @@ def test_what_a_file_leaves_out_is_strict(folder: Path) -> None:
         ("rows: {folders: [/srv/../etc]}", "should be a list of absolute paths"),
         ("models: {hub: ['a/b/c']}", "should be a list of hub ids"),
         ("privacy: {required: yes}", "privacy.required=True should be none or dp_sgd"),
+        ("privacy: {delta: 1}", "privacy.delta=1 should be null or a number in (0, 1)"),
         ("privacy: {epsilon: .nan}", "privacy.epsilon=nan should be null or a number"),
         ("run: {rounds: 1, rounds: 9}", "line 1: 'rounds' is there twice"),
         ("rows: &x {least: 1}\nrun: *x", "line 1: anchors and aliases are not read"),

@@ -81,6 +81,7 @@ BOOL: Kind = ("true or false", lambda x: isinstance(x, bool))
 COUNT: Kind = ("a whole number of at least 0", _is_count)
 LIMIT: Kind = ("null or a whole number of at least 0", lambda x: x is None or _is_count(x))
 EPSILON: Kind = ("null or a number of at least 0", lambda x: x is None or _is_number(x))
+DELTA: Kind = ("null or a number in (0, 1)", lambda x: x is None or (_is_number(x) and 0 < x < 1))
 REQUIRED: Kind = (f"none or {DP_SGD}", lambda x: x in ("none", DP_SGD))
 NOISE: Kind = ("any, seeded or secret", lambda x: x in ("any", "seeded", "secret"))
 
@@ -128,6 +129,7 @@ class Privacy:
 
     required: str = _key(REQUIRED, "none")
     epsilon: float | None = _key(EPSILON, None)
+    delta: float | None = _key(DELTA, None)
     noise: str = _key(NOISE, "secret")
 
 

@@ -6,6 +6,8 @@ Neighbours are data sets that differ by one member more or less.
 """
 
 import warnings
+from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
 
 from opacus.accountants import PRVAccountant, RDPAccountant
@@ -20,7 +22,10 @@ LARGE = 30.0  # beyond it there is nothing to promise, and the exact composition
 MOST_STEPS = 100_000
 
 
-@lru_cache(maxsize=4096)
+Release = tuple[float, float, int]
+"""Noised sums of one kind: noise multiplier, sample rate, and how many there were."""
+
+
 def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> float:
     """Return an upper bound of epsilon at ``delta``.
 
@@ -35,15 +40,27 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
     steps : int
         Noised sums that were released, >= 0.
     """
-    if steps == 0:
+    return composed([(noise_multiplier, sample_rate, steps)], delta)
+
+
+def composed(history: Iterable[Release], delta: float) -> float:
+    """Return an upper bound of epsilon at ``delta`` of releases of several kinds together."""
+    steps: Counter[tuple[float, float]] = Counter()
+    for noise, rate, count in history:
+        steps[noise, rate] += count
+    return _epsilon(tuple((*kind, n) for kind, n in sorted(steps.items()) if n), delta)
+
+
+@lru_cache(maxsize=4096)
+def _epsilon(history: tuple[Release, ...], delta: float) -> float:
+    if not history:
         return 0.0
-    history = [(noise_multiplier, sample_rate, steps)]
     loose, tight = RDPAccountant(), PRVAccountant()
-    loose.history, tight.history = history, history
+    loose.history, tight.history = [*history], [*history]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tails, where exp overflows; of how loose it is
         bound = float(loose.get_epsilon(delta, alphas=ORDERS))
-        loosely = bound > LARGE or steps > MOST_STEPS
+        loosely = bound > LARGE or sum(steps for _, _, steps in history) > MOST_STEPS
         return bound if loosely else float(tight.get_epsilon(delta))
 
 

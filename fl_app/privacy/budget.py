@@ -1,5 +1,6 @@
 """What the configuration asks of a client that trains with privacy, and what a run has spent."""
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,11 @@ from omegaconf import DictConfig
 from fl_app import privacy
 from fl_app.config import plain
 from fl_app.privacy import accounting
+from fl_app.privacy.spent import Spent
+
+logger = logging.getLogger("thinwire")
+
+TOLERANCE = 1e-3  # of two epsilons that are the same, on two machines
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,24 @@ def most_turns(cfg: DictConfig) -> int:
     return int(cfg.rounds)
 
 
+def check_turns(cfg: DictConfig, turns: Mapping[int, int]) -> None:
+    """Check that no client takes more turns in a run than its noise is for.
+
+    Raises
+    ------
+    ValueError
+        Naming the client. With fewer nodes than clients, a cyclic sampler comes round sooner; a
+        round that is repeated takes one more.
+    """
+    most, client = most_turns(cfg), max(turns, key=lambda k: (turns[k], -k), default=0)
+    if turns and turns[client] > most:
+        raise ValueError(
+            f"client {client} would take {turns[client]} private turns, and the noise is for "
+            f"{most}: start a node for each of the {cfg.federation.clients} clients, or a run of "
+            "fewer rounds"
+        )
+
+
 def mechanism(cfg: DictConfig, rows: int) -> Mechanism:
     """Return what a client that holds ``rows`` rows does, by the group ``privacy``.
 
@@ -85,7 +109,10 @@ def mechanism(cfg: DictConfig, rows: int) -> Mechanism:
 
 
 def spent(
-    cfg: DictConfig, rows: Mapping[int, int], turns: Mapping[int, int]
+    cfg: DictConfig,
+    rows: Mapping[int, int],
+    turns: Mapping[int, int],
+    said: Mapping[int, Spent] | None = None,
 ) -> dict[str, Any] | None:
     """Return what a run has cost its clients in privacy, for summary.json; None without privacy.
 
@@ -94,6 +121,8 @@ def spent(
     rows : clients' numbers of rows, by partition
     turns : turns that the clients have been sent, by partition
         Those whose replies were lost count as well: they may have been seen.
+    said : what the clients say themselves that their rows have spent, by partition
+        It may be more: other runs count too, and turns that the server does not know of.
 
     Returns
     -------
@@ -103,7 +132,7 @@ def spent(
         repeated by anyone who knows the seed and protects only within a simulation.
     """
     if privacy.is_example_level(cfg):
-        return _spent_on_rows(cfg, rows, turns)
+        return _or_as_said(_spent_on_rows(cfg, rows, turns), said or {})
     if privacy.is_client_level(cfg):
         return _spent_on_clients(cfg, turns)
     return None
@@ -122,6 +151,19 @@ def _spent_on_rows(
         "max_grad_norm": cfg.privacy.max_grad_norm,
         "noise": cfg.privacy.noise,
     }
+
+
+def _or_as_said(own: dict[str, Any], said: Mapping[int, Spent]) -> dict[str, Any]:
+    """Return what was spent, as the clients say if that is more; and say so."""
+    most = max((one.epsilon for one in said.values()), default=0.0)
+    if most <= own["epsilon"] * (1 + TOLERANCE):
+        return own
+    logger.warning(
+        "privacy: clients say that their rows have spent epsilon %.3g, where this run makes it "
+        "%.3g: their turns in other runs count too", most, own["epsilon"],
+    )  # fmt: skip
+    delta = max(own["delta"], *(one.delta for one in said.values()))
+    return {**own, "epsilon": most, "delta": delta}
 
 
 def _spent_on_clients(cfg: DictConfig, turns: Mapping[int, int]) -> dict[str, Any]:

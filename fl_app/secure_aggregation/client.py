@@ -11,6 +11,7 @@ from typing import cast
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
+from fl_app import messages
 from fl_app.client.answered import once
 from fl_app.codecs import Wire
 from fl_app.codecs.modular import ring
@@ -36,11 +37,7 @@ def keys(message: Message, context: Context) -> Message:
         If the configuration asks for no sum, or the client has sent keys of this round.
     """
     _settings(context)
-    rounds = session(str(context.run_config["overrides"])).cfg.rounds
-    client, server_round = _who(message.content.config_records[CONFIG])
-    if not 1 <= server_round <= rounds:
-        raise ProtocolError(f"there is no round {server_round} in a run of {rounds}")
-    member = Member(client, server_round)
+    member = Member(*_who(message, context))
     _once(member, context, KEYS)
     mask, share = member.publics()
     _keep(member, context)
@@ -129,18 +126,15 @@ def _settings(context: Context) -> Settings:
     return settings(cfg)
 
 
-def _who(config: ConfigRecord) -> tuple[int, int]:
-    """Return client and round of a question; ProtocolError if they are no whole numbers."""
-    client, server_round = config.get("partition"), config.get("server-round")
-    if type(client) is not int or type(server_round) is not int:
-        raise ProtocolError("a question without client and round")
-    return client, server_round
+def _who(message: Message, context: Context) -> tuple[int, int]:
+    """Return client and round of a question; WireError if they are none of the run."""
+    return messages.turn(message, session(str(context.run_config["overrides"])).cfg)
 
 
 def _recall(message: Message, context: Context) -> tuple[ConfigRecord, Member]:
     """Return what the message says, and the client's half of its round."""
-    config = message.content.config_records[CONFIG]
-    client, server_round = _who(config)
+    config = messages.record(message)
+    client, server_round = _who(message, context)
     record = context.state.config_records.get(_key(client))
     member = None if record is None else Member.read(record)
     if member is None or member.server_round != server_round:
