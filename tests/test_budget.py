@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -31,7 +31,7 @@ from strategies.coded import Coded
 from strategies.inner import inner_strategy
 from strategies.sampling import turns as planned
 from tests import small
-from tests.loopback import Loopback
+from tests.loopback import Loopback, RealNodes
 
 DP = "privacy=dp_sgd adapter=ffa_lora adapter.r=2 codec=fp32 local_epochs=1"
 FEW = f"{small.DATA} {DP} strategy=fedavg clients_per_round=3 rounds=2"
@@ -307,6 +307,27 @@ def test_a_simulation_counts_by_run_so_that_it_can_be_repeated(tmp_path: Path) -
         with pytest.raises(FaultError, match="after 3"):  # resumed: run 2 is over
             turn(node(tmp_path, 3), cfg, 3, some)
     assert not (tmp_path / budget.FILE).exists()
+
+
+def test_a_real_node_takes_part_in_one_run_on_its_rows_and_is_left_out_of_the_next(
+    tmp_path,
+) -> None:
+    """From the first question on, with the strict policy, which has no number of the operator's."""
+    words = f"{FEW} rounds=1 privacy.noise=secret"
+    session(words).documents(0).to_parquet(tmp_path / "rows.parquet")
+    grid = RealNodes(words, 3, **{"data-path": str(tmp_path / "rows.parquet")})
+    for context in grid.contexts.values():  # three nodes have equal rows: each counts its own
+        context.node_config["state-dir"] = str(tmp_path / f"node-{context.node_id}")
+    here = session(words)
+    coded = Coded(inner_strategy(here.cfg), here, Ledger(tmp_path / "ledger.csv"))
+    messages = coded.configure_train(1, to_record(here.theta0), ConfigRecord(), grid)
+    replies = grid.send_and_receive(messages)
+    assert [reply.content[SPENT]["turns"] for reply in replies] == [1, 1, 1]
+    for node, context in grid.contexts.items():
+        context.run_id = 2
+        (answer,) = grid.send_and_receive([Message(RecordDict(), node, MessageType.QUERY)])
+        assert "budget: 1 more private turns, after 1, would bring" in answer.error.reason
+        assert (tmp_path / f"node-{node}" / budget.FILE).exists()
 
 
 def _garbage(path: Path) -> None:
