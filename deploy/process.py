@@ -29,7 +29,7 @@ class Process:
     environment : mapping
         The whole environment.
     log : Path
-        Gets standard output and error, after what is there.
+        Gets standard output and error, after what is there: whole errors, so it is the owner's.
     """
 
     def __init__(

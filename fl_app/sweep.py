@@ -74,7 +74,7 @@ def job(cfg: DictConfig) -> float | None:
     )
     ended.add_to(sweep)
     seconds = "was there" if found else duration(time.monotonic() - began)
-    print(f"job {ended.number}  {ended.words}: {ended.outcome(run)}, {seconds}", flush=True)
+    print(f"{ended.line(run)}, {seconds}", flush=True)
     return bytes_to_target(run) if ended.status == "completed" and run else None
 
 

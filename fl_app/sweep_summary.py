@@ -9,9 +9,11 @@ from fl_app import report, runs
 from fl_app.report import picture
 from fl_app.report.comparison import comparable
 from fl_app.run_record import Run, read
-from fl_app.text import score, size, title
+from fl_app.spreadsheet import to_csv
+from fl_app.text import printable, score, size, title
 
 JOBS = "jobs.jsonl"  # of the sweep's folder: one line for each job that has ended
+MOST = 1000  # characters of overrides, or of why a job failed, in a line
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,14 @@ class Job:
         with (folder / JOBS).open("a") as file:
             file.write(json.dumps(asdict(self)) + "\n")  # one write: jobs may end together
 
+    def line(self, run: Run | None) -> str:
+        """Return number, overrides and outcome in a line."""
+        return f"job {self.number}  {printable(self.words, MOST)}: {self.outcome(run)}"
+
     def outcome(self, run: Run | None) -> str:
         """Return in a line what came of it."""
         if self.status != "completed" or run is None:
-            return f"{self.status} ({self.why})"
+            return f"{self.status} ({printable(self.why, MOST)})"
         scores = [f"{title(name)} {score(name, v)}" for name, v in run.final("test").items()]
         return ", ".join([*scores, f"{size(run.ledger.sent())} sent"])
 
@@ -71,7 +77,7 @@ def conclude(folder: Path) -> int:
     found += [run for run in others if run.status == "completed"]
     folders = [run.path for run in found]
     if found:
-        runs.frame(found).to_csv(folder / "results.csv", index=False)
+        (folder / "results.csv").write_text(to_csv(runs.frame(found)), newline="")
         print(text(found))
         print(folder / "results.csv")
         print(report.compare(folders, folder / "report.html", folder.name))
@@ -79,7 +85,7 @@ def conclude(folder: Path) -> int:
         print(picture.draw(folders, folder / "pareto.png"))
     failed = [job for job in jobs if job.status != "completed"]
     for job in failed:
-        print(f"job {job.number}  {job.words}: {job.outcome(None)}")
+        print(job.line(None))
     return 1 if failed or not jobs else 0
 
 

@@ -5,6 +5,7 @@ import filecmp
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from deploy.deployment import Deployment, deployment
 from deploy.network import HOST, Namespace, NetworkError, namespaces
 from deploy.process import Process
+from fl_app.faults import FaultError
 from fl_app.installed import project_root
 from fl_app.server_app import Run
 from fl_app.session import session
@@ -174,6 +176,28 @@ def test_nodes_refuse_by_the_kits_policy_and_log_every_message_of_every_run(depl
         assert said[-1] == ("query", "refused")
         assert {line.get("policy", digest) for line in lines} == {digest}
         assert len({line["run"] for line in lines}) == len(RUNS) + 1
+
+
+def test_a_node_that_fails_says_a_kind_and_its_own_log_has_the_rest(deployed) -> None:
+    here = deployed.here
+    run = here.submit(
+        f"{small.DATA} strategy=fedavg codec=fp32 clients_per_round={NODES} rounds=1 logger=none "
+        f"local_epochs=3 optimizer.lr=1e30 output.dir={here.folder}/failed output.name=run"
+    )
+    assert here.wait(run, SECONDS) == "finished:failed", here.log(run)
+    said = f"{here.log(run)}\n{here.entry(run)['status-details']}"
+    for k in range(NODES):
+        found = re.search(
+            rf"client {k}: {re.escape(FaultError('diverged').said)} "
+            r"\(fault ([0-9a-f]{8}) in the node's log\)",
+            said,
+        )
+        assert found, said
+        node = here.nodes[f"node-{k}"]
+        assert f"fault {found[1]}: fl_app.training.DivergedError: the loss became" in node.text()
+        assert node.log.stat().st_mode & 0o777 == 0o600
+    assert "DivergedError" not in said
+    assert "disk-" not in said
 
 
 def test_nothing_of_the_runtime_api_answers_without_a_secret_or_a_tasks_token(deployed) -> None:

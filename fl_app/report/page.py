@@ -17,6 +17,7 @@ from fl_app.report.palette import BEATEN, look
 from fl_app.report.significance import MIN_SEEDS
 from fl_app.run_record import Run, read
 from fl_app.runs import frame
+from fl_app.spreadsheet import to_csv
 from fl_app.text import duration, guarantee, score, size, title
 
 SCRIPTS = ("elements.js", "charts.js", "pareto.js", "tables.js", "page.js")
@@ -102,7 +103,7 @@ def compare(folders: Sequence[Path], target_file: Path, heading: str = "Runs com
             "sets": sets,
             "tables": {"runs": {"columns": list(table.columns), "rows": _cells(table)}},
             "min_seeds": MIN_SEEDS,
-            "csv": table.to_csv(index=False, lineterminator="\n"),
+            "csv": to_csv(table),
         },
         heading=heading,
         subtitle=f"{found} configurations, {counted} completed runs",
