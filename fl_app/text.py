@@ -1,10 +1,12 @@
 """How numbers, and what a peer says, are shown to people: in logs, on the console, in reports."""
 
 import re
+import unicodedata
 from typing import Any
 
 LAST_LINE = "report"  # begins the last line that a completed run prints
 
+MOST_MARKS = 2  # on a letter: a pile of them covers the lines above
 # Printable to Python, and yet drawn as nothing: Unicode's Default_Ignorable_Code_Point.
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
@@ -14,8 +16,8 @@ _INVISIBLE = re.compile(
 def printable(said: object, most: int = 300) -> str:
     """Return what someone else said as one line that can do nothing to a terminal or a log.
 
-    Line ends, control characters, ANSI sequences, marks of direction and of no width are shown
-    as ``\\x1b`` and the like. A text that is printable already is returned as it is.
+    Line ends, control characters, ANSI sequences, marks of direction, of no width and in piles
+    are shown as ``\\x1b`` and the like. A text that is printable already is returned as it is.
 
     Parameters
     ----------
@@ -24,9 +26,10 @@ def printable(said: object, most: int = 300) -> str:
     """
     text = str(said)
     shown: list[str] = []
-    length = 0
+    length = marks = 0
     for at, char in enumerate(text):
-        safe = char.isprintable() and not _INVISIBLE.match(char)
+        marks = marks + 1 if unicodedata.category(char) in ("Mn", "Me") else 0
+        safe = char.isprintable() and not _INVISIBLE.match(char) and marks <= MOST_MARKS
         piece = char if safe else char.encode("unicode_escape").decode()
         length += len(piece)
         if length > most:

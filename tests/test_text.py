@@ -59,6 +59,7 @@ def test_how_much_was_left_out_is_said(said: str, most: int) -> None:
         ),
         ("a\u202egnp.exe", r"a\u202egnp.exe"),
         ("zero\u200bwidth\ufe0f", r"zero\u200bwidth\ufe0f"),
+        ("e" + "\u0301" * 4, "e\u0301\u0301" + r"\u0301\u0301"),
         ("Zürich, 東京, naïve", "Zürich, 東京, naïve"),
         (None, "None"),
         (["a\n"], r"['a\n']"),

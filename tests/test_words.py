@@ -45,6 +45,7 @@ CLASSES = (
     "task.labels=[a,b] model=llama-tiny data.test.path=/only/on/the/server.jsonl"
 )
 RUN = "federation.clients=3 rounds=1 local_epochs=1 batch_size=2 codec=fp32 strategy=fedavg"
+SECURE = "strategy=secure_fedavg codec=modular clients_per_round=3"
 ROWS = [{"instruction": f"{MARKER} {i}", "output": f"{MARKER} {i}"} for i in range(4)]
 
 
@@ -123,6 +124,11 @@ def _no_file(node: Node) -> None:
     node.train(f"{TEXTS} codec=sign", node.rows(ROWS))
 
 
+def _no_folder(node: Node) -> None:
+    (node.folder / "state").touch()
+    node.ask(f"query.{KEYS}", f"{TEXTS} {SECURE}", node.rows(ROWS))
+
+
 def _too_large(node: Node) -> None:
     """Weights at which training goes well and which half floats cannot hold."""
     overrides = f"{TEXTS} codec=fp16 codec.down.id=fp32 adapter=lora"
@@ -170,7 +176,11 @@ PROVOKED: dict[str, Callable[[Node], object]] = {
     "partition": lambda node: node.train(TEXTS, node.rows(ROWS), partition=2),
     "partitions": lambda node: node.ask("query", f"{TEXTS} federation.clients=4", node.rows(ROWS)),
     "picture": _pictures,
-    "protocol": lambda node: node.ask(f"query.{KEYS}", TEXTS, node.rows(ROWS)),
+    "answered": lambda node: [
+        node.ask(f"query.{KEYS}", f"{TEXTS} {SECURE}", node.rows(ROWS)) for _ in range(2)
+    ],
+    "secure_sum": lambda node: node.ask(f"query.{KEYS}", TEXTS, node.rows(ROWS)),
+    "state_dir": _no_folder,
     "reference": lambda node: node.train(
         f"{TEXTS} task.answer=number",
         node.rows([{"instruction": MARKER, "output": "Marker"}]),
@@ -178,7 +188,7 @@ PROVOKED: dict[str, Callable[[Node], object]] = {
     ),
     "rows": lambda node: node.ask("query", TEXTS, node.folder / "gone.jsonl"),
     "signs": lambda node: node.ask(f"query.{first_step.QUERY}", TEXTS, node.rows(ROWS)),
-    "state": lambda node: node.ask(f"query.{patches.QUERY}", TEXTS, number=3, rank=1,
+    "state": lambda node: node.ask(f"query.{patches.QUERY}", TEXTS, number=1, rank=1,
                                    arrays=pack_record(b"")),
     "unexpected": lambda node: node.ask("query.nonsense", TEXTS),
     "wire": lambda node: node.ask("train", TEXTS, node.rows(ROWS), arrays=ArrayRecord({})),
@@ -202,9 +212,11 @@ def _kinds_in_the_code() -> set[str]:
     for path in (ROOT / "fl_app").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
-                name = getattr(node.func, "id", "")
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
                 if name in {"FaultError", "during"} and node.args:
                     found |= _literal(node.args[0])
+                if name == "__init__" and node.args:  # of a class of its own
+                    found |= _literal(node.args[0]) & {*KINDS}
                 for keyword in node.keywords:
                     if name in {"WireError", "CodecError"} and keyword.arg == "kind":
                         found |= _literal(keyword.value)
@@ -220,7 +232,7 @@ def test_every_kind_is_one_of_the_list_and_is_provoked_here() -> None:
 def test_nothing_of_the_node_is_in_the_bytes_of_an_error(kind: str, node: Node, caplog) -> None:
     caplog.set_level(logging.ERROR, logger="thinwire")
     PROVOKED[kind](node)
-    (sent,), (reply,) = node.sent, node.replies
+    sent, reply = node.sent[-1], node.replies[-1]
     assert reply.has_error()
     reason = reply.error.reason
     assert shape(kind).fullmatch(reason), reason
