@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.loopback import over_the_wire
-from fl_app import faults, first_step, patches, warm_executor
+from fl_app import bundle, faults, first_step, patches, warm_executor
 from fl_app.client.simulated import is_simulated, simulated_in_process
 from fl_app.client.words import BY_TYPE, error_reply
 from fl_app.client_app import app
@@ -195,6 +195,9 @@ PROVOKED: dict[str, Callable[[Node], object]] = {
 }  # fmt: skip
 
 
+AROUND = {"bundle"}  # raised before there is an app, see the test of what fails around it
+
+
 def shape(kind: str) -> re.Pattern[str]:
     """Return what a reason of ``kind`` looks like, with anything but markup for its facts."""
     parts = string.Formatter().parse(f"{kind}: {KINDS[kind]}")
@@ -225,7 +228,7 @@ def _kinds_in_the_code() -> set[str]:
 
 def test_every_kind_is_one_of_the_list_and_is_provoked_here() -> None:
     assert _kinds_in_the_code() <= {*KINDS}
-    assert {*PROVOKED} == _kinds_in_the_code()
+    assert {*PROVOKED} | AROUND == _kinds_in_the_code()
 
 
 @pytest.mark.parametrize("kind", sorted(PROVOKED))
@@ -307,8 +310,13 @@ def test_what_fails_around_the_app_is_no_text_either(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(run_clientapp, "Error", run_clientapp.Error)
     warm_executor.keep_texts()
     made = run_clientapp.Error(code=1, reason=f"No such file: /srv/{MARKER}")
-    assert made.code == 1
-    assert made.reason == FaultError("unexpected").said
+    assert (made.code, made.reason) == (1, FaultError("unexpected").said)
+    try:
+        with during("bundle"):
+            bundle.check(MARKER.encode(), warm_executor.OURS)
+    except bundle.BundleError as error:
+        made = run_clientapp.Error(code=1, reason=f"{error}: {MARKER}")
+    assert made.reason == FaultError("bundle").said
 
 
 def test_honest_replies_hold_numbers_alone(node: Node) -> None:
