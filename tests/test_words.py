@@ -25,13 +25,14 @@ from hypothesis import strategies as st
 
 from benchmarks.loopback import over_the_wire
 from fl_app import bundle, faults, first_step, patches, warm_executor
-from fl_app.client import answered
+from fl_app.client import answered, budget
 from fl_app.client.simulated import is_simulated, simulated_in_process
 from fl_app.client.words import BY_TYPE, error_reply
 from fl_app.client_app import app
 from fl_app.codecs import WireError, from_spec
 from fl_app.config import ConfigError
 from fl_app.faults import KINDS, FaultError, during
+from fl_app.privacy.spent import SPENT
 from fl_app.records import ARRAYS, FRAME, TIMING, pack_record
 from fl_app.secure_aggregation.client import KEYS
 from fl_app.session import session
@@ -46,6 +47,8 @@ CLASSES = (
     "task.labels=[a,b] model=llama-tiny data.test.path=/only/on/the/server.jsonl"
 )
 RUN = "federation.clients=3 rounds=1 local_epochs=1 batch_size=2 codec=fp32 strategy=fedavg"
+PRIVATE = "privacy=dp_sgd adapter=ffa_lora privacy.epsilon=8"
+SCORES = "evaluate_clients_per_round=1"
 SECURE = "strategy=secure_fedavg codec=modular clients_per_round=3"
 ROWS = [{"instruction": f"{MARKER} {i}", "output": f"{MARKER} {i}"} for i in range(4)]
 
@@ -68,6 +71,7 @@ class Node:
         """Put a question, with a frame, to a node that ``lacks`` a key; ``more``: the config."""
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
         arrays, lacks = more.pop("arrays", None), more.pop("lacks", None)
+        run = int(str(more.pop("run", 1)))
         config = {
             "partition-id": 0, "num-partitions": 3, "state-dir": str(self.folder / "state"),
             "policy": str(self.policy),
@@ -77,7 +81,7 @@ class Node:
         if lacks is not None:
             del config[str(lacks)]
         context = Context(
-            run_id=1, node_id=1, node_config=config, state=RecordDict(),
+            run_id=run, node_id=1, node_config=config, state=RecordDict(),
             run_config={"overrides": f"{RUN} {overrides}"},
         )  # fmt: skip
         content = RecordDict(
@@ -114,7 +118,9 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     policy = folder / f"{MARKER}.yaml"
     rows = {"least": 0, "part": True, "folders": ["/only", str(tmp_path)]}
     models = {"folders": [str(tmp_path / "model")]}
-    policy.write_text(json.dumps({"rows": rows, "models": models, "privacy": {"noise": "any"}}))
+    policy.write_text(
+        json.dumps({"rows": rows, "models": models, "privacy": {"noise": "any", "epsilon": 8}})
+    )
     policy.chmod(0o600)
     return Node(folder, policy)
 
@@ -137,6 +143,12 @@ def _no_file(node: Node) -> None:
 def _broken_policy(node: Node) -> None:
     node.policy.write_text(f"rows: {{{MARKER}: 1}}")
     node.ask("query", TEXTS, node.rows(ROWS))
+
+
+def _no_budget(node: Node) -> None:
+    (node.folder / "state").mkdir()
+    (node.folder / "state" / budget.BEGUN).touch()
+    node.train(f"{TEXTS} {PRIVATE}", node.rows(ROWS))
 
 
 def _no_folder(node: Node) -> None:
@@ -194,12 +206,21 @@ PROVOKED: dict[str, Callable[[Node], object]] = {
     "answered": lambda node: [
         node.ask(f"query.{KEYS}", f"{TEXTS} {SECURE}", node.rows(ROWS)) for _ in range(2)
     ],
+    "budget": lambda node: [
+        node.train(f"{TEXTS} {PRIVATE}", node.rows(ROWS), run=run) for run in (1, 2)
+    ],
+    "budget_lost": _no_budget,
+    "other_value": lambda node: node.train(TEXTS, node.rows(ROWS), **{"proximal-mu": 1.0}),
+    "round_again": lambda node: [
+        node.train(f"{TEXTS} {PRIVATE}", node.rows(ROWS)) for _ in range(2)
+    ],
+    "scores": lambda node: node.train(TEXTS, node.rows(ROWS), action="evaluate"),
     "secure_sum": lambda node: node.ask(f"query.{KEYS}", TEXTS, node.rows(ROWS)),
     "state_dir": _no_folder,
     "policy": lambda node: node.ask("query", f"{TEXTS} rounds=2000", node.rows(ROWS)),
     "policy_file": _broken_policy,
     "reference": lambda node: node.train(
-        f"{TEXTS} task.answer=number",
+        f"{TEXTS} {SCORES} task.answer=number",
         node.rows([{"instruction": MARKER, "output": "Marker"}]),
         action="evaluate",
     ),
@@ -340,16 +361,16 @@ def test_honest_replies_hold_numbers_alone(node: Node) -> None:
     path = node.rows(ROWS)
     signs = "adapter=lora_sb strategy=fed_sb adapter.init=client_mean"
     node.ask("query", TEXTS, path)
-    node.ask("query", f"{TEXTS} privacy=dp_sgd adapter=ffa_lora", path)
+    node.ask("query", f"{TEXTS} {PRIVATE}", path)
     node.train(TEXTS, path)
-    node.train(f"{TEXTS} privacy=dp_sgd adapter=ffa_lora", path)
-    node.train(TEXTS, path, action="evaluate")
+    node.train(f"{TEXTS} {PRIVATE}", path)
+    node.train(f"{TEXTS} {SCORES}", path, action="evaluate")
     node.ask(f"query.{first_step.QUERY}", f"{TEXTS} {signs}", path)
     for sent, reply in zip(node.sent, node.replies, strict=True):
         assert not reply.has_error(), reply.error
         assert MARKER.encode() not in sent
         assert str(node.folder.parent).encode() not in sent
-        assert {*reply.content} <= {"node", ARRAYS, "metrics", TIMING}
+        assert {*reply.content} <= {"node", ARRAYS, "metrics", SPENT, TIMING}
         for record in reply.content.config_records.values():
             values = [x for v in record.values() for x in (v if isinstance(v, list) else [v])]
             assert all(isinstance(value, int | float) for value in values)
