@@ -296,6 +296,19 @@ def test_turns_are_counted_by_message_whatever_round_it_names_and_after_a_restar
     assert node.refusal(training, run=8) == ""  # another run has its own
 
 
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_a_turn_is_one_under_either_name_that_flower_has_for_it(
+    kind: str, honest: RealNodes, tmp_path: Path
+) -> None:
+    node = Node(tmp_path, run={"turns": 1})
+    sent = _sent(honest, kind)
+    long = question(f"{kind}.default")
+    long.content = sent.content
+    assert node.refusal(long) == ""
+    for message in (long, sent):
+        assert "by its rule run.turns" in node.refusal(message)
+
+
 def test_bytes_are_those_received_and_sent(training: Message, tmp_path: Path) -> None:
     free = Node(tmp_path / "free")
     assert free.refusal(training) == ""

@@ -70,6 +70,6 @@ def check_turn(rules_here: Policy, message: Message, context: Context, cfg: Dict
     Called once for every message of an allowed run, before anything is done: budgets belong here.
     """
     with counted(context) as counts:
-        counts.turns += message.metadata.message_type in rules.TURNS
+        counts.turns += rules.kind(message) in rules.TURNS
         counts.bytes += size(message)
         counts.check(rules_here)

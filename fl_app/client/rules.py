@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from flwr.app import ConfigRecord, Context, Message
+from flwr.clientapp.client_app import DEFAULT_ACTION
 from omegaconf import DictConfig
 
 from fl_app import first_step
@@ -41,6 +42,11 @@ def check_run(policy: Policy, context: Context, cfg: DictConfig) -> None:
     _check_secure_sum(policy, cfg)
 
 
+def kind(message: Message) -> str:
+    """Return what a message asks for; Flower takes "train.default" for "train"."""
+    return message.metadata.message_type.removesuffix(f".{DEFAULT_ACTION}")
+
+
 def check_message(policy: Policy, message: Message) -> None:
     """Check what a message itself asks for.
 
@@ -49,7 +55,7 @@ def check_message(policy: Policy, message: Message) -> None:
     RefusedError
         If it would reveal a sum of too few clients.
     """
-    if message.metadata.message_type != f"query.{REVEAL}":
+    if kind(message) != f"query.{REVEAL}":
         return
     config = message.content.config_records.get("config", ConfigRecord())
     survivors = {*cast(Sequence[int], config.get("survivors", ()))}
