@@ -30,11 +30,13 @@ from datasets import Dataset
 from flwr.app import Context
 from omegaconf import DictConfig
 
-from fl_app import node_data, node_disk
+from fl_app import data, node_data, node_disk
 from fl_app.atomic import atomic_file
 from fl_app.client import policy
 from fl_app.client.answered import connect
+from fl_app.client.node_config import DATA_PATH
 from fl_app.client.simulated import is_simulated
+from fl_app.data import table
 from fl_app.faults import FaultError
 from fl_app.privacy import accounting
 from fl_app.privacy.budget import Mechanism, mechanism, most_turns
@@ -81,7 +83,7 @@ def begin(
         ).fetchone()
         if last is not None and server_round <= last:
             raise FaultError("round_again", client=client, round=server_round, last=last)
-        of = _set(book, _keys(context, client, rows))
+        of = _set(book, _keys(context, cfg, client, rows))
         before = [*_history(book, of), *_of_runs_before(context, client)]
         spent = _checked(context, cfg, asked, before, turns=1)
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -110,7 +112,7 @@ def check_plan(context: Context, cfg: DictConfig, client: int, rows: Dataset) ->
             f"SELECT count(*) FROM turns WHERE client = ? AND run IN ({places})",
             (client, *runs),
         ).fetchone()
-        of = _set(book, _keys(context, client, rows))
+        of = _set(book, _keys(context, cfg, client, rows))
         left = max(0, most_turns(cfg) - taken)
         _checked(context, cfg, asked, [*_history(book, of)], turns=left)
 
@@ -170,20 +172,34 @@ def _counts_rows(context: Context) -> bool:
     return node_data.has_own(context)
 
 
-def _keys(context: Context, client: int, rows: Dataset) -> list[bytes]:
+def _keys(context: Context, cfg: DictConfig, client: int, rows: Dataset) -> list[bytes]:
     """Return what the rows are known by, in order, each once."""
     if not _counts_rows(context):
         return [f"client {client}".encode()]
+    if node_data.has_own(context) and cfg.data.get("truncate_boxes"):  # as they are on the disk
+        whole = DictConfig({**cfg.data, "truncate_boxes": False})
+        rows = data.own_rows(whole, str(context.node_config[DATA_PATH]))
     return sorted({*digests(rows)})
 
 
 def digests(rows: Dataset) -> Iterator[bytes]:
-    """Yield a digest of each row's values, whatever the order of its columns."""
-    raw = rows.with_format("arrow")  # pictures as their bytes
+    """Yield a digest of each row's values, whatever a run makes of the rows.
+
+    It may choose their order and their columns' names (``data.train.columns``), and by ``data.id``
+    whether classes have names and files have their folders.
+    """
+    raw = table.named(rows).with_format("arrow")  # pictures as their bytes
     for start in range(0, len(rows), _BATCH):
         for row in raw[start : start + _BATCH].to_pylist():
-            text = json.dumps(row, sort_keys=True, default=_text).encode()
+            text = json.dumps(sorted(map(_written, row.values()))).encode()
             yield hashlib.blake2b(text, digest_size=_KEY_BYTES).digest()
+
+
+def _written(value: Any) -> str:
+    """Return a value as text; a path without its folder."""
+    if isinstance(value, str) and value.startswith("/"):
+        value = Path(value).name
+    return json.dumps(value, sort_keys=True, default=_text)
 
 
 def _text(value: Any) -> str:

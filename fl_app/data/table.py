@@ -106,7 +106,7 @@ def rows(key: str, cfg: DictConfig, option: str) -> Dataset:
             "exists, or the id of a data set of the hub"
         )
     found = _split(key, cfg.split, source(option, cfg.path, cfg.name))
-    found = _renamed(key, _named(found), plain(cfg.columns))
+    found = _renamed(key, named(found), plain(cfg.columns))
     found = _without(key, found, plain(cfg.drop))
     if cfg.limit is not None:
         found = found.select(range(min(cfg.limit, len(found))))
@@ -196,7 +196,7 @@ def _split(key: str, wanted: str, found: DatasetDict) -> Dataset:
     return rows.select(range(chosen.from_ or 0, len(rows) if chosen.to is None else chosen.to))
 
 
-def _named(rows: Dataset) -> Dataset:
+def named(rows: Dataset) -> Dataset:
     """Rows with the names of classes in the place of their numbers."""
     for column, feature in rows.features.items():
         if isinstance(feature, ClassLabel) and feature.names:

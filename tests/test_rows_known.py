@@ -1,0 +1,51 @@
+"""What a node's count of privacy knows a row by: what is on its disk, whatever a run says of it."""
+
+from pathlib import Path
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+from flwr.app import Context, RecordDict
+from omegaconf import DictConfig
+
+from fl_app import data
+from fl_app.client import budget
+from fl_app.config import compose
+from fl_app.data.pfl_docvqa_convert import convert
+from tests import pfl_docvqa
+
+TABLE = "data=table data.test.path=/only/on/the/server.jsonl"
+
+
+def known(words: str, folder: Path) -> list[bytes]:
+    """Return what the rows of a node are known by in a run of these overrides."""
+    cfg = compose(words)
+    own = {"partition-id": 0, "num-partitions": 10, "data-path": str(folder)}
+    context = Context(1, 5, own, RecordDict(), {"overrides": words})
+    rows: Dataset = data.own_rows(DictConfig(cfg.data), str(folder))
+    return budget._keys(context, cfg, 0, rows)
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        f"{TABLE} +data.train.columns.text=words",
+        f"{TABLE} +data.train.columns.text=label +data.train.columns.label=text",
+        "data=docvqa_mini",  # reads classes as numbers
+    ],
+)
+def test_a_run_renames_no_row(later: str, tmp_path: Path) -> None:
+    kinds = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    rows = [{"text": f"row {k}", "label": k % 2} for k in range(9)]
+    Dataset.from_list(rows, kinds).save_to_disk(tmp_path / "own")
+    first = known(TABLE, tmp_path / "own")
+    assert known(later, tmp_path / "own") == first
+    assert len(first) == 9
+
+
+def test_pages_are_the_same_as_a_table_and_with_truncated_boxes(tmp_path: Path) -> None:
+    pfl_docvqa.write(tmp_path / "source")
+    convert(tmp_path / "source", tmp_path / "own")
+    first = known("data=pfl_docvqa", tmp_path / "own")
+    assert known("data=pfl_docvqa data.truncate_boxes=true", tmp_path / "own") == first
+    assert known(TABLE, tmp_path / "own") == first
+    assert len(first) == 30
