@@ -20,7 +20,8 @@ KINDS: dict[str, str] = {
     # Rows.
     "columns": "the rows lack these columns, which the run's configuration names: {missing}",
     "empty": "rows with nothing in the column {column}: {rows}",
-    "label": "rows whose {column} is none of task.labels: {rows}; leave them out, with data.*.drop",
+    # Not how many: a run chooses column and labels, and could count the rows of any value.
+    "label": "rows whose {column} is none of task.labels; leave them out, with data.*.drop",
     "no_rows": "no rows are left for the client: check data and federation.clients",
     "no_source": "data.train.path is null, and the node has no data-path of its own",
     "picture": f"pictures that rows name are missing or unreadable{ASK}",

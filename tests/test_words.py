@@ -286,6 +286,16 @@ def test_nothing_of_the_node_is_in_the_bytes_of_an_error(kind: str, node: Node, 
     assert f"fault {reference}: Traceback (most recent call last):" in lines
 
 
+def test_a_run_cannot_count_the_rows_that_hold_a_value(node: Node) -> None:
+    """It chooses the column and the labels, and each node would say of how many rows."""
+    said = []
+    for others in (1, 2):
+        rows = node.rows([{"query": "x", "response": x} for x in ["a"] * 4 + [MARKER] * others])
+        said.append(node.ask("query", CLASSES, rows).error.reason.partition(" (fault")[0])
+    assert said[0] == said[1]
+    assert said[0].startswith("label: ")
+
+
 RAISED = (
     ConfigError, FileNotFoundError, FloatingPointError, KeyError, MemoryError, OSError,
     RecursionError, RuntimeError, StopIteration, TypeError, ValueError,

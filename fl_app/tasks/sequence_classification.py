@@ -53,11 +53,16 @@ class SequenceClassification:
             raise ValueError("the tokenizer has no padding token, which a classifier needs")
 
     def check(self, rows: Dataset) -> None:
-        """Refuse rows without a text or with an unknown label; FaultError says how many."""
+        """Refuse rows without a text or with an unknown label; the node's log says how many."""
         check_filled(self.columns, rows)
         unknown = sum(not self._is_known(label) for label in rows[self.label][:])
         if unknown:
-            raise FaultError("label", column=self.label, rows=unknown)
+            raise FaultError(
+                "label",
+                f"rows whose {self.label} is none of task.labels: {unknown}; leave them out, with "
+                "data.*.drop",
+                column=self.label,
+            )
 
     def training(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """``inputs`` of the rows, and ``labels`` [rows]."""
@@ -124,7 +129,6 @@ class SequenceClassification:
             f"the column {self.label!r} of a row is {label!r}, task.labels are "
             f"{', '.join(self.labels)}: leave such rows out with data.train.drop or data.test.drop",
             column=self.label,
-            rows=1,
         )
 
     def _is_known(self, label: Any) -> bool:
