@@ -6,7 +6,7 @@ export RUN ?=
 export SWEEP ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run deploy-demo sweep gallery test test-portable lint format pretrain leaderboard leaderboard-mini published bench-fed-sb bench-codecs bench-full-size bench-sweep bench-simulation bench-scale clean
+.PHONY: help setup run deploy-demo sweep gallery test test-portable lint format pretrain leaderboard leaderboard-mini published bench-fed-sb bench-codecs bench-full-size bench-sweep bench-simulation bench-scale audit-privacy clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -78,6 +78,9 @@ published: $(STAMP) ## Fed-SB's published tables of parameters, rebuilt from the
 
 bench-fed-sb: $(STAMP) ## Fed-SB and its baselines on both embedded tasks, also with privacy (hours)
 	$(BIN)/python -m benchmarks.fed_sb
+
+audit-privacy: $(STAMP) ## Attack DP-SGD: what epsilon is proven, beside the claim (10 minutes)
+	$(BIN)/python -m benchmarks.audit_privacy
 
 clean: ## Remove .venv and caches; runs/ stays
 	rm -rf .venv .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

@@ -39,7 +39,8 @@ FED_SB = {
     for r in RANKS[1:]
 }
 PRIVATE = {
-    f"{name}, epsilon {epsilon}": f"{overrides} privacy=dp_sgd privacy.epsilon={epsilon}"
+    f"{name}, epsilon {epsilon}": f"{overrides} privacy=dp_sgd privacy.noise=seeded "
+    f"privacy.epsilon={epsilon}"
     for name, overrides in (
         ("Fed-SB r 16", "experiment=fed_sb adapter.r=16"),
         ("FedIT", "experiment=fedit codec=nf4"),

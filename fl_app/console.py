@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from fl_app import privacy
 from fl_app.conventions import GIGABYTE
 from fl_app.ledger import short_name
 from fl_app.results import RunFolder
@@ -23,10 +24,19 @@ def header(cfg: DictConfig, folder: Path, theta0: Tree) -> None:
         f"{printable(cfg.experiment)}: seed {cfg.seed}, {scalars:,} trained scalars, codec "
         f"{names['down']} down, {names['up']} up; {cfg.clients_per_round} of "
         f"{cfg.federation.clients} clients a round, {cfg.local_epochs} local epochs\n"
-        f"results: {printable(folder)}\n"
+        f"results: {printable(folder)}\n{_rehearsal(cfg)}"
         f"{'round':>5}  {'clients':<12} {scores} "
         f"{'down':>9} {'up':>9} {'sent so far':>12} {'left':>6}",
         flush=True,
+    )
+
+
+def _rehearsal(cfg: DictConfig) -> str:
+    if privacy.noise(cfg) != privacy.SEEDED:
+        return ""
+    return (
+        "privacy: a rehearsal, which protects nobody: the noise is drawn from the run's seed, and "
+        "whoever knows the configuration can take it off again\n"
     )
 
 

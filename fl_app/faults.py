@@ -15,6 +15,11 @@ ASK = "; ask the node's operator"
 # Facts are counts, numbers of rounds and clients, and what the run's configuration says itself:
 # keys and names of columns. Never what a row, a file's name or a variable of a node holds.
 KINDS: dict[str, str] = {
+    "mixes_rows": (
+        "privacy=dp_sgd hides single rows, and in this model {name} lets one row change what "
+        "another adds: choose a model without batch normalization, running statistics and other "
+        "memory of rows in training"
+    ),
     "policy": "the node's policy forbids {key}, by its rule {rule}{limit}",
     "policy_file": f"the node's policy cannot be read{ASK}",
     # Rows.

@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.exit import add_exit_handler
 
-from fl_app import console, node_disk, report
+from fl_app import console, model_card, node_disk, report
 from fl_app.loggers.tracking import Tracking
 from fl_app.privacy import is_example_level
 from fl_app.private_files import keep_private
@@ -100,6 +100,8 @@ class Run:
                 self._tell("unseen")
             here.adapter.set(here.model, self.latest)
             here.adapter.export(here.model, self.folder.path / "adapter")
+            if (spent := self._privacy_spent()) is not None:
+                model_card.write(self.folder.path / "adapter", cfg.experiment, spent)
         except BaseException:
             with suppress(OSError):  # a full disk, say, is what ended the run
                 self.finish("failed")

@@ -69,9 +69,20 @@ def score(metric: str, value: float) -> str:
     return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:.4f}"
 
 
+def is_rehearsal(spent: dict[str, Any]) -> bool:
+    """Return whether a run's noise can be taken off again by who knows its configuration."""
+    return bool(spent["noise"] == "seeded")
+
+
 def guarantee(spent: dict[str, Any]) -> str:
-    """Return what a run has cost the worst-off client in privacy."""
-    return (
+    """Return what a run has cost the worst-off client in privacy, or that it protected nobody."""
+    said = (
         f"epsilon {spent['epsilon']:.3g} at delta {spent['delta']:.2g} of one {spent['unit']}, "
-        f"noise {spent['noise_multiplier']:.3g} ({spent['noise']})"
+        f"noise {spent['noise_multiplier']:.3g}"
     )
+    if is_rehearsal(spent):
+        return (
+            f"a rehearsal, which protects nobody: {said}, drawn from the run's seed; whoever knows "
+            "the configuration can take it off again"
+        )
+    return f"{said} ({spent['noise']})"

@@ -1,13 +1,21 @@
-"""Flower's wrappers for client-level privacy, made repeatable and strict."""
+"""Client-level privacy: clipped updates, and noise on every mean that the server releases.
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+McMahan et al. 2018, https://arxiv.org/abs/1710.06963, with clients of equal weight. Flower has the
+same as wrappers of strategies. They are not used: they divide by zero where an update is zero,
+divide the noise by the clients asked while the mean is over those who replied, and draw it from
+numpy's global Mersenne Twister.
+"""
 
-import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from collections.abc import Iterable
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fl_app.keystream import KeyStream, secret_key, seeded_key
+from fl_app.privacy import CLIPPERS, CLIPPING_NORM
+from fl_app.privacy.clipping import shortened
+from fl_app.privacy.gaussian import normal
 from strategies.wrapper import Wrapper
 
 
@@ -16,31 +24,46 @@ class MissingRepliesError(RuntimeError):
 
 
 class PrivateRelease(Wrapper):
-    """Around one of Flower's wrappers: every mean that the server releases has its noise.
-
-    Flower divides the noise of a mean by the clients that it has asked, but the mean is over those
-    who replied, and it draws from numpy's global generator. Here a round with a missing reply
-    fails, and the global generator is seeded anew for a release, and put back.
+    """Around a strategy that averages: x <- mean_k(clip(x_k - x)) + x + N(0, (z C / n)^2).
 
     Parameters
     ----------
     strategy : Strategy
-        A wrapper of Flower's around the strategy that averages.
+        Takes the plain mean of the replies; ``fl_app.privacy.checks`` knows which do.
+    noise_multiplier : float
+        z: standard deviation of the noise on the sum of the n updates, over ``clipping_norm``.
+    clipping_norm : float
+        C: length of an update at most.
+    clipped_by : str
+        "server", or "client": then every client clips its own, and is trusted to.
     seed : int or None
-        Of the noise. A seed of the run is known to whoever knows its configuration, who could take
-        the noise off again: it is for simulations that are to be repeated. None: from the
-        operating system, anew in every round.
+        None: the noise is from the operating system. A seed is known to whoever knows the run's
+        configuration, who could take the noise off again: to repeat a simulation.
     """
 
-    def __init__(self, strategy: Strategy, seed: int | None) -> None:
+    def __init__(
+        self,
+        strategy: Strategy,
+        noise_multiplier: float,
+        clipping_norm: float,
+        clipped_by: str = CLIPPERS[0],
+        seed: int | None = None,
+    ) -> None:
         super().__init__(strategy)
+        self.noise_multiplier = noise_multiplier
+        self.clipping_norm = clipping_norm
+        self.clipped_by = clipped_by
         self.seed = seed
         self._asked = 0
+        self._start = ArrayRecord()
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Let the wrapper configure, and count whom it asks."""
+        """Keep the start of the round, and count whom the strategy asks."""
+        self._start = arrays
+        if self.clipped_by == "client":
+            config[CLIPPING_NORM] = self.clipping_norm
         messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
         self._asked = len(messages)
         return messages
@@ -48,7 +71,7 @@ class PrivateRelease(Wrapper):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Let the wrapper clip, average and add noise.
+        """Clip, let the strategy average, and add noise.
 
         Raises
         ------
@@ -56,21 +79,26 @@ class PrivateRelease(Wrapper):
             If a client's reply is missing.
         """
         replies = list(replies)
-        if len(replies) != self._asked:
+        if not replies or len(replies) != self._asked:
             raise MissingRepliesError(
                 f"round {server_round}: {len(replies)} of {self._asked} clients replied, and the "
                 "noise is for the mean of all; nothing is released"
             )
-        with _numpy_seeded(None if self.seed is None else [self.seed, server_round]):
-            return self.strategy.aggregate_train(server_round, replies)
+        if self.clipped_by == "server":
+            for reply in replies:
+                ((name, arrays),) = reply.content.array_records.items()
+                reply.content[name] = shortened(arrays, self._start, self.clipping_norm)
+        mean, metrics = self.strategy.aggregate_train(server_round, replies)
+        return (None if mean is None else self._noised(mean, server_round)), metrics
 
-
-@contextmanager
-def _numpy_seeded(seed: list[int] | None) -> Iterator[None]:
-    """Seed numpy's global generator, from the operating system for None, and put it back."""
-    before = np.random.get_state()
-    np.random.seed(np.random.SeedSequence(seed).generate_state(8))
-    try:
-        yield
-    finally:
-        np.random.set_state(before)
+    def _noised(self, mean: ArrayRecord, server_round: int) -> ArrayRecord:
+        stream = KeyStream(
+            secret_key() if self.seed is None else seeded_key(self.seed, server_round)
+        )
+        deviation = self.noise_multiplier * self.clipping_norm / self._asked
+        noised = {}
+        for name, array in mean.items():
+            values = array.numpy()
+            noise = deviation * normal(stream, values.size).reshape(values.shape)
+            noised[name] = Array((values + noise).astype(values.dtype))
+        return ArrayRecord(noised)

@@ -1,9 +1,10 @@
-"""Tiny models with adapters, tasks and rows for the tests of privacy, without any dropout."""
+"""Tiny models with adapters, tasks and rows for the tests of privacy."""
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from fl_app import models, tasks
@@ -42,8 +43,15 @@ def overrides(kind: str, adapter: str = "lora_sb", more: str = "") -> str:
     return f"{chosen} adapter={adapter} {rank} {more}"
 
 
-def build(kind: str, adapter: str = "lora_sb", more: str = "") -> tuple[nn.Module, Any, list[Any]]:
-    """Return a model in training mode whose adapter is not at its start, its task, and rows."""
+def build(
+    kind: str, adapter: str = "lora_sb", more: str = "", dropout: float = 0.0
+) -> tuple[nn.Module, Any, list[Any]]:
+    """Return a model in training mode whose adapter is not at its start, its task, and rows.
+
+    ``dropout`` is that of every layer that has any, so that without it two passes can be compared.
+    """
+    if dropout and adapter in ("lora", "ffa_lora"):
+        more += f" adapter.dropout={dropout}"
     cfg = compose(overrides(kind, adapter, more))
     if kind == "vt5":
         base, tokenizer = models.load_vt5(cfg.model, 0)
@@ -59,8 +67,18 @@ def build(kind: str, adapter: str = "lora_sb", more: str = "") -> tuple[nn.Modul
         generator = torch.Generator().manual_seed(1)
         for parameter in trained(model).values():
             parameter.data.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    still(model)
+    drop(model, dropout)
     return model.train(), task, rows
+
+
+DP = "privacy=dp_sgd privacy.epsilon=null privacy.noise_multiplier=1.0 local_epochs=1"
+
+
+def configured(kind: str, adapter: str = "lora_sb", **values: Any) -> DictConfig:
+    """The configuration of a private turn, with other values of it: ``privacy__noise="seeded"``."""
+    cfg = compose(overrides(kind, adapter, DP))
+    pairs = [f"{key.replace('__', '.')}={value}" for key, value in values.items()]
+    return cast(DictConfig, OmegaConf.merge(cfg, OmegaConf.from_dotlist(pairs)))
 
 
 @lru_cache
@@ -82,11 +100,11 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def still(model: nn.Module) -> None:
-    """Take all dropout out, so that two passes can be compared."""
+def drop(model: nn.Module, share: float) -> None:
+    """Set the share that dropout of every kind takes: layers, attention, whole layers."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in ("dropout", "attention_dropout", "dropout_prob"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
+            module.p = share
+        for name in ("dropout", "attention_dropout", "dropout_prob", "layerdrop"):
+            if isinstance(getattr(module, name, None), (int, float)):
+                setattr(module, name, share)

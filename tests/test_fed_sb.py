@@ -266,7 +266,7 @@ def test_a_damaged_patch_is_refused_and_not_kept(tmp_path: Path) -> None:
 def test_private_turns_repeat_and_say_no_loss(tmp_path: Path, adapter: str) -> None:
     words = (
         f"strategy=fedavg adapter={adapter} adapter.r=4 codec=nf4 clients_per_round=2 "
-        "privacy=dp_sgd privacy.epsilon=8"
+        "privacy=dp_sgd privacy.epsilon=8 privacy.noise=seeded"
     )
     trees = []
     for number in (1, 2):

@@ -152,14 +152,19 @@ REFUSED: list[tuple[str, dict, str]] = [
         {"privacy": {"required": "dp_sgd"}},
         "privacy.id, by its rule privacy.required: dp_sgd",
     ),
-    (PRIVATE, {}, "privacy.noise, by its rule privacy.noise: secret"),
+    (f"{PRIVATE} privacy.noise=seeded", {}, "privacy.noise, by its rule privacy.noise: secret"),
     (
-        f"{PRIVATE} privacy.noise=secret privacy.epsilon=3.1",
+        "strategy=fedavg_dp_server strategy.inner.seed=3",
+        {},
+        "strategy.inner.seed, by its rule privacy.noise: secret",
+    ),
+    (
+        f"{PRIVATE} privacy.epsilon=3.1",
         {"privacy": {"epsilon": 3}},
         "privacy.epsilon, by its rule privacy.epsilon: at most 3",
     ),
     (
-        f"{PRIVATE} privacy.noise=secret privacy.epsilon=null privacy.noise_multiplier=1",
+        f"{PRIVATE} privacy.epsilon=null privacy.noise_multiplier=1",
         {"privacy": {"epsilon": 3}},
         "privacy.epsilon, by its rule privacy.epsilon: at most 3",
     ),
@@ -214,7 +219,9 @@ def test_a_refused_run_builds_and_reads_nothing_whatever_the_message(
 @pytest.mark.parametrize(
     ("overrides", "policy"),
     [
-        (f"{PRIVATE} privacy.noise=secret privacy.epsilon=3", {"privacy": {"epsilon": 3}}),
+        (f"{PRIVATE} privacy.epsilon=3", {"privacy": {"epsilon": 3}}),
+        (f"{PRIVATE} privacy.noise=seeded", {"privacy": {"noise": "any"}}),
+        ("strategy=fedavg_dp_server", {}),
         ("model.path={place} model.sha256=null", {"models": {"folders": ["{place}"]}}),
         ("codec=thin", {"run": {"codecs": ["entropy", "chain", "delta", "uniform"]}}),
     ],

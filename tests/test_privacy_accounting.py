@@ -182,13 +182,16 @@ def test_all_turns_together_cost_the_epsilon_asked_for_and_fewer_cost_less() -> 
 
 
 def test_clients_are_accounted_without_amplification() -> None:
-    cfg = compose(f"{CLIENT} strategy.inner.strategy.noise_multiplier=4.0")
+    cfg = compose(f"{CLIENT} strategy.inner.noise_multiplier=4.0")
     spent = budget.spent(cfg, {0: 9, 1: 9, 2: 9}, {0: 3, 1: 5})
     assert spent is not None
     assert spent["unit"] == "client"
     assert spent["epsilon"] == accounting.epsilon(4.0, 1.0, 5, 1 / 6)
     assert spent["delta"] == 1 / 6
-    assert spent["noise"] == "seeded"
+    assert (spent["noise"], spent["rehearsal"]) == ("secret", False)
+    seeded = budget.spent(compose(f"{CLIENT} strategy.inner.seed=0"), {0: 9}, {0: 3})
+    assert seeded is not None
+    assert (seeded["noise"], seeded["rehearsal"]) == ("seeded", True)
 
 
 def test_without_privacy_there_is_nothing_to_tell() -> None:

@@ -1,4 +1,4 @@
-"""Flower's client-level privacy through the codecs: decoded, clipped, averaged, noised, encoded."""
+"""Client-level privacy through the codecs: decoded, clipped, averaged, noised, encoded."""
 
 from pathlib import Path
 
@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from fl_app.config import ConfigError, compose
 from fl_app.ledger import Ledger
 from fl_app.preflight import check
+from fl_app.privacy.clipping import shortened
 from fl_app.records import to_record, to_tree, unpack_record
 from fl_app.session import session
 from fl_app.wire import unpack
+from strategies import private_release
 from strategies.coded import Coded
 from strategies.inner import inner_strategy
 from strategies.private_release import MissingRepliesError, PrivateRelease
@@ -21,11 +26,11 @@ from tests.loopback import Loopback
 
 CLIP = 0.05
 SERVER = (
-    f"strategy=fedavg_dp_server clients_per_round=2 strategy.inner.strategy.clipping_norm={CLIP} "
-    "strategy.inner.strategy.noise_multiplier=1.0"
+    f"strategy=fedavg_dp_server clients_per_round=2 strategy.inner.clipping_norm={CLIP} "
+    "strategy.inner.noise_multiplier=1.0 strategy.inner.seed=0"
 )
 CLIENT = SERVER.replace("dp_server", "dp_client")
-FAINT = "strategy.inner.strategy.noise_multiplier=1e-9"
+FAINT = "strategy.inner.noise_multiplier=1e-9"
 
 
 class Round:
@@ -103,40 +108,87 @@ def test_the_client_clips_within_its_codec(tmp_path: Path) -> None:
         assert np.linalg.norm(minus(update, bound.start)) <= CLIP * (1 + 1e-3)
 
 
-def test_a_round_that_misses_a_reply_releases_nothing() -> None:
-    cfg = compose(f"{small.RUN} {SERVER}")
-    release = inner_strategy(cfg)
-    arrays = ArrayRecord({"w": Array(np.zeros(3, np.float32))})
+def released(updates: list[np.ndarray], more: str = "") -> np.ndarray:
+    """What a round releases of clients' updates of a start of ones."""
+    release = inner_strategy(compose(f"{small.RUN} {SERVER} {more}"))
+    arrays = ArrayRecord({"w": Array(np.ones(len(updates[0]), np.float32))})
     everyone = type("Everyone", (), {"get_node_ids": lambda self: [1, 2]})()
-    asked = release.configure_train(1, arrays, ConfigRecord(), everyone)
+    assert len(list(release.configure_train(1, arrays, ConfigRecord(), everyone))) == 2
     replies = [
         Message(RecordDict({
-            "arrays": ArrayRecord({"w": Array(np.ones(3, np.float32))}),
+            "arrays": ArrayRecord({"w": Array((1 + update).astype(np.float32))}),
             "metrics": MetricRecord({"one": 1.0}),
         }), 1, "train")
-        for _ in asked
+        for update in updates
     ]  # fmt: skip
-    assert len(replies) == 2
+    noised, _ = release.aggregate_train(1, replies)
+    assert noised is not None
+    return noised["w"].numpy() - 1.0
+
+
+def test_a_round_that_misses_a_reply_releases_nothing() -> None:
     with pytest.raises(MissingRepliesError, match="1 of 2"):
-        release.aggregate_train(1, replies[:1])
+        released([np.ones(3)])
+
+
+def test_an_update_of_zero_is_the_neighbour_that_epsilon_is_about() -> None:
+    """Of a client that learnt nothing, or is not there: it divided by zero."""
+    zero, long = np.zeros(3), np.array([3.0, 0.0, 4.0])
+    np.testing.assert_allclose(released([zero, zero], FAINT), 0, atol=1e-6)
+    np.testing.assert_allclose(
+        released([zero, long], FAINT), long / 5 * CLIP / 2, rtol=1e-3, atol=1e-7
+    )
+    np.testing.assert_array_equal(shortened(*[record(np.ones(3))] * 2, CLIP)["w"].numpy(), 1)
+
+
+def record(values: np.ndarray) -> ArrayRecord:
+    return ArrayRecord({"w": Array(values.astype(np.float32))})
+
+
+@given(
+    arrays(np.float32, 4, elements=st.floats(-1e3, 1e3, width=32)),
+    arrays(np.float32, 4, elements=st.floats(-1e3, 1e3, width=32)),
+    st.floats(1e-2, 1e4),
+)
+def test_what_is_clipped_is_never_longer_and_never_turned(start, end, length: float) -> None:
+    short = shortened(record(end), record(start), length)["w"].numpy().astype(float) - start
+    change = end.astype(float) - start
+    rounding = 1e-6 * (1e3 + np.abs(change).max())
+    assert np.linalg.norm(short) <= length + rounding
+    if (norm := np.linalg.norm(change)) > length:
+        np.testing.assert_allclose(short, change * length / norm, atol=rounding)
+    else:
+        np.testing.assert_allclose(short, change, atol=rounding)
+
+
+def test_secret_noise_is_not_drawn_from_numpys_generator(monkeypatch) -> None:
+    zero = np.zeros(1000)
+    np.random.seed(1)
+    first = released([zero, zero], "strategy.inner.seed=null")
+    np.random.seed(1)
+    assert not np.array_equal(first, released([zero, zero], "strategy.inner.seed=null"))
+    monkeypatch.setattr(private_release, "secret_key", lambda: bytes(32))
+    same = [released([zero, zero], "strategy.inner.seed=null") for _ in range(2)]
+    np.testing.assert_array_equal(*same)
+    assert np.std(same[0]) == pytest.approx(CLIP / 2, rel=0.1)
 
 
 def test_wrappers_are_built_around_a_strategy_that_takes_everyone_it_sees() -> None:
     release = inner_strategy(compose(f"{small.RUN} {SERVER}"))
     assert isinstance(release, PrivateRelease)
-    averaging = release.strategy.strategy
+    averaging = release.strategy
     assert isinstance(averaging, FedAvg)
     assert averaging.fraction_train == 1.0
     assert averaging.weighted_by_key == "one"
     for wrong in ("noise_multiplier=inf", "strategy.weighted_by_key=wealth"):
-        with pytest.raises(ValueError, match="should be"):
-            inner_strategy(compose(f"{small.RUN} {SERVER} strategy.inner.strategy.{wrong}"))
+        with pytest.raises(ValueError, match=r"should be|set it to one"):
+            inner_strategy(compose(f"{small.RUN} {SERVER} strategy.inner.{wrong}"))
 
 
 # ---- what would not be private is refused ---------------------------------------------------
 
 DP = "privacy=dp_sgd"
-STRATEGY = "strategy.inner.strategy"
+INNER = "strategy.inner"
 REFUSED = {
     f"{DP} adapter=lora_sb adapter.init=client_mean": "adapter.init=server_public",
     f"{DP} adapter=lora_sb adapter.init=first_client": "adapter.init=server_public",
@@ -152,13 +204,16 @@ REFUSED = {
     f"{DP} privacy.id=magic": "dp_sgd",
     f"{DP} strategy=fedavg strategy.inner.weighted_by_key=loss": "should be one of",
     f"{SERVER} {DP}": "choose one",
-    f"{SERVER} {STRATEGY}.strategy.weighted_by_key=num-examples": "set it to one",
-    f"{SERVER} {STRATEGY}.num_sampled_clients=3": "clients_per_round=2",
-    f"{SERVER} {STRATEGY}.noise_multiplier=0": "greater than 0",
-    f"{SERVER} {STRATEGY}.strategy._target_=flwr.serverapp.strategy.FedAdam": "mean",
-    f"{SERVER} {STRATEGY}._target_=flwr.serverapp.strategy."
-    f"DifferentialPrivacyServerSideAdaptiveClipping ~{STRATEGY}.clipping_norm "
-    f"{STRATEGY}.noise_multiplier=0.01": "next round",
+    f"{SERVER} {INNER}.strategy.weighted_by_key=num-examples": "set it to one",
+    f"{SERVER} {INNER}.noise_multiplier=0": "greater than 0",
+    f"{SERVER} {INNER}.clipping_norm=0": "greater than 0",
+    f"{SERVER} {INNER}.clipped_by=nobody": "server",
+    f"{SERVER} {INNER}.strategy._target_=flwr.serverapp.strategy.FedAdam": "mean",
+    "strategy=fedavg strategy.inner._target_=flwr.serverapp.strategy."
+    "DifferentialPrivacyServerSideFixedClipping ~strategy.inner.weighted_by_key "
+    "+strategy.inner.noise_multiplier=1.0 +strategy.inner.clipping_norm=0.1 "
+    "+strategy.inner.num_sampled_clients=1 +strategy.inner.strategy._target_="
+    "flwr.serverapp.strategy.FedAvg": "set strategy=fedavg_dp_server",
     f"{CLIENT} codec=nf4": r"codec\.up=\{id:fp32\}",
 }  # fmt: skip
 
@@ -176,31 +231,8 @@ def test_what_would_not_be_private_is_refused(overrides: str) -> None:
         f"{DP} strategy=fedprox clients_per_round=2",
         f"{DP} privacy.epsilon=null privacy.noise_multiplier=0.7",
         f"{SERVER} codec=thin",
-        f"{SERVER} {STRATEGY}.strategy._target_=strategies.fed_sb.FedSB adapter=lora_sb",
+        f"{SERVER} {INNER}.strategy._target_=strategies.fed_sb.FedSB adapter=lora_sb",
     ],
 )
 def test_what_is_private_is_not_refused(overrides: str) -> None:
     check(compose(f"{small.RUN} {overrides}"))
-
-
-def test_flowers_adaptive_wrapper_clips_to_one_length_and_noises_for_another() -> None:
-    """Why it is refused; if this fails, Flower has mended it."""
-    from flwr.serverapp.strategy import DifferentialPrivacyServerSideAdaptiveClipping
-
-    wrapper = DifferentialPrivacyServerSideAdaptiveClipping(
-        FedAvg(weighted_by_key="one"), noise_multiplier=0.1, num_sampled_clients=2,
-        initial_clipping_norm=CLIP, clipped_count_stddev=1.0, clip_norm_lr=1.0,
-    )  # fmt: skip
-    lengths = []
-    wrapper._add_noise_to_aggregated_arrays = lambda arrays: lengths.append(wrapper.clipping_norm)
-    wrapper.current_arrays = ArrayRecord({"w": Array(np.zeros(3, np.float32))})
-    replies = [
-        Message(RecordDict({
-            "arrays": ArrayRecord({"w": Array(np.ones(3, np.float32))}),
-            "metrics": MetricRecord({"one": 1.0}),
-        }), 1, "train")
-        for _ in range(2)
-    ]  # fmt: skip
-    wrapper.aggregate_train(1, replies)
-    assert lengths
-    assert lengths[0] != CLIP

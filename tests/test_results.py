@@ -167,17 +167,29 @@ def test_a_client_whose_rows_allow_no_privacy_is_left_out_alone(tmp_path: Path, 
     assert "left out: client 1: privacy.delta=1e-05 should be below 1/1000000" in caplog.text
 
 
-def test_what_privacy_was_spent_is_in_the_summary_and_the_report(tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize("noise", ["secret", "seeded"])
+def test_what_privacy_was_spent_is_said_wherever_a_run_is_told_of(
+    tmp_path: Path, capsys, noise: str
+) -> None:
+    """And with seeded noise that it protects nobody, in words."""
     forget_session()
-    words = "adapter=lora_sb adapter.r=4 adapter.init=random privacy=dp_sgd privacy.epsilon=8"
+    words = (
+        "adapter=lora_sb adapter.r=4 adapter.init=random privacy=dp_sgd privacy.epsilon=8 "
+        f"privacy.noise={noise}"
+    )
     run = start(tmp_path / "run", words)
     spent = summary(run)["privacy"]
     assert 0 < spent["epsilon"] <= 8
     assert spent["unit"] == "row"
     sizes = [len(run.here.documents(k)) for k in range(3)]
     assert spent["delta"] < 1 / max(sizes)
-    for text in (capsys.readouterr().out, (tmp_path / "run/report.html").read_text()):
+    assert spent["rehearsal"] == (noise == "seeded")
+    console = capsys.readouterr().out
+    files = ("report.html", "adapter/README.md")
+    for text in (console, *((tmp_path / "run" / name).read_text() for name in files)):
         assert f"epsilon {spent['epsilon']:.3g}" in text
+        assert ("a rehearsal, which protects nobody" in text) == spent["rehearsal"]
+    assert ("protects nobody" in "".join(console.splitlines()[:3])) == spent["rehearsal"]
 
 
 def test_a_run_ends_once(tmp_path: Path) -> None:

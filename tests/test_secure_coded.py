@@ -249,7 +249,7 @@ def test_a_sparse_graph_gives_the_same_sum_for_fewer_bytes(tmp_path: Path) -> No
     [
         "strategy.inner._target_=flwr.serverapp.strategy.FedAdam codec.up.links.1.bits=8",
         "strategy.inner._target_=strategies.fed_sb.FedSB adapter=lora_sb codec.down={id:nf4}",
-        "privacy=dp_sgd codec.reference=theta0",
+        "privacy=dp_sgd privacy.noise=seeded codec.reference=theta0",
     ],
 )
 def test_it_goes_with_other_means_adapters_and_private_training(tmp_path, overrides) -> None:

@@ -22,6 +22,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.runtime import run_clientapp
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from benchmarks.loopback import over_the_wire
 from fl_app import bundle, faults, first_step, patches, warm_executor
@@ -151,6 +152,17 @@ def _no_budget(node: Node) -> None:
     node.train(f"{TEXTS} {PRIVATE}", node.rows(ROWS))
 
 
+def _mixes_rows(node: Node) -> None:
+    """No model of these tasks has a layer that normalizes over a batch: one is put in."""
+    overrides = f"{TEXTS} {PRIVATE} seed=5"
+    model = session(f"{RUN} {overrides}").model
+    model.add_module("norm", nn.BatchNorm1d(1).requires_grad_(False))
+    try:
+        node.train(overrides, node.rows(ROWS))
+    finally:
+        del model.norm
+
+
 def _no_folder(node: Node) -> None:
     (node.folder / "state" / "1" / answered.FILE).mkdir(parents=True)
     node.ask(f"query.{KEYS}", f"{TEXTS} {SECURE}", node.rows(ROWS))
@@ -190,6 +202,7 @@ PROVOKED: dict[str, Callable[[Node], object]] = {
         f"+model.config.model_type=llama +model.config.hidden_size={2**22} "
         f"+model.config.vocab_size={2**20}", node.rows(ROWS),
     ),
+    "mixes_rows": _mixes_rows,
     "model": _without_weights,
     "no_rows": lambda node: node.ask(
         "query", f"{CLASSES} +data.train.drop.response=[a]",

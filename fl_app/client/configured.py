@@ -4,21 +4,20 @@ Of a training message's config a server chooses at will ``partition`` (a node wi
 answers for one), ``server-round`` (of which batches and dropout follow), ``accepted`` (which of its
 codec's two memories a client goes on from) and the secrets of secure aggregation, which
 ``Member`` checks. What decides how long an update can be, or what it is pulled to, is not its to
-choose: ``proximal-mu`` of FedProx, and the length to which Flower's wrapper has clients clip.
+choose: ``proximal-mu`` of FedProx, and the length to which clients clip their updates.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
 from flwr.app import ConfigRecord
-from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM
 from omegaconf import DictConfig
 
 from fl_app.config import plain
 from fl_app.faults import FaultError
+from fl_app.privacy import CLIPPING_NORM
 
 PROXIMAL_MU = "proximal-mu"
-CLIENT_SIDE = "DifferentialPrivacyClientSideFixedClipping"
 
 
 def proximal_mu(cfg: DictConfig, said: ConfigRecord) -> float:
@@ -42,10 +41,9 @@ def clipping_norm(cfg: DictConfig, said: ConfigRecord) -> float | None:
     FaultError
         If the message says another, or nothing where there is one.
     """
-    target = f".{CLIENT_SIDE}"
-    own = [p["clipping_norm"] for p in _parts(cfg) if str(p.get("_target_")).endswith(target)]
+    own = [part[CLIPPING_NORM] for part in _parts(cfg) if part.get("clipped_by") == "client"]
     norm = float(own[0]) if own else None
-    _check(KEY_CLIPPING_NORM, said.get(KEY_CLIPPING_NORM), norm)
+    _check(CLIPPING_NORM, said.get(CLIPPING_NORM), norm)
     return norm
 
 

@@ -8,7 +8,7 @@ from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp.client_app import DEFAULT_ACTION
 from omegaconf import DictConfig
 
-from fl_app import first_step
+from fl_app import first_step, privacy
 from fl_app.adapters.lora_sb_init import CLIENTS_INITS
 from fl_app.client import places
 from fl_app.client.node_config import DATA_PATH
@@ -115,16 +115,17 @@ def _check_rows_asked(policy: Policy, cfg: DictConfig, own: bool) -> None:
 
 def _check_privacy(policy: Policy, cfg: DictConfig) -> None:
     rules, asked = policy.privacy, cfg.privacy
-    if asked.id != DP_SGD:
-        if rules.required == DP_SGD:
-            raise RefusedError("privacy.required", "privacy.id", DP_SGD)
-        return
-    if rules.epsilon is not None and not (
-        asked.epsilon is not None and asked.epsilon <= rules.epsilon
+    if asked.id != DP_SGD and rules.required == DP_SGD:
+        raise RefusedError("privacy.required", "privacy.id", DP_SGD)
+    if (
+        asked.id == DP_SGD
+        and rules.epsilon is not None
+        and not (asked.epsilon is not None and asked.epsilon <= rules.epsilon)
     ):
         raise RefusedError("privacy.epsilon", "privacy.epsilon", f"at most {rules.epsilon:g}")
-    if rules.noise not in ("any", asked.noise):
-        raise RefusedError("privacy.noise", "privacy.noise", rules.noise)
+    if (noise := privacy.noise(cfg)) is not None and rules.noise not in (noise, "any"):
+        key = "privacy.noise" if asked.id == DP_SGD else "strategy.inner.seed"
+        raise RefusedError("privacy.noise", key, rules.noise)
 
 
 def _check_secure_sum(policy: Policy, cfg: DictConfig) -> None:

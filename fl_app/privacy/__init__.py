@@ -1,13 +1,14 @@
-"""Differential privacy: of a client's rows (DP-SGD), and of whole clients (Flower's wrappers).
+"""Differential privacy: of a client's rows (DP-SGD), and of whole clients (a noised mean).
 
-``pip install thinwire[private]`` brings Opacus, which all of it needs. docs/privacy.md says what
-is protected from whom, and what is not.
+``pip install thinwire[private]`` brings Opacus, whose accountants it needs. docs/privacy.md says
+what is protected from whom, and what is not.
 
 - ``accounting``: epsilon of a noise multiplier, and the reverse.
 - ``budget``: what the configuration asks of a client, and what a run has spent.
-- ``per_row``: the gradient of every row of a batch.
-- ``dp_sgd``: a client's turn with clipped gradients and noise.
-- ``clipping``: the client's half of Flower's client-side clipping.
+- ``clipped_sum``: gradients of single rows, clipped and added up.
+- ``dp_sgd``: a client's turn with that sum and noise.
+- ``gaussian``: noise out of a key.
+- ``clipping``: updates of single clients, clipped.
 - ``checks``: combinations of options that would not be private.
 """
 
@@ -17,8 +18,11 @@ from fl_app.config import plain
 
 NONE = "none"
 IDS = (NONE, "dp_sgd")
-NOISES = ("seeded", "secret")
-WRAPPERS = "flwr.serverapp.strategy.DifferentialPrivacy"  # how the names of Flower's begin
+SECRET, SEEDED = NOISES = ("secret", "seeded")
+CLIPPING_NORM = "clipping_norm"  # an option of the strategy, and in the config of a message
+CLIPPERS = ("server", "client")
+RELEASE = "strategies.private_release.PrivateRelease"
+WRAPPERS = "flwr.serverapp.strategy.DifferentialPrivacy"  # how the names of Flower's own begin
 
 
 def is_example_level(cfg: DictConfig) -> bool:
@@ -27,10 +31,19 @@ def is_example_level(cfg: DictConfig) -> bool:
 
 
 def is_client_level(cfg: DictConfig) -> bool:
-    """Return whether one of Flower's wrappers is in ``strategy.inner``."""
+    """Return whether a wrapper for privacy is in ``strategy.inner``."""
     part = plain(cfg.strategy.inner)
     while isinstance(part, dict):
-        if str(part.get("_target_")).startswith(WRAPPERS):
+        if str(part.get("_target_")).startswith((RELEASE, WRAPPERS)):
             return True
         part = part.get("strategy")
     return False
+
+
+def noise(cfg: DictConfig) -> str | None:
+    """Return where the noise of the configuration comes from; None without privacy."""
+    if is_example_level(cfg):
+        return str(cfg.privacy.noise)
+    if is_client_level(cfg):
+        return SECRET if cfg.strategy.inner.get("seed") is None else SEEDED
+    return None

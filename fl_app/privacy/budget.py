@@ -128,8 +128,8 @@ def spent(
     -------
     dict
         ``unit`` ("row" or "client"), ``epsilon`` and ``delta``, each the largest of any client,
-        ``noise_multiplier``, the least, ``max_grad_norm``, and ``noise``: "seeded" noise can be
-        repeated by anyone who knows the seed and protects only within a simulation.
+        ``noise_multiplier``, the least, ``max_grad_norm``, ``noise``, "secret" or "seeded", and
+        ``rehearsal``: whether the noise can be taken off again, so that epsilon protects nobody.
     """
     if privacy.is_example_level(cfg):
         return _or_as_said(_spent_on_rows(cfg, rows, turns), said or {})
@@ -149,7 +149,8 @@ def _spent_on_rows(
         "delta": max(one.delta for one in mechanisms.values()),
         "noise_multiplier": min(one.noise_multiplier for one in mechanisms.values()),
         "max_grad_norm": cfg.privacy.max_grad_norm,
-        "noise": cfg.privacy.noise,
+        "noise": privacy.noise(cfg),
+        "rehearsal": privacy.noise(cfg) == privacy.SEEDED,
     }
 
 
@@ -167,16 +168,16 @@ def _or_as_said(own: dict[str, Any], said: Mapping[int, Spent]) -> dict[str, Any
 
 
 def _spent_on_clients(cfg: DictConfig, turns: Mapping[int, int]) -> dict[str, Any]:
-    """Account for Flower's wrapper; the sampler is no secret, so that it amplifies nothing."""
+    """Account for `PrivateRelease`; the sampler is no secret, so that it amplifies nothing."""
     release = plain(cfg.strategy.inner)
-    wrapper = release["strategy"]
     delta = 1 / (2 * cfg.federation.clients)
     most = max(turns.values(), default=0)
     return {
         "unit": "client",
-        "epsilon": accounting.epsilon(wrapper["noise_multiplier"], 1.0, most, delta),
+        "epsilon": accounting.epsilon(release["noise_multiplier"], 1.0, most, delta),
         "delta": delta,
-        "noise_multiplier": wrapper["noise_multiplier"],
-        "max_grad_norm": wrapper["clipping_norm"],
-        "noise": "secret" if release.get("seed") is None else "seeded",
+        "noise_multiplier": release["noise_multiplier"],
+        "max_grad_norm": release["clipping_norm"],
+        "noise": privacy.noise(cfg),
+        "rehearsal": privacy.noise(cfg) == privacy.SEEDED,
     }

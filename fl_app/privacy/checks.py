@@ -10,9 +10,6 @@ from fl_app.adapters.lora_sb_init import CLIENTS_INITS
 from fl_app.config import plain
 
 # Classes by name: a node checks this too, and imports no strategy.
-RELEASE = "strategies.private_release.PrivateRelease"
-SERVER_SIDE = f"{privacy.WRAPPERS}ServerSideFixedClipping"
-CLIENT_SIDE = f"{privacy.WRAPPERS}ClientSideFixedClipping"
 MEANS = (
     *("flwr.serverapp.strategy.FedAvg", "flwr.serverapp.strategy.FedProx"),
     "strategies.fed_sb.FedSB",
@@ -63,45 +60,35 @@ def _check_dp_sgd(cfg: DictConfig) -> None:
 
 
 def _check_release(cfg: DictConfig) -> None:
-    """Check that the noise of Flower's wrapper fits the sum that it is added to."""
+    """Check that the noise fits the sum that it is added to."""
     release = plain(cfg.strategy.inner)
-    if release.get("_target_") != RELEASE:
+    if release.get("_target_") != privacy.RELEASE:
         raise ValueError(
-            f"strategy.inner: put Flower's wrapper into {RELEASE}, as "
-            "conf/strategy/fedavg_dp_server.yaml does"
+            f"strategy.inner={_name(release)} is not what protects whole clients here: Flower's "
+            "wrappers fail at an update of zero and draw their noise from a generator that can be "
+            "guessed; set strategy=fedavg_dp_server or fedavg_dp_client"
         )
-    wrapper = release.get("strategy") or {}
-    target = wrapper.get("_target_")
-    if target not in (SERVER_SIDE, CLIENT_SIDE):
-        raise ValueError(
-            f"strategy.inner.strategy={_name(wrapper)} has no epsilon that holds: Flower's "
-            "adaptive wrappers clip to one length and add noise for the next round's; use one with "
-            "FixedClipping"
-        )
-    averaging = wrapper.get("strategy") or {}
+    averaging = release.get("strategy") or {}
     if averaging.get("_target_") not in MEANS:
         raise ValueError(
-            f"strategy.inner.strategy.strategy={_name(averaging)}: the noise is for a mean of the "
-            f"clients' models; use {' or '.join(MEANS)}"
+            f"strategy.inner.strategy={_name(averaging)}: the noise is for a mean of the clients' "
+            f"models; use {' or '.join(MEANS)}"
         )
     weight = averaging.get("weighted_by_key")
     if weight != "one":
         raise ValueError(
-            f"strategy.inner.strategy.strategy.weighted_by_key={weight!r} lets one client count "
-            "for more than the noise hides: set it to one"
+            f"strategy.inner.strategy.weighted_by_key={weight!r} lets one client count for more "
+            "than the noise hides: set it to one"
         )
-    sampled = wrapper.get("num_sampled_clients")
-    if sampled != cfg.clients_per_round:
+    for key in ("noise_multiplier", "clipping_norm"):
+        value = release.get(key)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            raise ValueError(f"strategy.inner.{key}={value} should be greater than 0")
+    if release.get("clipped_by", "server") not in privacy.CLIPPERS:
         raise ValueError(
-            f"strategy.inner.strategy.num_sampled_clients={sampled} should be "
-            f"clients_per_round={cfg.clients_per_round}"
+            f"strategy.inner.clipped_by={release['clipped_by']} should be one of {privacy.CLIPPERS}"
         )
-    noise = wrapper.get("noise_multiplier")
-    if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not noise > 0:
-        raise ValueError(
-            f"strategy.inner.strategy.noise_multiplier={noise} should be greater than 0"
-        )
-    if target == CLIENT_SIDE and cfg.codec.up.id != "fp32":
+    if release.get("clipped_by") == "client" and cfg.codec.up.id != "fp32":
         raise ValueError(
             f"codec.up={cfg.codec.up.id} may lengthen an update that the client has clipped: set "
             "codec.up={id:fp32}, or clip on the server (strategy=fedavg_dp_server)"

@@ -18,7 +18,7 @@ from fl_app.report.significance import MIN_SEEDS
 from fl_app.run_record import Run, read
 from fl_app.runs import frame
 from fl_app.spreadsheet import to_csv
-from fl_app.text import duration, guarantee, score, size, title
+from fl_app.text import duration, guarantee, is_rehearsal, score, size, title
 
 SCRIPTS = ("elements.js", "charts.js", "pareto.js", "tables.js", "page.js")
 BYTES = {
@@ -179,7 +179,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
             else (size(run.ledger.sent(until=met)), f"sent until {what} (round {met})")
         )
     if spent := run.summary.get("privacy"):
-        facts.append((f"epsilon {spent['epsilon']:.3g}", guarantee(spent)))
+        promise = "rehearsal" if is_rehearsal(spent) else f"epsilon {spent['epsilon']:.3g}"
+        facts.append((promise, guarantee(spent)))
     if (total := run.summary.get("seconds", {}).get("total")) is not None:
         facts.append((f"{total:.0f} s", "in total"))
     return facts

@@ -15,12 +15,12 @@ import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from flwr.common.secure_aggregation.crypto.shamir import combine_shares, create_shares
 
 from fl_app.codecs.streams.words import Words
+from fl_app.keystream import KeyStream
 
 KEY_BYTES = 32
 SHARE_BYTES = 4 + 48  # an index, and a secret of 32 bytes padded to whole blocks of Shamir's field
@@ -97,11 +97,10 @@ def join(shares: list[bytes]) -> bytes:
 
 def add_mask(words: Words, key: bytes, sign: int) -> None:
     """Add the mask of ``key`` to ``words``, in place and modulo 2^32 or 2^64; -1 takes it off."""
-    stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
-    zeros, kind = bytes(_CHUNK * words.itemsize), np.dtype(words.dtype).newbyteorder("<")
+    stream, kind = KeyStream(key), np.dtype(words.dtype).newbyteorder("<")
     for i in range(0, words.size, _CHUNK):
         part: Any = words[i : i + _CHUNK]
-        mask = np.frombuffer(stream.update(zeros[: part.nbytes]), kind)
+        mask = np.frombuffer(stream.take(part.nbytes), kind)
         if sign > 0:
             part += mask
         else:
