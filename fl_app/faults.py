@@ -117,6 +117,6 @@ def during(kind: str, **facts: int | float | str) -> Iterator[None]:
         raise
 
 
-def noted(error: Exception) -> FaultError | None:
+def noted(error: BaseException) -> FaultError | None:
     """Return the fault that an exception is, or was noted as by `during`; None for none."""
     return error if isinstance(error, FaultError) else getattr(error, _FAULT, None)

@@ -28,7 +28,7 @@ from benchmarks.loopback import over_the_wire
 from fl_app import bundle, faults, first_step, patches, warm_executor
 from fl_app.client import answered, budget
 from fl_app.client.simulated import is_simulated, simulated_in_process
-from fl_app.client.words import BY_TYPE, error_reply
+from fl_app.client.words import BY_TYPE, NodeApp, error_reply
 from fl_app.client_app import app
 from fl_app.codecs import WireError, from_spec
 from fl_app.config import ConfigError
@@ -333,6 +333,20 @@ def test_no_other_reason_can_leave_a_node(kind: type[Exception], text: str, caus
         reply = error_reply(error, _question())
     assert [one for one in KINDS if shape(one).fullmatch(reply.error.reason)]
     assert MARKER.encode() not in message_to_proto(reply).SerializeToString()
+
+
+def test_a_panic_of_a_library_is_answered_too() -> None:
+    class Panic(BaseException):  # as those of libraries written in Rust
+        pass
+
+    app = NodeApp()
+
+    @app.train()
+    def panic(message: Message, context: Context) -> Message:
+        raise Panic(MARKER)
+
+    reply = app(_question(), Context(1, 1, {}, RecordDict(), {}))
+    assert shape("unexpected").fullmatch(reply.error.reason)
 
 
 @given(st.text(), st.sampled_from(RAISED))

@@ -40,11 +40,13 @@ class NodeApp(ClientApp):
         keep_private()
         try:
             return super().__call__(message, context)
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):  # who runs the node ends it
+            raise
+        except BaseException as error:  # a panic in a library written in Rust is no Exception
             return error_reply(error, message)
 
 
-def error_reply(error: Exception, message: Message) -> Message:
+def error_reply(error: BaseException, message: Message) -> Message:
     """Return the reply that tells of ``error`` what may leave this node, and log the rest."""
     if is_simulated():
         logger.debug("%s", traceback.format_exc())
@@ -60,7 +62,7 @@ def error_reply(error: Exception, message: Message) -> Message:
     )
 
 
-def fault(error: Exception) -> FaultError:
+def fault(error: BaseException) -> FaultError:
     """Return what may leave a real node of ``error``."""
     if _is_out_of_memory(error):
         return FaultError("memory")
@@ -69,20 +71,20 @@ def fault(error: Exception) -> FaultError:
     return FaultError(next((kind for one, kind in BY_TYPE if isinstance(error, one)), "unexpected"))
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     """Return whether memory was asked for and not had, by Python, or by torch on any device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
-def whole(error: Exception) -> str:
+def whole(error: BaseException) -> str:
     """Return all that an error says, as one line."""
     name = "" if type(error) is FaultError else f"{type(error).__name__}: "
     return printable(f"{name}{error}", most=MOST)
 
 
-def _lines(error: Exception) -> list[str]:
+def _lines(error: BaseException) -> list[str]:
     """Return the traceback line by line; what is quoted in it cannot look like another line."""
     lines = "".join(traceback.format_exception(error)).rstrip().split("\n")
     return [printable(line, most=MOST) for line in lines[-LOG_LINES:]]
