@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 
 from fl_app.client_app import app
 from tests import small
@@ -71,6 +72,7 @@ class Node:
 
 
 def question(kind: str = MessageType.QUERY, **config: object) -> Message:
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
     message = Message(RecordDict({"config": ConfigRecord(config)}), 5, kind)
     message.metadata.__dict__["_message_id"] = "m"
     return message

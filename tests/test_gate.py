@@ -214,6 +214,7 @@ def test_a_refused_run_builds_and_reads_nothing_whatever_the_message(
     ]
     rule = says.partition("rule ")[2].partition(":")[0]
     assert {line["rule"] for line in lines} == {rule}
+    assert all(line["policy"] for line in lines)  # by which of its policies a node refused
 
 
 @pytest.mark.parametrize(

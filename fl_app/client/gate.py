@@ -37,13 +37,13 @@ def gate(message: Message, context: Context, call_next: ClientAppCallable) -> Me
         raise FaultError("policy_file") from error
     if rules_here is None:
         return call_next(message, context)
-    said = audit.entry(message, context)
+    said = audit.entry(message, context) | {"policy": rules_here.digest}
     try:
         _check(rules_here, message, context)
     except Exception as error:
         audit.append(context, said, audit.REFUSED, error)
         raise
-    audit.append(context, said | {"policy": rules_here.digest}, audit.ACCEPTED)
+    audit.append(context, said, audit.ACCEPTED)
     try:
         reply = call_next(message, context)
         with counted(context) as counts:
