@@ -1,6 +1,6 @@
 """Differential privacy: of a client's rows (DP-SGD), and of whole clients (a noised mean).
 
-``pip install thinwire[private]`` brings Opacus, whose accountants it needs. docs/privacy.md says
+``pip install -e '.[private]'`` brings Opacus, whose accountants it needs. docs/privacy.md says
 what is protected from whom, and what is not.
 
 - ``accounting``: epsilon of a noise multiplier, and the reverse.

@@ -28,7 +28,7 @@ def check(cfg: DictConfig) -> None:
     if not example and not client:
         return
     if find_spec("opacus") is None:
-        raise ValueError("privacy needs Opacus: pip install 'thinwire[private]'")
+        raise ValueError("privacy needs Opacus: pip install -e '.[private]' in the project")
     if example and client:
         raise ValueError(
             "privacy=dp_sgd protects rows and the strategy's wrapper whole clients: choose one, "
