@@ -44,11 +44,16 @@ def overrides(kind: str, adapter: str = "lora_sb", more: str = "") -> str:
 
 
 def build(
-    kind: str, adapter: str = "lora_sb", more: str = "", dropout: float = 0.0
+    kind: str,
+    adapter: str = "lora_sb",
+    more: str = "",
+    dropout: float = 0.0,
+    rotary: dict[str, Any] | None = None,
 ) -> tuple[nn.Module, Any, list[Any]]:
     """Return a model in training mode whose adapter is not at its start, its task, and rows.
 
-    ``dropout`` is that of every layer that has any, so that without it two passes can be compared.
+    ``dropout`` is that of every layer that has any, so that without it two passes can be compared;
+    ``rotary`` says how a decoder's positions are made, of 16 tokens as long as they are short.
     """
     if dropout and adapter in ("lora", "ffa_lora"):
         more += f" adapter.dropout={dropout}"
@@ -58,7 +63,8 @@ def build(
         rows = documents()
     else:
         template, start = TOKENS.get(kind, ("<s> $A", True))
-        base = architectures.model(kind, spread=2.0)
+        changes = {"rope_parameters": rotary, "max_position_embeddings": 16} if rotary else {}
+        base = architectures.model(kind, spread=2.0, **changes)
         tokenizer = architectures.tokenizer(template, start=start)
         rows = KINDS[kind][1]
     task = tasks.build(cfg, tokenizer, base.config)

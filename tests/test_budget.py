@@ -213,6 +213,20 @@ def test_all_runs_on_the_same_rows_have_one_budget(tmp_path: Path) -> None:
     assert 1 <= len(refused) <= 3
 
 
+def test_the_operators_number_holds_for_rows_that_a_run_names(tmp_path: Path) -> None:
+    """A real node without a ``data-path``, whose policy lets runs read folders of its disk."""
+    some, cfg, rules = rows(range(20)), run_of(privacy__epsilon=3), allowing(tmp_path, epsilon=3)
+    contexts = [node(tmp_path, run, **rules) for run in (1, 2)]
+    for context in contexts:
+        del context.node_config["data-path"]
+    for number in (1, 2, 3):
+        turn(contexts[0], cfg, number, some)
+    with pytest.raises(FaultError, match="after 3, would bring"):
+        turn(contexts[1], cfg, 1, some)
+    with pytest.raises(FaultError, match="after 3, would bring"):
+        budget.check_plan(contexts[1], cfg, 0, some)
+
+
 def test_runs_of_different_noise_add_up_as_one_composition(tmp_path: Path) -> None:
     some, rules = rows(range(20)), allowing(tmp_path, epsilon=50, delta=1e-3)
     history = []

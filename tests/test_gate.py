@@ -152,6 +152,12 @@ REFUSED: list[tuple[str, dict, str]] = [
         {"privacy": {"required": "dp_sgd"}},
         "privacy.id, by its rule privacy.required: dp_sgd",
     ),
+    ("", {"privacy": {"epsilon": 3}}, "privacy.id, by its rule privacy.epsilon: dp_sgd"),
+    (
+        "strategy=fedavg_dp_server",
+        {"privacy": {"epsilon": 3}},
+        "privacy.id, by its rule privacy.epsilon: dp_sgd",
+    ),
     (f"{PRIVATE} privacy.noise=seeded", {}, "privacy.noise, by its rule privacy.noise: secret"),
     (
         "strategy=fedavg_dp_server strategy.inner.seed=3",

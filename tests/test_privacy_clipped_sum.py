@@ -192,16 +192,26 @@ class Remembers(nn.Module):
         return states * before
 
 
+class Collects(nn.Module):
+    """Adds all that it saw before, which no attribute shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, states):
+        before = sum(self.seen)
+        self.seen.append(states.detach().mean())
+        return states * before
+
+
 NORMS = {
     "a frozen batch norm": (lambda: nn.BatchNorm1d(64), "BatchNorm1d"),
     "one without statistics": (
         lambda: nn.BatchNorm1d(64, track_running_stats=False), "BatchNorm1d",
     ),
     "one over machines": (lambda: nn.SyncBatchNorm(64), "SyncBatchNorm"),
-    "an instance norm's statistics": (
-        lambda: nn.InstanceNorm1d(64, track_running_stats=True), "running_mean",
-    ),
-    "a memory": (Remembers, "lora_R"),
+    "a memory": (Collects, "lora_R"),
 }  # fmt: skip
 
 
@@ -219,6 +229,38 @@ def test_what_lets_one_row_change_another_is_refused_by_name(case: str) -> None:
     with pytest.raises(FaultError, match=named) as caught:
         dp_sgd.train(model, rows, task, configured("llama"), seed=0)
     assert caught.value.kind == "mixes_rows"
+
+
+DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+
+
+def rotated():
+    """A decoder whose rotary frequencies are made anew for a row longer than any before."""
+    model, task, _ = build("llama", rotary=DYNAMIC)
+    rows = [{"instruction": "why " * times, "output": "so"} for times in (8, 8, 12, 8, 8)]
+    return model, task, rows
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: changed(nn.InstanceNorm1d(64, track_running_stats=True)),
+        lambda: changed(Remembers()),
+        rotated,
+    ],
+    ids=["running statistics", "an attribute", "dynamic rotary embeddings"],
+)
+def test_what_a_row_leaves_in_a_module_is_put_back_before_the_next(made) -> None:
+    model, task, rows = made()
+    clipped = ClippedSum(model, task, 1.0, KEY)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    clipped.check(rows)
+    alone = clipped.gradient(rows[-1], 0)
+    for row in rows:
+        clipped.gradient(row, 0)
+    after = clipped.gradient(rows[-1], 0)
+    assert all(torch.equal(values, alone[name]) for name, values in after.items())
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
 
 
 @pytest.mark.parametrize("norm", [nn.InstanceNorm1d(64), nn.GroupNorm(4, 64), nn.Identity()])

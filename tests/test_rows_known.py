@@ -49,3 +49,15 @@ def test_pages_are_the_same_as_a_table_and_with_truncated_boxes(tmp_path: Path) 
     assert known("data=pfl_docvqa data.truncate_boxes=true", tmp_path / "own") == first
     assert known(TABLE, tmp_path / "own") == first
     assert len(first) == 30
+
+
+def test_pages_that_a_run_names_are_known_with_their_boxes_whole(tmp_path: Path) -> None:
+    pfl_docvqa.write(tmp_path / "source")
+    convert(tmp_path / "source", tmp_path / "own")
+    context = Context(1, 5, {"partition-id": 0, "num-partitions": 10}, RecordDict(), {})
+    found = []
+    for truncated in ("false", "true"):
+        words = f"data=pfl_docvqa data.path={tmp_path / 'own'} data.truncate_boxes={truncated}"
+        rows = budget._as_on_disk(context, compose(words), 0)
+        found.append([*budget.digests(rows)])
+    assert found[0] == found[1] != []

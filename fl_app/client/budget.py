@@ -3,12 +3,12 @@
 A turn is written before it begins, and so before its reply can leave: one that fails, is killed, or
 whose reply is lost has been spent all the same. A turn that is beyond the budget is refused.
 
-**Real nodes with rows of their own, and simulated ones with a policy**, count by rows, in
-``STATE/budget.sqlite``: all runs together, whoever submits them, under any ``data-path``. A row is
-known by a digest of what is in it. A turn counts for every set of rows that has a row in common
-with its own, so that rows which are added, removed or put into another file go on with what they
-have spent. The budget is the operator's (``privacy.epsilon`` and ``privacy.delta`` of the policy),
-else what the run promises.
+**Real nodes with rows of their own or an epsilon in their policy, and simulated ones with a
+policy**, count by rows, in ``STATE/budget.sqlite``: all runs together, whoever submits them, under
+any ``data-path``. A row is known by a digest of what is in it. A turn counts for every set of rows
+that has a row in common with its own, so that rows which are added, removed or put into another
+file go on with what they have spent. The budget is the operator's (``privacy.epsilon`` and
+``privacy.delta`` of the policy), else what the run promises.
 
 **Other nodes**, which simulate, count by client in the folder of the run, and of the runs that it
 continues.
@@ -167,19 +167,29 @@ def _release(asked: Mechanism) -> accounting.Release:
 
 def _counts_rows(context: Context) -> bool:
     """Return whether turns count for rows, in all runs; else for a client of a run."""
-    if is_simulated():
-        return policy.of(context) is not None
-    return node_data.has_own(context)
+    rules = policy.of(context)
+    if is_simulated() or rules is None:
+        return rules is not None
+    return node_data.has_own(context) or rules.privacy.epsilon is not None
 
 
 def _keys(context: Context, cfg: DictConfig, client: int, rows: Dataset) -> list[bytes]:
     """Return what the rows are known by, in order, each once."""
     if not _counts_rows(context):
         return [f"client {client}".encode()]
-    if node_data.has_own(context) and cfg.data.get("truncate_boxes"):  # as they are on the disk
-        whole = DictConfig({**cfg.data, "truncate_boxes": False})
-        rows = data.own_rows(whole, str(context.node_config[DATA_PATH]))
+    if cfg.data.get("truncate_boxes"):
+        rows = _as_on_disk(context, cfg, client)
     return sorted({*digests(rows)})
+
+
+def _as_on_disk(context: Context, cfg: DictConfig, client: int) -> Dataset:
+    """Return a client's rows with their boxes whole, whatever the run makes of them."""
+    whole = DictConfig({**cfg.data, "truncate_boxes": False})
+    if node_data.has_own(context):
+        return data.own_rows(whole, str(context.node_config[DATA_PATH]))
+    train = data.load(whole, cfg.seed)["train"]
+    clients = cfg.federation.clients
+    return data.client_split(train, whole.partitioner, client, clients, whole.seed)
 
 
 def digests(rows: Dataset) -> Iterator[bytes]:

@@ -115,8 +115,11 @@ def _check_rows_asked(policy: Policy, cfg: DictConfig, own: bool) -> None:
 
 def _check_privacy(policy: Policy, cfg: DictConfig) -> None:
     rules, asked = policy.privacy, cfg.privacy
-    if asked.id != DP_SGD and rules.required == DP_SGD:
-        raise RefusedError("privacy.required", "privacy.id", DP_SGD)
+    if asked.id != DP_SGD:
+        if rules.required == DP_SGD:
+            raise RefusedError("privacy.required", "privacy.id", DP_SGD)
+        if rules.epsilon is not None:  # what is answered without noise has no epsilon
+            raise RefusedError("privacy.epsilon", "privacy.id", DP_SGD)
     if (
         asked.id == DP_SGD
         and rules.epsilon is not None

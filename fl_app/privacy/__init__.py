@@ -6,6 +6,7 @@ what is protected from whom, and what is not.
 - ``accounting``: epsilon of a noise multiplier, and the reverse.
 - ``budget``: what the configuration asks of a client, and what a run has spent.
 - ``clipped_sum``: gradients of single rows, clipped and added up.
+- ``module_state``: what a model would keep of a row, put back.
 - ``dp_sgd``: a client's turn with that sum and noise.
 - ``gaussian``: noise out of a key.
 - ``clipping``: updates of single clients, clipped.
