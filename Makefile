@@ -79,7 +79,7 @@ published: $(STAMP) ## Fed-SB's published tables of parameters, rebuilt from the
 bench-fed-sb: $(STAMP) ## Fed-SB and its baselines on both embedded tasks, also with privacy (hours)
 	$(BIN)/python -m benchmarks.fed_sb
 
-audit-privacy: $(STAMP) ## Attack DP-SGD: what epsilon is proven, beside the claim (10 minutes)
+audit-privacy: $(STAMP) ## Attack DP-SGD: what epsilon is proven, beside the claim (15 minutes)
 	$(BIN)/python -m benchmarks.audit_privacy
 
 clean: ## Remove .venv and caches; runs/ stays
