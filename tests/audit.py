@@ -17,7 +17,8 @@ INSTALLED = (
     *(path for path in sys.path if path.endswith(".zip")), *site.getsitepackages(),
     sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"),
 )  # fmt: skip
-OURS = tuple(PROJECT / name for name in ("fl_app", "conf", "strategies"))
+# The last is what an editable install leaves beside the code: where the project is installed.
+OURS = tuple(PROJECT / name for name in ("fl_app", "conf", "strategies", "thinwire.egg-info"))
 MAY_READ = tuple(str(Path(path).resolve()) for path in (*INSTALLED, *OURS))
 # Read by the platform itself, whatever is asked.
 PLATFORM = ("/proc/cpuinfo", "/sys/devices/system/")
