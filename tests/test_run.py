@@ -275,9 +275,11 @@ def test_another_user_can_neither_reach_a_simulation_nor_read_it(
         [port for _, port in now.pop(name)]
         for name in ("private_superlink", "gcs_server", "RuntimeEnvAgent")
     )
+    may_end = {port for name in (WORKERS, "ClientAppActor") for _, port in now.get(name, ())}
     others = [port for addresses in now.values() for _, port in addresses]
     assert len(others) >= 4  # of orders and of objects, of the driver, of workers
     ports = {"superlink": superlink_port, "gcs": gcs, "agent": agent, "ray": [gcs, *others]}
+    gone: set[str] = set()
     for user, environment in (("-", flower), ("65534", {**os.environ, "RAY_AUTH_MODE": "token"})):
         environment = {k: v for k, v in environment.items() if user == "-" or "RAY" not in k}
         done = subprocess.run(
@@ -286,12 +288,16 @@ def test_another_user_can_neither_reach_a_simulation_nor_read_it(
         )  # fmt: skip
         ended = json.loads(done.stdout.splitlines()[-1])
         if user == "-":
-            assert {*ended.values()} == {"did"}, ended
+            # Ray ends workers, an actor's or idle ones: then nobody listens where they were.
+            gone = {attempt for attempt, error in ended.items() if "UNAVAILABLE" in error}
+            assert {error for attempt, error in ended.items() if attempt not in gone} == {"did"}
+            assert gone <= {f"call Ray at {port}" for port in may_end}
+            assert len(others) - len(gone) >= 3  # of orders and of objects, of the driver
             continue
         for attempt, error in ended.items():
             assert error != "did", attempt
             assert "ModuleNotFound" not in error, (attempt, error)
         assert "AuthenticationError" in ended["attach to Ray"]
-        for port in ports["ray"]:
-            assert "{'UNAUTHENTICATED'}" in ended[f"call Ray at {port}"]
+        for attempt in {f"call Ray at {port}" for port in ports["ray"]} - gone:
+            assert "{'UNAUTHENTICATED'}" in ended[attempt]
     assert "a connection of user 65534 was closed" in (home / "superlink.log").read_text()
