@@ -59,7 +59,7 @@ class Node:
     """A real node in this process, and everything that it has sent."""
 
     folder: Path
-    policy: Path
+    policies: list[Path]
     sent: list[bytes] = field(default_factory=list)
     replies: list[Message] = field(default_factory=list)
 
@@ -75,7 +75,7 @@ class Node:
         run = int(str(more.pop("run", 1)))
         config = {
             "partition-id": 0, "num-partitions": 3, "state-dir": str(self.folder / "state"),
-            "policy": str(self.policy),
+            "policy": str(self.policies[PRIVATE in overrides]),
         }  # fmt: skip
         if path is not None:
             config["data-path"] = str(path)
@@ -116,14 +116,15 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     monkeypatch.setenv("SECRET_TOKEN", MARKER)
     folder = tmp_path / f"ward-{MARKER}"
     folder.mkdir()
-    policy = folder / f"{MARKER}.yaml"
     rows = {"least": 0, "part": True, "folders": ["/only", str(tmp_path)]}
     models = {"folders": [str(tmp_path / "model")]}
-    policy.write_text(
-        json.dumps({"rows": rows, "models": models, "privacy": {"noise": "any", "epsilon": 8}})
-    )
-    policy.chmod(0o600)
-    return Node(folder, policy)
+    policies = []
+    for epsilon in (None, 8):  # of an operator who has set one, no run without privacy is taken
+        privacy = {"noise": "any", "epsilon": epsilon}
+        policies.append(folder / f"{MARKER}-{epsilon}.yaml")
+        policies[-1].write_text(json.dumps({"rows": rows, "models": models, "privacy": privacy}))
+        policies[-1].chmod(0o600)
+    return Node(folder, policies)
 
 
 def _without_weights(node: Node) -> None:
@@ -142,7 +143,7 @@ def _no_file(node: Node) -> None:
 
 
 def _broken_policy(node: Node) -> None:
-    node.policy.write_text(f"rows: {{{MARKER}: 1}}")
+    node.policies[False].write_text(f"rows: {{{MARKER}: 1}}")
     node.ask("query", TEXTS, node.rows(ROWS))
 
 
