@@ -8,7 +8,6 @@ import logging
 
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
-from omegaconf import DictConfig
 
 from fl_app.client import audit, policy, rules
 from fl_app.client.counts import counted, size
@@ -61,14 +60,11 @@ def _check(rules_here: Policy, message: Message, context: Context) -> None:
     cfg = compose(str(context.run_config["overrides"]))
     rules.check_run(rules_here, context, cfg)
     rules.check_message(rules_here, message)
-    check_turn(rules_here, message, context, cfg)
+    _count(rules_here, message, context)
 
 
-def check_turn(rules_here: Policy, message: Message, context: Context, cfg: DictConfig) -> None:
-    """Count a message, and check what its run and the node's rows may still have.
-
-    Called once for every message of an allowed run, before anything is done: budgets belong here.
-    """
+def _count(rules_here: Policy, message: Message, context: Context) -> None:
+    """Count a message of an allowed run, and check that the run may have it."""
     with counted(context) as counts:
         counts.turns += rules.kind(message) in rules.TURNS
         counts.bytes += size(message)

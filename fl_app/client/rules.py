@@ -120,10 +120,8 @@ def _check_privacy(policy: Policy, cfg: DictConfig) -> None:
             raise RefusedError("privacy.required", "privacy.id", DP_SGD)
         if rules.epsilon is not None:  # what is answered without noise has no epsilon
             raise RefusedError("privacy.epsilon", "privacy.id", DP_SGD)
-    if (
-        asked.id == DP_SGD
-        and rules.epsilon is not None
-        and not (asked.epsilon is not None and asked.epsilon <= rules.epsilon)
+    elif rules.epsilon is not None and not (
+        asked.epsilon is not None and asked.epsilon <= rules.epsilon
     ):
         raise RefusedError("privacy.epsilon", "privacy.epsilon", f"at most {rules.epsilon:g}")
     if (noise := privacy.noise(cfg)) is not None and rules.noise not in (noise, "any"):
