@@ -1,7 +1,6 @@
 """The ServerApp: composes the run, lets the strategy work, and writes what it cost and brought."""
 
 import logging
-import sys
 import threading
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ from fl_app.resume import ResumeError
 from fl_app.secure_aggregation.settings import is_on as is_secure
 from fl_app.session import Session, session
 from fl_app.strategy_checks import check_strategy
+from fl_app.text import WithoutTraceback
 from fl_app.tree import Tree, digest
 from strategies import sampling
 from strategies.coded import Coded, RoundFailedError
@@ -31,6 +31,8 @@ from strategies.secure_coded import SecureCoded
 logger = logging.getLogger("thinwire")
 
 app = ServerApp()
+
+SAID_IN_FULL = WithoutTraceback(RoundFailedError, ResumeError, OSError)
 
 
 @app.main()
@@ -44,19 +46,17 @@ def main(grid: Grid, context: Context) -> None:
         are on disk; Flower then reports the run as failed.
     """
     keep_private()
-    logging.getLogger("flwr").setLevel(logging.WARNING)  # the table below says the same, shorter
+    flower = logging.getLogger("flwr")
+    flower.setLevel(logging.WARNING)  # the table below says the same, shorter
+    flower.addFilter(SAID_IN_FULL)
     began = time.perf_counter()
     overrides = str(context.run_config["overrides"])
-    try:
-        here = session(overrides)
-        check_strategy(here.cfg)
-        run = Run(here, grid, overrides, setup_seconds=time.perf_counter() - began)
-        # Flower ends a stopped run's process from another thread.
-        add_exit_handler(lambda: run.finish("interrupted"), run_before_force_exit=True)
-        run.start()
-    except (RoundFailedError, ResumeError, OSError):
-        sys.tracebacklimit = 0  # what they say is all that there is to know
-        raise
+    here = session(overrides)
+    check_strategy(here.cfg)
+    run = Run(here, grid, overrides, setup_seconds=time.perf_counter() - began)
+    # Flower ends a stopped run's process from another thread.
+    add_exit_handler(lambda: run.finish("interrupted"), run_before_force_exit=True)
+    run.start()
 
 
 class Run:

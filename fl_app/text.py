@@ -1,6 +1,8 @@
 """How numbers, and what a peer says, are shown to people: in logs, on the console, in reports."""
 
+import logging
 import re
+import traceback
 import unicodedata
 from typing import Any
 
@@ -43,6 +45,27 @@ def printable_lines(said: object, most: int = 100) -> str:
     lines = str(said).split("\n")
     more = [f"... ({len(lines) - most:,} more lines)"] if len(lines) > most else []
     return "\n".join([*map(printable, lines[:most]), *more])
+
+
+class WithoutTraceback(logging.Filter):
+    """Lets a logger write some kinds of errors without where in the code they were raised.
+
+    Parameters
+    ----------
+    *kinds
+        What such an error says is all that there is to know.
+    """
+
+    def __init__(self, *kinds: type[BaseException]) -> None:
+        super().__init__()
+        self.kinds = kinds
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep the line; of its error only what it says."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, self.kinds):
+            record.exc_text = "".join(traceback.format_exception_only(error)).rstrip()
+        return True
 
 
 def size(count: float) -> str:

@@ -9,6 +9,7 @@ kinds that an executor is not for, such as Flower's agents, are not taken.
 """
 
 import importlib
+import logging
 import multiprocessing
 import os
 import sys
@@ -26,6 +27,7 @@ from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult, Subpr
 from fl_app import bundle
 from fl_app.faults import FaultError, during, noted
 from fl_app.installed import installed
+from fl_app.text import WithoutTraceback
 
 WARM = "fl_app.warm_imports"
 # Where the commands are that Flower starts for a task.
@@ -42,6 +44,7 @@ IMPORTS: Mapping[TaskType, tuple[str, ...]] = {
 # Read when the code is, which an upgrade replaces no earlier.
 INSTALLED = installed(bundle.DESCRIPTION)
 OURS = bundle.described(INSTALLED.read_text())
+SAID_IN_FULL = WithoutTraceback(bundle.BundleError)
 
 # Where they look up what installs a bundle and what says where it was installed (Flower 1.41).
 INSTALL, FIND = "install_from_fab", "get_project_dir"
@@ -149,11 +152,11 @@ def run_what_is_installed(task_type: TaskType) -> None:
         If this version of Flower installs bundles in another place than is known here.
     """
 
+    logging.getLogger("flwr").addFilter(SAID_IN_FULL)
+
     def refuse(fab_file: bytes, **_: Any) -> Path:
-        sys.tracebacklimit = 0  # what it says is all that there is to know
         with during("bundle"):
             bundle.check(fab_file, OURS)
-        del sys.tracebacklimit
         return INSTALLED.parent
 
     replacements = {INSTALL: refuse, FIND: lambda *_: INSTALLED.parent}

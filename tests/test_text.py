@@ -1,5 +1,6 @@
 """What someone else says is shown as one printable line of bounded length, whatever it is."""
 
+import logging
 import re
 import unicodedata
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_app.text import printable, printable_lines
+from fl_app.text import WithoutTraceback, printable, printable_lines
 
 NASTY = st.sampled_from(
     ["\x1b[31m", "\n", "\r", "\x85", "\u2028", "\u202e", "\u2066", "\u200b", "\ufeff", "\ufe0f",
@@ -79,3 +80,17 @@ def test_of_a_text_of_several_lines_each_is_printable(said: str, most: int) -> N
     lines = printable_lines(said, most).split("\n")
     assert len(lines) <= most + 1
     assert all(line.isprintable() for line in lines)
+
+
+def test_an_error_that_says_all_is_logged_without_a_traceback_and_others_with_one(caplog) -> None:
+    logger = logging.getLogger("some.library")
+    logger.addFilter(WithoutTraceback(OSError))
+    for error in (FileNotFoundError("no such run"), ValueError("a fault of ours")):
+        try:
+            raise error
+        except Exception as raised:
+            logger.error("it ended", exc_info=raised)
+    said = caplog.text
+    assert "it ended\nFileNotFoundError: no such run\n" in said
+    assert said.count("Traceback (most recent call last):") == 1
+    assert said.index("FileNotFoundError") < said.index("Traceback") < said.index("ValueError: a f")
