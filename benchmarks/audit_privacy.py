@@ -30,9 +30,9 @@ from omegaconf import DictConfig, OmegaConf
 from scipy import stats
 from torch import nn
 
+from fl_app.build import forget_session, session
 from fl_app.privacy import accounting, dp_sgd
 from fl_app.privacy.budget import mechanism
-from fl_app.session import forget_session, session
 
 ROWS = 4  # the canary is the last
 DELTA = 0.01

@@ -23,8 +23,9 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from benchmarks import deltas, rate_distortion, speed  # noqa: E402
-from fl_app.codecs import Tree, compiled  # noqa: E402
-from fl_app.installed import project_root  # noqa: E402
+from fl_app.codecs import Tree  # noqa: E402
+from fl_app.codecs.parts import compiled  # noqa: E402
+from fl_app.files import project_root  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> None:

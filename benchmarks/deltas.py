@@ -12,10 +12,10 @@ from typing import Any
 
 from safetensors.numpy import load_file
 
+from fl_app.build import session
 from fl_app.codecs import Tree
 from fl_app.config import read_yaml
-from fl_app.installed import project_root
-from fl_app.session import session
+from fl_app.files import project_root
 from fl_app.tree import digest
 
 HOW = 'make run RUN="codec=fp32 rounds=1 local_epochs=2"'

@@ -10,8 +10,8 @@ import statistics
 
 from benchmarks.runs import read, run_missing, spread
 from fl_app.config import compose
-from fl_app.run_record import Run
-from fl_app.text import size, title
+from fl_app.runs.read import Run
+from fl_app.runs.text import size, title
 
 TASKS = {
     "docvqa": "",

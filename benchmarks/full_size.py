@@ -18,9 +18,9 @@ from pathlib import Path
 
 import psutil
 
-from fl_app.installed import project_root
+from fl_app.files import project_root
 from fl_app.run import submit
-from fl_app.superlink import superlinks
+from fl_app.simulation.superlink import superlinks
 
 NAME = "bench-full-size"
 OVERRIDES = (

@@ -21,15 +21,15 @@ from typing import cast
 from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
-from benchmarks.loopback import Loopback
+from fl_app.aggregation.inner import inner_strategy
+from fl_app.build import forget_session, session
 from fl_app.config import compose
-from fl_app.conventions import COLUMNS, GIGABYTE
-from fl_app.installed import project_root
-from fl_app.ledger import Ledger
-from fl_app.records import to_record
-from fl_app.session import forget_session, session
-from strategies.coded import Coded
-from strategies.inner import inner_strategy
+from fl_app.files import project_root
+from fl_app.server.coded import Coded
+from fl_app.simulation.loopback import Loopback
+from fl_app.wire.conventions import COLUMNS, GIGABYTE
+from fl_app.wire.ledger import Ledger
+from fl_app.wire.records import to_record
 
 PUBLISHED = {  # GB of 2^30 bytes, with the digits that are known
     "fedavg_baseline": "44.6561",

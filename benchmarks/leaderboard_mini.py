@@ -10,9 +10,9 @@ import statistics
 from dataclasses import dataclass
 
 from benchmarks.runs import read, run_missing, spread
-from fl_app.conventions import COLUMNS
-from fl_app.run_record import Run
-from fl_app.text import size
+from fl_app.runs.read import Run
+from fl_app.runs.text import size
+from fl_app.wire.conventions import COLUMNS
 
 BASELINE = "fedavg_full"
 SHARE = 0.95  # of the baseline's final ANLS

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from itertools import repeat
 from multiprocessing.synchronize import Barrier
 
-from fl_app.session import Session, session
-from fl_app.training import train, turn_seed
+from fl_app.build import session
+from fl_app.seeds import turn_seed
+from fl_app.session import Session
+from fl_app.training.loop import train
 from fl_app.tree import Tree
 
 _start: Barrier  # of a process: where it waits for the others

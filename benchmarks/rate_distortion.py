@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks import ways
+from benchmarks import senders
 from fl_app.codecs import (
     Codec,
     Tree,
@@ -123,10 +123,10 @@ def measure(source: str, tree: Tree) -> list[Point]:
     points = []
     for name, family in families().items():
         for codec in family.codecs:
-            way = ways.ours(name, codec, tree)
+            way = senders.ours(name, codec, tree)
             message = way.encode()
-            bits = 8 * way.nbytes(message) / ways.values(tree)
-            error = ways.relative_error(tree, way.arrays(way.decode(message)))
+            bits = 8 * way.nbytes(message) / senders.values(tree)
+            error = senders.relative_error(tree, way.arrays(way.decode(message)))
             points.append(Point(source, name, bits, error, codec))
     return points
 

@@ -5,11 +5,11 @@ import statistics
 import sys
 from pathlib import Path
 
-from fl_app import run_record
-from fl_app.installed import project_root
+from fl_app.files import project_root
 from fl_app.run import submit
-from fl_app.run_record import Run
-from fl_app.superlink import superlinks
+from fl_app.runs import read as run_record
+from fl_app.runs.read import Run
+from fl_app.simulation.superlink import superlinks
 
 
 def folder_of(label: str, seed: int) -> Path:

@@ -1,7 +1,7 @@
 """``python -m benchmarks.scale``: a round's time and the server's memory over its clients.
 
 The server is the real one: strategy, codec, checks, ledger. Its nodes answer with replies that real
-clients sent (see ``benchmarks.recorded``), in the shapes of a LoRA of T5-base: one step each, since
+clients sent (see ``benchmarks.replayed``), in the shapes of a LoRA of T5-base: one step each, since
 neither bytes nor seconds of the server depend on what was learned. Every cell is a process of its
 own, without the frozen weights, which are the same for any number of clients and would hide what is
 not; its peak is the kernel's, from the start of the round on.
@@ -26,13 +26,13 @@ from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
 from benchmarks.full_size import peak_memory
-from benchmarks.recorded import Recorded, Recording, record, server_session
+from benchmarks.replayed import Recorded, Recording, record, server_session
+from fl_app.aggregation.inner import inner_strategy
 from fl_app.config import compose
-from fl_app.ledger import Ledger
-from fl_app.records import to_record
-from strategies.coded import Coded
-from strategies.inner import inner_strategy
-from strategies.nodes import find_clients
+from fl_app.server.coded import Coded
+from fl_app.server.nodes import find_clients
+from fl_app.wire.ledger import Ledger
+from fl_app.wire.records import to_record
 
 CLIENTS = [10, 100, 1000]
 FEW = [10, 40]
@@ -140,7 +140,7 @@ def lines(trained: str, strategies: list[str], numbers: list[list[int]]) -> Iter
 def _fresh(function: Any, *arguments: Any) -> Any:
     """Call ``function`` in a new process, forked from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.recorded", "fl_app.client_app"])
+    context.set_forkserver_preload(["benchmarks.replayed", "fl_app.client_app"])
     with ProcessPoolExecutor(1, context) as process:
         return process.submit(function, *arguments).result()
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from flwr.app import ConfigRecord
 
-from benchmarks.loopback import Loopback
-from fl_app.ledger import Ledger
-from fl_app.records import to_record
+from fl_app.aggregation.inner import inner_strategy
+from fl_app.build import session
 from fl_app.secure_aggregation.settings import settings
-from fl_app.session import session
-from strategies.coded import Coded
-from strategies.inner import inner_strategy
-from strategies.secure_coded import SecureCoded
+from fl_app.server.coded import Coded
+from fl_app.server.secure import SecureCoded
+from fl_app.simulation.loopback import Loopback
+from fl_app.wire.ledger import Ledger
+from fl_app.wire.records import to_record
 
 SMALL = (
     "data.providers_per_client=1 data.documents_per_provider=1 data.test_documents=1 "

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from fl_app.build import session
 from fl_app.config import compose
-from fl_app.session import session
-from fl_app.training import train, turn_seed
+from fl_app.seeds import turn_seed
+from fl_app.training.loop import train
 
 EXPERIMENT = "experiment=fedavg_lora rounds=1"
 SETTINGS = {

@@ -26,9 +26,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks import plain_loop
 from benchmarks.plain_loop import Loop
-from fl_app import run_record
 from fl_app.run import submit
-from fl_app.superlink import superlinks
+from fl_app.runs import read
+from fl_app.simulation.superlink import superlinks
 from fl_app.tree import Tree
 
 ONE_DOCUMENT = "data.test_documents=1 data.unseen_providers=1 data.unseen_documents_per_provider=1"
@@ -120,7 +120,7 @@ def simulate(overrides: str, folder: Path, environment: dict[str, str]) -> Simul
     processors.join()
     if failed:
         raise RuntimeError(f"the run failed:\n{Path(f'{folder}.log').read_text()}")
-    done = run_record.read(folder)
+    done = read.read(folder)
     number = int(done.summary["rounds"])
     clients = [
         [row.partition for row in done.ledger.rows if (row.round, row.direction) == (k, "down")]

@@ -29,8 +29,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import ways
-from benchmarks.ways import Way
+from benchmarks import senders
+from benchmarks.senders import Way
 from fl_app.codecs import (
     Codec,
     Tree,
@@ -168,19 +168,23 @@ def measure(way: Way, tree: Tree, seconds: float) -> Row:
         way,
         best(way.encode, seconds),
         best(lambda: way.decode(message), seconds),
-        8 * way.nbytes(message) / ways.values(tree),
-        ways.relative_error(tree, way.arrays(way.decode(message))),
+        8 * way.nbytes(message) / senders.values(tree),
+        senders.relative_error(tree, way.arrays(way.decode(message))),
     )
 
 
 def peers() -> list[Callable[[Tree], list[Way]]]:
     """Return what makes the ways of others, NVFlare's only where it is installed."""
-    found: list[Callable[[Tree], list[Way]]] = [ways.copies, ways.bitsandbytes, ways.nvflare]
+    found: list[Callable[[Tree], list[Way]]] = [
+        senders.copies,
+        senders.bitsandbytes,
+        senders.nvflare,
+    ]
     try:
-        ways.nvflare({})
+        senders.nvflare({})
     except ImportError as error:
-        print(f"NVFlare is left out, {error}; to compare: {ways.NVFLARE_HOW}")
-        found.remove(ways.nvflare)
+        print(f"NVFlare is left out, {error}; to compare: {senders.NVFLARE_HOW}")
+        found.remove(senders.nvflare)
     return found
 
 
@@ -233,8 +237,8 @@ def run(out: Path, count: int, tensors: int, seconds: float) -> None:
             tree, megabytes = group.tree, group.megabytes
             allocate(group.fresh)
             candidates = [way for peer in others for way in peer(tree)]
-            candidates.append(ways.frame("frame of nf4", CODECS["nf4"], tree))
-            candidates += [ways.ours(name, codec, tree) for name, codec in CODECS.items()]
+            candidates.append(senders.frame("frame of nf4", CODECS["nf4"], tree))
+            candidates += [senders.ours(name, codec, tree) for name, codec in CODECS.items()]
             rows = [measure(way, tree, seconds) for way in candidates]
             print(table(group, rows), flush=True)
             for row, ratio in zip(rows, ratios(rows), strict=True):
@@ -250,7 +254,7 @@ def run(out: Path, count: int, tensors: int, seconds: float) -> None:
                     {key: f"{value:.6g}" for key, value in numbers.items()}
                     | {
                         "set": group.title,
-                        "values": ways.values(tree),
+                        "values": senders.values(tree),
                         "way": row.way.name,
                         "codec": json.dumps(row.way.spec) if row.way.spec else "",
                     }

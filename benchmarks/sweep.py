@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from fl_app.run import submit
-from fl_app.run_record import read
-from fl_app.superlink import superlinks
+from fl_app.runs.read import read
+from fl_app.simulation.superlink import superlinks
 
 WORK = ("train", "evaluate", "encode", "decode")
 

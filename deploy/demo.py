@@ -18,10 +18,10 @@ import pandas as pd
 
 from deploy.deployment import Deployment, DeploymentError, deployment
 from deploy.network import HOST, Namespace, NetworkError, interface_bytes, namespaces
-from fl_app import bundle, data
+from fl_app import data
 from fl_app.config import compose
-from fl_app.installed import project_root
-from fl_app.private_files import keep_private
+from fl_app.files import keep_private, project_root
+from fl_app.simulation import bundle
 
 NODES = 3
 DATA = (

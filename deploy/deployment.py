@@ -33,9 +33,10 @@ from pathlib import Path
 from typing import Any
 
 from deploy.process import Process
-from fl_app import bundle
-from fl_app.atomic import atomic_file
-from fl_app.superlink import CONNECTION, flwr, free_port, handled_by, interrupt, script
+from fl_app.files import atomic_file
+from fl_app.simulation import bundle
+from fl_app.simulation.processes import handled_by, interrupt
+from fl_app.simulation.superlink import CONNECTION, flwr, free_port, script
 
 HERE = Path(__file__).resolve().parent
 START_SECONDS = 60

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from fl_app.private_files import OTHERS
-from fl_app.superlink import is_alive
+from fl_app.files import OTHERS
+from fl_app.simulation.processes import is_alive
 
 STOP_SECONDS = 20
 GRACE_SECONDS = 5  # for what the command started, once it has ended itself

@@ -14,14 +14,14 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from fl_app import bundle
 from fl_app.config import ConfigError, compose
-from fl_app.preflight import check_node
-from fl_app.private_files import keep_private
-from fl_app.resume import ResumeError, with_its_overrides
-from fl_app.strategy_checks import check_strategy
-from fl_app.superlink import CONNECTION, script
-from fl_app.text import printable, printable_lines
+from fl_app.faults.printable import printable, printable_lines
+from fl_app.files import keep_private
+from fl_app.preflight.strategy import check_strategy
+from fl_app.preflight.whole import check_node
+from fl_app.runs.resume import ResumeError, with_its_overrides
+from fl_app.simulation import bundle
+from fl_app.simulation.superlink import CONNECTION, script
 
 LINE = 2000  # characters of a line of the run's log that are shown
 COLOUR = re.compile(r"\x1b\[\d{1,2}m")  # of levels

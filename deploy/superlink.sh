@@ -32,7 +32,7 @@ fi
 
 reached=$HOST
 [ "$HOST" != 0.0.0.0 ] || reached=127.0.0.1
-python -m fl_app.warm_superexec --serverapp --parent-pid $$ --served-pid $$ \
+python -m fl_app.simulation.superexec --serverapp --parent-pid $$ --served-pid $$ \
     --runtime-api-address "$reached:$PORT" --root-certificates "$CERTIFICATES/ca.crt" \
     --superexec-auth-secret-file "$secret_file" &
 exec flower-superlink "${options[@]}" "$@" # keeps the pid that the executor watches

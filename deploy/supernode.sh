@@ -31,7 +31,7 @@ python -m fl_app.client.policy "$POLICY" || exit 2
 secret
 [[ $NODE_CONFIG == *state-dir=* ]] || NODE_CONFIG+=" state-dir=\"$FLWR_HOME/state\""
 
-python -m fl_app.warm_superexec --clientapp --parent-pid $$ --served-pid $$ \
+python -m fl_app.simulation.superexec --clientapp --parent-pid $$ --served-pid $$ \
     --runtime-api-address "127.0.0.1:$RUNTIME_PORT" \
     --superexec-auth-secret-file "$secret_file" &
 exec flower-supernode --superlink "$SUPERLINK" --root-certificates "$CA" \

@@ -5,19 +5,25 @@ from collections.abc import Sequence
 from datasets import Dataset
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from fl_app import first_step, messages, node_data, node_disk, patches
+from fl_app.build import prepare, session
+from fl_app.client import disk, patches, secure
+from fl_app.client import rows as node_data
+from fl_app.client.clipping import clipped
+from fl_app.client.coded import coded
 from fl_app.client.configured import proximal_mu
 from fl_app.client.gate import gate
+from fl_app.client.start import answer
 from fl_app.client.words import NodeApp
 from fl_app.faults import FaultError
-from fl_app.mods import coded
 from fl_app.privacy import is_example_level
-from fl_app.privacy.clipping import clipped
 from fl_app.privacy.spent import SPENT
-from fl_app.records import ARRAYS, to_record, to_tree
-from fl_app.secure_aggregation import client as secure
-from fl_app.session import Session, prepare, session
-from fl_app.training import GradientHook, proximal, train, turn_seed
+from fl_app.seeds import turn_seed
+from fl_app.session import Session
+from fl_app.training.hooks.proximal import proximal
+from fl_app.training.loop import GradientHook, train
+from fl_app.wire import readers
+from fl_app.wire.messages import ARRAYS, PATCH, SECURE_KEYS, SECURE_REVEAL, SECURE_SHARES, SIGNS
+from fl_app.wire.records import to_record, to_tree
 
 PROXIMAL_MU = "proximal-mu"  # in the config of Flower's FedProx
 
@@ -27,38 +33,38 @@ app = NodeApp(mods=[gate])
 @app.query()
 def which_partition(message: Message, context: Context) -> Message:
     """Tell the server which partitions this node serves."""
-    node_disk.note(message, context)
+    disk.note(message, context)
     answer = Message(RecordDict({"node": node_data.served(context)}), reply_to=message)
     if not node_data.has_own(context):
         prepare(str(context.run_config["overrides"]))  # the server has yet to score its theta0
     return answer
 
 
-@app.query(first_step.QUERY)
+@app.query(SIGNS)
 def gradient_signs(message: Message, context: Context) -> Message:
     """Send the signs of the gradient at the start, once, for LoRA-SB's first step."""
-    return first_step.answer(message, context)
+    return answer(message, context)
 
 
-@app.query(patches.QUERY)
+@app.query(PATCH)
 def patch(message: Message, context: Context) -> Message:
     """Change the frozen weights as the server says."""
     return patches.receive(message, context)
 
 
-@app.query(secure.KEYS)
+@app.query(SECURE_KEYS)
 def secure_keys(message: Message, context: Context) -> Message:
     """Begin a round of secure aggregation."""
     return secure.keys(message, context)
 
 
-@app.query(secure.SHARES)
+@app.query(SECURE_SHARES)
 def secure_shares(message: Message, context: Context) -> Message:
     """Share the round's secrets with other clients."""
     return secure.shares(message, context)
 
 
-@app.query(secure.REVEAL)
+@app.query(SECURE_REVEAL)
 def secure_reveal(message: Message, context: Context) -> Message:
     """Help to unmask the round's sum."""
     return secure.reveal(message, context)
@@ -68,9 +74,9 @@ def secure_reveal(message: Message, context: Context) -> Message:
 def train_model(message: Message, context: Context) -> Message:
     """Train the broadcast model for ``local_epochs`` and return it."""
     here = session(str(context.run_config["overrides"]))
-    partition, server_round = messages.turn(message, here.cfg)
+    partition, server_round = readers.turn(message, here.cfg)
     here.adapter.set(here.model, to_tree(message.content.array_records[ARRAYS], like=here.theta0))
-    mu = proximal_mu(here.cfg, messages.record(message))
+    mu = proximal_mu(here.cfg, readers.record(message))
     rows = node_data.rows(here, context, partition)
     spent: dict[str, ConfigRecord] = {}
     if is_example_level(here.cfg) and rows:
@@ -118,7 +124,7 @@ def evaluate_model(message: Message, context: Context) -> Message:
     here = session(str(context.run_config["overrides"]))
     if not here.cfg.evaluate_clients_per_round:
         raise FaultError("scores")
-    partition = messages.client(message, here.cfg)
+    partition = readers.client(message, here.cfg)
     documents = node_data.rows(here, context, partition)
     tree = to_tree(message.content.array_records[ARRAYS], like=here.theta0)
     scores = here.evaluate(tree, documents)

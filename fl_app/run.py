@@ -14,14 +14,21 @@ from typing import TextIO
 import joblib
 from omegaconf import DictConfig
 
-import fl_app.warm_imports  # noqa: F401  the checks need most of it
-from fl_app import text
+import fl_app.simulation.preload  # noqa: F401  the checks need most of it
 from fl_app.config import ConfigError, compose
-from fl_app.installed import project_root
-from fl_app.preflight import check
-from fl_app.private_files import keep_private
-from fl_app.resume import ResumeError, folder, is_complete, last_round, with_its_overrides
-from fl_app.superlink import APP, CONNECTION, CPUS, SuperLinkError, script, status, superlinks
+from fl_app.files import keep_private, project_root
+from fl_app.preflight.whole import check
+from fl_app.runs import text
+from fl_app.runs.resume import ResumeError, folder, is_complete, last_round, with_its_overrides
+from fl_app.simulation.superlink import (
+    APP,
+    CONNECTION,
+    CPUS,
+    SuperLinkError,
+    script,
+    status,
+    superlinks,
+)
 
 
 def main(arguments: list[str]) -> int:

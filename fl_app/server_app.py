@@ -11,22 +11,25 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.exit import add_exit_handler
 
-from fl_app import console, model_card, node_disk, report
-from fl_app.loggers.tracking import Tracking
+from fl_app import report
+from fl_app.aggregation import sampling
+from fl_app.aggregation.inner import inner_strategy
+from fl_app.build import session
+from fl_app.faults.printable import WithoutTraceback
+from fl_app.files import keep_private
+from fl_app.preflight.strategy import check_strategy
 from fl_app.privacy import is_example_level
-from fl_app.private_files import keep_private
-from fl_app.records import to_record, to_tree
-from fl_app.results import RunFolder
-from fl_app.resume import ResumeError
+from fl_app.runs import console, model_card
+from fl_app.runs.folder import RunFolder
+from fl_app.runs.node_state import default, forget, run_folder
+from fl_app.runs.resume import ResumeError
+from fl_app.runs.tracking import Tracking
 from fl_app.secure_aggregation.settings import is_on as is_secure
-from fl_app.session import Session, session
-from fl_app.strategy_checks import check_strategy
-from fl_app.text import WithoutTraceback
+from fl_app.server.coded import Coded, RoundFailedError
+from fl_app.server.secure import SecureCoded
+from fl_app.session import Session
 from fl_app.tree import Tree, digest
-from strategies import sampling
-from strategies.coded import Coded, RoundFailedError
-from strategies.inner import inner_strategy
-from strategies.secure_coded import SecureCoded
+from fl_app.wire.records import to_record, to_tree
 
 logger = logging.getLogger("thinwire")
 
@@ -107,7 +110,7 @@ class Run:
                 self.finish("failed")
             raise
         self.finish("completed")
-        node_disk.forget(node_disk.default(cfg.output.dir), self.flower_runs)
+        forget(default(cfg.output.dir), self.flower_runs)
 
     def _begin(self) -> ArrayRecord:
         """Return the model to start from, after set-up, or after what the run has done before."""
@@ -128,7 +131,7 @@ class Run:
             self.strategy.restore(state["strategy"], arrays)
             self.rounds_done = self.strategy.rounds_done
             self.setup_seconds += state["setup_seconds"]
-            self.strategy.continues = [node_disk.name(one) for one in state["flower_runs"]]
+            self.strategy.continues = [run_folder(one) for one in state["flower_runs"]]
             self.flower_runs = [*state["flower_runs"], *self.flower_runs]
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise ResumeError(

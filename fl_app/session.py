@@ -1,29 +1,21 @@
 """What a process of a run needs once: model, theta0, data and codecs, built from the config."""
 
-import os
-import threading
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
-import datasets
 import torch
-import transformers
 from datasets import Dataset, DatasetDict
 from omegaconf import DictConfig
 from transformers import PreTrainedTokenizerFast
 
-from fl_app import data, models, tasks
-from fl_app.adapters import ADAPTERS
-from fl_app.codecs import Codec, from_spec
-from fl_app.config import compose, plain
-from fl_app.conventions import alias_bytes
-from fl_app.faults import FaultError, during
-from fl_app.preflight import check_node
+from fl_app import data, tasks
+from fl_app.codecs import Codec, WireError
+from fl_app.faults import FaultError
 from fl_app.tasks import Task
-from fl_app.tree import Tree, chained, manifest
+from fl_app.tree import Tree, chained
+from fl_app.wire.patch import decode_patch
 
 
 @dataclass
@@ -39,9 +31,10 @@ class Session:
     up, down : Codec
         What a model becomes on its way to the server and to a client.
     patches : list of str
-        Names of the changes made to the frozen weights, see ``fl_app.patches``.
+        Names of the changes made to the frozen weights, see ``fl_app.client.patches``.
     alias_bytes : int
-        What the competition's log counted on top of every transfer, see ``fl_app.conventions``.
+        What the competition's log counted on top of every transfer, see
+        ``fl_app.wire.conventions``.
     """
 
     cfg: DictConfig
@@ -107,79 +100,28 @@ class Session:
         self.patches.append(name)
         self.manifest = chained(self.manifest, tree, self.theta0)
 
+    @property
+    def max_rank(self) -> int:
+        """Return the highest rank of a patch: the factors of all clients of a round, stacked."""
+        return int(self.cfg.adapter.get("r", 0)) * int(self.cfg.clients_per_round)
+
+    def decoded_patch(self, frame: bytes, rank: int) -> Tree:
+        """Return the patch in ``frame``, of factors of ``rank``, coded by ``codec.down``.
+
+        Raises
+        ------
+        WireError
+            If the frame is damaged, of another codec, for another state of the model, or of a
+            rank that the run cannot have.
+        """
+        if not hasattr(self.adapter, "patch_like"):
+            raise WireError(f"adapter.id={self.cfg.adapter.id} has no patches")
+        if not 1 <= rank <= self.max_rank:
+            raise WireError(f"a patch of rank {rank}, this run has none above {self.max_rank}")
+        like = self.adapter.patch_like(self.model, rank)
+        return decode_patch(frame, self.down, self.manifest, like)
+
     def evaluate(self, tree: Tree, dataset: Dataset) -> dict[str, float]:
         """Return the task's metrics of the model with ``tree`` in it, over ``dataset``."""
         self.adapter.set(self.model, tree)
         return self.task.score(self.task.predict(self.model, dataset), dataset)
-
-
-_BUILDING = threading.Lock()
-
-
-def session(overrides: str) -> Session:
-    """Build the session of a run; a process that asks again gets the same one.
-
-    Raises
-    ------
-    ConfigError
-        For a wrong override.
-    FileNotFoundError, ValueError
-        For a model that is missing or is not the one named by the config.
-    """
-    with _BUILDING:
-        here = _session(overrides)
-    torch.set_num_threads(here.cfg.federation.torch_threads)  # holds for the thread that asks
-    return here
-
-
-def forget_session() -> None:
-    """Let the next one who asks build it anew."""
-    _session.cache_clear()
-
-
-def prepare(overrides: str) -> None:
-    """Begin to build the session, and its data, while there is nothing else to do."""
-
-    def build() -> None:
-        with suppress(Exception):  # it is raised again where the session is asked for
-            _ = session(overrides).data
-
-    threading.Thread(target=build, daemon=True).start()
-
-
-@lru_cache(maxsize=1)
-def _session(overrides: str) -> Session:
-    cfg = compose(overrides)
-    check_node(cfg)
-    torch.set_num_threads(cfg.federation.torch_threads)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    datasets.disable_progress_bars()
-    transformers.logging.disable_progress_bar()
-    with during("model"):
-        base, tokenizer = models.load(cfg.model, cfg.seed, cfg.task)
-    adapter = ADAPTERS[cfg.adapter.id]
-    with during("configuration"):
-        task = tasks.build(cfg, tokenizer, base.config)
-        model = adapter.attach(base, cfg.adapter, cfg.seed)
-    theta0 = adapter.get(model)  # before any move to a GPU
-    device = torch.device(
-        cfg.federation.device
-        if cfg.federation.device != "auto"
-        else ("cuda" if torch.cuda.is_available() else "cpu")
-    )
-    up, down = (from_spec(plain(cfg.codec[d])) for d in ("up", "down"))
-    for codec in (up, down):  # compile what is compiled now, not within the first transfer
-        codec.decode(codec.encode(theta0, codec.init(theta0), theta0)[0], theta0)
-    return Session(
-        cfg=cfg,
-        device=device,
-        model=model.to(device),
-        tokenizer=tokenizer,
-        task=task,
-        adapter=adapter,
-        theta0=theta0,
-        manifest=manifest(theta0),
-        up=up,
-        down=down,
-        alias_bytes=alias_bytes(model),
-    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fl_app.codecs.base import Tree
+pass
 
 __all__ = ["Tree", "chained", "digest", "manifest"]
 
@@ -40,3 +42,35 @@ def manifest(theta0: Tree) -> bytes:
 def chained(before: bytes, patch: Tree, theta0: Tree) -> bytes:
     """The manifest of a model whose frozen weights were patched: of all patches and theta0."""
     return hashlib.sha256(before + bytes.fromhex(digest(patch) + digest(theta0))).digest()[:8]
+
+
+Tree = dict[str, NDArray[np.float32]]
+"""Flat, ordered mapping name -> C-contiguous float32 array. Both sides know names and shapes."""
+
+
+def zeros(ref: Tree) -> Tree:
+    """Return a Tree of zeros with the names and shapes of ref."""
+    return {name: np.zeros_like(r) for name, r in ref.items()}
+
+
+def split(flat: NDArray[np.float32], ref: Tree) -> Tree:
+    """Cut a flat buffer of all values into views with the names and shapes of ref."""
+    tree, start = {}, 0
+    for name, r in ref.items():
+        tree[name] = flat[start : start + r.size].reshape(r.shape)
+        start += r.size
+    return tree
+
+
+def scalars(tree: Tree) -> int:
+    """Return the number of values in ``tree``."""
+    return sum(values.size for values in tree.values())
+
+
+def rms(tree: Tree, start: Tree) -> float:
+    """Return the root mean square of ``tree - start``, over all values."""
+    squares = 0.0
+    for name, values in tree.items():
+        change = (values - start[name].astype(np.float64)).ravel()
+        squares += float(change @ change)
+    return math.sqrt(squares / max(1, scalars(tree)))

@@ -11,6 +11,9 @@ from typing import cast
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import FedAvg
+from omegaconf import DictConfig
+
+from fl_app.config import ConfigError
 
 
 class FedSB(FedAvg):
@@ -19,6 +22,15 @@ class FedSB(FedAvg):
     ``weighted_by_key`` is "one" for the plain mean of the paper and its code, or "num-examples".
     What else is trained, such as a classifier, is averaged with it.
     """
+
+    mean_type = True
+
+    def check(self, cfg: DictConfig) -> None:
+        """Check that the adapter trains an R; ConfigError if not."""
+        if cfg.adapter.id != "lora_sb":
+            raise ConfigError(
+                f"strategy=fed_sb averages R: set adapter=lora_sb, not {cfg.adapter.id}"
+            )
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

@@ -20,9 +20,10 @@ from collections.abc import Iterable
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import FedAvg
+from omegaconf import DictConfig
 
 from fl_app.tree import Tree
-from strategies.lora_replies import factors, patch, put, stacked, weights
+from strategies._lora_factors import check_patching, factors, patch, put, stacked, weights
 
 
 class FedExLoRA(FedAvg):
@@ -32,6 +33,10 @@ class FedExLoRA(FedAvg):
     """
 
     _patch: Tree
+
+    def check(self, cfg: DictConfig) -> None:
+        """Check that clients train both factors over a base that can change; ConfigError if not."""
+        check_patching(cfg)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

@@ -18,8 +18,9 @@ from collections.abc import Iterable
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import FedAvg
+from omegaconf import DictConfig
 
-from strategies.lora_replies import factors, put, stacked, weights
+from strategies._lora_factors import check_adapter, factors, put, stacked, weights
 
 
 class FlexLoRA(FedAvg):
@@ -27,6 +28,10 @@ class FlexLoRA(FedAvg):
 
     ``weighted_by_key`` is "num-examples" for shares by data, or "one" for equal ones.
     """
+
+    def check(self, cfg: DictConfig) -> None:
+        """Check that clients train both factors; ConfigError if not."""
+        check_adapter(cfg)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

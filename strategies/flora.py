@@ -20,9 +20,10 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
+from omegaconf import DictConfig
 
 from fl_app.tree import Tree
-from strategies.lora_replies import A_KEY, factors, patch, put, stacked, weights
+from strategies._lora_factors import A_KEY, check_patching, factors, patch, put, stacked, weights
 
 
 class FLoRA(FedAvg):
@@ -33,6 +34,10 @@ class FLoRA(FedAvg):
 
     _start: ArrayRecord | None = None
     _patch: Tree
+
+    def check(self, cfg: DictConfig) -> None:
+        """Check that clients train both factors over a base that can change; ConfigError if not."""
+        check_patching(cfg)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -12,11 +12,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fl_app.keystream import KeyStream, secret_key, seeded_key
 from fl_app.privacy import CLIPPERS, CLIPPING_NORM
 from fl_app.privacy.clipping import shortened
 from fl_app.privacy.gaussian import normal
-from strategies.wrapper import Wrapper
+from fl_app.privacy.keystream import KeyStream, secret_key, seeded_key
+from strategies._wrapper import Wrapper
 
 
 class MissingRepliesError(RuntimeError):

@@ -24,8 +24,10 @@ from flwr.serverapp.strategy import (
     MultiKrum,
     Strategy,
 )
+from omegaconf import DictConfig
 
-from strategies.wrapper import Wrapper
+from fl_app.config import ConfigError
+from strategies._wrapper import Wrapper
 
 
 class TooManyHostileError(ValueError):
@@ -65,10 +67,19 @@ class Robust(Wrapper):
             If there are too few replies.
         """
         replies = list(replies)
-        self.check(len(replies))
+        self.check_replies(len(replies))
         return self.strategy.aggregate_train(server_round, list(map(_in_float64, replies)))
 
-    def check(self, replies: int) -> None:
+    def check(self, cfg: DictConfig) -> None:
+        """Check that rounds have enough clients; ConfigError if they do not."""
+        try:
+            self.check_replies(cfg.clients_per_round)
+        except TooManyHostileError as error:
+            raise ConfigError(
+                f"{error}: raise clients_per_round, or lower strategy.inner.num_malicious_nodes"
+            ) from None
+
+    def check_replies(self, replies: int) -> None:
         """Check that the strategy withstands ``num_malicious_nodes`` among so many replies.
 
         Raises

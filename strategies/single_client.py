@@ -9,6 +9,9 @@ from collections.abc import Iterable
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import FedAvg
+from omegaconf import DictConfig
+
+from fl_app.config import ConfigError
 
 
 class SingleClient(FedAvg):
@@ -17,6 +20,14 @@ class SingleClient(FedAvg):
     ``Coded`` recognises the record and sends the bytes on as they came, so a lossy codec loses
     once per client, not twice (and NF4 of an NF4 value is exact anyway).
     """
+
+    def check(self, cfg: DictConfig) -> None:
+        """Check that rounds have one client; ConfigError if not."""
+        if cfg.clients_per_round != 1:
+            raise ConfigError(
+                f"clients_per_round={cfg.clients_per_round} should be 1 with "
+                "strategy=single_client; strategy=fedavg averages more"
+            )
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

@@ -21,7 +21,7 @@ from transformers import (
 from fl_app import models
 from fl_app.config import compose
 from fl_app.data import load
-from fl_app.data.collate import Collator
+from fl_app.tasks.documents import Collator
 from tests import small
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]

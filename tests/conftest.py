@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from fl_app.superlink import superlinks
+from fl_app.simulation.superlink import superlinks
 
 torch.set_num_threads(1)
 gc.disable()  # until all is imported

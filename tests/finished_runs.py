@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fl_app.config import compose
-from fl_app.ledger import Transfer
-from fl_app.results import RunFolder
+from fl_app.runs.folder import RunFolder
+from fl_app.wire.ledger import Transfer
 
 
 def transfers(payload: int, rounds: int) -> list[Transfer]:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from flwr.app import Message
 
-from benchmarks import loopback
-from benchmarks.loopback import over_the_wire
 from fl_app.client_app import app
+from fl_app.simulation import loopback
+from fl_app.simulation.loopback import over_the_wire
 
 Tamper = Callable[[Message], Message | None]
 

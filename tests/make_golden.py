@@ -85,7 +85,7 @@ def tree(salt: int) -> dict[str, np.ndarray]:
 def frame(spec: dict) -> bytes:
     """Encode and pack the golden tree."""
     from fl_app.codecs import from_spec
-    from fl_app.wire import manifest, pack
+    from fl_app.wire.frame import manifest, pack
 
     codec, ref = from_spec(spec), tree(salt=1000)
     wire, _ = codec.encode(tree(salt=0), codec.init(ref), ref)
@@ -96,7 +96,7 @@ def decoded(spec: dict, data: bytes) -> str:
     """Digest of what a golden frame decodes to."""
     from fl_app.codecs import from_spec
     from fl_app.tree import digest
-    from fl_app.wire import manifest, unpack
+    from fl_app.wire.frame import manifest, unpack
 
     codec, ref = from_spec(spec), tree(salt=1000)
     return digest(codec.decode(unpack(data, codec, manifest(ref)), ref))

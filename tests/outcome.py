@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors.numpy import load_file
 
-from fl_app import checkpoint
+from fl_app.runs import checkpoint
 from fl_app.tree import digest
 
 

@@ -9,7 +9,7 @@ An adapter is four functions, given as a module of this package:
 - ``export(model, folder)``: save so that ``PeftModel.from_pretrained`` (or, for the full adapter,
   ``from_pretrained`` of the model) loads it.
 
-Where frozen weights can change in a federation (see ``fl_app.patches``), also:
+Where frozen weights can change in a federation (see ``fl_app.client.patches``), also:
 
 - ``patch(model, tree, cfg)``: change them;
 - ``patch_like(model, rank) -> Tree``: the names and shapes of a patch.
@@ -17,11 +17,12 @@ Where frozen weights can change in a federation (see ``fl_app.patches``), also:
 
 from types import ModuleType
 
-from fl_app.adapters import ffa_lora, full, lora, lora_sb
+from fl_app.adapters import ffa_lora, full, lora
+from fl_app.adapters.lora_sb import adapter
 
 ADAPTERS: dict[str, ModuleType] = {
     "ffa_lora": ffa_lora,
     "full": full,
     "lora": lora,
-    "lora_sb": lora_sb,
+    "lora_sb": adapter,
 }

@@ -16,7 +16,7 @@ from peft import PeftModel
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
-from fl_app.adapters.lora_sb_layers import ADAPTER
+from fl_app.adapters.lora_sb.layers import ADAPTER
 from fl_app.adapters.quantized import is_quantized
 from fl_app.tree import Tree
 

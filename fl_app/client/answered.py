@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flwr.app import Context
 
-from fl_app import node_disk
+from fl_app.client import disk
 from fl_app.faults import FaultError
 
 FILE = "answered.sqlite"  # in the folder that a node keeps of a run
@@ -27,7 +27,7 @@ def once(context: Context, what: str) -> None:
     FaultError
         If it has been noted before, by any process, or cannot be written.
     """
-    path = node_disk.folders(context)[0] / FILE
+    path = disk.folders(context)[0] / FILE
     try:
         with closing(connect(path)) as book, book:
             book.execute("CREATE TABLE IF NOT EXISTS answered (what TEXT PRIMARY KEY)")

@@ -12,7 +12,7 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message
 
-from fl_app import node_disk
+from fl_app.client import disk
 from fl_app.client.policy import RefusedError
 
 FILE = "audit.jsonl"
@@ -57,7 +57,7 @@ def append(
         line |= {"rule": error.rule, "key": error.key[:200]}
     elif error is not None:
         line |= {"error": type(error).__name__}
-    folder = node_disk.state_dir(context)
+    folder = disk.state_dir(context)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(folder / FILE, flags, 0o600)

@@ -30,17 +30,19 @@ from datasets import Dataset
 from flwr.app import Context
 from omegaconf import DictConfig
 
-from fl_app import data, node_data, node_disk
-from fl_app.atomic import atomic_file
-from fl_app.client import policy
+from fl_app import data
+from fl_app.client import disk, policy
+from fl_app.client import rows as node_data
 from fl_app.client.answered import connect
 from fl_app.client.node_config import DATA_PATH
 from fl_app.client.simulated import is_simulated
 from fl_app.data import table
 from fl_app.faults import FaultError
+from fl_app.files import atomic_file
 from fl_app.privacy import accounting
 from fl_app.privacy.budget import Mechanism, mechanism, most_turns
 from fl_app.privacy.spent import Spent
+from fl_app.runs.node_state import run_folder
 
 FILE = "budget.sqlite"
 BEGUN = "budget.begun"  # beside it: that there was one
@@ -76,7 +78,7 @@ def begin(
         If the client has answered this round or a later one, the budget has no room for the turn,
         or the count cannot be read or written.
     """
-    run, asked = node_disk.name(context.run_id), mechanism(cfg, len(rows))
+    run, asked = run_folder(context.run_id), mechanism(cfg, len(rows))
     with _book(context) as book:
         (last,) = book.execute(
             "SELECT max(round) FROM turns WHERE run = ? AND client = ?", (run, client)
@@ -106,7 +108,7 @@ def check_plan(context: Context, cfg: DictConfig, client: int, rows: Dataset) ->
         return  # nothing is spent but by this run
     asked = mechanism(cfg, len(rows))
     with _book(context) as book:
-        runs = [folder.name for folder in node_disk.folders(context)]
+        runs = [folder.name for folder in disk.folders(context)]
         places = ", ".join("?" * len(runs))
         (taken,) = book.execute(
             f"SELECT count(*) FROM turns WHERE client = ? AND run IN ({places})",
@@ -247,7 +249,7 @@ def _of_runs_before(context: Context, client: int) -> Iterator[accounting.Releas
     """Yield what a client released in the runs that this one continues."""
     if _counts_rows(context):
         return  # they are in the same file
-    for folder in node_disk.folders(context)[1:]:
+    for folder in disk.folders(context)[1:]:
         if (folder / FILE).exists():
             with _opened(folder) as book:
                 yield from book.execute(
@@ -261,7 +263,7 @@ def _of_runs_before(context: Context, client: int) -> Iterator[accounting.Releas
 @contextmanager
 def _book(context: Context) -> Iterator[sqlite3.Connection]:
     """Open the node's count, for this process alone; what is written is on disk at the end."""
-    folder = node_disk.folders(context)[0]
+    folder = disk.folders(context)[0]
     with _opened(folder.parent if _counts_rows(context) else folder) as book:
         yield book
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flwr.app import ArrayRecord, Context, Message
 
-from fl_app import node_disk
+from fl_app.client import disk
 from fl_app.client.node_config import PARTITION
 from fl_app.client.policy import Policy, RefusedError
 
@@ -53,7 +53,7 @@ def counted(context: Context) -> Iterator[Counts]:
     ValueError
         If the file is not what this wrote.
     """
-    folder = node_disk.folders(context)[0]
+    folder = disk.folders(context)[0]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / f"counts-{int(context.node_config.get(PARTITION, 0))}.json"
     with _locked(path) as descriptor:

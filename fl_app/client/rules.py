@@ -8,16 +8,17 @@ from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp.client_app import DEFAULT_ACTION
 from omegaconf import DictConfig
 
-from fl_app import first_step, privacy
-from fl_app.adapters.lora_sb_init import CLIENTS_INITS
+from fl_app import privacy
+from fl_app.adapters.lora_sb import start
+from fl_app.adapters.lora_sb.gradients import CLIENTS_INITS
 from fl_app.client import places
 from fl_app.client.node_config import DATA_PATH
 from fl_app.client.policy import ALL, DP_SGD, Policy, RefusedError
 from fl_app.config import plain
-from fl_app.secure_aggregation.client import REVEAL
 from fl_app.secure_aggregation.settings import KEY, is_on, settings
+from fl_app.wire.messages import SECURE_REVEAL, SIGNS
 
-TURNS = ("train", "evaluate", f"query.{first_step.QUERY}")  # messages that work on a node's rows
+TURNS = ("train", "evaluate", f"query.{SIGNS}")  # messages that work on a node's rows
 
 
 def check_run(policy: Policy, context: Context, cfg: DictConfig) -> None:
@@ -30,7 +31,7 @@ def check_run(policy: Policy, context: Context, cfg: DictConfig) -> None:
     """
     own = DATA_PATH in context.node_config
     config = plain(cfg)
-    places.check(config, policy, reads_rows=not own or first_step.is_derived(cfg))
+    places.check(config, policy, reads_rows=not own or start.is_derived(cfg))
     _check_names(policy, config)
     for name, allowed in (
         ("rounds", policy.run.rounds),
@@ -55,7 +56,7 @@ def check_message(policy: Policy, message: Message) -> None:
     RefusedError
         If it would reveal a sum of too few clients.
     """
-    if kind(message) != f"query.{REVEAL}":
+    if kind(message) != f"query.{SECURE_REVEAL}":
         return
     config = message.content.config_records.get("config", ConfigRecord())
     survivors = {*cast(Sequence[int], config.get("survivors", ()))}

@@ -15,9 +15,9 @@ from flwr.common.constant import ErrorCode
 from fl_app.client.simulated import is_simulated
 from fl_app.config import ConfigError
 from fl_app.faults import FaultError, noted
-from fl_app.private_files import keep_private
-from fl_app.text import printable
-from fl_app.training import DivergedError
+from fl_app.faults.printable import printable
+from fl_app.files import keep_private
+from fl_app.training.loop import DivergedError
 
 logger = logging.getLogger("thinwire")
 

@@ -1,23 +1,10 @@
 """Codecs: what a Tree becomes on the wire. One codec a file; `from_spec` builds any of them.
 
 To add one, write a factory in a new file, decorate it with `register`, import it here, and add it
-to the table of tests/test_codec_laws.py.
+to the table of tests/codecs/test_codec_laws.py.
 """
 
-from fl_app.codecs.base import (
-    Codec,
-    CodecError,
-    Spec,
-    State,
-    Stream,
-    Tree,
-    Wire,
-    WireError,
-    from_spec,
-    known_ids,
-    receive,
-    register,
-)
+from fl_app.codecs.base import Codec, CodecError, Spec, State, Stream, Wire, WireError, receive
 from fl_app.codecs.chain import chain
 from fl_app.codecs.delta import delta
 from fl_app.codecs.entropy import entropy
@@ -31,11 +18,13 @@ from fl_app.codecs.modular import modular
 from fl_app.codecs.momentum_correction import momentum_correction
 from fl_app.codecs.nf4 import nf4
 from fl_app.codecs.random_k import random_k
+from fl_app.codecs.registry import from_spec, known_ids, register
 from fl_app.codecs.shift import shift
 from fl_app.codecs.sign import sign
 from fl_app.codecs.ternary import ternary
 from fl_app.codecs.top_k import top_k
 from fl_app.codecs.uniform import uniform
+from fl_app.tree import Tree
 
 __all__ = [
     "Codec",

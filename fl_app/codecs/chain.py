@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from fl_app.codecs import base
-from fl_app.codecs.base import Codec, State, Stream, Tree, Wire, WireError, register
+from fl_app.codecs.base import Codec, State, Stream, Wire, WireError
+from fl_app.codecs.registry import register
+from fl_app.tree import Tree
 
 
 @register("chain")

@@ -5,20 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_app.codecs.base import (
-    Codec,
-    CodecError,
-    Tree,
-    Wire,
-    WireError,
-    check_tree,
-    is_finite,
-    register,
-    split,
-    stateless,
-)
-from fl_app.codecs.compiled import jit, numba
-from fl_app.codecs.pages import new_values
+from fl_app.codecs.base import Codec, CodecError, Wire, WireError, stateless
+from fl_app.codecs.checks import check_tree, is_finite
+from fl_app.codecs.parts.compiled import jit, numba
+from fl_app.codecs.parts.pages import new_values
+from fl_app.codecs.registry import register
+from fl_app.tree import Tree, split
 
 F32 = NDArray[np.float32]
 

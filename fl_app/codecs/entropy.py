@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fl_app.codecs import base
-from fl_app.codecs.base import Codec, State, Stream, Tree, Wire, WireError, check_sections, register
+from fl_app.codecs.base import Codec, State, Stream, Wire, WireError
+from fl_app.codecs.checks import check_sections
+from fl_app.codecs.registry import register
 from fl_app.codecs.streams import smallest
 from fl_app.codecs.streams.bits import pack, read_varint, unpack, varint
 from fl_app.codecs.streams.smallest import RAW
+from fl_app.tree import Tree
 
 
 @register("entropy")

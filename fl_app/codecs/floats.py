@@ -7,23 +7,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_app.codecs.base import (
-    Codec,
-    CodecError,
-    Stream,
-    Tree,
-    Wire,
-    WireError,
-    check_sections,
-    check_tree,
-    is_finite,
-    not_finite,
-    register,
-    split,
-    stateless,
-)
-from fl_app.codecs.half import from_half, to_half
-from fl_app.codecs.pages import new_values
+from fl_app.codecs.base import Codec, CodecError, Stream, Wire, WireError, stateless
+from fl_app.codecs.checks import check_sections, check_tree, is_finite, not_finite
+from fl_app.codecs.parts.half import from_half, to_half
+from fl_app.codecs.parts.pages import new_values
+from fl_app.codecs.registry import register
+from fl_app.tree import Tree, split
 
 # Half way from the largest value of fp16 to the next power of two, which rounds to Inf.
 _FP16_LIMIT = 65_520.0

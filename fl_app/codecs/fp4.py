@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from fl_app.codecs.base import Codec, register
-from fl_app.codecs.blockwise import blockwise
-from fl_app.codecs.blockwise_codebook import Codebook
-from fl_app.codecs.blockwise_kernels import F32
+from fl_app.codecs.base import Codec
+from fl_app.codecs.parts.block_kernels import F32
+from fl_app.codecs.parts.blockwise import blockwise
+from fl_app.codecs.parts.codebook import Codebook
+from fl_app.codecs.registry import register
 
 # e2m1 has the magnitudes 0, 0.5, 1, 1.5, 2, 3, 4 and 6: OCP Microscaling Formats (MX) 1.0, 5.3.3.
 _POSITIVE: F32 = np.array([0.5, 1, 1.5, 2, 3, 4, 6], np.float32) / np.float32(6)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_app.codecs.base import Codec, register
-from fl_app.codecs.blockwise import blockwise
-from fl_app.codecs.blockwise_kernels import F32, FLOOR, U8, chunks, relative
-from fl_app.codecs.compiled import jit, numba
+from fl_app.codecs.base import Codec
+from fl_app.codecs.parts.block_kernels import F32, FLOOR, U8, chunks, relative
+from fl_app.codecs.parts.blockwise import blockwise
+from fl_app.codecs.parts.compiled import jit, numba
+from fl_app.codecs.registry import register
 
 LARGEST = 127
 _LARGEST = np.float32(LARGEST)

@@ -5,21 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_app.codecs import groups
-from fl_app.codecs.base import (
-    Codec,
-    Stream,
-    Tree,
-    Wire,
-    WireError,
-    check_sections,
-    is_finite,
-    register,
-    split,
-    stateless,
-)
-from fl_app.codecs.groups import Scope
+from fl_app.codecs.base import Codec, Stream, Wire, WireError, stateless
+from fl_app.codecs.checks import check_sections, is_finite
+from fl_app.codecs.parts import groups
+from fl_app.codecs.parts.groups import Scope
+from fl_app.codecs.registry import register
 from fl_app.codecs.streams.bits import pack
+from fl_app.tree import Tree, split
 
 _ROUNDS = 100
 _QUANTILES = 4096

@@ -7,20 +7,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_app.codecs import draws
-from fl_app.codecs.base import (
-    Codec,
-    CodecError,
-    Tree,
-    Wire,
-    WireError,
-    check_tree,
-    is_finite,
-    not_finite,
-    register,
-    stateless,
-)
-from fl_app.codecs.compiled import jit
+from fl_app.codecs.base import Codec, CodecError, Wire, WireError, stateless
+from fl_app.codecs.checks import check_tree, is_finite, not_finite
+from fl_app.codecs.parts import draws
+from fl_app.codecs.parts.compiled import jit
+from fl_app.codecs.registry import register
+from fl_app.tree import Tree
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

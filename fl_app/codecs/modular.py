@@ -9,21 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_app.codecs import groups
-from fl_app.codecs.base import (
-    Codec,
-    Stream,
-    Tree,
-    Wire,
-    WireError,
-    check_sections,
-    register,
-    split,
-    stateless,
-)
+from fl_app.codecs.base import Codec, Stream, Wire, WireError, stateless
+from fl_app.codecs.checks import check_sections
+from fl_app.codecs.parts import groups
+from fl_app.codecs.parts.uniform_step import LARGEST
+from fl_app.codecs.registry import register
 from fl_app.codecs.streams import words
 from fl_app.codecs.streams.words import Words
-from fl_app.codecs.uniform_step import LARGEST
+from fl_app.tree import Tree, split
 
 
 @register("modular")

@@ -5,18 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from fl_app.codecs import base
-from fl_app.codecs.base import (
-    Codec,
-    CodecError,
-    State,
-    Tree,
-    Wire,
-    check_tree,
-    is_finite,
-    register,
-    terminal,
-    zeros,
-)
+from fl_app.codecs.base import Codec, CodecError, State, Wire, terminal
+from fl_app.codecs.checks import check_tree, is_finite
+from fl_app.codecs.registry import register
+from fl_app.tree import Tree, zeros
 
 
 @register("momentum_correction")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fl_app.codecs.base import Codec, register
-from fl_app.codecs.blockwise import blockwise
-from fl_app.codecs.nf4_kernels import SYMBOLS
+from fl_app.codecs.base import Codec
+from fl_app.codecs.parts.blockwise import blockwise
+from fl_app.codecs.parts.nf4_kernels import SYMBOLS
+from fl_app.codecs.registry import register
 
 
 @register("nf4")

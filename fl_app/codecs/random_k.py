@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from fl_app.codecs import draws, sparse
-from fl_app.codecs.base import (
-    Codec,
-    CodecError,
-    State,
-    Tree,
-    Wire,
-    check_sections,
-    check_tree,
-    is_finite,
-    register,
-    split,
-)
+from fl_app.codecs.base import Codec, CodecError, State, Wire
+from fl_app.codecs.checks import check_sections, check_tree, is_finite
+from fl_app.codecs.parts import draws, sparse
+from fl_app.codecs.registry import register
+from fl_app.tree import Tree, split
 
 
 @register("random_k")

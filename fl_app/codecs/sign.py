@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from fl_app.codecs import groups
-from fl_app.codecs.base import (
-    Codec,
-    Stream,
-    Tree,
-    Wire,
-    check_sections,
-    register,
-    split,
-    stateless,
-)
+from fl_app.codecs.base import Codec, Stream, Wire, stateless
+from fl_app.codecs.checks import check_sections
+from fl_app.codecs.parts import groups
+from fl_app.codecs.registry import register
 from fl_app.codecs.streams.bits import pack
+from fl_app.tree import Tree, split
 
 _SIGN = np.array([1, -1], np.float32)
 

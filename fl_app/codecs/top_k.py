@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from fl_app.codecs import sparse
-from fl_app.codecs.base import (
-    Codec,
-    Stream,
-    Tree,
-    Wire,
-    WireError,
-    check_sections,
-    check_tree,
-    register,
-    split,
-    stateless,
-)
+from fl_app.codecs.base import Codec, Stream, Wire, WireError, stateless
+from fl_app.codecs.checks import check_sections, check_tree
+from fl_app.codecs.parts import sparse
+from fl_app.codecs.registry import register
+from fl_app.tree import Tree, split
 
 
 @register("top_k")

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from fl_app.codecs import draws, groups, zigzag
-from fl_app.codecs import uniform_step as steps
-from fl_app.codecs.base import (
-    Codec,
-    State,
-    Stream,
-    Tree,
-    Wire,
-    WireError,
-    check_sections,
-    register,
-    split,
-    stateless,
-)
-from fl_app.codecs.groups import CHUNK, Scope
+from fl_app.codecs.base import Codec, State, Stream, Wire, WireError, stateless
+from fl_app.codecs.checks import check_sections
+from fl_app.codecs.parts import draws, groups, zigzag
+from fl_app.codecs.parts import uniform_step as steps
+from fl_app.codecs.parts.groups import Scope
+from fl_app.codecs.parts.uniform_levels import _dequantize, _quantize
+from fl_app.codecs.parts.uniform_step import Draw, Floats
+from fl_app.codecs.parts.zigzag import Escapes, Symbols
+from fl_app.codecs.registry import register
 from fl_app.codecs.streams.bits import pack
-from fl_app.codecs.uniform_step import LARGEST, Draw, Floats
-from fl_app.codecs.zigzag import Escapes, Symbols
+from fl_app.tree import Tree, split
 
 
 @register("uniform")
@@ -178,38 +171,3 @@ def uniform(
         2 + dither + (bits is None),
         streams,
     )
-
-
-def _quantize(x: Floats, step: float, draw: Draw | None) -> tuple[Symbols, Escapes]:
-    parts = [zigzag.encode(np.rint(a, out=a).astype(np.int32)) for a in steps.scaled(x, step, draw)]
-    symbols, escapes = zip(*parts, strict=True)
-    return np.concatenate(symbols), np.concatenate(escapes)
-
-
-def _dequantize(
-    symbols: Symbols, escapes: Escapes, step: float, shift: float, draw: Draw | None, out: Floats
-) -> Escapes:
-    """Write ``step (q - shift sign(q))`` or ``step (q - u)`` to out; return the escapes left over.
-
-    Raises:
-        WireError: a value beyond float32, by more than the rounding of its largest values.
-    """
-    shifted = step * (zigzag.LEVELS - shift * np.sign(zigzag.LEVELS))
-    # An honest step is at most LARGEST and no level more than a step from its value.
-    near_the_end = step * 2.0**33 > LARGEST
-    for i in range(0, out.size, CHUNK):
-        part = slice(i, i + CHUNK)
-        values = shifted[symbols[part]]
-        if escapes.size:
-            at = np.flatnonzero(symbols[part] == zigzag.ESCAPE)
-            levels = zigzag.escaped(escapes[: at.size])
-            values[at] = step * (levels - shift * np.sign(levels))
-            escapes = escapes[at.size :]
-        if draw is not None:
-            values -= step * steps.dither(draw[part]).astype(np.float64)
-        if near_the_end:
-            if max(values.max(), -values.min()) > 2 * LARGEST:
-                raise WireError("uniform: a value beyond float32")
-            np.clip(values, -LARGEST, LARGEST, out=values)
-        out[part] = values
-    return escapes

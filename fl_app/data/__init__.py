@@ -15,7 +15,8 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict
 from omegaconf import DictConfig
 
-from fl_app.data import docvqa_mini, pfl_docvqa, table, word_problems
+from fl_app.data import pfl_docvqa, table, word_problems
+from fl_app.data.invoices import load as docvqa_mini
 from fl_app.data.partition import client_split, partitioner
 
 __all__ = ["COLUMNS", "LOADERS", "client_split", "load", "own_rows", "partitioner"]

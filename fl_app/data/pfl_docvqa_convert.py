@@ -34,9 +34,8 @@ from datasets import Dataset, DatasetDict, disable_progress_bars
 from datasets.exceptions import DatasetGenerationError
 from PIL import Image
 
-from fl_app.atomic import atomic_folder
 from fl_app.data.pfl_docvqa import FEATURES, PICTURES, SPLITS, TOP
-from fl_app.private_files import keep_private
+from fl_app.files import atomic_folder, keep_private
 
 CLIENTS = 10
 SERVER = -1  # the client of a test record

@@ -7,9 +7,9 @@ from PIL import Image, ImageDraw
 
 from fl_app.config import compose
 from fl_app.data import load
-from fl_app.data.pictures import draw as draw_page
-from fl_app.data.pictures import scaled
-from fl_app.private_files import keep_private
+from fl_app.data.invoices.pictures import draw as draw_page
+from fl_app.data.invoices.pictures import scaled
+from fl_app.files import keep_private
 
 SIZE = (1200, 1560)  # pixels
 COLOURS = (

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.utils import find_adapter_config_file, logging
 
-from fl_app.installed import installed
+from fl_app.files import installed
 
 EMBEDDED = "embedded:"
 RANDOM = "random"

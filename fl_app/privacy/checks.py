@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from fl_app import privacy
-from fl_app.adapters.lora_sb_init import CLIENTS_INITS
+from fl_app.adapters.lora_sb.gradients import CLIENTS_INITS
 from fl_app.config import plain
 
 # Classes by name: a node checks this too, and imports no strategy.

@@ -4,12 +4,7 @@ The clients' half of it: with ``strategy=fedavg_dp_client`` each clips its own.
 """
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Context, Message
-from flwr.clientapp.typing import ClientAppCallable
-
-from fl_app import messages
-from fl_app.client.configured import clipping_norm
-from fl_app.session import session
+from flwr.app import Array, ArrayRecord
 
 
 def shortened(arrays: ArrayRecord, start: ArrayRecord, length: float) -> ArrayRecord:
@@ -40,26 +35,3 @@ def shortened(arrays: ArrayRecord, start: ArrayRecord, length: float) -> ArrayRe
             for name, values in change.items()
         }
     )
-
-
-def clipped(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Clip the client's update if the run's configuration says to what length.
-
-    Within ``fl_app.mods.coded``: what is clipped is the trained model against the decoded
-    broadcast, and then it is encoded.
-
-    Raises
-    ------
-    FaultError
-        If the server says another length.
-    """
-    cfg = session(str(context.run_config["overrides"])).cfg
-    length = clipping_norm(cfg, messages.record(message))
-    if length is None:
-        return call_next(message, context)
-    (start,) = message.content.array_records.values()
-    reply = call_next(message, context)
-    if not reply.has_error():
-        ((name, arrays),) = reply.content.array_records.items()
-        reply.content[name] = shortened(arrays, start, length)
-    return reply

@@ -14,14 +14,14 @@ from datasets import Dataset
 from omegaconf import DictConfig
 from torch import nn
 
-from fl_app import optimizers
 from fl_app.faults import FaultError
-from fl_app.keystream import KeyStream, derived, secret_key, seeded_key
 from fl_app.privacy.budget import Mechanism, mechanism
 from fl_app.privacy.clipped_sum import ClippedSum, Row
 from fl_app.privacy.gaussian import normal
+from fl_app.privacy.keystream import KeyStream, derived, secret_key, seeded_key
 from fl_app.tasks import Task
-from fl_app.training import GradientHook
+from fl_app.training import optimizers
+from fl_app.training.loop import GradientHook
 
 logger = logging.getLogger("thinwire")
 

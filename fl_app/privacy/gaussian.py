@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fl_app.keystream import KeyStream
+from fl_app.privacy.keystream import KeyStream
 
 CHUNK = 1 << 18  # values made at a time, which bounds the memory beside them
 

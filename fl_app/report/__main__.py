@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from fl_app.private_files import keep_private
+from fl_app.files import keep_private
 from fl_app.report.page import compare, write
-from fl_app.runs import find
+from fl_app.runs.catalog import find
 
 DESCRIPTION = """\
 Make one self-contained HTML page, which opens offline, of one run, of a sweep, or of any runs:

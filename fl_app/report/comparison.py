@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fl_app.configurations import Configuration, group
 from fl_app.report import pareto, significance
-from fl_app.run_record import Run
-from fl_app.text import title
+from fl_app.runs.configurations import Configuration, group
+from fl_app.runs.read import Run
+from fl_app.runs.text import title
 
 PARTS = ("set-up", "payload down", "overhead down", "payload up", "overhead up")
 

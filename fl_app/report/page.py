@@ -11,14 +11,14 @@ import jinja2
 import pandas as pd
 
 from fl_app.config import read_text
-from fl_app.installed import installed
+from fl_app.files import installed
 from fl_app.report.comparison import PARTS, comparable, configuration, left_out
 from fl_app.report.palette import BEATEN, look
 from fl_app.report.significance import MIN_SEEDS
-from fl_app.run_record import Run, read
-from fl_app.runs import frame
-from fl_app.spreadsheet import to_csv
-from fl_app.text import duration, guarantee, is_rehearsal, score, size, title
+from fl_app.runs.catalog import frame
+from fl_app.runs.read import Run, read
+from fl_app.runs.spreadsheet import to_csv
+from fl_app.runs.text import duration, guarantee, is_rehearsal, score, size, title
 
 SCRIPTS = ("elements.js", "charts.js", "pareto.js", "tables.js", "page.js")
 BYTES = {

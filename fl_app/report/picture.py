@@ -14,8 +14,8 @@ from matplotlib.transforms import Bbox
 
 from fl_app.report.comparison import comparable
 from fl_app.report.palette import BEATEN, SYMBOLS, look
-from fl_app.run_record import read
-from fl_app.text import size
+from fl_app.runs.read import read
+from fl_app.runs.text import size
 
 STYLE: Any = {
     "svg.hashsalt": "thinwire",  # same run, same picture

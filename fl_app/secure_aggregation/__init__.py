@@ -19,6 +19,6 @@ the masks of pairs cancel. The rest is taken off with the help of the others, in
 - ``settings``: groups and thresholds of a run.
 - ``primitives``: key agreement, encryption, secret sharing and the mask generator.
 - ``member``: one client's half of a round.
-- ``client``: the ClientApp's half of the messages; ``strategies.secure_sum`` is the server's.
+- ``client``: the ClientApp's half of the messages; ``sum`` is the server's.
 - ``checks``: combinations of options that make no sense.
 """

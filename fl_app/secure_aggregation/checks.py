@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from fl_app.adapters.lora_sb_init import CLIENTS_INITS
+from fl_app.adapters.lora_sb.gradients import CLIENTS_INITS
 from fl_app.codecs.modular import ring
 from fl_app.config import plain
 from fl_app.secure_aggregation.settings import KEY, LEAST_CLIENTS, is_on

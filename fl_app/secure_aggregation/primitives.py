@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from flwr.common.secure_aggregation.crypto.shamir import combine_shares, create_shares
 
 from fl_app.codecs.streams.words import Words
-from fl_app.keystream import KeyStream
+from fl_app.privacy.keystream import KeyStream
 
 KEY_BYTES = 32
 SHARE_BYTES = 4 + 48  # an index, and a secret of 32 bytes padded to whole blocks of Shamir's field

@@ -8,15 +8,15 @@ from omegaconf import DictConfig
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from fl_app import metrics
-from fl_app.data.collate import Collator, predict
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
+from fl_app.tasks import anls
 from fl_app.tasks.checks import check_filled
+from fl_app.tasks.documents import Collator, predict
 from fl_app.tasks.evaluation import Rows
 
 
 class DocVQA:
-    """``fl_app.data.collate`` and ``fl_app.metrics`` as a task; an example is a question.
+    """``fl_app.tasks.documents`` and ``fl_app.tasks.anls`` as a task; an example is a question.
 
     Args:
         cfg: has no options.
@@ -53,10 +53,10 @@ class DocVQA:
         return sum(len(row["questions"]) for row in rows)
 
     def predict(self, model: PreTrainedModel, rows: Rows) -> list[str]:
-        """See ``fl_app.data.collate.predict``."""
+        """See ``fl_app.tasks.documents.predict``."""
         vt5 = cast(VT5ForConditionalGeneration, model)
         return predict(vt5, self.tokenizer, self.collator, rows, self.max_answer_length)
 
     def score(self, predictions: Sequence[str], rows: Rows) -> dict[str, float]:
-        """``anls`` and ``accuracy``, see ``fl_app.metrics.score``."""
-        return metrics.score(predictions, [accepted for row in rows for accepted in row["answers"]])
+        """``anls`` and ``accuracy``, see ``fl_app.tasks.anls.score``."""
+        return anls.score(predictions, [accepted for row in rows for accepted in row["answers"]])

@@ -55,7 +55,7 @@ def frame(reply) -> bytes:
 
 
 def put(reply, data: bytes) -> None:
-    from fl_app.records import pack_record
+    from fl_app.wire.records import pack_record
 
     reply.content["arrays"] = pack_record(data)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from fl_app.codecs.base import WireError
-from fl_app.codecs.compiled import jit
+from fl_app.codecs.parts.compiled import jit
 from fl_app.codecs.streams.bits import BitReader, BitWriter, Symbols
 from fl_app.codecs.streams.kernels import run
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fl_app.codecs.base import WireError
-from fl_app.codecs.compiled import jit
+from fl_app.codecs.parts.compiled import jit
 from fl_app.codecs.streams import frequencies
 from fl_app.codecs.streams.bits import BitReader, BitWriter, Symbols
 from fl_app.codecs.streams.frequencies import Table

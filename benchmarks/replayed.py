@@ -1,0 +1,155 @@
+"""A grid of any number of nodes that answer with recorded replies, and a server without a model.
+
+The replies are those of the real ClientApp to the server's real messages, kept as the bytes that
+Flower sends. A node's reply is read from them when the server asks for it, as a network would
+deliver it, so the memory of a round is the server's own.
+"""
+
+import logging
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from flwr.app import ConfigRecord, Message, Metadata, RecordDict
+from flwr.app.message import make_message
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+from omegaconf import DictConfig
+
+from fl_app.adapters import ADAPTERS
+from fl_app.aggregation.inner import inner_strategy
+from fl_app.build import session
+from fl_app.codecs import from_spec
+from fl_app.config import plain
+from fl_app.server.coded import Coded
+from fl_app.session import Session
+from fl_app.simulation.loopback import Loopback
+from fl_app.tasks import TASKS
+from fl_app.tree import Tree, manifest
+from fl_app.wire.ledger import Ledger
+from fl_app.wire.records import to_record
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The start of a run and what its clients answered in round 1, in bytes as sent."""
+
+    theta0: Tree
+    replies: list[bytes]
+
+
+def record(overrides: str) -> Recording:
+    """Return the start of the run and the replies of round 1, of clients that trained for real.
+
+    Raises
+    ------
+    RuntimeError
+        If a client failed.
+    """
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    here = session(overrides)
+    grid = Loopback(overrides, nodes=here.cfg.federation.clients)
+    with tempfile.TemporaryDirectory() as folder:
+        server = Coded(inner_strategy(here.cfg), here, Ledger(Path(folder, "ledger.csv")))
+        messages = server.configure_train(
+            1, to_record(here.theta0), ConfigRecord(), cast(Grid, grid)
+        )
+    replies = grid.send_and_receive(messages)
+    for reply in replies:
+        if reply.has_error():
+            raise RuntimeError(f"a client failed: {reply.error.reason}")
+    replies.sort(key=lambda r: grid.contexts[r.metadata.src_node_id].node_config["partition-id"])
+    return Recording(here.theta0, [as_sent(reply) for reply in replies])
+
+
+def as_sent(message: Message) -> bytes:
+    """Return a message in bytes, as Flower serialises it."""
+    return message_to_proto(message).SerializeToString()
+
+
+def server_session(cfg: DictConfig, theta0: Tree) -> Session:
+    """Return a session that has all that a server needs to aggregate, and no weights."""
+    up, down = (from_spec(plain(cfg.codec[d])) for d in ("up", "down"))
+    for codec in (up, down):  # compile what is compiled now, as a real session does
+        codec.decode(codec.encode(theta0, codec.init(theta0), theta0)[0], theta0)
+    return Session(
+        cfg=cfg,
+        device=torch.device("cpu"),
+        model=torch.nn.Module(),  # without weights
+        tokenizer=cast(Any, None),
+        task=cast(Any, TASKS[cfg.task.id]),  # its metrics' names
+        adapter=ADAPTERS[cfg.adapter.id],
+        theta0=theta0,
+        manifest=manifest(theta0),
+        up=up,
+        down=down,
+        alias_bytes=0,
+    )
+
+
+class Recorded:
+    """Nodes with random ids; node k serves partition k and answers with reply k mod len(replies).
+
+    Every message to a node is serialised, and forgotten.
+    """
+
+    def __init__(self, replies: Sequence[bytes], nodes: int) -> None:
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+        self.replies = replies
+        ids = np.random.default_rng(0).choice(2**62, nodes, replace=False)
+        self.partitions = {int(node): part for part, node in enumerate(ids)}
+        self.waiting: dict[str, Metadata] = {}
+        self.numbers = count()
+
+    def get_node_ids(self) -> list[int]:
+        """Return the ids of all nodes."""
+        return list(self.partitions)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Take the questions."""
+        ids = []
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = f"{next(self.numbers):064x}"
+            as_sent(message)
+            self.waiting[message.metadata.message_id] = message.metadata
+            ids.append(message.metadata.message_id)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Return the replies, which begin to exist now."""
+        return [self._reply(self.waiting.pop(i)) for i in message_ids if i in self.waiting]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        """Return the replies."""
+        return self.pull_messages(self.push_messages(messages))
+
+    def _reply(self, asked: Metadata) -> Message:
+        partition = self.partitions[asked.dst_node_id]
+        if asked.message_type == "query":
+            served = {"partition-id": partition, "num-partitions": len(self.partitions)}
+            content = RecordDict({"node": ConfigRecord({**served})})
+        else:
+            frame = self.replies[partition % len(self.replies)]
+            content = message_from_proto(ProtoMessage.FromString(frame)).content
+        metadata = Metadata(
+            run_id=asked.run_id,
+            message_id=f"{next(self.numbers):064x}",
+            src_node_id=asked.dst_node_id,
+            dst_node_id=asked.src_node_id,
+            reply_to_message_id=asked.message_id,
+            group_id=asked.group_id,
+            created_at=asked.created_at,
+            ttl=asked.ttl,
+            message_type=asked.message_type,
+            dst_task_id=asked.src_task_id,
+        )
+        return make_message(metadata=metadata, content=content)

@@ -1,0 +1,175 @@
+"""The ways to send a set of tensors that are compared: copies, bitsandbytes, NVFlare, our codecs.
+
+Each gets its input as it likes it best, before the clock runs: bitsandbytes torch tensors, NVFlare
+a dict of numpy arrays. What counts as sent:
+
+- our codecs: the whole frame (`fl_app.wire.pack`): header, the length of every section, sections;
+- bitsandbytes: codes and scales alone, without the shapes, sizes and dtypes of its `QuantState`;
+- NVFlare: the message as its own serializer (FOBS) writes it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fl_app.codecs import Codec, Spec, Tree
+from fl_app.wire.frame import pack, unpack
+
+NVFLARE_HOW = "pip install --no-deps nvflare==2.9.0, into .venv or a folder on PYTHONPATH"
+
+
+@dataclass(frozen=True)
+class Way:
+    """How one party sends one set of tensors.
+
+    Attributes:
+        name: what tables call it.
+        encode: ``encode() -> message``.
+        decode: ``decode(message) -> values``, which leaves the message as it is.
+        nbytes: bytes of a message, all included.
+        arrays: what decode returned, as one numpy array per tensor.
+        spec: of a codec of ours.
+    """
+
+    name: str
+    encode: Callable[[], Any]
+    decode: Callable[[Any], Any]
+    nbytes: Callable[[Any], int]
+    arrays: Callable[[Any], list[np.ndarray]]
+    spec: Spec | None = None
+
+
+def values(tree: Tree) -> int:
+    """Return how many values a set has."""
+    return sum(x.size for x in tree.values())
+
+
+def relative_error(tree: Tree, arrays: list[np.ndarray]) -> float:
+    """Return ``|decoded - x|_2 / |x|_2`` over all values."""
+    pairs = zip(tree.values(), arrays, strict=True)
+    wrong = [np.linalg.norm(y.reshape(-1) - x.reshape(-1)) for x, y in pairs]
+    return float(np.linalg.norm(wrong) / np.linalg.norm([np.linalg.norm(x) for x in tree.values()]))
+
+
+def ours(name: str, codec: Codec, tree: Tree) -> Way:
+    """A codec as the app calls it, against a reference of zeros: Tree to sections to Tree."""
+    ref = {key: np.zeros_like(x) for key, x in tree.items()}
+    return Way(
+        name,
+        lambda: codec.encode(tree, codec.init(ref), ref)[0],
+        lambda wire: codec.decode(wire, ref),
+        lambda wire: len(pack(wire, codec, bytes(8))),
+        lambda decoded: list(decoded.values()),
+        codec.spec,
+    )
+
+
+def frame(name: str, codec: Codec, tree: Tree) -> Way:
+    """The frame around what a codec wrote, with its CRC-32 and its copy; the codec not timed."""
+    ref = {key: np.zeros_like(x) for key, x in tree.items()}
+    wire, _ = codec.encode(tree, codec.init(ref), ref)
+    return Way(
+        name,
+        lambda: pack(wire, codec, bytes(8)),
+        lambda sent: unpack(sent, codec, bytes(8)),
+        len,
+        lambda received: list(codec.decode(received, ref).values()),
+    )
+
+
+def copies(tree: Tree) -> list[Way]:
+    """A plain copy of the memory, which no codec can be expected to beat."""
+    source = list(tree.values())
+    there = [x.copy() for x in source]
+
+    def into_old() -> list[np.ndarray]:
+        for to, x in zip(there, source, strict=True):
+            np.copyto(to, x)
+        return there
+
+    def into_new() -> list[np.ndarray]:
+        return [x.copy() for x in source]
+
+    def way(name: str, copy: Callable[[], list[np.ndarray]]) -> Way:
+        return Way(
+            name,
+            copy,
+            lambda _: copy(),
+            lambda arrays: sum(x.nbytes for x in arrays),
+            lambda arrays: arrays,
+        )
+
+    return [way("memcpy", into_old), way("memcpy into new memory", into_new)]
+
+
+def bitsandbytes(tree: Tree) -> list[Way]:
+    """Its NF4 for flattened tensors and for tensors as they are, and its blockwise 8 bits.
+
+    With AVX-512 it decodes some shapes wrongly, without a word: see the error of "as is".
+    """
+    import torch
+    from bitsandbytes import functional as bnb
+
+    whole = [torch.from_numpy(x) for x in tree.values()]
+    flat = [x.reshape(-1) for x in whole]
+
+    def nf4(tensors: list) -> list:
+        return [bnb.quantize_4bit(x, blocksize=64, quant_type="nf4") for x in tensors]
+
+    def way(name: str, encode: Callable[[], list], decode: Callable) -> Way:
+        return Way(
+            f"bitsandbytes {name}",
+            encode,
+            lambda coded: [decode(codes, state) for codes, state in coded],
+            lambda coded: sum(codes.nbytes + state.absmax.nbytes for codes, state in coded),
+            lambda decoded: [x.numpy() for x in decoded],
+        )
+
+    return [
+        way("nf4, flattened", lambda: nf4(flat), bnb.dequantize_4bit),
+        way("nf4, as is", lambda: nf4(whole), bnb.dequantize_4bit),
+        way("8 bit", lambda: [bnb.quantize_blockwise(x) for x in flat], bnb.dequantize_blockwise),
+    ]
+
+
+def nvflare(tree: Tree) -> list[Way]:
+    """Its quantizer and dequantizer filters, of the types that do not call ``.cuda()``.
+
+    Raises:
+        ImportError: it is not installed, or lacks something.
+    """
+    from nvflare.apis.dxo import DXO, DataKind
+    from nvflare.apis.fl_context import FLContext
+    from nvflare.apis.shareable import Shareable
+    from nvflare.app_common.decomposers.numpy_decomposers import NumpyArrayDecomposer
+    from nvflare.app_opt.pt.quantization.dequantizer import ModelDequantizer
+    from nvflare.app_opt.pt.quantization.quantizer import ModelQuantizer
+    from nvflare.fuel.utils import fobs
+
+    fobs.register(NumpyArrayDecomposer)
+    context, dequantizer = FLContext(), ModelDequantizer()
+
+    def decode(message: Any) -> dict:
+        with warnings.catch_warnings():  # torch's, of its read-only buffers
+            warnings.simplefilter("ignore", UserWarning)
+            copy = DXO(message.data_kind, data=dict(message.data), meta=dict(message.meta))
+            return dequantizer.process_dxo(copy, Shareable(), context).data
+
+    def way(kind: str) -> Way:
+        quantizer = ModelQuantizer(kind)
+        return Way(
+            f"NVFlare {kind}",
+            lambda: quantizer.process_dxo(
+                DXO(DataKind.WEIGHT_DIFF, data=dict(tree)), Shareable(), context
+            ),
+            decode,
+            lambda message: len(fobs.dumps(message.to_shareable())),
+            lambda data: [data[key] for key in tree],
+        )
+
+    return [way("float16"), way("adaquant")]

@@ -1,0 +1,1 @@
+"""What strategies build on: means, inner strategies and their state, sampling."""

@@ -1,0 +1,91 @@
+"""How a process of a run builds its session."""
+
+import os
+import threading
+from contextlib import suppress
+from functools import lru_cache
+
+import datasets
+import torch
+import transformers
+
+from fl_app import models, tasks
+from fl_app.adapters import ADAPTERS
+from fl_app.codecs import from_spec
+from fl_app.config import compose, plain
+from fl_app.faults import during
+from fl_app.preflight.whole import check_node
+from fl_app.session import Session
+from fl_app.tree import manifest
+from fl_app.wire.conventions import alias_bytes
+
+_BUILDING = threading.Lock()
+
+
+def session(overrides: str) -> Session:
+    """Build the session of a run; a process that asks again gets the same one.
+
+    Raises
+    ------
+    ConfigError
+        For a wrong override.
+    FileNotFoundError, ValueError
+        For a model that is missing or is not the one named by the config.
+    """
+    with _BUILDING:
+        here = _session(overrides)
+    torch.set_num_threads(here.cfg.federation.torch_threads)  # holds for the thread that asks
+    return here
+
+
+def forget_session() -> None:
+    """Let the next one who asks build it anew."""
+    _session.cache_clear()
+
+
+def prepare(overrides: str) -> None:
+    """Begin to build the session, and its data, while there is nothing else to do."""
+
+    def build() -> None:
+        with suppress(Exception):  # it is raised again where the session is asked for
+            _ = session(overrides).data
+
+    threading.Thread(target=build, daemon=True).start()
+
+
+@lru_cache(maxsize=1)
+def _session(overrides: str) -> Session:
+    cfg = compose(overrides)
+    check_node(cfg)
+    torch.set_num_threads(cfg.federation.torch_threads)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
+    with during("model"):
+        base, tokenizer = models.load(cfg.model, cfg.seed, cfg.task)
+    adapter = ADAPTERS[cfg.adapter.id]
+    with during("configuration"):
+        task = tasks.build(cfg, tokenizer, base.config)
+        model = adapter.attach(base, cfg.adapter, cfg.seed)
+    theta0 = adapter.get(model)  # before any move to a GPU
+    device = torch.device(
+        cfg.federation.device
+        if cfg.federation.device != "auto"
+        else ("cuda" if torch.cuda.is_available() else "cpu")
+    )
+    up, down = (from_spec(plain(cfg.codec[d])) for d in ("up", "down"))
+    for codec in (up, down):  # compile what is compiled now, not within the first transfer
+        codec.decode(codec.encode(theta0, codec.init(theta0), theta0)[0], theta0)
+    return Session(
+        cfg=cfg,
+        device=device,
+        model=model.to(device),
+        tokenizer=tokenizer,
+        task=task,
+        adapter=adapter,
+        theta0=theta0,
+        manifest=manifest(theta0),
+        up=up,
+        down=down,
+        alias_bytes=alias_bytes(model),
+    )

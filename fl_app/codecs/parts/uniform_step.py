@@ -1,0 +1,169 @@
+"""How wide the step of a uniform quantizer is: for an error, for bits, or as AQUILA has it.
+
+Everything is float64 and summed in a fixed order, so that every machine finds the same step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_app.codecs.parts.groups import CHUNK
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Draw = NDArray[np.uint32]
+
+LARGEST = float(np.finfo(np.float32).max)
+TINIEST = 2.0**-149
+"""The ends of float32."""
+MOST_LEVEL = 2**29
+"""The largest level, so that its symbol fits an int32."""
+SAMPLE = 1 << 16
+"""Values that the search for a step starts with."""
+
+
+def largest(x: Floats) -> float:
+    """Return max |x|, 0 of nothing."""
+    return max(float(x.max()), -float(x.min())) if x.size else 0.0
+
+
+def norm(x: Floats, y: Floats | None = None) -> float:
+    """Return the L2 norm of x, or of x - y."""
+    total = 0.0
+    for i in range(0, x.size, CHUNK):
+        part = x[i : i + CHUNK].astype(np.float64)
+        if y is not None:
+            part -= y[i : i + CHUNK]
+        total += float(np.sum(np.multiply(part, part, out=part)))
+    return math.sqrt(total)
+
+
+def for_bits(x: Floats, bits: int, dither: bool) -> float:
+    """Return the narrowest step for which all levels fit: ``max|x| / (2**(bits-1) - 1)``.
+
+    Half a level less of x with dither, which may move a value by half a step.
+    """
+    levels = 2 ** (bits - 1) - 1
+    return _above(largest(x) / (levels - 0.5 if dither else levels))
+
+
+def aquila(x: Floats) -> float:
+    """Return AQUILA's step ``2 R / (2**b - 1)``, ``b = ceil(log2(R sqrt(n) / |x|_2 + 1))``.
+
+    R is max |x|. The equation is reconstructed, not checked against the paper. At b = 1, for values
+    of one magnitude, all levels of a mid-tread quantizer would be 0: b is at least 2. All levels
+    are then within 2**(b-1) - 1, since R is just less than 2**(b-1) - 1/2 steps.
+    """
+    peak = largest(x)
+    if not peak:
+        return 0.0
+    bits = max(2, math.ceil(math.log2(peak * math.sqrt(x.size) / norm(x) + 1)))
+    return _above(2 * peak / (2**bits - 1))
+
+
+def for_error(x: Floats, error: float, draw: Draw | None, centroid: bool) -> tuple[float, float]:
+    """Return (almost) the widest step for which ``|decoded - x|_2 <= error |x|_2``, and its shift.
+
+    It starts from ``step**2 / 12``, the square error of many small steps, on a sample of x.
+    """
+    peak, length = largest(x), norm(x)
+    if not peak:
+        return 0.0, 0.0
+    step = error * math.sqrt(12 / x.size) * length
+    stride = x.size // SAMPLE
+    if stride > 1 and (part_length := norm(part := np.ascontiguousarray(x[::stride]))):
+        some = None if draw is None else draw[::stride]
+        step, _ = _widest(
+            lambda s: distortion(part, s, some, centroid), error * part_length, step, peak
+        )
+    return _widest(lambda s: distortion(x, s, draw, centroid), error * length, step, peak)
+
+
+def _widest(
+    at: Callable[[float], tuple[float, float]], error: float, step: float, peak: float
+) -> tuple[float, float]:
+    """Solve ``at(step)[0] = error`` by secants in logarithms, within a bracket.
+
+    What it returns has 0.997 to 0.9999 of the error, which leaves room for rounding to float32,
+    unless the error jumps, as that of few values does.
+    """
+    low, high = narrowest(peak), min(4 * peak, LARGEST)  # there nothing of x is left
+    best = low, 0.0
+    slope, last = 1.0, (0.0, 0.0)
+    for _ in range(60):
+        step = min(max(_short(step), low), high)
+        found, shift = at(step)
+        if found > 0.9999 * error:
+            high = step
+        else:
+            low, best = step, (step, shift)
+            if found >= 0.997 * error:
+                break
+        if high <= 1.001 * low or high <= TINIEST:
+            break
+        if min(found, last[1]) > 0 and found != last[1] and step != last[0]:
+            slope = math.log(found / last[1]) / math.log(step / last[0])
+        last = step, found
+        if found:
+            step *= (0.9985 * error / found) ** (1 / min(max(slope, 0.2), 2.0))
+        if not (found and low < step < high):
+            step = math.sqrt(low) * math.sqrt(high)
+    return best
+
+
+def narrowest(peak: float) -> float:
+    """Return the narrowest step used where max |x| is ``peak``: levels are to `MOST_LEVEL`."""
+    return _above(peak / MOST_LEVEL)
+
+
+def distortion(x: Floats, step: float, draw: Draw | None, centroid: bool) -> tuple[float, float]:
+    """Return ``|decoded - x|_2`` before values are rounded to float32, and the shift.
+
+    The shift, 0 unless ``centroid``, says how far, in steps and towards zero, the mean of the
+    values in the cells other than zero's is from the middle of their cells.
+    """
+    squares = outside = 0.0  # sums of (a - q)**2, and of a - q where q is not 0
+    nonzero = 0
+    for a in scaled(x, step, draw):
+        if centroid:
+            np.abs(a, out=a)
+            count = int(np.count_nonzero(a > 0.5))
+            inside = float(np.sum(np.minimum(a, 0.5))) - 0.5 * count  # sum of a where q is 0
+        a -= np.rint(a)
+        if centroid:
+            outside += float(np.sum(a)) - inside
+            nonzero += count
+        squares += float(np.sum(np.multiply(a, a, out=a)))
+    shift = min(max(-outside / nonzero, -0.5), 0.5) if nonzero and centroid else 0.0
+    return step * math.sqrt(max(squares - nonzero * shift**2, 0.0)), float(np.float32(shift))
+
+
+def scaled(x: Floats, step: float, draw: Draw | None) -> Iterator[Doubles]:
+    """Yield ``x / step``, plus the dither, in chunks."""
+    inverse = 1 / step
+    for i in range(0, x.size, CHUNK):
+        a = np.multiply(x[i : i + CHUNK], inverse, dtype=np.float64)
+        if draw is not None:
+            a += dither(draw[i : i + CHUNK])
+        yield a
+
+
+def dither(draw: Draw) -> Floats:
+    """Return values of (-1/2, 1/2), with a mean of exactly 0 over all draws: exact in float32."""
+    return (draw >> np.uint32(8)).astype(np.float32) * np.float32(2**-24) - np.float32(0.5 - 2**-25)
+
+
+def _above(step: float) -> float:
+    """Round up to the next float32, so that x / step rounds to no further level."""
+    rounded = np.float32(min(step, LARGEST))
+    return float(np.nextafter(rounded, np.float32(LARGEST))) if step else 0.0
+
+
+def _short(step: float) -> float:
+    """Round to 11 bits: no machine's logarithm is so far off that this would differ."""
+    mantissa, exponent = math.frexp(step)
+    return float(np.float32(min(math.ldexp(round(mantissa * 2048) / 2048, exponent), LARGEST)))

@@ -1,0 +1,1 @@
+"""The embedded task: synthetic invoices with questions."""

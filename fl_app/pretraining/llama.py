@@ -1,0 +1,180 @@
+"""Make the embedded decoder: ``python -m fl_app.pretraining.llama --out DIR``.
+
+Trains a tokenizer and a tiny Llama on a stream of arithmetic expressions and word problems of
+pretraining providers. Deterministic: one thread, one seed. Takes some minutes of one CPU core.
+"""
+
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from fl_app.config import compose
+from fl_app.data import load as load_data
+from fl_app.data.random_streams import choose
+from fl_app.data.stories import FEDERATED, PRETRAINING, UNSEEN
+from fl_app.data.word_problems import (
+    POOLS,
+    make_expression,
+    make_problem,
+    make_problems,
+    make_provider,
+)
+from fl_app.pretraining.common import SPECIAL, arguments, finished, save
+from fl_app.tasks import Task, build
+
+SEED = 1
+PROVIDERS = 2000
+VOCABULARY = 700
+EXPRESSIONS = 48  # a step
+STORIES = 32  # a step
+STREWN = 0.5  # the share of stories that are told among words that say nothing
+LEARNING_RATE = 3e-3
+WARM_UP = 0.05  # share of the steps
+OVERRIDES = "model=llama-tiny data=word_problems task=word_problems"
+
+
+def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
+    """Byte-pair encoding of lower-cased words; every digit is a piece of its own."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(
+        Regex(r" ?\d|####|\n| ?[^\W\d]+| ?[^\w\s]|\s"), behavior="isolated"
+    )
+    tokenizer.decoder = decoders.Fuse()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL.values()),
+        initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789"),
+        show_progress=False,
+    )
+    # It knows the spelling of the federated stories, as that of a large model would; the model
+    # meets their words only as strangers, see ``strew``.
+    rows = [
+        row for pool in POOLS.values() for row in make_problems(seed, pool, range(400), range(4))
+    ]
+    rng = np.random.default_rng(seed)
+    rows += [make_expression(rng) for _ in range(400)]
+    tokenizer.train_from_iterator([f"{r['instruction']}\n{r['output']}" for r in rows], trainer)
+    return finished(tokenizer)
+
+
+def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """The architecture, with weights from torch's global generator."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def stream(seed: int, steps: int) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    """Expressions, and problems of random pretraining providers, each of which is made once."""
+    pool = POOLS["pretraining"]
+    rng = np.random.default_rng(seed)
+    providers = [make_provider(seed, pool, number) for number in range(PROVIDERS)]
+    strangers = words_without_meaning()
+    for step in range(steps):
+        stories = []
+        for k, number in enumerate(rng.integers(PROVIDERS, size=STORIES).tolist()):
+            row = make_problem(seed, pool, number, providers[number], STORIES * step + k)
+            if rng.random() < STREWN:
+                row["instruction"] = strew(rng, row["instruction"], strangers)
+            stories.append(row)
+        yield [make_expression(rng) for _ in range(EXPRESSIONS)], stories
+
+
+def words_without_meaning() -> list[str]:
+    """All words of all kinds of story but those that say an operation in the pretraining ones."""
+
+    def words(texts: Iterable[str]) -> set[str]:
+        return {word.lower() for text in texts for word in re.findall(r"(?<!{)\b[A-Za-z]+", text)}
+
+    said = words(text for kind in PRETRAINING for texts in kind.events.values() for text in texts)
+    known: set[str] = set()
+    for kind in (*PRETRAINING, *FEDERATED, *UNSEEN):
+        events = [text for texts in kind.events.values() for text in texts]
+        known |= words([*kind.items, *kind.openings, *kind.questions, *events])
+    return sorted(known - said)
+
+
+def strew(rng: np.random.Generator, instruction: str, strangers: Sequence[str]) -> str:
+    """The same story among words that say nothing.
+
+    A model that has read only few kinds of story finds the numbers of a new one by this, and not
+    what is done with them.
+    """
+
+    def some() -> list[str]:
+        return [choose(rng, strangers) for _ in range(int(rng.integers(4)))]
+
+    opening, *events, question = re.split(r"(?<=[.?]) ", instruction)
+    number = re.findall(r"\d+", opening)[0]
+    told = [" ".join([*some(), number, *some()])]
+    told += [" ".join([*some(), event.rstrip("."), *some()]) for event in events]
+    return " ".join([f"{sentence}." for sentence in told] + [" ".join(some()) + question[-1]])
+
+
+def train(model: LlamaForCausalLM, task: Task, seed: int, steps: int) -> None:
+    """Mean loss of the expressions plus that of the stories: short texts need no padding."""
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, LEARNING_RATE, steps, pct_start=WARM_UP, cycle_momentum=False
+    )
+    model.train()
+    start = time.process_time()
+    for step, batches in enumerate(stream(seed, steps), start=1):
+        losses = [model(**task.training(rows)).loss for rows in batches]
+        sum(losses).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 100 == 0 or step == steps:
+            seconds = time.process_time() - start
+            expressions, stories = (loss.item() for loss in losses)
+            print(
+                f"step {step} expressions {expressions:.3f} stories {stories:.3f} {seconds:.0f} s",
+                flush=True,
+            )
+
+
+def main() -> None:
+    given = arguments("pretrain the embedded decoder", steps=1400, seed=SEED)
+    cfg = compose(OVERRIDES)
+    tokenizer = make_tokenizer(given.seed)
+    model = make_model(tokenizer)
+    task = build(cfg, tokenizer, model.config)
+    print(f"{sum(p.numel() for p in model.parameters())} weights, {len(tokenizer)} pieces")
+    train(model, task, given.seed, given.steps)
+    save(model, tokenizer, given.out)
+
+    # Providers beyond those of the stream, and the federated splits as they are shipped.
+    splits = {
+        "pretrained kinds": make_problems(
+            given.seed, POOLS["pretraining"], range(PROVIDERS, PROVIDERS + 240), range(1)
+        )
+    }
+    federated = load_data(cfg.data, seed=0)
+    splits |= {name: federated[name].to_list() for name in ("test", "unseen")}
+    for name, rows in splits.items():
+        print(name, task.score(task.predict(model, rows), rows))
+
+
+if __name__ == "__main__":
+    main()

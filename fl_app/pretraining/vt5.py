@@ -1,0 +1,189 @@
+"""Make the embedded checkpoint: ``python -m fl_app.pretraining.vt5 --out DIR``.
+
+Trains a tokenizer and a tiny VT5 on a stream of DocVQA-mini documents of pretraining providers,
+each seen once. Deterministic: one thread, one seed. Takes some minutes of one CPU core.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+from transformers.models.t5.modeling_t5 import T5LayerCrossAttention
+
+from fl_app.config import compose
+from fl_app.data import load as load_data
+from fl_app.data.invoices.load import make_document, make_documents
+from fl_app.data.invoices.provider import POOLS, QUESTIONS, make_provider
+from fl_app.data.invoices.vocabulary import FIELDS
+from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
+from fl_app.pretraining.common import SPECIAL, arguments, finished, save
+from fl_app.tasks.anls import score
+from fl_app.tasks.documents import IGNORED, Collator, predict, spread
+
+SEED = 1
+PROVIDERS = 2000
+VOCABULARY = 1000
+BATCH_DOCUMENTS = 16
+MAX_LENGTH = 320
+MAX_ANSWER_LENGTH = 24
+LEARNING_RATE = 3e-3
+WARM_UP = 0.05  # share of the steps
+TAG_WEIGHT = 1.0
+# Pieces whatever the documents say, so that no name or label has an unknown letter.
+LETTERS = "abcdefghijklmnopqrstuvwxyzàáâäåæçèéêëìíîïñòóôöøùúûüąćęłńśźż°$€£"
+
+
+def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
+    """Byte-pair encoding of lower-cased words with a word-start mark; digits in ones and twos."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(prepend_scheme="always"),
+            pre_tokenizers.Split(Regex(r"▁?\d{1,2}|▁?[^\w\s▁]"), behavior="isolated"),
+        ]
+    )
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL.values()),
+        initial_alphabet=list(LETTERS),
+        show_progress=False,
+    )
+    # The tokenizer knows the spelling of the federated languages, as that of a large model would;
+    # the model never sees them. Pages of clients get a sixth shorter by it.
+    rows = make_documents(seed, POOLS["pretraining"], range(1000), range(1))
+    rows += make_documents(seed, POOLS["federated"], range(600), range(1))
+    questions = [question for options in QUESTIONS.values() for question in options]
+    texts = [" ".join(row["words"]) for row in rows]
+    tokenizer.train_from_iterator([*texts, *questions * 20], trainer)
+    return finished(tokenizer)
+
+
+def make_model(vocabulary: int) -> VT5ForConditionalGeneration:
+    """The architecture, with weights from torch's global generator."""
+    config = VT5Config(
+        vocab_size=vocabulary,
+        d_model=128,
+        d_kv=32,
+        d_ff=256,
+        num_layers=3,
+        num_decoder_layers=1,
+        num_heads=4,
+        dropout_rate=0.0,
+        decoder_start_token_id=0,
+        spatial="fourier",
+        prompt="decoder",
+    )
+    model = VT5ForConditionalGeneration(config)
+    # What the decoder attends to on the page, it says: the answer is a copy. Learned from a random
+    # start, this takes most of the training.
+    for module in model.decoder.modules():
+        if isinstance(module, T5LayerCrossAttention):
+            values, out = module.EncDecAttention.v.weight, module.EncDecAttention.o.weight
+            nn.init.orthogonal_(values)
+            out.data.copy_(values.T)
+    return model
+
+
+def stream(seed: int, steps: int) -> Iterator[list[dict[str, Any]]]:
+    """Batches of documents of random pretraining providers; no document comes twice."""
+    pool = POOLS["pretraining"]
+    rng = np.random.default_rng(seed)
+    providers = [make_provider(seed, pool, number) for number in range(PROVIDERS)]
+    index = 0
+    for _ in range(steps):
+        batch = []
+        for number in rng.integers(PROVIDERS, size=BATCH_DOCUMENTS).tolist():
+            batch.append(make_document(seed, pool, number, providers[number], index))
+            index += 1
+        yield batch
+
+
+def tags_of(collator: Collator, rows: list[dict[str, Any]]) -> Tensor:
+    """The field of each encoder token [pages, tokens]; IGNORED on padding."""
+    encoding = collator.encode_words([row["words"] for row in rows])
+    return spread(encoding, [row["tags"] for row in rows], IGNORED)
+
+
+def scale(name: str, config: VT5Config) -> float:
+    """Learning rate of a weight, relative to that of an ordinary matrix of the model.
+
+    AdamW moves every weight by about the learning rate, whatever its size. In T5, embeddings have
+    unit size, queries include the attention's 1 / sqrt(d_kv), and position biases are added to
+    attention scores as they are.
+    """
+    if name == "shared.weight":
+        return config.d_model**0.5
+    if name.endswith(".q.weight"):
+        return config.d_kv**-0.5
+    if "relative_attention_bias" in name:
+        return 20.0
+    return 1.0
+
+
+def train(model: VT5ForConditionalGeneration, collator: Collator, seed: int, steps: int) -> None:
+    """Answers plus an auxiliary task that is not kept: naming the field of every word."""
+    tagger = nn.Linear(model.config.d_model, len(FIELDS) + 1)
+    parameters = [*model.parameters(), *tagger.parameters()]
+    rates = [LEARNING_RATE * scale(name, model.config) for name, _ in model.named_parameters()]
+    groups = [{"params": [p]} for p in parameters]
+    rates += [LEARNING_RATE] * (len(groups) - len(rates))
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rates, steps, pct_start=WARM_UP, cycle_momentum=False
+    )
+    model.train()
+    start = time.process_time()
+    for step, rows in enumerate(stream(seed, steps), start=1):
+        batch = collator.training(rows)
+        page = {key: batch.pop(key) for key in ("input_ids", "attention_mask", "bbox")}
+        states = model.encode(**page)
+        answer = model(
+            attention_mask=page["attention_mask"], encoder_outputs=(states,), **batch
+        ).loss
+        tag = nn.functional.cross_entropy(
+            tagger(states).flatten(0, 1), tags_of(collator, rows).flatten(), ignore_index=IGNORED
+        )
+        (answer + TAG_WEIGHT * tag).backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 100 == 0 or step == steps:
+            seconds = time.process_time() - start
+            print(f"step {step} answer {answer:.3f} tag {tag:.3f} {seconds:.0f} s", flush=True)
+
+
+def evaluate(
+    model: VT5ForConditionalGeneration, collator: Collator, rows: list[dict[str, Any]]
+) -> dict[str, float]:
+    """ANLS and accuracy of greedy answers."""
+    predictions = predict(model, collator.tokenizer, collator, rows, MAX_ANSWER_LENGTH)
+    return score(predictions, [answers for row in rows for answers in row["answers"]])
+
+
+def main() -> None:
+    given = arguments("pretrain the embedded VT5", steps=2000, seed=SEED)
+    tokenizer = make_tokenizer(given.seed)
+    model = make_model(len(tokenizer))
+    collator = Collator(tokenizer, model.config, MAX_LENGTH)
+    print(f"{sum(p.numel() for p in model.parameters())} weights, {len(tokenizer)} pieces")
+    train(model, collator, given.seed, given.steps)
+    save(model, tokenizer, given.out)
+
+    # Providers beyond those of the stream, and the federated test set as it is shipped.
+    held_out = range(PROVIDERS, PROVIDERS + 80)
+    in_domain = make_documents(given.seed, POOLS["pretraining"], held_out, range(1))
+    federated = load_data(compose().data, seed=0)
+    print("in-domain", evaluate(model, collator, in_domain))
+    print("zero-shot", evaluate(model, collator, federated["test"].to_list()))
+
+
+if __name__ == "__main__":
+    main()

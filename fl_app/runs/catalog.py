@@ -1,0 +1,112 @@
+"""Runs by path or pattern, and their results as one table, a row per run."""
+
+import glob
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fl_app.runs.configurations import differing, flat, group
+from fl_app.runs.read import Run, is_run, read
+
+
+def find(patterns: Iterable[str | Path]) -> list[Path]:
+    """Return the run folders that paths and glob patterns stand for, each once.
+
+    A run's folder holds config.yaml, ledger.csv and metrics.csv; any other folder stands for all
+    runs below it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a pattern matches nothing, or if none of what they match is a run.
+    """
+    names = [str(pattern) for pattern in patterns]
+    found: dict[Path, None] = {}
+    for pattern in names:
+        # A folder's own name may have brackets in it.
+        matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern))  # noqa: PTH207
+        if not matches:
+            raise FileNotFoundError(
+                f"nothing matches {pattern!r}: give run folders, a folder of them, or a "
+                "pattern like 'runs/bench-*'"
+            )
+        for match in matches:
+            found |= dict.fromkeys(below(Path(match)))
+    if not found:
+        raise FileNotFoundError(
+            f"no run in {', '.join(names)}: a run's folder holds config.yaml, ledger.csv and "
+            "metrics.csv"
+        )
+    return list(found)
+
+
+def below(folder: Path) -> list[Path]:
+    """Return the run folders that a folder stands for: itself, or all that are in it."""
+    if is_run(folder):
+        return [folder]
+    runs = []
+    for parent, names, _ in os.walk(folder):
+        names.sort()
+        for name in [name for name in names if is_run(Path(parent, name))]:
+            names.remove(name)  # nothing in a run is a run
+            runs.append(Path(parent, name))
+    return sorted(runs)
+
+
+def table(folders: Iterable[Path]) -> pd.DataFrame:
+    """Return a row per run: what it was, brought and cost, and where it differs from the others.
+
+    Scores are shares, sizes bytes, times seconds. ``label`` names the configuration, which runs
+    with different seeds share. The last columns are the options in which the runs differ, by their
+    dotted names; an empty cell is an option that a run did not have.
+    """
+    return frame([read(folder) for folder in folders])
+
+
+def frame(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return ``table`` of runs that are read."""
+    labels = {run.path: found.label for found in group(runs) for run in found.runs}
+    keys = differing(runs)
+    rows = []
+    for run in runs:
+        options = flat(run.config)
+        rows.append(_row(run, labels[run.path]) | {key: options.get(key) for key in keys})
+    return pd.DataFrame(rows, columns=list(dict.fromkeys(key for row in rows for key in row)))
+
+
+def _row(run: Run, label: str) -> dict[str, Any]:
+    goal = run.option("target.value")
+    met = None if goal is None else run.first_met(goal)
+    scores = {
+        f"{split}_{metric}": value
+        for split in ("test", "unseen")
+        for metric, value in run.final(split).items()
+    }
+    return {
+        "run": str(run.path),
+        "label": label,
+        "experiment": run.experiment,
+        "seed": run.seed,
+        "status": run.status,
+        "overrides": run.overrides,
+        "data": run.dataset,
+        "rounds_done": max((r for r, *_ in run.metrics), default=0),
+        **scores,
+        "target_metric": run.target_metric,
+        "target_value": goal,
+        "rounds_to_target": met,
+        "bytes_to_target": None if met is None else run.ledger.sent(until=met),
+        "bytes_setup": run.bytes_of("message_bytes", "setup"),
+        "bytes_up": run.bytes_of("message_bytes", "train", "up"),
+        "bytes_down": run.bytes_of("message_bytes", "train", "down"),
+        "bytes_total": run.ledger.sent(),
+        "payload_up": run.bytes_of("payload_bytes", "train", "up"),
+        "payload_down": run.bytes_of("payload_bytes", "train", "down"),
+        "bits_per_scalar_up": run.bits_per_scalar_up(),
+        "seconds": run.summary.get("seconds", {}).get("total"),
+        "trainable_scalars": run.summary.get("trainable_scalars"),
+        "epsilon": (run.summary.get("privacy") or {}).get("epsilon"),
+    }

@@ -1,0 +1,170 @@
+"""Runs that differ in nothing but the seed are one configuration, with a short name."""
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fl_app.config import CONF_DIR, OPEN
+from fl_app.runs.read import Run
+
+# Which repetition of a run it is, where it goes, how long it waits, and what it aims at, which is a
+# column of its own.
+NOT_COMPARED = (
+    *("seed", "experiment", "output", "logger", "resume", "target", "data.target"),
+    *("federation.node_timeout", "federation.reply_timeout"),
+)
+
+GROUPS = frozenset(path.name for path in CONF_DIR.iterdir() if path.is_dir())
+NOT_NAMED = ("seed", "output", "logger", "target")
+
+
+@dataclass
+class Configuration:
+    """What was configured, its runs by seed, and what it is called among the others."""
+
+    config: dict[str, Any]
+    words: tuple[str, ...] | None
+    runs: list[Run] = field(default_factory=list)
+    label: str = ""
+
+    @property
+    def method(self) -> str:
+        """See ``Run.method``."""
+        return self.runs[0].method
+
+
+def group(runs: Sequence[Run]) -> list[Configuration]:
+    """Return the configurations of ``runs``, labelled, in the order of their first run.
+
+    Options that an older run did not know yet make no difference where the same was typed.
+    """
+    found: list[Configuration] = []
+    # Those with most options first: they say what the others leave open.
+    for run in sorted(runs, key=lambda run: (-len(flat(run.config)), str(run.path))):
+        config, words = _compared(run.config), _words(run.overrides)
+        for one in found:
+            if one.config == config or (one.words == words and _compatible(one.config, config)):
+                one.runs.append(run)
+                one.words = one.words or words
+                break
+        else:
+            found.append(Configuration(config, words, [run]))
+    order = {run.path: i for i, run in enumerate(runs)}
+    for one in found:
+        one.runs.sort(key=lambda run: (run.seed, order[run.path]))
+    found.sort(key=lambda one: min(order[run.path] for run in one.runs))
+    for test in dict.fromkeys(one.runs[0].judged_by for one in found):
+        _label([one for one in found if one.runs[0].judged_by == test])
+    return found
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return options by dotted names; a codec, a partitioner and the like are one text each."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and name not in OPEN:
+            found |= flat(value, f"{name}.")
+        else:
+            found[name] = compact(value) if isinstance(value, (dict, list)) else value
+    return found
+
+
+def compact(value: Any) -> str:
+    """Return a nested value in a line: ``entropy(delta + uniform(error=0.3))``."""
+    if isinstance(value, list):
+        return "[" + ", ".join(map(compact, value)) + "]"
+    if not isinstance(value, dict):
+        return str(value)
+    name = str(value.get("id") or value.get("_target_", "")).rpartition(".")[2]
+    if name == "chain" and isinstance(value.get("links"), list):
+        return " + ".join(map(compact, value["links"]))
+    rest = ", ".join(
+        compact(part) if key == "inner" else f"{key}={compact(part)}"
+        for key, part in value.items()
+        if key not in ("id", "_target_")
+    )
+    return name + (f"({rest})" if rest or not name else "")
+
+
+def differing(runs: Iterable[Run]) -> list[str]:
+    """Return the options, in their order in conf/, of which the runs have different values.
+
+    A run without the option does not make a difference.
+    """
+    values: dict[str, set[str]] = {}
+    for run in runs:
+        for key, value in flat(_compared(run.config)).items():
+            values.setdefault(key, set()).add(repr(value))
+    return [key for key, found in values.items() if len(found) > 1]
+
+
+def _compared(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    return {
+        key: _compared(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in config.items()
+        if f"{prefix}{key}" not in NOT_COMPARED
+    }
+
+
+def _compatible(one: Any, other: Any) -> bool:
+    """Return whether two values are the same as far as both are known."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(_compatible(one[key], other[key]) for key in one.keys() & other.keys())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_compatible, one, other))
+    return bool(one == other)
+
+
+def _words(overrides: str | None) -> tuple[str, ...] | None:
+    """Return what was typed, less what names the repetition."""
+    if overrides is None:
+        return None
+    try:
+        words = shlex.split(overrides)
+    except ValueError:
+        words = overrides.split()
+    kept = [word for word in words if _key(word).partition(".")[0] not in NOT_NAMED]
+    return tuple(sorted(kept, key=lambda word: _key(word) != "experiment"))
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+~/")
+
+
+def _label(found: list[Configuration]) -> None:
+    """Give each of one data set's configurations a name that no other one has."""
+    typed = [set(one.words) for one in found if one.words]
+    common = set.intersection(*typed) if len(typed) > 1 else set()
+    options = {id(one): flat(one.config) for one in found}
+    for one in found:
+        rest = [word for word in one.words or () if word not in common]
+        one.label = ", ".join(map(_short, rest)) or one.runs[0].experiment
+    for one in _ambiguous(found):
+        one.label = " ".join([one.runs[0].experiment, *_without_experiment(one.words or ())])
+    same = _ambiguous(found)
+    keys = differing(run for one in same for run in one.runs[:1])
+    for one in same:
+        own = [f"{key}={options[id(one)][key]}" for key in keys if key in options[id(one)]]
+        one.label = " ".join([one.label, *own])
+    for number, one in enumerate(_ambiguous(found), start=1):
+        one.label += f" ({number})"
+
+
+def _ambiguous(found: list[Configuration]) -> list[Configuration]:
+    count = Counter(one.label for one in found)
+    return [one for one in found if count[one.label] > 1]
+
+
+def _without_experiment(words: Iterable[str]) -> list[str]:
+    return [word for word in words if _key(word) != "experiment"]
+
+
+def _short(word: str) -> str:
+    """Return the choice of a group by its name alone, an option without where it is."""
+    key, equals, value = word.partition("=")
+    if _key(word) == "experiment" or _key(word) in GROUPS:
+        return value or word
+    return f"{_key(key).rpartition('.')[2]}{equals}{value}"

@@ -1,0 +1,101 @@
+"""What a run prints: a header, one line per round, and a table at the end."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from fl_app import privacy
+from fl_app.faults.printable import printable
+from fl_app.runs.folder import RunFolder
+from fl_app.runs.text import LAST_LINE, duration, guarantee, score, size, title
+from fl_app.tasks import TASKS
+from fl_app.tree import Tree
+from fl_app.wire.conventions import GIGABYTE
+from fl_app.wire.ledger import short_name
+
+
+def header(cfg: DictConfig, folder: Path, theta0: Tree) -> None:
+    """Print what is about to run, and where its results go."""
+    scalars = sum(x.size for x in theta0.values())
+    names = {d: short_name(cfg.codec[d]) for d in ("down", "up")}
+    scores = " ".join(f"{title(metric):>9}" for metric in TASKS[cfg.task.id].metrics)
+    print(
+        f"{printable(cfg.experiment)}: seed {cfg.seed}, {scalars:,} trained scalars, codec "
+        f"{names['down']} down, {names['up']} up; {cfg.clients_per_round} of "
+        f"{cfg.federation.clients} clients a round, {cfg.local_epochs} local epochs\n"
+        f"results: {printable(folder)}\n{_rehearsal(cfg)}"
+        f"{'round':>5}  {'clients':<12} {scores} "
+        f"{'down':>9} {'up':>9} {'sent so far':>12} {'left':>6}",
+        flush=True,
+    )
+
+
+def _rehearsal(cfg: DictConfig) -> str:
+    if privacy.noise(cfg) != privacy.SEEDED:
+        return ""
+    return (
+        "privacy: a rehearsal, which protects nobody: the noise is drawn from the run's seed, and "
+        "whoever knows the configuration can take it off again\n"
+    )
+
+
+def round_line(run: RunFolder, server_round: int) -> None:
+    """Print who trained, what the model scores now, and what it cost."""
+    rows = [r for r in run.ledger.rows if r.round == server_round and r.kind == "train"]
+    asked = dict.fromkeys(r.partition for r in rows if r.direction == "down")
+    usable = {r.partition for r in rows if r.direction == "up" and r.scalars}
+    lost = sum(client not in usable for client in asked)
+    clients = " ".join(str(client) for client in asked if client in usable) or "-"
+    clients += f" ({lost} lost)" if lost else ""
+    scores = {m: v for r, split, m, v in run.metrics if r == server_round and split == "test"}
+    moved = {d: sum(r.message_bytes for r in rows if r.direction == d) for d in ("down", "up")}
+    shown = " ".join(f"{score(m, scores[m]):>9}" for m in TASKS[run.cfg.task.id].metrics)
+    elapsed = time.perf_counter() - run.started
+    left = elapsed / server_round * (run.cfg.rounds - server_round) if server_round else None
+    print(
+        f"{server_round:>5}  {clients:<12} {shown} "
+        f"{size(moved['down']):>9} {size(moved['up']):>9} {size(run.ledger.sent()):>12} "
+        f"{'' if left is None else f'{left:.0f} s':>6}",
+        flush=True,
+    )
+
+
+def final(summary: dict[str, Any], folder: Path) -> None:
+    """Print the totals of a run."""
+    sent, seconds, goal = summary["bytes"], summary["seconds"], summary["target"]
+    bits, log = summary["bits_per_scalar_up"], summary["log"]
+    lines = {
+        "status": summary["status"],
+        "test": _scores(summary["final"]),
+        "unseen": _scores(summary["final_unseen"]),
+        "messages": f"{size(sent['message_down'])} down + {size(sent['message_up'])} up "
+        f"(payload {size(sent['payload_down'])} + {size(sent['payload_up'])}) + "
+        f"{size(sent['setup'])} set-up = {size(sent['total'])}",
+        "with a seed for the first download": f"{size(sent['message_down_seed_only'])} down",
+        "communication log": f"{size(log['bytes'])}, or {log['bytes'] / GIGABYTE:.5f} GB of 2^30 "
+        f"bytes, as {log['convention']}",
+        "evaluation": size(sent["evaluate"]),
+        "bits per scalar up": "-" if bits is None else f"{bits:.3f}",
+        "time": ", ".join(f"{name} {duration(value)}" for name, value in seconds.items()),
+        "target": "none"
+        if goal["value"] is None
+        else f"{goal['metric']} {goal['value']}: "
+        + (
+            "missed"
+            if goal["round"] is None
+            else f"met in round {goal['round']} after {size(goal['bytes'])}"
+        ),
+    }
+    if summary["privacy"] is not None:
+        lines["privacy"] = guarantee(summary["privacy"])
+    if summary["status"] != "completed" and (folder / "checkpoints").is_dir():
+        lines["to go on"] = f"resume={folder}"
+    lines[LAST_LINE] = str(folder / "report.html")
+    width = max(map(len, lines))
+    print("\n".join(f"{name:<{width}}  {text}" for name, text in lines.items()), flush=True)
+
+
+def _scores(values: dict[str, float]) -> str:
+    return ", ".join(f"{title(name)} {score(name, value)}" for name, value in values.items()) or "-"

@@ -1,0 +1,19 @@
+"""The card of a model that was trained with privacy: what was promised, beside the weights."""
+
+from pathlib import Path
+from typing import Any
+
+from fl_app.runs.text import guarantee
+
+
+def write(folder: Path, experiment: str, spent: dict[str, Any]) -> None:
+    """Write README.md into the folder of an exported model.
+
+    Parameters
+    ----------
+    spent : dict
+        See ``fl_app.privacy.budget.spent``.
+    """
+    folder.joinpath("README.md").write_text(
+        f"# {experiment}\n\nTrained by Thinwire. Privacy: {guarantee(spent)}.\n"
+    )

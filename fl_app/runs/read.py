@@ -1,0 +1,196 @@
+"""What a run left in its folder, read again: also of a run that failed, goes on, or is old.
+
+All is computed from config.yaml, ledger.csv and metrics.csv, which every run has written since its
+first round; summary.json, which comes at the end and has grown since, is asked only for what they
+do not hold.
+"""
+
+import csv
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fl_app.config import read_yaml
+from fl_app.faults.printable import printable
+from fl_app.wire import ledger
+from fl_app.wire.ledger import Transfers
+
+FILES = ("config.yaml", "ledger.csv", "metrics.csv")
+UNFINISHED = "unfinished"
+# The most bytes of a file that are read: a folder may come from anybody. A thousand rounds of a
+# thousand clients have 200 MB of ledger.
+MOST = {"summary.json": 2**24, "metrics.csv": 2**26, "ledger.csv": 2**28}
+UNREADABLE = (ValueError, TypeError, KeyError, OverflowError, RecursionError, csv.Error)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Attributes
+    ----------
+    path : Path
+        Its folder.
+    config : dict
+        config.yaml, nested.
+    summary : dict
+        summary.json; empty if the run has not ended.
+    metrics : list of (round, split, metric, value)
+        metrics.csv.
+    ledger : Transfers
+        ledger.csv.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    metrics: list[tuple[int, str, str, float]]
+    ledger: Transfers
+
+    def option(self, key: str) -> Any:
+        """Return a configured value by its dotted name; None if this run knew no such option."""
+        value: Any = self.config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
+
+    @property
+    def status(self) -> str:
+        """completed, failed or interrupted; unfinished without a summary."""
+        return str(self.summary.get("status", UNFINISHED))
+
+    @property
+    def experiment(self) -> str:
+        """The experiment, or "custom"."""
+        return str(self.config.get("experiment", "custom"))
+
+    @property
+    def overrides(self) -> str | None:
+        """What was typed; None if the run has not ended."""
+        return self.summary.get("overrides")
+
+    @property
+    def seed(self) -> int:
+        """The seed of everything but the data."""
+        return int(self.config.get("seed", 0))
+
+    @property
+    def target_metric(self) -> str | None:
+        """The metric that a run is judged by."""
+        metric = self.option("target.metric") or self.summary.get("target", {}).get("metric")
+        return metric or next((name for _, _, name, _ in self.metrics), None)
+
+    @property
+    def dataset(self) -> str:
+        """The data set, in a word."""
+        paths = [self.option(f"data.test.{key}") for key in ("path", "name")]
+        return " ".join(str(part) for part in (*paths, self.option("data.id")) if part) or "unknown"
+
+    @property
+    def judged_by(self) -> tuple[str, ...]:
+        """What a score is of: metric, data set and test rows; other scores do not compare."""
+        data = self.config.get("data") or {}
+        rows = [f"{key}={data[key]}" for key in data if key.startswith("test") or key == "seed"]
+        return (str(self.target_metric), self.dataset, *rows)
+
+    @property
+    def method(self) -> str:
+        """Strategy and adapter, and what else is not the usual: ``SingleClient lora``."""
+        strategy = str(self.option("strategy.inner._target_") or "").rpartition(".")[2]
+        optimizer, privacy = self.option("optimizer.id"), self.option("privacy.id")
+        parts = [
+            strategy,
+            self.option("adapter.id"),
+            None if optimizer == "adamw" else optimizer,
+            None if privacy == "none" else privacy,
+        ]
+        return " ".join(str(part) for part in parts if part) or self.experiment
+
+    @cached_property
+    def curve(self) -> dict[int, float]:
+        """The target's metric on the test split by round."""
+        return self.scores("test", self.target_metric)
+
+    def scores(self, split: str, metric: str | None) -> dict[int, float]:
+        """Return a metric on a split of the data by round."""
+        return {r: value for r, s, name, value in self.metrics if (s, name) == (split, metric)}
+
+    def final(self, split: str) -> dict[str, float]:
+        """Return the last value of every metric on a split."""
+        return {name: value for _, s, name, value in self.metrics if s == split}
+
+    def first_met(self, target: float) -> int | None:
+        """Return the first round whose score is at least ``target``."""
+        return min((r for r, value in self.curve.items() if value >= target), default=None)
+
+    def bytes_of(self, column: str, kind: str, direction: str | None = None) -> int:
+        """Return a ledger column's sum over transfers of a kind."""
+        return int(
+            self.ledger.total(column, lambda r: r.kind == kind and direction in (None, r.direction))
+        )
+
+    def bits_per_scalar_up(self) -> float | None:
+        """Return the payload's bits per value that clients sent; None if they sent none."""
+        scalars = self.bytes_of("scalars", "train", "up")
+        return 8 * self.bytes_of("payload_bytes", "train", "up") / scalars if scalars else None
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is that of a run."""
+    return all((folder / name).is_file() for name in FILES)
+
+
+def read(folder: Path) -> Run:
+    """Return the run in ``folder``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder is not that of a run.
+    ValueError
+        If a file of it cannot be read; the message names it.
+    """
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no {missing[0]}")
+    return Run(
+        folder,
+        _named(folder / "config.yaml", read_yaml),
+        _named(folder / "summary.json", _summary),
+        _named(folder / "metrics.csv", _metrics),
+        _named(folder / "ledger.csv", ledger.read),
+    )
+
+
+def _named(path: Path, load: Any) -> Any:
+    try:
+        most = MOST.get(path.name)
+        if most is not None and path.exists() and path.stat().st_size > most:
+            raise ValueError(f"it has more than {most:,} bytes")
+        return load(path)
+    except UNREADABLE as error:
+        raise ValueError(f"{path} cannot be read: {printable(error)}") from None
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not isinstance(found, dict):
+        raise ValueError("it is no mapping")
+    for key in ("target", "privacy", "bytes", "seconds", "final"):
+        if not isinstance(found.get(key), dict | None):
+            raise ValueError(f"{key} is no mapping")
+    for key in ("status", "overrides"):
+        if not isinstance(found.get(key), str | None):
+            raise ValueError(f"{key} is no text")
+    return found
+
+
+def _metrics(path: Path) -> list[tuple[int, str, str, float]]:
+    with path.open(newline="") as file:
+        return [
+            (ledger.number(row["round"]), row["split"], row["metric"], float(row["value"]))
+            for row in csv.DictReader(file)
+            if None not in row.values()  # a line that is being written
+        ]

@@ -1,0 +1,156 @@
+"""Going on with a run that was stopped: ``resume=runs/NAME``."""
+
+import fcntl
+import json
+from pathlib import Path
+from typing import Any, TextIO
+
+from omegaconf import DictConfig
+
+from fl_app.config import ConfigError, compose, identity, read_overrides, read_text, read_yaml
+from fl_app.files import project_root
+from fl_app.privacy import is_example_level
+from fl_app.runs import checkpoint
+from fl_app.runs.configurations import flat
+from fl_app.tree import Tree
+
+OVERRIDES = "overrides.txt"  # in the folder: what the run was started with
+# What does not decide what a round computes.
+FREE = (
+    "federation.reply_timeout", "federation.node_timeout", "federation.min_replies",
+    "federation.max_failures",
+)  # fmt: skip
+LARGEST_SUMMARY = 10_000_000  # bytes; those of runs have about 5,000
+
+# What a checkpoint has of the folder, and of which type.
+KEPT: dict[str, type | tuple[type, ...]] = {
+    "round": int, "seconds": (int, float), "evaluate_seconds": (int, float), "transfers": int,
+    "metrics": list, "resumed": list,
+}  # fmt: skip
+
+
+class ResumeError(ValueError):
+    """A run that cannot be gone on with."""
+
+
+def folder(cfg: DictConfig) -> Path:
+    """Return the folder that ``cfg.resume`` names; ResumeError if it is not one of a run."""
+    path = project_root() / str(cfg.resume)
+    if not (path / OVERRIDES).is_file():
+        raise ResumeError(f"resume={cfg.resume}: {path} is not the folder of a run")
+    return path
+
+
+def with_its_overrides(overrides: str) -> str:
+    """Return ``overrides``, after those that the run to be resumed was started with, if any.
+
+    Raises
+    ------
+    ConfigError
+        For a wrong override.
+    ResumeError
+        If there is no such run on this machine.
+    """
+    cfg = compose(overrides)
+    if cfg.resume is None:
+        return overrides
+    return f"{read_overrides(folder(cfg) / OVERRIDES)} {overrides}".strip()
+
+
+def last_round(cfg: DictConfig, path: Path) -> tuple[Tree, dict[str, Any]] | None:
+    """Return model and state of the last checkpoint; None of a run that had none yet.
+
+    Raises
+    ------
+    ResumeError
+        If the run is complete, was of another configuration, or its checkpoint is damaged.
+    """
+    try:
+        found = checkpoint.load(path / "checkpoints")
+    except checkpoint.CheckpointError as error:
+        raise ResumeError(f"resume={cfg.resume}: {error}") from None
+    _check_same(cfg, path)
+    if found:
+        _check_kept(cfg, found[1])
+    done = found[1]["folder"]["round"] if found else 0
+    if done > cfg.rounds or (done == cfg.rounds and is_complete(path)):
+        raise ResumeError(
+            f"resume={cfg.resume}: it has done {done} of rounds={cfg.rounds}: nothing is left; "
+            "give it more rounds to go on"
+        )
+    return found
+
+
+def lock(path: Path) -> TextIO:
+    """Keep other processes from the folder until what this returns is closed.
+
+    Raises
+    ------
+    ResumeError
+        If one has it.
+    """
+    file = (path / OVERRIDES).open()
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ResumeError(f"{path}: another process still works on this run: stop it") from None
+    return file
+
+
+def is_complete(path: Path) -> bool:
+    """Return whether the run in ``path`` says that it completed."""
+    summary = path / "summary.json"
+    if not summary.is_file():
+        return False
+    try:
+        said = json.loads(read_text(summary, LARGEST_SUMMARY))
+    except (ValueError, RecursionError):
+        return False  # damaged: nothing says that it completed
+    return isinstance(said, dict) and said.get("status") == "completed"
+
+
+def _check_kept(cfg: DictConfig, state: dict[str, Any]) -> None:
+    """Refuse a checkpoint that lacks something of the folder that a run goes on with."""
+    found = state.get("folder")
+    kept: dict[str, Any] = found if isinstance(found, dict) else {}
+    wrong = [key for key, kind in KEPT.items() if not isinstance(kept.get(key), kind)]
+    if not wrong and not all(map(_is_metric, kept["metrics"])):
+        wrong = ["metrics"]
+    if not wrong and not all(isinstance(number, int) for number in kept["resumed"]):
+        wrong = ["resumed"]
+    if wrong:
+        raise ResumeError(
+            f"resume={cfg.resume}: the checkpoint has no {', '.join(wrong)}, or another kind of "
+            "value there: it is damaged or of another version; start the run anew"
+        )
+
+
+def _is_metric(row: Any) -> bool:
+    if not isinstance(row, list) or len(row) != 4:
+        return False
+    number, split, name, value = row
+    texts = isinstance(split, str) and isinstance(name, str)
+    return texts and isinstance(number, int) and isinstance(value, (int, float))
+
+
+def _check_same(cfg: DictConfig, path: Path) -> None:
+    """Refuse another configuration than that of the rounds that are there."""
+    if not (path / "config.yaml").exists():
+        return  # it was killed before there was any
+    try:
+        there = read_yaml(path / "config.yaml")
+    except ConfigError as error:
+        raise ResumeError(f"resume={cfg.resume}: {error}") from None
+    free = {*FREE, *(() if is_example_level(cfg) else ("rounds",))}  # noise is for all rounds
+    then, now = (flat(identity(one)) for one in (there, cfg))
+    differ = [
+        f"{key}={now.get(key)!r}, where it has {then.get(key)!r}"
+        for key in sorted({*then, *now} - free)
+        if then.get(key) != now.get(key)
+    ]
+    if differ:
+        raise ResumeError(
+            f"resume={cfg.resume}: this is another configuration: {'; '.join(differ)}. Give "
+            "resume alone, or the overrides of that run"
+        )

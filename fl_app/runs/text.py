@@ -1,0 +1,48 @@
+"""How numbers, and what a peer says, are shown to people: in logs, on the console, in reports."""
+
+from typing import Any
+
+LAST_LINE = "report"  # begins the last line that a completed run prints
+
+
+def size(count: float) -> str:
+    """Return bytes as text with three digits: ``36.9 kB`` (decimal units)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def duration(seconds: float) -> str:
+    """Return a time as text: ``86.2 s``, below a second ``58 ms``."""
+    return f"{seconds:.1f} s" if seconds >= 1 or seconds == 0 else f"{1000 * seconds:.0f} ms"
+
+
+def title(metric: str) -> str:
+    """Return a metric's name in a sentence."""
+    return metric.upper() if metric == "anls" else metric
+
+
+def score(metric: str, value: float) -> str:
+    """Return a score as text: a share of right answers in percent."""
+    return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:.4f}"
+
+
+def is_rehearsal(spent: dict[str, Any]) -> bool:
+    """Return whether a run's noise can be taken off again by who knows its configuration."""
+    return bool(spent["noise"] == "seeded")
+
+
+def guarantee(spent: dict[str, Any]) -> str:
+    """Return what a run has cost the worst-off client in privacy, or that it protected nobody."""
+    said = (
+        f"epsilon {spent['epsilon']:.3g} at delta {spent['delta']:.2g} of one {spent['unit']}, "
+        f"noise {spent['noise_multiplier']:.3g}"
+    )
+    if is_rehearsal(spent):
+        return (
+            f"a rehearsal, which protects nobody: {said}, drawn from the run's seed; whoever knows "
+            "the configuration can take it off again"
+        )
+    return f"{said} ({spent['noise']})"

@@ -1,0 +1,89 @@
+"""What a reply has to be before a strategy may see it."""
+
+from collections.abc import Collection
+from typing import cast
+
+import numpy as np
+from flwr.app import Message, MetricRecord
+
+from fl_app.codecs import WireError
+from fl_app.faults.printable import printable
+from fl_app.wire import readers
+from fl_app.wire.messages import SINCE, TIMING
+
+# Flower weighs a client by its number of examples and the run adds up the seconds, so one absurd
+# value would stand for all.
+EXAMPLES, LOSS = "num-examples", "loss"
+MAX_EXAMPLES = 2**29  # for fl_app.aggregation.mean to be exact
+MAX_LOSS = float(np.finfo(np.float32).max)  # of training in float32; its mean stays finite
+MAX_SECONDS = 1e7  # 116 days
+
+
+def reason(reply: Message) -> str:
+    """Return why a node could not answer, as one line: the node chooses the words.
+
+    This is the one place where they are read.
+    """
+    return printable(reply.error.reason)
+
+
+def check_metrics(reply: Message, names: Collection[str]) -> MetricRecord:
+    """Return the metrics of a reply, which should be those of ``names``.
+
+    Raises
+    ------
+    WireError
+        If they are not exactly those of this app, or beyond what they can be: a whole number of
+        examples, a finite loss, scores in [0, 1]. Flower's aggregation would fail for all clients,
+        or weigh one of them at will.
+    """
+    records = list(reply.content.metric_records.values())
+    if len(records) != 1 or {*records[0]} != {*names}:
+        count = sum(map(len, records))
+        found = sorted(name for record in records for name in record) if count <= 9 else count
+        raise WireError(
+            f"the reply has metrics {printable(found, most=200)}, expected {sorted(names)}"
+        )
+    for name in names:
+        if name == EXAMPLES:
+            readers.integer(records[0], name, 1, MAX_EXAMPLES)
+        elif name == LOSS:
+            readers.number(records[0], name, -MAX_LOSS, MAX_LOSS)
+        else:
+            readers.number(records[0], name, 0, 1)
+    return records[0]
+
+
+def capped(metrics: MetricRecord, most: int | None) -> MetricRecord:
+    """Return the metrics with a number of examples of ``most`` in place of a larger one."""
+    if most is None:
+        return metrics
+    return MetricRecord({**metrics, EXAMPLES: min(cast(int, metrics[EXAMPLES]), most)})
+
+
+def check_timing(reply: Message) -> dict[str, float]:
+    """Return the seconds that a client reports: ``decode``, ``work`` and ``encode``.
+
+    Raises
+    ------
+    WireError
+        If one is missing or no credible length of time.
+    """
+    record = readers.record(reply, TIMING)
+    return {
+        name: readers.number(record, name, 0, MAX_SECONDS) for name in ("decode", "work", "encode")
+    }
+
+
+def check_since(reply: Message, server_round: int) -> int:
+    """Return the round whose state the client's codec started from, 0 for a fresh one.
+
+    Raises
+    ------
+    WireError
+        If it is no round before ``server_round``.
+    """
+    record = readers.record(reply, TIMING)
+    if SINCE not in record:
+        return 0
+    return readers.integer(record, SINCE, 0, server_round - 1)

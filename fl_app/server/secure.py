@@ -1,0 +1,173 @@
+"""``Coded`` where the server sees the sum of a round's updates alone.
+
+The protocol is ``fl_app.secure_aggregation.sum``; here is how it hangs in a round: keys and shares
+before the model goes out, masked vectors in place of updates, and then one message with the mean,
+as if there had been one client.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+
+from fl_app.codecs import Wire, WireError
+from fl_app.codecs.modular import ring
+from fl_app.codecs.streams import words
+from fl_app.secure_aggregation.settings import settings
+from fl_app.secure_aggregation.sum import SecureSum, SecureSumError
+from fl_app.server.coded import Coded, RoundFailedError
+from fl_app.server.replies import check_timing, reason
+from fl_app.server.round import WEIGHT_ONE, Round, Usable, left_out
+from fl_app.server.uplink import Uplink
+from fl_app.tree import scalars
+from fl_app.wire.frame import unpack
+from fl_app.wire.ledger import Transfer, short_name
+from fl_app.wire.messages import ARRAYS, CONFIG, SEALED, SENDERS
+from fl_app.wire.records import message_bytes, to_record, unpack_record
+
+
+class SecureCoded(Coded):
+    """Wrap a mean-type strategy so that it gets the clients' mean, and nobody else anything."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.uplink: SecureUplink = SecureUplink(self.session, self.ledger)
+        self._grid: Grid | None = None
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """See `Coded`."""
+        self._grid = grid
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Add up the masked vectors as they come, unmask the sum, and hand on the mean.
+
+        Raises
+        ------
+        RoundFailedError
+            See `Coded`, and if secure aggregation needs more clients than are left.
+        """
+        asked, here = self._asked_for(server_round, "train"), self.session
+        usable = list(self.uplink.receive(asked, replies))
+        self._check_enough(asked)
+        total = self.uplink.sum
+        try:
+            section = words.pack(total.reveal(), total.ring.bits)
+            tree = here.up.decode(Wire((section,)), here.reference(asked.broadcast.decoded))
+        except (SecureSumError, WireError) as error:
+            raise RoundFailedError(str(error)) from None
+        (message, *_) = [one.message for one in usable]
+        weight = total.ring.weight(section, total.total.size)
+        metrics = MetricRecord({"num-examples": weight, WEIGHT_ONE: 1.0})
+        message.content = RecordDict({ARRAYS: to_record(tree), "metrics": metrics})
+        return self.inner.aggregate_train(server_round, [message])
+
+    def _patch(self, cohort: list[int], server_round: int, grid: Grid) -> list[int]:
+        """Return who is up to date, and has shared its secrets for the round."""
+        ready = super()._patch(cohort, server_round, grid)
+        here = self.session
+        added = ring(here.up.spec)
+
+        def ask(action: str, questions: dict[int, ConfigRecord]) -> dict[int, ConfigRecord]:
+            return self._ask(action, questions, server_round)
+
+        self.uplink.sum = SecureSum(
+            ask, server_round, settings(here.cfg), added, added.count(here.theta0)
+        )
+        try:
+            return self.uplink.sum.set_up(ready, here.cfg.seed)
+        except SecureSumError as error:
+            raise RoundFailedError(str(error)) from None
+
+    def _addressed(self, partition: int) -> dict[str, Any]:
+        """Return what only this client is told: also the shares that others have sealed for it."""
+        sealed = self.uplink.sum.sealed_for(partition)
+        shares = {SENDERS: list(sealed), SEALED: list(sealed.values())}
+        return {**super()._addressed(partition), **shares}
+
+    def _ask(
+        self, action: str, questions: dict[int, ConfigRecord], server_round: int
+    ) -> dict[int, ConfigRecord]:
+        """Send a query to each client and return the answers; every message gets its row."""
+        assert self._grid is not None
+        who = {"server-round": server_round}
+        messages = {
+            client: Message(
+                RecordDict({CONFIG: ConfigRecord({**record, **who, "partition": client})}),
+                self.nodes[client],
+                f"query.{action}",
+            )
+            for client, record in sorted(questions.items())
+        }
+        timeout = self.session.cfg.federation.reply_timeout
+        replies = {
+            reply.metadata.reply_to_message_id: reply
+            for reply in self._grid.send_and_receive(messages.values(), timeout=timeout)
+        }
+        answers: dict[int, ConfigRecord] = {}
+        rows: list[Transfer] = []
+        for client, message in messages.items():
+            weight = message_bytes(message)
+            rows.append(Transfer(server_round, client, "down", "setup", message_bytes=weight))
+            reply = replies.get(message.metadata.message_id)
+            if reply is None:
+                left_out(server_round, client, f"no answer to {action} in time")
+                continue
+            weight = message_bytes(reply)
+            rows.append(Transfer(server_round, client, "up", "setup", message_bytes=weight))
+            if reply.has_error():
+                left_out(server_round, client, f"{action}: {reason(reply)}")
+            elif CONFIG in reply.content.config_records:
+                answers[client] = reply.content.config_records[CONFIG]
+        self.ledger.add(rows)
+        return answers
+
+    def _check_nodes(self) -> None:
+        """Refuse nodes that hold several clients: Flower keeps what one of them remembers."""
+        if len({*self.nodes.values()}) < len(self.nodes):
+            clients = self.session.cfg.federation.clients
+            raise RoundFailedError(
+                "secure aggregation keeps secrets between messages, and clients share nodes: start "
+                "one SuperNode per client, as make run does, or flwr run with "
+                f'--federation-config "num-supernodes={clients}"'
+            )
+
+
+class SecureUplink(Uplink):
+    """Adds masked vectors in place of decoding updates: one of them is noise.
+
+    Attributes
+    ----------
+    sum : SecureSum
+        Of the round; set before its messages go out.
+    """
+
+    sum: SecureSum
+
+    def _decode(self, reply: Message, asked: Round, down: Transfer, up: Transfer) -> Usable:
+        """Check a reply, add its vector to the sum, and fill in its two ledger rows.
+
+        Raises
+        ------
+        WireError
+            If the frame is not one of this codec and theta0, or timing is not that of this app.
+        """
+        here, added = self.session, self.sum.ring
+        timing = check_timing(reply)
+        self._note_spent(up, reply)
+        frame = unpack_record(reply.content)
+        wire = unpack(frame, here.up, here.manifest)
+        (section,) = wire.sections
+        self.sum.add(up.partition, words.unpack(section, added.bits, added.count(here.theta0)))
+        up.encode_s, down.decode_s = timing["encode"], timing["decode"]
+        up.codec, up.scalars = short_name(here.up.spec), scalars(here.theta0)
+        up.payload_bytes, up.frame_bytes = wire.nbytes, len(frame)
+        up.competition_bytes = wire.nbytes + here.alias_bytes
+        self.train_seconds += timing["work"]
+        reply.content = RecordDict()
+        return Usable(up.partition, reply, None, None)

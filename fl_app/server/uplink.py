@@ -1,0 +1,226 @@
+"""The way up: replies checked, decoded, clipped and counted, one by one as they arrive."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Message, MetricRecord, RecordDict
+
+from fl_app.adapters.lora_sb import start as first_step
+from fl_app.codecs import State, WireError, receive
+from fl_app.faults.printable import printable
+from fl_app.privacy import is_example_level
+from fl_app.privacy.spent import Spent
+from fl_app.privacy.spent import read as read_spent
+from fl_app.server.clip import _within
+from fl_app.server.downlink import Coding
+from fl_app.server.pulling import bound_replies
+from fl_app.server.replies import capped, check_metrics, check_since, check_timing, reason
+from fl_app.server.round import WEIGHT_ONE, Round, Usable, left_out
+from fl_app.session import Session
+from fl_app.tree import Tree, rms, scalars
+from fl_app.wire.frame import unpack
+from fl_app.wire.ledger import Kind, Ledger, Transfer, short_name
+from fl_app.wire.messages import EVALUATE_METRICS, PRIVATE_METRICS, TRAIN_METRICS
+from fl_app.wire.records import message_bytes, unpack_record
+
+logger = logging.getLogger("thinwire")
+
+MESSAGE_BYTES = 2**24  # the most that a reply has beside its model
+
+
+@dataclass
+class Received:
+    """The last reply of a client that was accepted: its round, and the up codec's memory of it."""
+
+    server_round: int
+    memory: State
+
+
+class Uplink:
+    """Decodes replies with ``codec.up``, of which it keeps every client's memory.
+
+    Parameters
+    ----------
+    session : Session
+        Codec, theta0 and config of the run.
+    ledger : Ledger
+        Gets the rows of a round when it is over.
+
+    Attributes
+    ----------
+    train_seconds : float
+        Seconds of local training that the clients reported.
+    spent : dict
+        Client to what it says that its rows have spent, with privacy.
+    """
+
+    def __init__(self, session: Session, ledger: Ledger) -> None:
+        self.session = session
+        self.ledger = ledger
+        self.train_seconds = 0.0
+        self.spent: dict[int, Spent] = {}
+        self._received: dict[int, Received] = {}
+        self._overdue: dict[str, tuple[int, Kind, int]] = {}  # round, kind, client
+        # Two values of 32 bits for each trained one, a sign for each frozen one where those
+        # are asked for, and the rest.
+        frozen = sum(values.numel() for values in session.model.parameters())
+        signs = frozen // 4 if first_step.is_needed(session.cfg) else 0
+        bound_replies(MESSAGE_BYTES + 8 * scalars(session.theta0) + signs)
+
+    def accepted(self, partition: int) -> int:
+        """Return the round of the client's reply that was accepted last, 0 for none."""
+        last = self._received.get(partition)
+        return last.server_round if last else 0
+
+    def receive(self, asked: Round, replies: Iterable[Message]) -> Iterator[Usable]:
+        """Yield the usable replies to a round's messages in the order of their arrival.
+
+        The others are in ``asked.failed`` when the iterator ends, and all rows in the ledger.
+        """
+        waiting = {p.message.metadata.message_id: p for p in asked.pending}
+        up_rows: dict[int, Transfer] = {}
+        late: list[Transfer] = []
+        for reply in replies:
+            pending = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if pending is None:
+                late += self._drop_late(reply)
+                continue
+            partition = pending.down.partition
+            up = Transfer(
+                asked.number, partition, "up", asked.kind, message_bytes=message_bytes(reply)
+            )
+            up_rows[partition] = up
+            if reply.has_error():
+                asked.crashed.add(partition)
+                _fail(asked, partition, reason(reply))
+                continue
+            try:
+                usable = self._decode(reply, asked, pending.down, up)
+            except WireError as error:
+                _fail(asked, partition, str(error))
+                continue
+            except Exception as error:  # whatever a node makes of a reply, it ends no run
+                logger.debug("a reply of client %d", partition, exc_info=True)
+                _fail(asked, partition, printable(f"{type(error).__name__}: {error}"))
+                continue
+            yield usable
+        for identity, pending in waiting.items():
+            self._overdue[identity] = asked.number, asked.kind, pending.down.partition
+            _fail(asked, pending.down.partition, "it did not reply in time")
+        rows = [(p.down, up_rows.get(p.down.partition)) for p in asked.pending]
+        self.ledger.add(late + [row for pair in rows for row in pair if row])
+
+    def _drop_late(self, reply: Message) -> list[Transfer]:
+        """Say that a reply came too late, and return its row: its bytes were sent all the same."""
+        overdue = self._overdue.pop(reply.metadata.reply_to_message_id, None)
+        if overdue is None or reply.has_error():
+            return []
+        number, kind, partition = overdue
+        logger.warning(
+            "round %d: the reply of client %d came after the deadline and is dropped",
+            number, partition,
+        )  # fmt: skip
+        return [Transfer(number, partition, "up", kind, message_bytes=message_bytes(reply))]
+
+    def _decode(self, reply: Message, asked: Round, down: Transfer, up: Transfer) -> Usable:
+        """Check a reply, fill in its two ledger rows, and take the model out of it.
+
+        Raises
+        ------
+        WireError
+            If the frame is not one of this codec and theta0, or metrics or timing are not those
+            of this app.
+        """
+        here = self.session
+        names = (*EVALUATE_METRICS, *here.task.metrics)
+        if up.kind == "train":
+            names = PRIVATE_METRICS if is_example_level(here.cfg) else TRAIN_METRICS
+        metrics = capped(check_metrics(reply, names), here.cfg.federation.max_examples)
+        timing = check_timing(reply)
+        self._note_spent(up, reply)
+        plain = RecordDict({"metrics": MetricRecord({**metrics, WEIGHT_ONE: 1.0})})
+        tree = relayed = None
+        if up.kind == "train":
+            began = time.perf_counter()
+            frame = unpack_record(reply.content)
+            wire = unpack(frame, here.up, here.manifest)
+            reference = here.reference(asked.broadcast.decoded)
+            memory = self._memory(up.partition, up.round, reply, reference)
+            tree, memory = receive(here.up, wire, reference, memory)
+            relayed = Coding(tree, frame, wire.nbytes)
+            up.decode_s = time.perf_counter() - began
+            up.encode_s = timing["encode"]
+            up.codec, up.scalars = short_name(here.up.spec), scalars(tree)
+            up.payload_bytes, up.frame_bytes = wire.nbytes, len(frame)
+            up.competition_bytes = wire.nbytes + here.alias_bytes
+            clipped = self._clipped(tree, asked.broadcast.decoded, up)
+            if clipped is not tree:
+                tree, relayed = clipped, None
+            self.train_seconds += timing["work"]
+            if here.up.remembers:
+                self._received[up.partition] = Received(up.round, memory)
+        down.decode_s = timing["decode"]
+        reply.content = plain
+        return Usable(up.partition, reply, tree, relayed)
+
+    def _note_spent(self, up: Transfer, reply: Message) -> None:
+        """Keep what the client of a private turn says; WireError if it does not."""
+        if up.kind == "train" and is_example_level(self.session.cfg):
+            self.spent[up.partition] = read_spent(reply)
+
+    def _memory(self, partition: int, server_round: int, reply: Message, reference: Tree) -> State:
+        """Return the up codec's memory of the client, as of the state that its reply started from.
+
+        Raises
+        ------
+        WireError
+            If that is neither the state of the round accepted last nor a fresh one.
+        """
+        since = check_since(reply, server_round)
+        if since == 0:
+            return self.session.up.init_receiver(reference)
+        last = self._received.get(partition)
+        if last is None or last.server_round != since:
+            accepted = last.server_round if last else "none"
+            raise WireError(f"the reply builds on round {since}, the last accepted is {accepted}")
+        return last.memory
+
+    def _clipped(self, tree: Tree, broadcast: Tree, up: Transfer) -> Tree:
+        """Return ``tree``, its update scaled down to ``federation.max_update_rms`` if beyond."""
+        limit = self.session.cfg.federation.max_update_rms
+        if limit is None or all(_within(limit, tree[name], x) for name, x in broadcast.items()):
+            return tree
+        found = rms(tree, broadcast)
+        if found <= limit:
+            return tree
+        logger.warning(
+            "round %d: the update of client %d has a root mean square of %.3g and is scaled down "
+            "to federation.max_update_rms=%g", up.round, up.partition, found, limit,
+        )  # fmt: skip
+        return {
+            name: (start + limit / found * (tree[name] - start.astype(np.float64))).astype(
+                np.float32
+            )
+            for name, start in broadcast.items()
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs: seconds, and what is remembered of every client."""
+        clients = [[k, last.server_round, last.memory] for k, last in self._received.items()]
+        spent = [[k, *astuple(said)] for k, said in self.spent.items()]
+        return {"train_seconds": self.train_seconds, "clients": clients, "spent": spent}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``."""
+        self.train_seconds = state["train_seconds"]
+        self._received = {k: Received(number, memory) for k, number, memory in state["clients"]}
+        self.spent = {k: Spent(*said) for k, *said in state.get("spent", [])}  # of late
+
+
+def _fail(asked: Round, partition: int, why: str) -> None:
+    asked.failed[partition] = why
+    left_out(asked.number, partition, why)

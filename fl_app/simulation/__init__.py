@@ -1,0 +1,1 @@
+"""Simulations on this machine: a SuperLink, Ray and warm processes of our own."""

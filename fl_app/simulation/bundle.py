@@ -1,0 +1,111 @@
+"""What a run brings to the processes that execute it: the project's description, and no code.
+
+Flower sends a bundle (a FAB, which is a zip file) with every run and runs the components that it
+names. Every machine has this project installed, whose weights are too large for a bundle, and runs
+what is installed: a bundle only has to show that its sender means this app, in this version.
+"""
+
+import tomllib
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from flwr.cli.build import build_fab_from_disk
+
+from fl_app.files import atomic_file, installed
+
+DESCRIPTION = "pyproject.toml"
+FILES = {DESCRIPTION, ".info/CONTENT"}  # the latter is Flower's list of the files
+MOST_BYTES = 64 * 1024  # of a bundle, and of each file in it; ours has 3 kB
+LONGEST_WORD = 80  # of a foreign bundle that is quoted
+HOW = "submit with `make run` or `python -m deploy.submit`"
+
+
+class BundleError(ValueError):
+    """A bundle that is not run here; the message says why."""
+
+
+def make(folder: Path) -> Path:
+    """Make the folder that ``flwr run`` takes, in ``folder``; return it."""
+    app = folder / "thinwire"
+    app.mkdir(mode=0o700, exist_ok=True)
+    atomic_file(app / DESCRIPTION, installed(DESCRIPTION).read_bytes())
+    return app
+
+
+def size(app: Path) -> int:
+    """Return the bytes that every node fetches in a run."""
+    return len(build_fab_from_disk(app))
+
+
+def check(bundle: bytes, ours: dict[str, Any]) -> None:
+    """Check that ``bundle`` describes the app ``ours`` and brings nothing else.
+
+    Nothing of it is written to disk, and no more than `MOST_BYTES` of a file are unpacked.
+
+    Parameters
+    ----------
+    bundle : bytes
+        What a peer sent.
+    ours : dict
+        What `described` says of the installed app.
+
+    Raises
+    ------
+    BundleError
+        If it is another app, another version, or has other files.
+    """
+    if len(bundle) > MOST_BYTES:
+        raise BundleError(f"the bundle has {len(bundle):,} bytes, {MOST_BYTES:,} at most: {HOW}")
+    try:
+        theirs = described(_description(bundle))
+    except BundleError:
+        raise
+    except Exception as error:  # whatever a zip file or TOML text can be made to raise
+        raise BundleError(f"the bundle cannot be read ({type(error).__name__}): {HOW}") from None
+    for what, value in ours.items():
+        if theirs[what] != value:
+            raise BundleError(
+                f"the bundle is of another app than the one that is installed here: its {what} is "
+                f"{_quoted(theirs[what])}, not {_quoted(value)}; {HOW}, with the same version"
+            )
+
+
+def described(text: str) -> dict[str, Any]:
+    """Return what tells an app from another, in the text of its pyproject.toml."""
+    description = tomllib.loads(text)
+    app = description["tool"]["flwr"]["app"]
+    return {
+        "publisher": app["publisher"],
+        "name": description["project"]["name"],
+        "version": description["project"]["version"],
+        "components": app["components"],
+        "[tool.flwr.app]": app,
+    }
+
+
+def _description(bundle: bytes) -> str:
+    """Return the text of pyproject.toml in a bundle that has no other files."""
+    with zipfile.ZipFile(BytesIO(bundle)) as archive:
+        names = [entry.filename for entry in archive.infolist()]
+        foreign = [name for name in names if name not in FILES]
+        if foreign:
+            raise BundleError(
+                f"the bundle holds {_quoted(foreign[0])}, and runs bring no code and no files: "
+                "what is installed is what is run; " + HOW
+            )
+        if len(names) != len({*names}):
+            raise BundleError(f"the bundle holds a file twice: {HOW}")
+        for entry in archive.infolist():
+            if entry.file_size > MOST_BYTES:
+                raise BundleError(
+                    f"{entry.filename} of the bundle unpacks to {entry.file_size:,} bytes, "
+                    f"{MOST_BYTES:,} at most: {HOW}"
+                )
+        with archive.open(DESCRIPTION) as file:
+            return file.read(MOST_BYTES).decode()
+
+
+def _quoted(value: object) -> str:
+    return repr(value)[:LONGEST_WORD].encode("ascii", "backslashreplace").decode()

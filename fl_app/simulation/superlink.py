@@ -1,0 +1,243 @@
+"""A SuperLink of this process's own for simulations: started, asked and stopped with all it began.
+
+It has its own FLWR_HOME and free ports; no telemetry, no installation at run time. Its simulations
+start warm, see ``superexec``. Everything listens on loopback, and to this user alone: the SuperLink
+looks who connects, Ray asks for a token.
+"""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import joblib
+
+from fl_app.files import OTHERS, project_root
+from fl_app.simulation import bundle
+from fl_app.simulation.processes import descendants, handled_by, interrupt, is_alive, is_simulation
+
+START_SECONDS = 60
+STOP_SECONDS = 20
+FLWR_SECONDS = 20  # for a question to the SuperLink
+CONNECTION = "thinwire"
+RAY_TOKEN = "ray.token"  # in the launcher's folder: what every connection to its Ray has to show
+CPUS = "THINWIRE_CPUS"  # of the environment: what the simulations of a SuperLink share
+APP = "THINWIRE_APP"  # the folder that is submitted
+
+
+class SuperLinkError(RuntimeError):
+    """The SuperLink did not start, or does not answer."""
+
+
+@contextmanager
+def superlinks(number: int = 1, actors: int | None = None) -> Iterator[list[dict[str, str]]]:
+    """Start SuperLinks that share this machine's processors; yield what Flower's CLI needs of each.
+
+    On exit, also by a signal that ends this process, every process that descends from them is
+    gone.
+
+    Parameters
+    ----------
+    number : int
+        How many.
+    actors : int, optional
+        Each is for one run, which has so many actors. Without, it is for one run after another.
+
+    Raises
+    ------
+    SuperLinkError
+        If one does not come up; the message holds the end of its log.
+    """
+    cpus = max(1, joblib.cpu_count() // max(1, number))
+    with handled_by(interrupt), ExitStack() as started:
+        yield [started.enter_context(_superlink(cpus, actors)) for _ in range(number)]
+
+
+@contextmanager
+def _superlink(cpus: int, actors: int | None) -> Iterator[dict[str, str]]:
+    with tempfile.TemporaryDirectory(prefix="thinwire-", ignore_cleanup_errors=True) as name:
+        home = Path(name)
+        port = free_port()
+        address = f"127.0.0.1:{port}"
+        environment = _environment(home, cpus)
+        (home / "config.toml").write_text(
+            f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
+            f'address = "{address}"\ninsecure = true\n'
+        )
+        bundle.make(home)
+        write_secret(home / RAY_TOKEN)
+        logs = [home / "superlink.log", home / "superexec.log"]
+        processes = []
+        try:
+            superlink = _start(
+                [
+                    sys.executable, "-m", "fl_app.simulation.private_superlink", "--insecure",
+                    "--simulation", "--isolation", "process",
+                    "--host", "127.0.0.1", "--port", str(port),
+                ],
+                environment, logs[0],
+            )  # fmt: skip
+            processes.append(superlink)
+            processes.append(_start(
+                [
+                    sys.executable, "-m", "fl_app.simulation.superexec",
+                    "--runtime-api-address", address, "--parent-pid", str(os.getpid()),
+                    "--served-pid", str(superlink.pid), "--cpus", str(cpus),
+                    *([] if actors is None else ["--actors", str(actors)]),
+                ],
+                environment, logs[1],
+            ))  # fmt: skip
+            _wait_until_healthy(processes, port, logs)
+            yield environment
+        finally:
+            stop(processes, environment)
+
+
+def _start(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("w") as output:
+        return subprocess.Popen(
+            command,
+            env=environment,
+            cwd=project_root(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which then tidies up
+            umask=OTHERS,
+        )
+
+
+def write_secret(path: Path) -> None:
+    """Write a new random secret that only this user can read.
+
+    Raises
+    ------
+    FileExistsError
+        If there is something at ``path``.
+    """
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+
+
+def _environment(home: Path, cpus: int) -> dict[str, str]:
+    return {
+        **{name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"},
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        CPUS: str(cpus),
+        APP: str(home / "thinwire"),
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # torch's are torch_threads
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": str(home),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(home / RAY_TOKEN),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's switch for loopback, on any system
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning",
+    }
+
+
+def script(name: str) -> str:
+    """Return the path of a command that was installed beside this Python."""
+    return str(Path(sys.executable).parent / name)
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_healthy(
+    processes: list[subprocess.Popen[bytes]], port: int, logs: list[Path]
+) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while all(p.poll() is None for p in processes) and time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    said = "\n".join(f"{log.stem}: {log.read_text()[-2000:]}" for log in logs)
+    raise SuperLinkError(f"the SuperLink did not start:\n{said}")
+
+
+def status(environment: dict[str, str], patience: float = 30) -> tuple[str, str]:
+    """Return status and details of the last run, as ``flwr list`` says, once they are final."""
+    deadline = time.monotonic() + patience
+    latest = ("unknown", "")
+    while time.monotonic() < deadline:
+        runs = _runs(environment)
+        if runs:
+            latest = str(runs[0]["status"]), str(runs[0].get("status-details", ""))
+            if latest[0].startswith("finished"):
+                return latest
+        time.sleep(0.5)
+    return latest
+
+
+def _runs(environment: dict[str, str]) -> list[dict[str, object]]:
+    try:
+        listed = flwr("list", CONNECTION, "--format", "json", environment=environment)
+        return list(json.loads(listed)["runs"])
+    except (ValueError, KeyError):
+        return []
+
+
+def flwr(*arguments: str, environment: dict[str, str]) -> str:
+    """Return what Flower's CLI prints, nothing if it hangs."""
+    try:
+        done = subprocess.run(
+            [script("flwr"), *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=FLWR_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return ""
+    return done.stdout
+
+
+def stop(processes: list[subprocess.Popen[bytes]], environment: dict[str, str]) -> None:
+    """Stop a SuperLink, its SuperExec and everything that descends from them.
+
+    A SIGTERM in the middle of a run would lose what the run still writes, so Flower is asked to
+    stop the run first.
+    """
+    with handled_by(signal.SIG_IGN):
+        family = [member for process in processes for member in descendants(process.pid)]
+        simulations = [member for member in family if is_simulation(member)]
+        if any(map(is_alive, simulations)):
+            for run in _runs(environment):
+                if not str(run["status"]).startswith("finished"):
+                    flwr("stop", str(run["run-id"]), CONNECTION, environment=environment)
+            deadline = time.monotonic() + STOP_SECONDS
+            while any(map(is_alive, simulations)) and time.monotonic() < deadline:
+                time.sleep(0.1)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for member in family:
+            if is_alive(member):
+                member.kill()

@@ -1,0 +1,8 @@
+"""``python -m fl_app.sweep -m KEY=VALUE,VALUE ...``: see ``fl_app.sweep.job``."""
+
+import sys
+
+from fl_app.sweep.job import main  # the module that Hydra's launchers find again
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""``python -m fl_app.sweep -m KEY=A,B ...``: a Hydra multirun, of which each job is a ``flwr run``.
+
+Ends with a table, and in the sweep's folder results.csv, report.html and pareto.png. The exit
+status is 0 if every run completed, 1 if one failed, 2 for a wrong configuration, 130 if
+interrupted.
+"""
+
+import json
+import math
+import os
+import re
+import shlex
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing import parent_process
+from pathlib import Path
+
+import hydra
+import psutil
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+
+import fl_app.simulation.preload  # noqa: F401  the checks need most of it
+from fl_app.config import CONF_DIR, ConfigError, compose, identity
+from fl_app.files import keep_private, project_root
+from fl_app.preflight.whole import check
+from fl_app.run import submit
+from fl_app.runs.read import Run, is_run, read
+from fl_app.runs.text import duration
+from fl_app.simulation.superlink import SuperLinkError
+from fl_app.sweep.summary import JOBS, Job, conclude
+from fl_app.sweep.superlinks import FOLDERS, STARTED, free_superlink
+
+OF_THE_SWEEP = ("sweep", "resume", "job", "output.name", "output.dir")  # not of its runs
+LONGEST_NAME = 120
+
+
+@hydra.main(config_path=str(CONF_DIR), config_name="multirun", version_base="1.3")
+def job(cfg: DictConfig) -> float | None:
+    """Run one job; return the bytes until its target was met, as an objective to minimize.
+
+    Infinite if it was missed, None if the job failed.
+    """
+    keep_private()  # in whatever process a launcher has started
+    if parent_process() is not None:  # the sweep's own process tells the jobs when to stop
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    began = time.monotonic()
+    sweep = project_root() / HydraConfig.get().sweep.dir
+    words, own = words_of_job(), shlex.split(cfg.job)
+    name = " ".join([f"{HydraConfig.get().job.num:03d}", *own, *words])
+    words += own
+    found = run = None
+    try:
+        wanted = compose(shlex.join(words))
+        check(wanted)
+        found = completed(project_root() / cfg.output.dir, wanted) if cfg.resume else None
+        folder = found or _run(sweep, name, words)
+        log = Path(f"{folder}.log")
+        run = read(folder) if is_run(folder) else None
+        why = "" if run and run.status == "completed" else f"{last_line(log)} (see {log})"
+    except (ConfigError, SuperLinkError, OSError) as error:
+        why = str(error)
+    ended = Job(
+        number=HydraConfig.get().job.num,
+        words=shlex.join(words) or "the default configuration",
+        run=None if run is None else str(run.path),
+        status="failed" if run is None else run.status,
+        why=why,
+    )
+    ended.add_to(sweep)
+    seconds = "was there" if found else duration(time.monotonic() - began)
+    print(f"{ended.line(run)}, {seconds}", flush=True)
+    return bytes_to_target(run) if ended.status == "completed" and run else None
+
+
+def bytes_to_target(run: Run) -> float:
+    """Return the bytes sent until a run met its target, infinite if it did not."""
+    target = run.option("target.value")
+    met = None if target is None else run.first_met(target)
+    return math.inf if met is None else float(run.ledger.sent(until=met))
+
+
+def words_of_job() -> list[str]:
+    """Return the overrides that Hydra gives this job, without those of the sweep itself."""
+    parser = OverridesParser.create()
+    return [
+        word
+        for word in HydraConfig.get().overrides.task
+        if parser.parse_override(word).key_or_group.lstrip("/") not in OF_THE_SWEEP
+    ]
+
+
+def completed(folder: Path, wanted: DictConfig) -> Path | None:
+    """Return a completed run below ``folder`` with the configuration ``wanted``, if any."""
+    sought = identity(wanted)
+    for path in sorted(folder.glob("**/summary.json")):
+        with suppress(ValueError, KeyError, FileNotFoundError):  # a spoiled run is none
+            summary = json.loads(path.read_text())
+            if (summary["status"], summary["seed"]) == ("completed", wanted.seed):
+                run = read(path.parent)
+                if identity(run.config) == sought:
+                    return run.path
+    return None
+
+
+def _run(sweep: Path, name: str, words: list[str]) -> Path:
+    """Run a job in a folder of its own, its log beside it."""
+    name = re.sub(r"[^\w.+-]+", "-", name)[:LONGEST_NAME]
+    folder = next(path for path in _names(sweep / name) if not path.exists())
+    words = [*words, f"output.dir='{sweep}'", f"output.name={folder.name}"]
+    with free_superlink() as environment, Path(f"{folder}.log").open("w") as log:
+        submit(shlex.join(words), environment, log, wait=False)  # the next one may begin
+    return folder
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a job's log, where what ended it is said."""
+    lines = log.read_text().split("\n") if log.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it left no log")
+
+
+def _names(path: Path) -> Iterator[Path]:
+    yield path
+    for attempt in range(2, 1000):
+        yield path.with_name(f"{path.name}-{attempt}")
+
+
+def main() -> int:
+    """Sweep as the command line says; return the exit status."""
+    keep_private()
+    os.chdir(project_root())  # output.dir is relative to it
+    interrupted = refused = False
+    with STARTED:
+        try:
+            job()
+        except KeyboardInterrupt:
+            interrupted = True
+            _end_workers()
+        except SystemExit as ending:  # Hydra has said what is wrong
+            refused = bool(ending.code)
+    if not FOLDERS:
+        return 130 if interrupted else 2 if refused else 0
+    folder = FOLDERS[-1]
+    if refused and not (folder / JOBS).exists():  # found wrong after Hydra had made the folder
+        (folder / "multirun.yaml").unlink(missing_ok=True)
+        with suppress(OSError):  # it holds something else
+            folder.rmdir()
+        return 2
+    status = conclude(folder)
+    if interrupted:
+        print(f"go on with the same command and output.name={folder.name} resume=true")
+    return 130 if interrupted else 2 if refused else status
+
+
+def _end_workers() -> None:
+    """End the processes of a parallel launcher, each of which waits for its ``flwr run``."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if any("LokyProcess" in word for word in process.cmdline()):
+                for member in (process, *process.children(recursive=True)):
+                    member.kill()

@@ -1,0 +1,115 @@
+"""Local training: one client's turn, from a model to a trained model."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from omegaconf import DictConfig
+from torch import nn
+
+from fl_app.data.padding import IGNORED
+from fl_app.faults import FaultError
+from fl_app.tasks import Task
+from fl_app.training import optimizers
+
+Row = dict[str, Any]
+GradientHook = Callable[[nn.Module], None]
+"""Changes the gradients of a model in place, after the backward pass and before clipping."""
+
+
+class DivergedError(RuntimeError):
+    """Training produced a loss that is not finite."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a client's turn did: examples seen per epoch, mean loss of the last epoch, seconds."""
+
+    examples: int
+    loss: float
+    seconds: float
+
+
+def train(
+    model: nn.Module,
+    rows: Sequence[Row] | Dataset,
+    task: Task,
+    cfg: DictConfig,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    gradient_accumulation: int = 1,
+    hooks: Sequence[GradientHook] = (),
+) -> Turn:
+    """Train ``model`` in place on ``rows`` for ``epochs`` passes in a seeded random order.
+
+    Parameters
+    ----------
+    rows : documents, in a list or on disk
+        See ``fl_app.data``; one batch is ``batch_size`` documents with all their questions.
+    cfg : DictConfig
+        The ``optimizer`` group: optimizer, schedule over this turn, ``max_grad_norm``.
+    seed : int
+        Of batch order and dropout.
+    gradient_accumulation : int
+        Batches of a step. Their losses are weighted by how many labels each is over (tokens, or
+        rows of a classifier), as in transformers' Trainer: the step is that of one large batch.
+
+    Raises
+    ------
+    ValueError
+        If there are no rows.
+    DivergedError
+        If a loss is NaN or infinite.
+    """
+    if not rows:
+        raise FaultError(
+            "no_rows", "this client holds no documents: check data and federation.clients"
+        )
+    began = time.perf_counter()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    device = trained[0].device
+    step_size = batch_size * gradient_accumulation
+    steps_per_epoch = math.ceil(len(rows) / step_size)
+    optimizer, schedule = optimizers.build(trained, cfg, epochs * steps_per_epoch)
+    torch.manual_seed(seed)
+    order = torch.Generator().manual_seed(seed)
+    model.train()
+    losses: list[float] = []
+    for _ in range(epochs):
+        losses.clear()
+        for indices in torch.randperm(len(rows), generator=order).split(step_size):
+            batches = [
+                task.training([rows[i] for i in some.tolist()])
+                for some in indices.split(batch_size)
+            ]
+            labels = [int((batch["labels"] != IGNORED).sum()) for batch in batches]
+            step_loss = 0.0
+            for batch, count in zip(batches, labels, strict=True):
+                loss = model(**{k: v.to(device) for k, v in batch.items()}).loss
+                if not torch.isfinite(loss):
+                    raise DivergedError(
+                        f"the loss became {loss.item()}: lower optimizer.lr={cfg.lr} or raise "
+                        f"optimizer.warmup={cfg.warmup}"
+                    )
+                loss = loss * (count / sum(labels))
+                loss.backward()
+                step_loss += loss.item()
+            for hook in hooks:
+                hook(model)
+            nn.utils.clip_grad_norm_(trained, cfg.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            losses.append(step_loss)
+    model.eval()
+    return Turn(
+        examples=task.examples(rows),
+        loss=sum(losses) / len(losses),
+        seconds=time.perf_counter() - began,
+    )

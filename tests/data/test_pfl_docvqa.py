@@ -1,0 +1,437 @@
+"""PFL-DocVQA: from files in the competition's format to a training step, and what is refused."""
+
+import ast
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ConfigRecord
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from fl_app.aggregation.inner import inner_strategy
+from fl_app.build import session
+from fl_app.config import CONF_DIR, ConfigError, compose
+from fl_app.data import client_split, load
+from fl_app.data.pfl_docvqa import _truncated
+from fl_app.data.pfl_docvqa_convert import SourceError, convert, main, to_thousandths
+from fl_app.files import installed
+from fl_app.preflight.whole import check
+from fl_app.server.coded import Coded
+from fl_app.wire.ledger import Ledger
+from fl_app.wire.records import to_record
+from tests import pfl_docvqa as files
+from tests.loopback import Loopback
+
+TRUST = "--i-trust-these-pickles"
+TINY = sorted(path.stem for path in (CONF_DIR / "model").glob("vt5-tiny*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published") / "source"
+    files.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("converted") / "out"
+    assert main([str(source), str(out), TRUST]) == 0
+    return out
+
+
+@pytest.fixture
+def damaged(source: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(source, tmp_path / "source"))
+
+
+def config(path: Path, more: str = ""):
+    return compose(f"data=pfl_docvqa data.path={path} {more}")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+# ---- what comes out ---------------------------------------------------------------------------
+
+
+def test_every_question_is_a_row_in_the_files_order(converted: Path) -> None:
+    splits = load(config(converted).data, 0)
+    assert set(splits) == {"train", "test"}
+    train = splits["train"].to_list()
+    assert [row["client"] for row in train] == [k for k in range(10) for _ in range(3)]
+    first = train[0]
+    assert first["words"] == ["total", "eur", "0"]
+    assert first["boxes"] == [[100, 200, 200, 250], [500, 200, 580, 250], [600, 200, 999, 1000]]
+    assert first["answers"] == [["eur 0", "0"]]
+    assert first["questions"] == ["What is the total?"]
+    assert (first["tags"], first["fields"]) == ([0, 0, 0], [""])
+    assert (first["document"], first["provider"]) == ("doc0a_0", "provider0a")
+    test = splits["test"].to_list()
+    assert [row["answers"][0][1] for row in test] == ["7", "8"]
+    assert {row["client"] for row in test} == {-1}
+    assert {row["provider"] for row in test} == {""}
+
+
+def test_partitions_are_those_of_data_points(source: Path, converted: Path) -> None:
+    cfg = config(converted)
+    train = load(cfg.data, 0)["train"]
+    data_points = json.loads((source / "data_points.json").read_text())
+    for client in range(10):
+        rows = client_split(train, cfg.data.partitioner, client, 10, 0).to_list()
+        records = np.load(source / f"imdb_train_client_{client}.npy", allow_pickle=True)
+        providers = {i: p for p, of in data_points[f"client_{client}"].items() for i in of}
+        assert [row["document"] for row in rows] == [r["image_name"] for r in records[1:]]
+        assert [row["provider"] for row in rows] == [providers[i] for i in range(1, len(records))]
+
+
+def test_pictures_are_the_published_ones_and_survive_the_source(damaged, tmp_path: Path) -> None:
+    before = contents(damaged)
+    convert(damaged, tmp_path / "out")
+    shutil.rmtree(damaged)
+    for row in load(config(tmp_path / "out").data, 0)["train"].to_list():
+        name = f"images/{row['document']}.jpg"
+        assert Path(row["picture"]).is_absolute()
+        assert Path(row["picture"]).read_bytes() == before[name]
+
+
+def test_the_same_source_gives_the_same_bytes(source: Path, converted: Path, tmp_path) -> None:
+    convert(source, tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(converted)
+    assert not [p for p in converted.parent.iterdir() if p != converted]  # nothing left beside
+
+
+def test_a_record_that_no_provider_lists_is_kept(damaged: Path, tmp_path: Path) -> None:
+    data_points = json.loads((damaged / "data_points.json").read_text())
+    del data_points["client_4"]["provider4b"]
+    (damaged / "data_points.json").write_text(json.dumps(data_points))
+    rows = convert(damaged, tmp_path / "out")["train"].to_list()
+    assert [r["provider"] for r in rows if r["client"] == 4] == ["provider4a", "provider4a", ""]
+
+
+def test_a_page_without_words_is_kept(damaged: Path, tmp_path: Path) -> None:
+    empty = {**files.record("val_0", 7), "ocr_tokens": [], "ocr_normalized_boxes": []}
+    files.write_records(damaged / "imdb_val.npy", [empty])
+    (row,) = convert(damaged, tmp_path / "out")["test"].to_list()
+    assert row["words"] == row["boxes"] == []
+
+
+near_the_page = npst.arrays(
+    st.sampled_from([np.float32, np.float64]),
+    st.tuples(st.integers(0, 5), st.just(4)),
+    elements=st.floats(-1, 2, width=32),
+)
+
+
+@given(near_the_page)
+def test_boxes_are_clipped_to_the_page_and_within_a_thousandth(boxes: np.ndarray) -> None:
+    got = to_thousandths(boxes)
+    assert got.shape == boxes.shape
+    assert ((got >= 0) & (got <= 1000)).all()
+    inside = np.clip(boxes.astype(np.float64), 0, 1)
+    assert (np.abs(got / 1000 - inside) <= 0.001 + 1e-9).all()
+
+
+@given(near_the_page | npst.arrays(np.float64, (3, 4), elements=st.floats(0, 1)))
+def test_truncated_boxes_are_those_of_the_competitions_code(boxes: np.ndarray) -> None:
+    import pyarrow as pa
+
+    page = to_thousandths(boxes).tolist()
+    column = pa.array([[], page, page], pa.list_(pa.list_(pa.int16(), 4)))
+    truncated = np.clip(boxes, 0, 1).astype(np.int64).tolist()
+    assert _truncated(column).to_pylist() == [[], truncated, truncated]
+    assert _truncated(column[2:]).to_pylist() == [truncated]
+
+
+def test_truncate_boxes_is_an_option(converted: Path) -> None:
+    rows = load(config(converted, "data.truncate_boxes=true").data, 0)["train"].to_list()
+    assert rows[0]["boxes"] == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
+    assert rows[0]["words"] == ["total", "eur", "0"]
+
+
+# ---- training ---------------------------------------------------------------------------------
+
+
+def test_two_clients_train_and_a_third_evaluates(converted: Path, tmp_path: Path) -> None:
+    overrides = (
+        f"data=pfl_docvqa data.path={converted} strategy=fedavg clients_per_round=2 "
+        "evaluate_clients_per_round=1 local_epochs=1 batch_size=2"
+    )
+    here = session(overrides)
+    ledger = Ledger(tmp_path / "ledger.csv")
+    coded = Coded(inner_strategy(here.cfg), here, ledger)
+    result = coded.start(
+        Loopback(overrides, nodes=10), to_record(here.theta0), num_rounds=1,
+        train_config=ConfigRecord(), evaluate_config=ConfigRecord(),
+    )  # fmt: skip
+    done = [(row.kind, row.direction) for row in ledger.rows if row.kind != "setup"]
+    assert done == [("train", "down"), ("train", "up")] * 2 + [
+        ("evaluate", "down"),
+        ("evaluate", "up"),
+    ]
+    assert result.train_metrics_clientapp[1]["loss"] > 0
+    assert 0 <= result.evaluate_metrics_clientapp[1]["anls"] <= 1
+    assert {*here.evaluate(here.theta0, here.data["test"])} == {"anls", "accuracy"}
+
+
+@pytest.mark.parametrize("model", TINY)
+def test_the_published_picture_is_what_a_visual_model_sees(converted: Path, model: str) -> None:
+    here = session(f"data=pfl_docvqa data.path={converted} model={model}")
+    rows = here.documents(0).to_list()
+    others = [{**row, "picture": here.data["test"][0]["picture"]} for row in rows]
+    with torch.inference_mode():
+        loss, other = (here.model(**here.task.training(x)).loss for x in (rows, others))
+    assert torch.isfinite(loss)
+    sees = any("visual_encoder" in name for name, _ in here.model.named_modules())
+    assert sees == model.endswith("visual")
+    assert bool(loss != other) == sees
+
+
+def test_a_page_without_words_trains(converted: Path) -> None:
+    here = session(f"data=pfl_docvqa data.path={converted} +model.config.prompt=encoder")
+    rows = here.documents(0).to_list()
+    rows[0] |= {"words": [], "boxes": [], "tags": []}
+    for batch in rows[:1], rows:
+        assert torch.isfinite(here.model(**here.task.training(batch)).loss)
+
+
+# ---- trust ------------------------------------------------------------------------------------
+
+
+class Trap:
+    """A record that writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.write_text, (self.path, "executed")
+
+
+@pytest.fixture
+def trap(damaged: Path, tmp_path: Path) -> Path:
+    rest = [files.record("doc0a_0", 0)] * 2
+    files.write_records(damaged / "imdb_train_client_0.npy", [Trap(tmp_path / "trace"), *rest])
+    return tmp_path / "trace"
+
+
+def test_nothing_is_unpickled_without_the_flag(damaged, trap, tmp_path, capsys) -> None:
+    assert main([str(damaged), str(tmp_path / "out")]) == 2
+    assert not trap.exists()
+    assert not (tmp_path / "out").exists()
+    assert TRUST in capsys.readouterr().err
+
+
+def test_the_flag_executes_what_the_file_holds(damaged, trap, tmp_path, capsys) -> None:
+    assert main([str(damaged), str(tmp_path / "out"), TRUST]) == 1
+    assert trap.read_text() == "executed"
+    assert "imdb_train_client_0.npy, record 1: should be a dict" in capsys.readouterr().err
+
+
+def test_the_loader_executes_nothing(damaged, trap, converted) -> None:
+    with pytest.raises(FileNotFoundError, match="pfl_docvqa_convert"):
+        load(config(damaged).data, 0)
+    shutil.copytree(converted, damaged, dirs_exist_ok=True)  # the traps beside the Arrow files
+    load(config(damaged).data, 0)["train"].to_list()
+    assert not trap.exists()
+
+
+PICKLES = ("allow_pickle", "import pickle", "from pickle", "import dill", "torch.load(")
+
+
+def test_training_cannot_reach_the_converter_or_a_pickle() -> None:
+    entries = ("client_app", "server_app", "run", "runs/submission")
+    reached = imported({Path(installed(f"fl_app/{entry}.py")) for entry in entries})
+    names = {str(path.relative_to(installed("fl_app").parent)) for path in reached}
+    assert {"fl_app/data/pfl_docvqa.py", "fl_app/codecs/nf4.py", "fl_app/server/coded.py"} <= names
+    assert "fl_app/data/pfl_docvqa_convert.py" not in names
+    for path in reached:
+        assert not [word for word in PICKLES if word in path.read_text()], path
+    converter = installed("fl_app/data/pfl_docvqa_convert.py")  # what the search would find
+    assert [word for word in PICKLES if word in converter.read_text()]
+
+
+def imported(files: set[Path]) -> set[Path]:
+    """The project's files that ``files`` import, at any depth, and they themselves."""
+    root = installed("fl_app").parent
+    found: set[Path] = set()
+    while files - found:
+        path = (files - found).pop()
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = []
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for module in modules:
+                folder = root / module.replace(".", "/")
+                options = (folder.with_suffix(".py"), folder / "__init__.py")
+                files |= {option for option in options if option.is_file()}
+    return found
+
+
+# ---- refusals ---------------------------------------------------------------------------------
+
+
+def changed(**fields):
+    """A source whose client 3 has, in record 2, other fields; None: without the field."""
+
+    def damage(source: Path) -> None:
+        path = source / "imdb_train_client_3.npy"
+        records = list(np.load(path, allow_pickle=True)[1:])
+        records[1] = {k: v for k, v in (records[1] | fields).items() if v is not None}
+        files.write_records(path, records)
+
+    return damage
+
+
+def boxes(value: object):
+    return changed(ocr_normalized_boxes=[[value, 0, 1, 1]] * 3)
+
+
+def listed(client: str, **providers):
+    def damage(source: Path) -> None:
+        path = source / "data_points.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {client: providers}))
+
+    return damage
+
+
+RECORD = "imdb_train_client_3.npy, record 2: "
+DAMAGES = {
+    "question": (changed(question=None), RECORD + "no field 'question'"),
+    "question type": (changed(question=3), RECORD + "question, image_name should hold strings"),
+    "answers": (changed(answers=[]), RECORD + "no answers"),
+    "one answer": (changed(answers="EUR 3"), RECORD + "answers should be a list, not str"),
+    "tokens": (changed(ocr_tokens=["total", None, "3"]), RECORD + "ocr_tokens should hold strings"),
+    "fewer tokens": (changed(ocr_tokens=["total"]), RECORD + "1 ocr_tokens, 3 ocr_normalized"),
+    "nan": (boxes(np.nan), RECORD + "ocr_normalized_boxes should be finite"),
+    "inf": (boxes(np.inf), RECORD + "ocr_normalized_boxes should be finite"),
+    "pixels": (boxes(640), RECORD + "ocr_normalized_boxes should be in 0..1, and there is 640"),
+    "text box": (boxes("left"), RECORD + "could not convert string"),
+    "corners": (changed(ocr_normalized_boxes=[[0, 1]] * 3), RECORD + ".*should be \\[n, 4\\]"),
+    "path": (changed(image_name="../../etc/page"), RECORD + "image_name .* a file's name"),
+    "no header": (
+        lambda s: files.write_records(s / "imdb_val.npy", [], header=files.record("val_0", 1)),
+        "imdb_val.npy, record 0: should be the header",
+    ),
+    "not a header": (
+        lambda s: files.write_records(s / "imdb_val.npy", [], header="PFL-DocVQA"),
+        "imdb_val.npy, record 0: should be the header",
+    ),
+    "another array": (
+        lambda s: np.save(s / "imdb_val.npy", np.zeros((2, 2))),
+        "imdb_val.npy should hold a numpy array of records",
+    ),
+    "cut off": (
+        lambda s: (s / "imdb_val.npy").write_bytes((s / "imdb_val.npy").read_bytes()[:-40]),
+        "imdb_val.npy cannot be read as a numpy array of records",
+    ),
+    "no file": (
+        lambda s: (s / "imdb_train_client_7.npy").unlink(),
+        "imdb_train_client_7.npy is missing",
+    ),
+    "no list": (lambda s: (s / "data_points.json").unlink(), "data_points.json is missing"),
+    "no json": (lambda s: (s / "data_points.json").write_text("{"), "data_points.json is no JSON"),
+    "no clients": (
+        lambda s: (s / "data_points.json").write_text("[]"),
+        "data_points.json has no providers of client_0",
+    ),
+    "header listed": (listed("client_2", a=[0]), "provider 'a' lists 0; record 0 is the header"),
+    "no questions": (
+        lambda s: files.write_records(s / "imdb_val.npy", []),
+        "imdb_val.npy holds no question on a page with a readable picture",
+    ),
+    "listed twice": (listed("client_2", a=[1, 2], b=[2]), "provider 'b' lists 2, as 'a' does"),
+    "beyond": (listed("client_2", a=[4]), "lists record 4 of .*client_2.npy, whose last is 3"),
+    "no index": (listed("client_2", a=["1"]), "provider 'a' should be a list of record indices"),
+    "picture": (
+        lambda s: (s / "images/doc3a_0.jpg").unlink(),
+        "1 of 21 pictures are missing or cannot be read: doc3a_0.jpg. .*--drop-unreadable",
+    ),
+    "broken picture": (
+        lambda s: (s / "val_0.jpg").write_bytes((s / "val_0.jpg").read_bytes()[:900]),
+        "1 of 21 pictures are missing or cannot be read: val_0.jpg",
+    ),
+    "no pictures": (
+        lambda s: [path.unlink() for path in s.rglob("*.jpg")],
+        "no pictures",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_source_is_refused_and_leaves_nothing(damaged, tmp_path, name) -> None:
+    damage, says = DAMAGES[name]
+    damage(damaged)
+    with pytest.raises(SourceError, match=says):
+        convert(damaged, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_questions_without_a_readable_picture_can_be_left_out(damaged, tmp_path, capsys) -> None:
+    (damaged / "images/doc3a_0.jpg").unlink()
+    (damaged / "images/doc5b_1.jpg").write_bytes(b"no picture")
+    options = [TRUST, "--drop-unreadable-pictures"]
+    assert main([str(damaged), str(tmp_path / "out"), *options]) == 0
+    train = load(config(tmp_path / "out").data, 0)["train"]
+    assert len(train) == 30 - 2 - 1
+    assert all(Path(picture).is_file() for picture in train["picture"])
+    said = capsys.readouterr().out
+    assert "2 of 21 pictures are missing or cannot be read: doc3a_0.jpg, doc5b_1.jpg" in said
+    assert "imdb_train_client_3.npy: 1 of 3 questions" in said
+
+
+def test_a_file_whose_pictures_are_all_broken_is_refused(damaged: Path, tmp_path: Path) -> None:
+    (damaged / "val_0.jpg").unlink()
+    with pytest.raises(SourceError, match="holds no question"):
+        convert(damaged, tmp_path / "out", drop_unreadable=True)
+
+
+def test_what_is_there_is_not_overwritten(source: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "out").mkdir()
+    assert main([str(source), str(tmp_path / "out"), TRUST]) == 1
+    assert "exists" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_another_layout_is_refused(converted: Path, tmp_path: Path) -> None:
+    from datasets import load_from_disk
+
+    splits = load_from_disk(str(converted)).remove_columns("client")
+    splits.save_to_disk(str(tmp_path / "old"))
+    (tmp_path / "old/pictures").mkdir()
+    with pytest.raises(ValueError, match="run it again"):
+        load(config(tmp_path / "old").data, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("data=pfl_docvqa", "data.path=None should be the absolute path .*pfl_docvqa_convert"),
+        ("data=pfl_docvqa data.path=.", "data.path='.' should be the absolute path"),
+        ("data=pfl_docvqa data.path=PATH federation.clients=3", "set federation.clients=10"),
+        ("data=pfl_docvqa data.path=PATH data.partitioner.column=provider", r"one of \['client'\]"),
+        (
+            "data.partitioner.id=natural",
+            r"column=provider should be one of \[\] with data.id=docvq",
+        ),
+    ],
+)
+def test_preflight_says_what_the_data_want(converted: Path, words: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        check(compose(words.replace("PATH", str(converted))))
+
+
+def test_preflight_lets_good_data_pass(converted: Path) -> None:
+    check(config(converted))
+    check(config(converted, "data.partitioner.id=by_column data.partitioner.column=provider"))
+    check(config(converted, "data.partitioner.id=iid ~data.partitioner.column"))

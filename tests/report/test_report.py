@@ -1,0 +1,257 @@
+"""Reports: the Pareto front, means over seeds, tests of differences, pages and pictures."""
+
+import json
+import re
+import statistics
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from scipy import stats
+
+from fl_app import report
+from fl_app.report.__main__ import main
+from fl_app.report.comparison import PARTS, comparable, left_out, spread
+from fl_app.report.pareto import front
+from fl_app.report.picture import draw
+from fl_app.report.significance import LEVEL, MIN_SEEDS, differences, holm, welch
+from fl_app.runs.read import read
+from tests.finished_runs import finished, sweep
+
+# Few values, so that ties are common.
+points = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12)
+
+
+def dominates(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    return a[0] <= b[0] and a[1] >= b[1] and a != b
+
+
+@given(points, st.data())
+def test_the_front_is_what_nothing_dominates(found, data) -> None:
+    best = front(found)
+    assert sorted(best) == [
+        i for i, p in enumerate(found) if not any(dominates(q, p) for q in found)
+    ]
+    for i in set(range(len(found))) - set(best):
+        assert any(dominates(found[j], found[i]) for j in best)
+    assert [found[i] for i in best] == sorted(found[i] for i in best)
+    order = data.draw(st.permutations(range(len(found))))
+    shuffled = [found[i] for i in order]
+    assert [shuffled[i] for i in front(shuffled)] == [found[i] for i in best]
+
+
+values = st.floats(0, 1, allow_subnormal=False).map(lambda x: round(x, 6))
+samples = st.lists(st.lists(values, min_size=1, max_size=5), min_size=1, max_size=5)
+
+
+@given(st.lists(values, max_size=6))
+def test_a_spread_is_mean_and_standard_deviation_of_the_sample(found) -> None:
+    got = spread(found)
+    assert got["values"] == found
+    assert got["mean"] == (pytest.approx(np.mean(found)) if found else None)
+    assert got["sd"] == (pytest.approx(np.std(found, ddof=1)) if len(found) > 1 else None)
+
+
+@given(samples, st.data())
+def test_differences_are_welchs_test_with_holms_correction(found, data) -> None:
+    baseline = data.draw(st.integers(0, len(found) - 1))
+    got = differences(found, baseline)
+    enough = [i for i, sample in enumerate(found) if len(sample) >= MIN_SEEDS and i != baseline]
+    assert [d.index for d in got] == (enough if len(found[baseline]) >= MIN_SEEDS else [])
+    for d in got:
+        sample = found[d.index]
+        mean = statistics.mean(sample) - statistics.mean(found[baseline])
+        assert d.difference == pytest.approx(mean, abs=1e-12)
+        if d.p is None:
+            assert len({*sample}) == len({*found[baseline]}) == 1
+        else:
+            direct = stats.ttest_ind(sample, found[baseline], equal_var=False)
+            assert d.p == pytest.approx(direct.pvalue)
+            low, high = direct.confidence_interval(0.95)
+            assert (d.low, d.high) == (pytest.approx(low), pytest.approx(high))
+    tested = [d for d in got if d.p is not None]
+    assert [d.holm for d in tested] == holm([d.p for d in tested])
+
+
+def test_welchs_test_of_a_known_example() -> None:
+    """By hand: means 2 and 4, variances 1 and 4, so t = -2 / sqrt(5 / 3) with 2.94 degrees."""
+    got = welch(0, [1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
+    freedom = (5 / 3) ** 2 / ((1 / 3) ** 2 / 2 + (4 / 3) ** 2 / 2)
+    assert got.p == pytest.approx(2 * stats.t.cdf(-2 / np.sqrt(5 / 3), freedom))
+
+
+@given(st.lists(st.floats(0, 1), max_size=8), st.data())
+def test_holm_rejects_what_the_step_down_procedure_rejects(p, data) -> None:
+    corrected = holm(p)
+    count = len(p)
+    for one, other in zip(p, corrected, strict=True):
+        assert one <= other <= min(1, count * one) + 1e-12
+    ranked = sorted(range(count), key=lambda i: p[i])
+    rejected: set[int] = set()
+    for rank, i in enumerate(ranked):
+        if (count - rank) * p[i] > LEVEL:
+            break
+        rejected.add(i)
+    assert {i for i in range(count) if corrected[i] <= LEVEL} == rejected
+    order = data.draw(st.permutations(range(count)))
+    assert holm([p[i] for i in order]) == [corrected[i] for i in order]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return sweep(tmp_path_factory.mktemp("sweep"))
+
+
+def test_only_completed_runs_count_and_each_seed_once(swept: list[Path]) -> None:
+    runs = [read(folder) for folder in swept]
+    (one,) = comparable(runs)
+    got = {row["label"]: row for row in one["configurations"]}
+    assert sorted(got) == ["fedavg, nf4, clients_per_round=2", "fp32", "nf4"]
+    assert all(row["seeds"] == [0, 1, 2] for row in got.values())
+    assert got["nf4"]["score"]["values"] == [0.84, 0.85, 0.86]
+    assert {path.name: why for path, why in left_out(runs)} == {
+        "failed": "failed",
+        "going": "unfinished",
+        "repeated": "repeats seed 2 of its configuration",
+    }
+    assert [row["label"] for row in one["configurations"] if row["front"]] == ["nf4"]
+
+
+def test_the_numbers_of_a_configuration_are_those_of_its_runs(swept: list[Path]) -> None:
+    runs = [read(folder) for folder in swept]
+    (one,) = comparable(runs)
+    for row in one["configurations"]:
+        members = [r for r in runs if r.status == "completed" and r.path.name != "repeated"]
+        members = [r for r in members if r.ledger.sent() in row["bytes"]["values"]]
+        assert len(row["parts"]) == len(PARTS)
+        assert sum(row["parts"]) == pytest.approx(row["bytes"]["mean"])
+        assert row["curve"][-1]["bytes"] == row["bytes"]["mean"]
+        assert row["curve"][-1]["mean"] == row["score"]["mean"]
+        met = [r for run in members if (r := run.first_met(0.808)) is not None]
+        assert row["rounds_to_target"]["values"] == met
+        assert row["bytes_to_target"]["values"] == [
+            run.ledger.sent(until=run.first_met(0.808))
+            for run in members
+            if run.first_met(0.808) is not None
+        ]
+
+
+def test_scores_of_other_tests_are_not_compared(tmp_path: Path) -> None:
+    folders = [
+        finished(tmp_path / "a"),
+        finished(tmp_path / "b", "data.test_documents=3"),
+        finished(tmp_path / "c", "data=word_problems task=word_problems model=llama-tiny"),
+    ]
+    sets = comparable([read(folder) for folder in folders])
+    assert sorted(one["title"] for one in sets) == [
+        "ANLS on docvqa_mini (test_documents=3)",
+        "ANLS on docvqa_mini (test_documents=80)",
+        "accuracy on word_problems",
+    ]
+
+
+def embedded(page: Path) -> dict:
+    text = page.read_text(encoding="utf-8")
+    (found,) = re.findall(r'<script id="data"[^>]*>(.*?)</script>', text, re.DOTALL)
+    return json.loads(found)
+
+
+EVIL = "</script><script>alert(1)</script>"
+
+
+def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
+    folders = [finished(tmp_path / name) for name in ("one", "two")]
+    for folder in folders:
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["overrides"] = f"experiment={EVIL} {folder.name}=1"
+        summary["versions"]["flwr"] = summary["status"] = EVIL
+        (folder / "summary.json").write_text(json.dumps(summary))
+        config = (folder / "config.yaml").read_text() + f"\nother: '{EVIL} {folder.name}'\n"
+        (folder / "config.yaml").write_text(config.replace("nf4_single", f"'{EVIL}'"))
+    pages = [report.write(folders[0]), report.compare(folders, tmp_path / "all.html", EVIL)]
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert "<script>alert" not in text
+        assert text.count("</script>") == 3
+        assert embedded(page)
+
+
+def test_a_page_repeats(swept: list[Path], tmp_path: Path) -> None:
+    pages = [report.compare(swept, tmp_path / name) for name in ("a.html", "b.html")]
+    assert pages[0].read_bytes() == pages[1].read_bytes()
+
+
+def test_a_run_that_is_not_over_has_a_page(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run", scores=(0.3, 0.5), status="unfinished")
+    assert "unfinished" in report.write(folder).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("pattern", ["{0}", "{0}/*"])
+def test_the_command_compares_a_sweep(swept, capsys, monkeypatch, tmp_path, pattern) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = swept[0].parent
+    main([pattern.format(folder)])
+    page = Path(capsys.readouterr().out.strip())
+    assert page == (folder if pattern == "{0}" else Path()) / "report.html"
+    assert len(embedded(page)["tables"]["runs"]["rows"]) == len(swept)
+    page.unlink()
+
+
+def test_the_command_reports_one_run_and_draws_the_picture(tmp_path: Path, capsys) -> None:
+    folder = finished(tmp_path / "run")
+    main([str(folder), "--picture", str(tmp_path / "front.png")])
+    assert capsys.readouterr().out.split() == [
+        str(folder / "report.html"),
+        str(tmp_path / "front.png"),
+    ]
+    assert embedded(folder / "report.html")["sets"][0]["configurations"][0]["label"] == "run"
+
+
+@pytest.mark.parametrize("words", [["nothing-*"], ["--out", "x.html", "missing"]])
+def test_the_command_says_what_is_wrong(tmp_path: Path, monkeypatch, words: list[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="nothing matches"):
+        main(words)
+    with pytest.raises(SystemExit) as error:
+        main([".", "--picture", "front.jpg"])
+    assert error.value.code == 2
+
+
+def test_the_picture_names_the_front_and_draws_everything(swept, tmp_path: Path) -> None:
+    text = draw(swept, tmp_path / "front.svg").read_text(encoding="utf-8")
+    ElementTree.fromstring(text)
+    assert text.count(">nf4<") == 1
+    assert "fp32" not in text  # it is beaten
+    assert "target 0.808" in text
+    first = draw(swept, tmp_path / "a.png")
+    assert Image.open(first).size[0] > 1200
+    assert first.read_bytes() == draw(swept, tmp_path / "b.png").read_bytes()
+
+
+def test_labels_of_a_crowded_front_do_not_overlap(tmp_path: Path) -> None:
+    folders = [
+        finished(tmp_path / f"{i}", f"optimizer.lr={i + 1}e-3", scores=(0.3, 0.80 + i / 100),
+                 payload=1000 + 100 * i)
+        for i in range(7)
+    ]  # fmt: skip
+    text = draw(folders, tmp_path / "front.svg").read_text(encoding="utf-8")
+    places = re.findall(r'transform="translate\(([\d.]+) ([\d.]+)\)"[^>]*>lr=', text)
+    places += re.findall(r'x="([\d.]+)" y="([\d.]+)"[^>]*>lr=', text)
+    assert len(places) == 7
+    lines = sorted(float(y) for _, y in places)
+    columns = sorted(float(x) for x, _ in places)
+    assert all(
+        abs(float(ya) - float(yb)) > 9 or abs(float(xa) - float(xb)) > 40
+        for i, (xa, ya) in enumerate(places)
+        for xb, yb in places[i + 1 :]
+    ), (lines, columns)
+
+
+def test_a_picture_of_nothing_says_so(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run", status="failed")
+    with pytest.raises(ValueError, match="no run has completed"):
+        draw([folder], tmp_path / "front.png")

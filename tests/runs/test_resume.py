@@ -1,0 +1,106 @@
+"""What can be resumed and what cannot; the runs themselves are in test_resume_killed.py."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fl_app import run
+from fl_app.config import compose
+from fl_app.runs.folder import RunFolder
+from fl_app.runs.resume import ResumeError, with_its_overrides
+from tests import small
+
+
+def begun(tmp_path: Path, rounds: int = 1, status: str | None = None, words: str = "") -> Path:
+    """Return the folder of a run of four rounds that has done ``rounds``."""
+    overrides = f"{small.DATA} rounds=4 {words} output.dir={tmp_path} output.name=run"
+    folder = RunFolder(compose(overrides), overrides)
+    for number in range(rounds + 1):
+        folder.add_metrics(number, "test", {"anls": 0.1 * number})
+        folder.keep(number, {}, {"strategy": {}})
+    folder.add_metrics(rounds + 1, "test", {"anls": 0.9})  # of a round that was cut off
+    if status:
+        (folder.path / "summary.json").write_text(json.dumps({"status": status}, indent=2))
+    folder._lock.close()
+    return folder.path
+
+
+def again(path: Path, words: str = "") -> RunFolder:
+    return RunFolder(compose(f"{small.DATA} rounds=4 resume={path} {words}"))
+
+
+def test_a_run_goes_on_after_its_last_whole_round(tmp_path: Path) -> None:
+    path = begun(tmp_path, rounds=2)
+    folder = again(path)
+    assert folder.path == path
+    assert [r for r, *_ in folder.metrics] == [0, 1, 2]
+    assert len((path / "metrics.csv").read_text().splitlines()) == 4
+    assert folder.resumed == [2]
+    folder.keep(3, {}, {})
+    folder._lock.close()
+    assert again(path).resumed == [2, 3]
+
+
+def test_its_files_say_what_they_said(tmp_path: Path) -> None:
+    path = begun(tmp_path)
+    before = (path / "config.yaml").read_text(), (path / "overrides.txt").read_text()
+    again(path)
+    assert ((path / "config.yaml").read_text(), (path / "overrides.txt").read_text()) == before
+
+
+def test_a_run_without_a_checkpoint_starts_anew(tmp_path: Path) -> None:
+    overrides = f"{small.DATA} rounds=4 output.dir={tmp_path} output.name=run"
+    folder = RunFolder(compose(overrides), overrides)
+    folder.add_metrics(0, "test", {"anls": 0.1})
+    folder._lock.close()
+    found = again(folder.path)
+    assert (found.checkpoint, found.metrics, found.resumed) == (None, [], [])
+
+
+def test_more_rounds_and_more_patience_are_the_same_run(tmp_path: Path) -> None:
+    path = begun(tmp_path, rounds=4, status="completed")
+    with pytest.raises(ResumeError, match="it has done 4 of rounds=4: nothing is left"):
+        again(path)
+    assert again(path, "rounds=6 federation.reply_timeout=60 logger=none").resumed == [4]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("optimizer.lr=0.5", "optimizer.lr=0.5, where it has 0.007"),
+        ("seed=3", "seed=3, where it has 0"),
+        ("codec=sign", "codec.up"),
+        ("federation.max_update_rms=2", "federation.max_update_rms=2, where it has 1.0"),
+    ],
+)
+def test_another_configuration_is_refused_by_name(tmp_path: Path, words: str, says: str) -> None:
+    path = begun(tmp_path)
+    files = {f: f.read_bytes() for f in path.rglob("*") if f.is_file()}
+    with pytest.raises(ResumeError, match=says):
+        again(path, words)
+    assert files == {f: f.read_bytes() for f in path.rglob("*") if f.is_file()}
+
+
+def test_a_run_that_still_works_is_left_alone(tmp_path: Path) -> None:
+    path = begun(tmp_path)
+    first = again(path)
+    with pytest.raises(ResumeError, match="another process still works on this run"):
+        again(path)
+    first._lock.close()
+
+
+@pytest.mark.parametrize(
+    ("resumed", "says"),
+    [("runs/missing", "is not the folder of a run"), ("conf", "is not the folder of a run")],
+)
+def test_the_command_refuses_what_is_no_run(capsys, resumed: str, says: str) -> None:
+    assert run.main([f"resume={resumed}"]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_resume_alone_takes_the_overrides_of_the_run(tmp_path: Path) -> None:
+    path = begun(tmp_path, words="optimizer.lr=0.25")
+    words = with_its_overrides(f"resume={path}")
+    assert compose(words).optimizer.lr == 0.25
+    assert RunFolder(compose(words)).resumed == [1]

@@ -1,0 +1,447 @@
+"""Coded and its mod, both halves of the wire, on real messages in one process."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+
+from fl_app.aggregation.inner import inner_strategy
+from fl_app.build import session
+from fl_app.codecs import from_spec
+from fl_app.config import CONF_DIR, ConfigError, compose
+from fl_app.seeds import turn_seed
+from fl_app.server.coded import Coded, RoundFailedError
+from fl_app.training.loop import train
+from fl_app.wire.frame import pack, unpack
+from fl_app.wire.ledger import Ledger
+from fl_app.wire.records import pack_record, to_record, to_tree
+from tests import small
+from tests.loopback import Loopback
+from tests.rounding import assert_within, summed
+
+
+class Rounds:
+    """A federation in one process, round by round."""
+
+    def __init__(self, tmp_path: Path, overrides: str, tamper=None, nodes: int = 3) -> None:
+        self.overrides = f"{small.RUN} rounds=9 {overrides}"  # more than any test does
+        self.here = session(self.overrides)
+        self.grid = Loopback(self.overrides, nodes, tamper)
+        self.ledger = Ledger(tmp_path / "ledger.csv")
+        self.coded = Coded(inner_strategy(self.here.cfg), self.here, self.ledger)
+        self.arrays = to_record(self.here.theta0)
+
+    def round(self, number: int):
+        messages = self.coded.configure_train(number, self.arrays, ConfigRecord(), self.grid)
+        replies = self.grid.send_and_receive(messages)
+        self.arrays, metrics = self.coded.aggregate_train(number, replies)
+        return self.tree, metrics
+
+    @property
+    def tree(self):
+        return to_tree(self.arrays, like=self.here.theta0)
+
+    def client(self, partition: int, number: int, start):
+        """Train one client by hand, outside of Flower."""
+        here = self.here
+        here.adapter.set(here.model, start)
+        train(
+            here.model, here.documents(partition).to_list(), here.task, here.cfg.optimizer,
+            epochs=here.cfg.local_epochs, batch_size=here.cfg.batch_size,
+            seed=turn_seed(here.cfg.seed, number, partition),
+        )  # fmt: skip
+        return here.adapter.get(here.model)
+
+
+def same(a, b) -> bool:
+    return list(a) == list(b) and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+def cohort(rows) -> list[int]:
+    return [r.partition for r in rows if r.direction == "down" and r.kind == "train"]
+
+
+def test_fp32_single_client_is_sequential_training(tmp_path: Path) -> None:
+    rounds = Rounds(tmp_path, "strategy=single_client codec=fp32")
+    tree = rounds.here.theta0
+    for number in (1, 2, 3):
+        rounds.round(number)
+    turns = cohort(rounds.ledger.rows)
+    assert sorted(turns) == [0, 1, 2]
+    for number, partition in enumerate(turns, start=1):
+        tree = rounds.client(partition, number, tree)
+    assert same(rounds.tree, tree)
+
+
+def test_fp32_fedavg_is_the_weighted_mean(tmp_path: Path) -> None:
+    rounds = Rounds(tmp_path, "strategy=fedavg codec=fp32 clients_per_round=2")
+    tree, _ = rounds.round(1)
+    clients = cohort(rounds.ledger.rows)
+    trained = [rounds.client(p, 1, rounds.here.theta0) for p in clients]
+    weights = [sum(map(len, rounds.here.documents(p)["questions"])) for p in clients]
+    for name, values in tree.items():
+        parts = np.array([t[name] for t in trained], np.float64)
+        mean = np.average(parts, axis=0, weights=weights)
+        assert_within(values, mean, summed(2, np.abs(parts).max()))
+
+
+def test_unweighted_fedavg_ignores_sizes(tmp_path: Path) -> None:
+    rounds = Rounds(
+        tmp_path,
+        "strategy=fedavg codec=fp32 clients_per_round=2 strategy.inner.weighted_by_key=one",
+    )
+    tree, _ = rounds.round(1)
+    trained = [rounds.client(p, 1, rounds.here.theta0) for p in cohort(rounds.ledger.rows)]
+    for name, values in tree.items():
+        parts = np.array([t[name] for t in trained], np.float64)
+        assert_within(values, parts.mean(axis=0), summed(2, np.abs(parts).max()))
+
+
+def test_nf4_is_relayed_byte_for_byte(tmp_path: Path) -> None:
+    rounds = Rounds(tmp_path, "strategy=single_client codec=nf4")
+    rounds.round(1)
+    kept = rounds.tree
+    messages = list(rounds.coded.configure_train(2, rounds.arrays, ConfigRecord(), rounds.grid))
+    frame = messages[0].content["arrays"]["frame"].data
+    wire = unpack(frame, rounds.here.down, rounds.here.manifest)
+    assert same(rounds.here.down.decode(wire, rounds.here.theta0), kept)
+    (up_row,) = [r for r in rounds.ledger.rows if r.direction == "up" and r.kind == "train"]
+    assert len(frame) == up_row.frame_bytes
+
+
+def test_the_update_is_what_the_codec_makes_of_the_training(tmp_path: Path) -> None:
+    rounds = Rounds(tmp_path, "strategy=single_client codec=nf4")
+    tree, _ = rounds.round(1)
+    here = rounds.here
+    trained = rounds.client(cohort(rounds.ledger.rows)[0], 1, here.theta0)
+    wire, _ = here.up.encode(trained, here.up.init(here.theta0), here.theta0)
+    assert same(tree, here.up.decode(wire, here.theta0))
+    assert not same(tree, trained)
+
+
+@pytest.mark.parametrize("strategy", ["fedadam", "fedyogi", "fedprox", "single_client"])
+@pytest.mark.parametrize("codec", ["fp32", "nf4"])
+def test_every_strategy_runs_with_and_without_loss_and_repeats(
+    tmp_path: Path, strategy: str, codec: str
+) -> None:
+    count = 1 if strategy == "single_client" else 2
+    check_repeats(tmp_path, f"strategy={strategy} codec={codec} clients_per_round={count}")
+
+
+@pytest.mark.parametrize("codec", sorted(path.stem for path in (CONF_DIR / "codec").glob("*.yaml")))
+def test_every_codec_of_conf_trains_and_repeats(tmp_path: Path, codec: str) -> None:
+    check_repeats(tmp_path, f"strategy=fedavg codec={codec} clients_per_round=2")
+
+
+def check_repeats(tmp_path: Path, overrides: str) -> None:
+    """Train two rounds, twice, to the same model that is not theta0, at the same bytes."""
+
+    def run(folder: Path):
+        folder.mkdir()
+        rounds = Rounds(folder, overrides)
+        for number in (1, 2):
+            rounds.round(number)
+        return rounds
+
+    first, second = run(tmp_path / "a"), run(tmp_path / "b")
+    assert same(first.tree, second.tree)
+    assert not same(first.tree, first.here.theta0)
+    untimed = [
+        [(r.round, r.partition, r.direction, r.kind, r.codec, r.scalars,
+          r.payload_bytes, r.frame_bytes, r.message_bytes) for r in run_.ledger.rows]
+        for run_ in (first, second)
+    ]  # fmt: skip
+    assert untimed[0] == untimed[1]
+
+
+def test_fedprox_pulls(tmp_path: Path) -> None:
+    def moved(mu: float) -> float:
+        folder = tmp_path / str(mu)
+        folder.mkdir()
+        rounds = Rounds(
+            folder, f"strategy=fedprox codec=fp32 batch_size=1 strategy.inner.proximal_mu={mu}"
+        )
+        tree, _ = rounds.round(1)
+        return sum(float(((tree[k] - rounds.here.theta0[k]) ** 2).sum()) for k in tree)
+
+    assert moved(1000.0) < moved(0.001)
+
+
+def test_the_ledger_is_measured_and_the_overhead_small(tmp_path: Path) -> None:
+    rounds = Rounds(tmp_path, "strategy=fedavg codec=nf4 clients_per_round=2")
+    rounds.round(1)
+    scalars = sum(v.size for v in rounds.here.theta0.values())
+    train_rows = [r for r in rounds.ledger.rows if r.kind == "train"]
+    assert [(r.direction) for r in train_rows] == ["down", "up", "down", "up"]
+    sent = {
+        m.content["config"]["partition"]: m for m in rounds.grid.sent
+        if m.metadata.message_type == "train"
+    }  # fmt: skip
+    for row in train_rows:
+        assert row.scalars == scalars
+        assert row.payload_bytes < row.frame_bytes < row.message_bytes
+        assert row.message_bytes <= 1.02 * row.payload_bytes + 1000
+        if row.direction == "down":
+            assert row.frame_bytes == len(sent[row.partition].content["arrays"]["frame"].data)
+        assert row.encode_s > 0
+        assert row.decode_s > 0
+    setup = [r for r in rounds.ledger.rows if r.kind == "setup"]
+    assert [(r.partition, r.direction) for r in setup] == [
+        (p, d) for p in range(3) for d in ("down", "up")
+    ]
+    assert all(r.message_bytes > 0 and r.payload_bytes == 0 for r in setup)
+    assert 0 < rounds.coded.seed_only_saving < 2 * scalars
+
+
+def test_two_nodes_can_hold_three_clients(tmp_path: Path) -> None:
+    results = []
+    for nodes in (2, 3, 5):
+        folder = tmp_path / str(nodes)
+        folder.mkdir()
+        words = "strategy=fedavg codec=fp32 clients_per_round=3 federation.clients_per_node=2"
+        rounds = Rounds(folder, words, nodes=nodes)
+        results.append(rounds.round(1)[0])
+    assert same(results[0], results[1])
+    assert same(results[0], results[2])
+
+
+# ---- what goes wrong ------------------------------------------------------------------------
+
+
+def drop(reply: Message) -> None:
+    return None
+
+
+def garbage(reply: Message) -> Message:
+    reply.content["arrays"] = pack_record(b"garbage" * 99)
+    return reply
+
+
+def flipped(reply: Message) -> Message:
+    frame = bytearray(reply.content["arrays"]["frame"].data)
+    frame[len(frame) // 2] ^= 4
+    reply.content["arrays"] = pack_record(bytes(frame))
+    return reply
+
+
+def unpacked(reply: Message) -> Message:
+    reply.content["arrays"] = ArrayRecord([np.zeros(3, np.float32)])
+    return reply
+
+
+def no_arrays(reply: Message) -> Message:
+    del reply.content["arrays"]
+    return reply
+
+
+def no_metrics(reply: Message) -> Message:
+    del reply.content["metrics"]
+    return reply
+
+
+def no_timing(reply: Message) -> Message:
+    del reply.content["timing"]
+    return reply
+
+
+def other_codec(reply: Message) -> Message:
+    here = session(SPOIL)
+    wrong = from_spec({"id": "fp32"})
+    wire, _ = wrong.encode(here.theta0, wrong.init(here.theta0), here.theta0)
+    reply.content["arrays"] = pack_record(pack(wire, wrong, here.manifest))
+    return reply
+
+
+def other_theta0(reply: Message) -> Message:
+    here = session(SPOIL)
+    wire, _ = here.up.encode(here.theta0, here.up.init(here.theta0), here.theta0)
+    reply.content["arrays"] = pack_record(pack(wire, here.up, b"another!"))
+    return reply
+
+
+def other_metrics(reply: Message) -> Message:
+    reply.content["metrics"]["surprise"] = 1.0
+    return reply
+
+
+def nan_loss(reply: Message) -> Message:
+    reply.content["metrics"]["loss"] = float("nan")
+    return reply
+
+
+def fractional_weight(reply: Message) -> Message:
+    reply.content["metrics"]["num-examples"] = 1.5
+    return reply
+
+
+def list_for_a_loss(reply: Message) -> Message:
+    reply.content["metrics"]["loss"] = [0.5]
+    return reply
+
+
+def negative_weight(reply: Message) -> Message:
+    reply.content["metrics"]["num-examples"] = -5
+    return reply
+
+
+SPOIL = f"{small.RUN} strategy=fedavg codec=nf4 clients_per_round=3"
+TAMPERS = {
+    drop: "did not reply",
+    garbage: "not a Thinwire frame",
+    flipped: "CRC",
+    unpacked: "no 'arrays' record",
+    no_arrays: "no 'arrays' record",
+    no_metrics: "metrics",
+    no_timing: "timing",
+    other_metrics: "surprise",
+    nan_loss: "loss=nan",
+    negative_weight: "num-examples=-5",
+    fractional_weight: "num-examples=1.5",
+    list_for_a_loss: "loss=a list of 1",
+    other_codec: "another codec",
+    other_theta0: "theta0",
+}
+
+
+@pytest.mark.parametrize(
+    ("tamper", "says"), TAMPERS.items(), ids=lambda x: getattr(x, "__name__", "")
+)
+def test_one_bad_reply_is_named_and_left_out(tmp_path: Path, caplog, tamper, says: str) -> None:
+    rounds = Rounds(tmp_path, SPOIL.removeprefix(small.RUN), {1: tamper})
+    tree, _ = rounds.round(1)
+    assert says in caplog.text
+    assert "client 1" in caplog.text
+    good = Rounds(tmp_path, SPOIL.removeprefix(small.RUN))
+    good_trees = [
+        good.here.up.decode(
+            good.here.up.encode(
+                good.client(p, 1, good.here.theta0), good.here.up.init(good.here.theta0),
+                good.here.theta0,
+            )[0],
+            good.here.theta0,
+        )
+        for p in (0, 2)
+    ]  # fmt: skip
+    for name, values in tree.items():
+        parts = np.array([t[name] for t in good_trees], np.float64)
+        assert_within(values, parts.mean(axis=0), summed(2, np.abs(parts).max()))
+
+
+@pytest.mark.parametrize("tamper", [drop, garbage])
+def test_a_round_in_which_all_fail_fails_with_every_reason(tmp_path: Path, tamper) -> None:
+    rounds = Rounds(tmp_path, SPOIL.removeprefix(small.RUN), dict.fromkeys(range(3), tamper))
+    with pytest.raises(RoundFailedError) as caught:
+        rounds.round(1)
+    assert all(f"client {p}" in str(caught.value) for p in range(3))
+    assert len([r for r in rounds.ledger.rows if r.direction == "down"]) == 6  # kept: set-up, train
+
+
+@pytest.mark.parametrize(("differs", "says"), [("seed=99", "theta0"), ("codec=fp32", "codec=")])
+def test_a_client_that_starts_elsewhere_is_refused_with_the_reason(
+    tmp_path: Path, caplog, differs: str, says: str
+) -> None:
+    """Two sides that disagree get an error, not a wrong average."""
+    rounds = Rounds(tmp_path, "strategy=fedavg codec=nf4 clients_per_round=3")
+    stranger = list(rounds.grid.contexts)[1]
+    rounds.grid.contexts[stranger].run_config = {"overrides": f"{rounds.overrides} {differs}"}
+    rounds.round(1)
+    assert says in caplog.text
+    up = [r for r in rounds.ledger.rows if r.direction == "up" and r.kind == "train"]
+    assert sorted(r.payload_bytes > 0 for r in up) == [False, True, True]
+
+
+def test_a_diverging_client_does_not_send(tmp_path: Path, caplog) -> None:
+    rounds = Rounds(tmp_path, "strategy=fedavg codec=nf4 clients_per_round=3")
+    stranger = list(rounds.grid.contexts)[1]
+    rounds.grid.contexts[stranger].run_config = {
+        "overrides": f"{rounds.overrides} optimizer.lr=1e30 optimizer.max_grad_norm=1e30 "
+        "local_epochs=20"
+    }
+    tree, _ = rounds.round(1)
+    assert "DivergedError" in caplog.text or "NaN" in caplog.text
+    assert all(np.isfinite(v).all() for v in tree.values())
+
+
+def test_nan_in_an_update_is_refused_by_the_sender(tmp_path: Path, caplog, monkeypatch) -> None:
+    rounds = Rounds(tmp_path, "strategy=fedavg codec=nf4 clients_per_round=3")
+    real = rounds.here.adapter.get
+    turns = itertools.count()
+
+    def poisoned(model):
+        tree = real(model)
+        if next(turns) == 1:
+            next(iter(tree.values())).flat[0] = np.nan
+        return tree
+
+    monkeypatch.setattr(rounds.here.adapter, "get", poisoned)
+    tree, _ = rounds.round(1)
+    assert "NaN" in caplog.text
+    assert all(np.isfinite(v).all() for v in tree.values())
+
+
+def test_a_node_without_partition_says_how_to_start_it(tmp_path: Path, caplog) -> None:
+    rounds = Rounds(tmp_path, "codec=fp32 federation.node_timeout=1", nodes=3)
+    next(iter(rounds.grid.contexts.values())).node_config = {}
+    messages = list(rounds.coded.configure_train(1, rounds.arrays, ConfigRecord(), rounds.grid))
+    assert len(messages) == 1
+    assert "--node-config" in caplog.text
+
+
+def test_single_client_refuses_more_replies(tmp_path: Path) -> None:
+    rounds = Rounds(tmp_path, "strategy=fedavg codec=fp32 clients_per_round=2")
+    rounds.coded.inner = inner_strategy(compose("strategy=single_client"))
+    with pytest.raises(ValueError, match="clients_per_round=1"):
+        rounds.round(1)
+
+
+def test_evaluation_by_clients_is_counted_apart(tmp_path: Path) -> None:
+    rounds = Rounds(tmp_path, "strategy=fedavg codec=nf4 evaluate_clients_per_round=2")
+    rounds.round(1)
+    before = rounds.ledger.sent()
+    messages = rounds.coded.configure_evaluate(1, rounds.arrays, ConfigRecord(), rounds.grid)
+    metrics = rounds.coded.aggregate_evaluate(1, rounds.grid.send_and_receive(messages))
+    assert {"anls", "accuracy"} <= set(metrics)
+    rows = [r for r in rounds.ledger.rows if r.kind == "evaluate"]
+    assert [r.direction for r in rows] == ["down", "up"] * 2
+    assert [r.payload_bytes > 0 for r in rows] == [True, False] * 2
+    assert rounds.ledger.sent() == before
+
+
+def test_evaluation_asks_others_than_those_who_train(tmp_path: Path) -> None:
+    rounds = Rounds(
+        tmp_path, "strategy=fedavg codec=nf4 clients_per_round=1 evaluate_clients_per_round=1"
+    )
+    seen = []
+    for number in range(1, 6):
+        seen.append([])
+        for configure in (rounds.coded.configure_train, rounds.coded.configure_evaluate):
+            (message,) = configure(number, rounds.arrays, ConfigRecord(), rounds.grid)
+            seen[-1].append(message.content["config"]["partition"])
+    assert any(trained != scored for trained, scored in seen)
+
+
+def test_a_codec_whose_receiver_remembers_is_for_the_way_up(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="clients miss rounds"):
+        Rounds(tmp_path, "codec=fp32 '++codec.down={id: shift, inner: {id: nf4}}'")
+
+
+def test_no_evaluation_by_default(tmp_path: Path) -> None:
+    rounds = Rounds(tmp_path, "strategy=fedavg codec=nf4")
+    assert rounds.coded.configure_evaluate(1, rounds.arrays, ConfigRecord(), rounds.grid) == []
+    assert rounds.coded.aggregate_evaluate(1, []) is None
+
+
+def test_the_inner_strategy_is_flowers_own() -> None:
+    inner = inner_strategy(compose("strategy=fedadam strategy.inner.eta=0.5"))
+    assert type(inner).__module__.startswith("flwr.")
+    assert inner.eta == 0.5
+
+
+def test_an_empty_message_has_no_frame() -> None:
+    from fl_app.codecs import WireError
+    from fl_app.wire.records import unpack_record
+
+    with pytest.raises(WireError):
+        unpack_record(RecordDict())

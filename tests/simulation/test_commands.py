@@ -1,0 +1,103 @@
+"""End to end: the commands themselves, refused, stopped, and Flower's own."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fl_app import run
+from tests.simulation.test_run import overrides, read
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]  # of a machine that does more
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "fl_app.run", *words]
+
+
+def test_a_wrong_override_exits_2_before_anything_starts(capfd) -> None:
+    assert run.main(["strategy=nope"]) == 2
+    said = capfd.readouterr()
+    assert "single_client" in said.err
+    assert "Traceback" not in said.err
+    assert said.out == ""
+
+
+def test_ctrl_c_keeps_the_rounds_done_and_leaves_no_process(tmp_path) -> None:
+    folder = tmp_path / "stopped"
+    process = subprocess.Popen(
+        command(overrides(folder, "rounds=1000")),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    family: set[psutil.Process] = set()
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("nf4_single: seed 0")  # nothing of Flower's
+    for line in process.stdout:
+        if line.startswith("    3  "):
+            family = set(psutil.Process(process.pid).children(recursive=True))
+            process.send_signal(signal.SIGINT)
+            break
+    assert len(family) > 4  # SuperLink, simulation, Ray's own
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("stopping")
+    process.send_signal(signal.SIGTERM)  # changes nothing
+    process.stdout.read()
+    assert process.wait(timeout=200) == 130
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+    rounds = {int(r["round"]) for r in read(folder / "ledger.csv")}
+    assert {0, 1, 2, 3} <= rounds
+    assert list((folder / "checkpoints").glob("*.safetensors"))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    measured = {int(m["round"]) for m in read(folder / "metrics.csv")}
+    assert measured == set(range(summary["rounds"] + 1))
+    assert (folder / "report.html").is_file()
+
+
+def test_flwr_run_works_by_itself(tmp_path) -> None:
+    """Two nodes by default, Flower's own local SuperLink, no setting but a home of its own."""
+    folder, home = tmp_path / "plain", tmp_path / "home"
+    ports = []
+    for _ in range(2):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(str(probe.getsockname()[1]))
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "FLWR_HOME": str(home),
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": ports[0],
+        "FLWR_LOCAL_CONTROL_API_PORT": ports[1],
+        "FLWR_TELEMETRY_ENABLED": "0",
+    }
+    words = json.dumps(overrides(folder, "strategy=fedavg codec=fp32 clients_per_round=3"))
+    try:
+        done = subprocess.run(
+            ["flwr", "run", str(run.project_root()), "--stream", "--run-config",
+             f"overrides={words}"],
+            env=environment, capture_output=True, text=True, timeout=400, check=False,
+        )  # fmt: skip
+        assert (folder / "summary.json").is_file(), done.stdout + done.stderr
+        assert json.loads((folder / "summary.json").read_text())["status"] == "completed"
+        assert {r["partition"] for r in read(folder / "ledger.csv") if r["kind"] == "train"} == {
+            "0", "1", "2",
+        }  # fmt: skip
+    finally:
+        for process in psutil.process_iter(["cmdline"]):
+            if str(home) in " ".join(process.info["cmdline"] or []):
+                family = [*process.children(recursive=True), process]
+                process.terminate()
+                _, alive = psutil.wait_procs(family, timeout=10)
+                for left in alive:
+                    left.kill()
+        time.sleep(0.2)

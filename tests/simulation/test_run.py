@@ -1,0 +1,305 @@
+"""Runs: real `flwr run`, SuperLink, Ray actors and files; every experiment, shrunk."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+from peft import PeftModel
+from safetensors.numpy import load_file
+
+from benchmarks.leaderboard import PUBLISHED
+from fl_app import models, run, server_app
+from fl_app.build import session
+from fl_app.config import compose
+from fl_app.data.pfl_docvqa_convert import convert
+from fl_app.models.vt5 import VT5ForConditionalGeneration
+from fl_app.runs import submission
+from fl_app.runs.summary import PACKAGES
+from fl_app.simulation import ray_workers, superlink
+from fl_app.simulation.superlink import APP
+from tests import foreign_app, pfl_docvqa, small
+from tests.loopback import Loopback
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]  # of a machine that does more
+
+LEDGER = (
+    "round,partition,direction,kind,codec,scalars,payload_bytes,frame_bytes,message_bytes,"
+    "encode_s,decode_s,competition_bytes"
+)
+
+
+def overrides(folder: Path, *more: str) -> str:
+    return " ".join([small.RUN, f"output.dir={folder.parent}", f"output.name={folder.name}", *more])
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+EXPERIMENTS = {
+    "nf4_single": ("delta+nf4", 1),
+    "thin": ("entropy(delta+uniform)", 1),
+    "fedavg_lora": ("fp32", 2),
+    "fedavg_nf4": ("delta+nf4", 2),
+    "fedavg_full": ("fp32", 2),
+    "shampoo_full": ("fp32", 2),
+    "shampoo_lora": ("fp32", 2),
+    "fed_sb": ("delta+nf4", 2),
+}
+# Of the others only the configuration differs, and no process needs to be started for that.
+THROUGH_FLOWER = {"nf4_single", "fedavg_full", "fed_sb"}
+ELSEWHERE = {
+    *("fedit", "ffa_lora", "flora", "fedex_lora", "flex_lora"),  # in test_baselines
+    *("fed_sb_bert_snli", "fed_sb_gemma2_9b_math", "fed_sb_llama32_3b_commonsense"),
+    "fed_sb_mistral7b_gsm8k",  # these in test_any_model
+}
+
+
+def test_every_experiment_is_tested() -> None:
+    assert {p.stem for p in (run.project_root() / "conf/experiment").glob("*.yaml")} == {
+        *EXPERIMENTS, *ELSEWHERE, *PUBLISHED,  # the latter in test_leaderboard
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_leaves_the_documented_files(request, tmp_path, experiment, capfd) -> None:
+    codec, clients = EXPERIMENTS[experiment]
+    folder = tmp_path / experiment
+    words = overrides(folder, f"experiment={experiment}", "target.metric=anls target.value=0.0")
+    if experiment in THROUGH_FLOWER:
+        assert run.submit(words, request.getfixturevalue("flower"), wait=False) == 0
+    else:
+        server_app.Run(session(words), Loopback(words, nodes=3), words, setup_seconds=0.0).start()
+
+    assert {p.name for p in folder.iterdir()} == {
+        "config.yaml", "ledger.csv", "metrics.csv", "summary.json", "adapter", "checkpoints",
+        "report.html", "tensorboard", "overrides.txt",
+    }  # fmt: skip
+    ledger = read(folder / "ledger.csv")
+    assert (folder / "ledger.csv").read_text().splitlines()[0] == LEDGER
+    assert {r["codec"] for r in ledger if r["kind"] == "train"} == {codec}
+    for number in ("1", "2"):
+        rows = [r for r in ledger if r["round"] == number]
+        assert [r["direction"] for r in rows] == ["down", "up"] * clients
+    for row in ledger:
+        payload, message = int(row["payload_bytes"]), int(row["message_bytes"])
+        assert message <= payload + 1200
+
+    metrics = read(folder / "metrics.csv")
+    assert {(m["round"], m["split"]) for m in metrics} == {
+        ("0", "test"), ("1", "test"), ("2", "test"), ("2", "unseen"),
+    }  # fmt: skip
+
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["experiment"], summary["status"], summary["rounds"]) == (
+        experiment, "completed", 2,
+    )  # fmt: skip
+    for direction in ("up", "down"):
+        for size in ("payload", "message"):
+            assert summary["bytes"][f"{size}_{direction}"] == sum(
+                int(r[f"{size}_bytes"])
+                for r in ledger
+                if r["direction"] == direction and r["kind"] == "train"
+            )
+    assert summary["bytes"]["message_down_seed_only"] < summary["bytes"]["message_down"]
+    assert {*PACKAGES, "python"} == {*summary["versions"]}
+    assert summary["target"]["round"] == 0
+    assert {"total", "setup", "train", "encode", "decode", "evaluate"} == {*summary["seconds"]}
+    assert summary["seconds"]["train"] > 0
+
+    base, _ = models.load_vt5(compose("").model, 0)
+    if experiment.endswith("_full"):
+        VT5ForConditionalGeneration.from_pretrained(folder / "adapter")
+    else:
+        PeftModel.from_pretrained(base, folder / "adapter")
+
+    printed = capfd.readouterr().out
+    assert printed.count("ANLS") >= 2
+    assert "    2  " in printed
+
+
+def test_first_gradients_factors_and_patches_go_through_flower(flower, tmp_path) -> None:
+    """Signs up, B, R and A down, then a patch a round: every message of a set-up is a real one."""
+    folder = tmp_path / "signs"
+    words = overrides(
+        folder, "experiment=fed_sb adapter.r=4 adapter.init=client_mean adapter.setup=download"
+    )
+    assert run.submit(words, flower, wait=False) == 0
+    setup = [r for r in read(folder / "ledger.csv") if r["kind"] == "setup" and int(r["scalars"])]
+    assert [r["partition"] for r in setup if r["codec"] == "sign"] == ["0", "1", "2"]
+    trained = {r["partition"] for r in read(folder / "ledger.csv") if r["kind"] == "train"}
+    assert {r["partition"] for r in setup if r["codec"] == "delta+nf4"} == trained
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["bytes"]["setup"] > sum(int(r["payload_bytes"]) for r in setup) > 0
+
+    folder = tmp_path / "stack"
+    words = "strategy=flora codec=nf4 clients_per_round=2 adapter.r=4"
+    assert run.submit(overrides(folder, words), flower, wait=False) == 0
+    scalars = {
+        int(r["scalars"])
+        for r in read(folder / "ledger.csv")
+        if (r["round"], r["direction"], r["kind"]) == ("2", "down", "train")
+    }
+    assert {2 * min(scalars)} == scalars - {min(scalars)}  # the factors of two clients
+
+
+def test_the_winning_entry_on_published_data_up_to_its_submission(flower, tmp_path) -> None:
+    pfl_docvqa.write(tmp_path / "source")
+    convert(tmp_path / "source", tmp_path / "data")
+    folder = tmp_path / "run"
+    words = (
+        f"experiment=nf4_lora {small.VT5} data.path={tmp_path}/data rounds=2 local_epochs=1 "
+        f"model.max_answer_length=4 output.dir={tmp_path} output.name=run"
+    )
+    assert run.submit(words, flower, wait=False) == 0
+    assert {(m["round"], m["split"], m["metric"]) for m in read(folder / "metrics.csv")} == {
+        (number, "test", metric) for number in "012" for metric in ("anls", "accuracy")
+    }
+    assert submission.main([str(folder), "--out", str(tmp_path / "submission")]) == 0
+    log = read(tmp_path / "submission/communication_log.csv")
+    assert [row["federated_round"] for row in log] == ["1", "1", "2", "2"]
+    assert [row["sender"] == "-1" for row in log] == [True, False, True, False]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert sum(int(row["amount_of_bytes"]) for row in log) == summary["log"]["bytes"]
+
+
+def untimed(folder: Path) -> list[list[str]]:
+    return [list(row.values())[:9] for row in read(folder / "ledger.csv")]
+
+
+def test_the_same_run_twice_gives_the_same_ledger_and_metrics(flower, tmp_path) -> None:
+    words = "experiment=nf4_single adapter.dropout=0.1"
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        assert run.submit(overrides(folder, words), flower, wait=False) == 0
+    assert untimed(first) == untimed(second)
+    assert (first / "metrics.csv").read_bytes() == (second / "metrics.csv").read_bytes()
+    one, other = (load_file(f / "checkpoints/round-0002.safetensors") for f in (first, second))
+    assert {name: x.tobytes() for name, x in one.items()} == {
+        name: x.tobytes() for name, x in other.items()
+    }
+
+
+def test_a_run_whose_clients_all_fail_fails_and_keeps_what_it_has(flower, tmp_path, capfd) -> None:
+    folder = tmp_path / "diverges"
+    words = overrides(
+        folder, "optimizer.lr=1e30 optimizer.max_grad_norm=1e30 rounds=2 local_epochs=30"
+    )
+    assert run.submit(words, flower) == 1
+    captured = capfd.readouterr()
+    assert "every client of round 1 failed" in captured.out
+    assert "optimizer.lr" in captured.out
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "failed"
+    assert [r["kind"] for r in read(folder / "ledger.csv")].count("train") == 2
+    assert {m["round"] for m in read(folder / "metrics.csv")} == {"0"}
+
+
+def test_missing_weights_are_one_clear_error(flower, tmp_path, capfd) -> None:
+    words = overrides(tmp_path / "missing", f"model.path={tmp_path}/nothing model.sha256=null")
+    assert run.submit(words, flower) == 1
+    assert "model.path" in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_a_simulation_runs_no_code_that_a_bundle_brings(flower, tmp_path, capfd) -> None:
+    environment = {**flower, APP: str(foreign_app.write(tmp_path))}
+    assert run.submit(overrides(tmp_path / "run"), environment) == 1
+    assert "runs bring no code" in capfd.readouterr().err
+    assert foreign_app.ran(tmp_path) == set()
+    assert not (Path(flower["FLWR_HOME"]) / "apps").exists()
+
+
+def _listening(family: list[psutil.Process]) -> dict[str, set[tuple[str, int]]]:
+    """Return on which addresses and ports the processes listen, by the start of their names."""
+    found: dict[str, set[tuple[str, int]]] = {}
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            words = process.cmdline() or [process.name()]
+            known = (*PROCESSES, WORKERS)
+            name = next((n for n in known if n in " ".join(words[:3])), process.name())
+            for one in process.net_connections("inet"):
+                if one.status == psutil.CONN_LISTEN:
+                    found.setdefault(name, set()).add(one.laddr)
+    return found
+
+
+PROCESSES = ("private_superlink", "gcs_server", "raylet", "ClientAppActor", "RuntimeEnvAgent")
+WORKERS = "ray::IDLE"  # which wait for the next run
+
+
+def test_another_user_can_neither_reach_a_simulation_nor_read_it(
+    flower, tmp_path, monkeypatch
+) -> None:
+    """It listens on loopback alone, and who connects has to be its user, or know the token."""
+    home = Path(flower["FLWR_HOME"])
+    words = overrides(tmp_path / "run", "experiment=fedavg_full rounds=1")
+    listening: dict[str, set[tuple[str, int]]] = {}
+    said: set[str] = set()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run.submit, words, flower, wait=False)
+        while not running.done():
+            family = psutil.Process().children(recursive=True)
+            for name, addresses in _listening(family).items():
+                listening.setdefault(name, set()).update(addresses)
+            for process in family:
+                with suppress(psutil.NoSuchProcess):
+                    said.update(process.cmdline())
+            time.sleep(0.3)
+    assert running.result() == 0
+    assert {*PROCESSES} <= {*listening}
+    assert {ip.removeprefix("::ffff:") for all_ in listening.values() for ip, _ in all_} == {
+        "127.0.0.1"
+    }
+    token = (home / superlink.RAY_TOKEN).read_text()
+    assert not [word for word in said if token in word]
+
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", flower["RAY_AUTH_TOKEN_PATH"])
+    for _, port in listening["raylet"]:  # one is for orders, one for objects
+        with suppress(grpc.RpcError):
+            ray_workers.prestart_workers(f"127.0.0.1:{port}", 1)
+    deadline = time.monotonic() + 120
+    while WORKERS not in (now := _listening(psutil.Process().children(recursive=True))):
+        assert time.monotonic() < deadline, now
+        time.sleep(0.5)
+    (superlink_port,), (gcs,), (agent,) = (
+        [port for _, port in now.pop(name)]
+        for name in ("private_superlink", "gcs_server", "RuntimeEnvAgent")
+    )
+    may_end = {port for name in (WORKERS, "ClientAppActor") for _, port in now.get(name, ())}
+    others = [port for addresses in now.values() for _, port in addresses]
+    assert len(others) >= 4  # of orders and of objects, of the driver, of workers
+    ports = {"superlink": superlink_port, "gcs": gcs, "agent": agent, "ray": [gcs, *others]}
+    gone: set[str] = set()
+    for user, environment in (("-", flower), ("65534", {**os.environ, "RAY_AUTH_MODE": "token"})):
+        environment = {k: v for k, v in environment.items() if user == "-" or "RAY" not in k}
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.other_user", user, str(home), json.dumps(ports)],
+            env=environment, cwd=run.project_root(), capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        ended = json.loads(done.stdout.splitlines()[-1])
+        if user == "-":
+            # Ray ends workers, an actor's or idle ones: then nobody listens where they were.
+            gone = {attempt for attempt, error in ended.items() if "UNAVAILABLE" in error}
+            assert {error for attempt, error in ended.items() if attempt not in gone} == {"did"}
+            assert gone <= {f"call Ray at {port}" for port in may_end}
+            assert len(others) - len(gone) >= 3  # of orders and of objects, of the driver
+            continue
+        for attempt, error in ended.items():
+            assert error != "did", attempt
+            assert "ModuleNotFound" not in error, (attempt, error)
+        assert "AuthenticationError" in ended["attach to Ray"]
+        for attempt in {f"call Ray at {port}" for port in ports["ray"]} - gone:
+            assert "{'UNAUTHENTICATED'}" in ended[attempt]
+    assert "a connection of user 65534 was closed" in (home / "superlink.log").read_text()
