@@ -56,13 +56,13 @@ def main(grid: Grid, context: Context) -> None:
     overrides = str(context.run_config["overrides"])
     here = session(overrides)
     check_strategy(here.cfg)
-    run = Run(here, grid, overrides, setup_seconds=time.perf_counter() - began)
+    experiment = Experiment(here, grid, overrides, setup_seconds=time.perf_counter() - began)
     # Flower ends a stopped run's process from another thread.
-    add_exit_handler(lambda: run.finish("interrupted"), run_before_force_exit=True)
-    run.start()
+    add_exit_handler(lambda: experiment.finish("interrupted"), run_before_force_exit=True)
+    experiment.start()
 
 
-class Run:
+class Experiment:
     """One experiment: evaluation, checkpoint and a line on the console after every round."""
 
     def __init__(self, here: Session, grid: Grid, overrides: str, setup_seconds: float) -> None:

@@ -110,7 +110,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunLimits:
     """What a run may be, and how much of the node it may have."""
 
     tasks: str | tuple[str, ...] = _key(CHOICE, ALL)
@@ -153,7 +153,7 @@ class Policy:
 
     models: Models = Models()
     rows: Rows = Rows()
-    run: Run = Run()
+    run: RunLimits = RunLimits()
     privacy: Privacy = Privacy()
     secure_sum: SecureSum = SecureSum()
     digest: str = field(default="strict", compare=False)

@@ -27,7 +27,7 @@ from fl_app.privacy.budget import check_turns, mechanism, most_turns, spent
 from fl_app.privacy.spent import SPENT, Spent
 from fl_app.privacy.turns import Turns
 from fl_app.server.coded import Coded
-from fl_app.server_app import Run
+from fl_app.server_app import Experiment
 from fl_app.wire.ledger import Ledger
 from fl_app.wire.messages import SIGNS, signs_question
 from fl_app.wire.records import to_record
@@ -438,8 +438,8 @@ class Nodes(Loopback):
         return super().deliver(message)
 
 
-def start(grid: Nodes, words: str) -> Run:
-    run = Run(session(words), grid, words, setup_seconds=0.0)
+def start(grid: Nodes, words: str) -> Experiment:
+    run = Experiment(session(words), grid, words, setup_seconds=0.0)
     try:
         run.start()
     finally:

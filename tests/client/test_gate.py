@@ -15,7 +15,7 @@ from fl_app.build import _session, session
 from fl_app.client.policy import VARIABLE, Policy
 from fl_app.client.simulated import simulated_in_process
 from fl_app.client_app import app
-from fl_app.server_app import Run
+from fl_app.server_app import Experiment
 from tests.loopback import Loopback, RealNodes, over_the_wire
 from tests.real_node import MARKER, NODES, PLAIN, WORDS, Node, opened, question
 
@@ -26,7 +26,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> RealNodes:
     folder = tmp_path_factory.mktemp("honest")
     overrides = f"{WORDS} output.dir={folder}/{MARKER} output.name=run"
     grid = RealNodes(overrides, NODES)
-    Run(session(overrides), grid, overrides, setup_seconds=0.0).start()
+    Experiment(session(overrides), grid, overrides, setup_seconds=0.0).start()
     grid.folder = folder
     return grid
 
@@ -50,7 +50,7 @@ def _sent(honest: RealNodes, kind: str) -> Message:
 def test_an_honest_run_passes_the_strict_policy_and_is_that_of_a_simulation(honest) -> None:
     folder = honest.folder / MARKER
     overrides = f"{WORDS} output.dir={folder} output.name=simulated"
-    Run(session(overrides), Loopback(overrides, NODES), overrides, setup_seconds=0.0).start()
+    Experiment(session(overrides), Loopback(overrides, NODES), overrides, setup_seconds=0.0).start()
     real, simulated = (folder / name / "metrics.csv" for name in ("run", "simulated"))
     assert real.read_text() == simulated.read_text()
 

@@ -27,7 +27,7 @@ from deploy.process import Process
 from fl_app.build import session
 from fl_app.faults import FaultError
 from fl_app.files import project_root
-from fl_app.server_app import Run
+from fl_app.server_app import Experiment
 from fl_app.simulation.superlink import script
 from tests import foreign_app, modes, small
 from tests.loopback import Loopback
@@ -109,7 +109,7 @@ def in_process(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the same run, whose nodes cut their partitions out of the same data."""
     folder = tmp_path_factory.mktemp("in-process")
     overrides = f"{RUNS[name]} output.dir={folder} output.name={name}"
-    Run(session(overrides), Loopback(overrides, NODES), overrides, setup_seconds=0.0).start()
+    Experiment(session(overrides), Loopback(overrides, NODES), overrides, setup_seconds=0.0).start()
     return folder / name
 
 

@@ -25,7 +25,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 from fl_app.build import session
 from fl_app.config import ConfigError, compose
 from fl_app.preflight.whole import check
-from fl_app.server_app import Run
+from fl_app.server_app import Experiment
 from tests import small
 from tests.loopback import Loopback
 
@@ -33,10 +33,10 @@ ALL = "logger=[tensorboard,wandb,mlflow] logger.wandb.mode=offline"
 METHOD = "strategy=fedavg clients_per_round=2 evaluate_clients_per_round=1"
 
 
-def prepared(folder: Path, words: str, tamper: Any = None) -> Run:
+def prepared(folder: Path, words: str, tamper: Any = None) -> Experiment:
     overrides = f"{small.RUN} output.dir={folder.parent} output.name={folder.name} {words}"
     grid = Loopback(overrides, 3, None if tamper is None else dict.fromkeys(range(3), tamper))
-    return Run(session(overrides), grid, overrides, setup_seconds=0.5)
+    return Experiment(session(overrides), grid, overrides, setup_seconds=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def server() -> Iterator[socket.socket]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, server: socket.socket) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory, server: socket.socket) -> Experiment:
     made = prepared(tmp_path_factory.mktemp("runs") / "one", f"{ALL} {METHOD}")
     made.start()
     return made
@@ -148,7 +148,7 @@ FLOAT32 = {"tensorboard": 2.0**-24, "wandb": 0.0, "mlflow": 0.0}  # relative err
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_scores_are_those_of_metrics_csv(run: Run, tool: str) -> None:
+def test_scores_are_those_of_metrics_csv(run: Experiment, tool: str) -> None:
     with (run.folder.path / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["split"] for row in rows} == {"test", "unseen"}
@@ -164,7 +164,7 @@ def test_scores_are_those_of_metrics_csv(run: Run, tool: str) -> None:
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_bytes_are_those_of_the_ledger(run: Run, tool: str) -> None:
+def test_bytes_are_those_of_the_ledger(run: Experiment, tool: str) -> None:
     rows = run.folder.ledger.rows
     assert {r.kind for r in rows} == {"setup", "train", "evaluate"}
     wanted = {
@@ -185,7 +185,7 @@ def test_bytes_are_those_of_the_ledger(run: Run, tool: str) -> None:
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_scores_are_over_bytes_too(run: Run, tool: str) -> None:
+def test_scores_are_over_bytes_too(run: Experiment, tool: str) -> None:
     sent = [0, *(run.folder.ledger.sent(until=n) for n in (1, 2))]
     over_rounds = series(run.folder.path, tool, "test/anls")
     over_bytes = series(run.folder.path, tool, "over_bytes/test/anls")
@@ -194,11 +194,11 @@ def test_scores_are_over_bytes_too(run: Run, tool: str) -> None:
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_a_run_that_completed_is_marked_so(run: Run, tool: str) -> None:
+def test_a_run_that_completed_is_marked_so(run: Experiment, tool: str) -> None:
     assert status(run.folder.path, tool) == STATUSES["completed"][tool]
 
 
-def test_the_configuration_is_the_hyper_parameters(run: Run) -> None:
+def test_the_configuration_is_the_hyper_parameters(run: Experiment) -> None:
     folder, lr = run.folder.path, run.here.cfg.optimizer.lr
     start = events(folder).summary_metadata["_hparams_/session_start_info"].plugin_data.content
     hparams = HParamsPluginData.FromString(start).session_start_info.hparams
@@ -213,7 +213,7 @@ def test_the_configuration_is_the_hyper_parameters(run: Run) -> None:
     assert updates["optimizer"]["lr"] == lr
 
 
-def test_the_summary_and_the_files_go_along(run: Run) -> None:
+def test_the_summary_and_the_files_go_along(run: Experiment) -> None:
     folder = run.folder.path
     summary = json.loads((folder / "summary.json").read_text())
     client, found = tracked(folder)
@@ -235,20 +235,20 @@ def test_the_summary_and_the_files_go_along(run: Run) -> None:
     assert updates["status"] == "completed"
 
 
-def test_axes_are_declared(run: Run) -> None:
+def test_axes_are_declared(run: Experiment) -> None:
     metrics = [r.metric for r in records(run.folder.path) if r.HasField("metric")]
     axes = {m.glob_name: m.step_metric for m in metrics if m.glob_name}
     assert axes["test/*"] == axes["bytes/*"] == "round"
     assert axes["over_bytes/*"] == "bytes_sent"
 
 
-def test_offline_is_offline(run: Run, server: socket.socket) -> None:
+def test_offline_is_offline(run: Experiment, server: socket.socket) -> None:
     assert status(run.folder.path, "wandb") == 0
     with pytest.raises(BlockingIOError):  # nobody has knocked
         server.accept()
 
 
-def test_a_second_run_of_the_same_seed_tells_the_same(run: Run, tmp_path: Path) -> None:
+def test_a_second_run_of_the_same_seed_tells_the_same(run: Experiment, tmp_path: Path) -> None:
     again = prepared(tmp_path / "again", f"logger=tensorboard {METHOD}")
     again.start()
     names = events(run.folder.path).Tags()["scalars"]
@@ -306,7 +306,7 @@ def test_a_run_that_is_interrupted_is_marked_so(tmp_path: Path) -> None:
         assert status(tmp_path / "run", tool) == STATUSES["interrupted"][tool]
 
 
-def fill_the_disk(made: Run) -> None:
+def fill_the_disk(made: Experiment) -> None:
     """Let the event file's next write find no space."""
     writer = made.tracking.loggers["tensorboard"].writer  # type: ignore[attr-defined]
     full = os.open("/dev/full", os.O_WRONLY)
@@ -314,11 +314,11 @@ def fill_the_disk(made: Run) -> None:
     os.close(full)
 
 
-def spoil_the_database(made: Run) -> None:
+def spoil_the_database(made: Experiment) -> None:
     (made.folder.path.parent / "mlflow.db").write_bytes(b"no database" * 1000)
 
 
-def kill_the_service(made: Run) -> None:
+def kill_the_service(made: Experiment) -> None:
     """Kill the process that writes and uploads for wandb, as a system without memory does."""
     for child in psutil.Process().children(recursive=True):
         if "wandb-core" in child.name():

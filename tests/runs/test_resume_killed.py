@@ -23,7 +23,7 @@ import pytest
 from fl_app.build import forget_session, session
 from fl_app.files import project_root
 from fl_app.runs import checkpoint
-from fl_app.server_app import Run
+from fl_app.server_app import Experiment
 from fl_app.simulation.processes import descendants, is_alive, is_simulation
 from tests import modes, small
 from tests.loopback import Loopback
@@ -102,7 +102,7 @@ class Forks:
             return deliver(message)
 
         grid.deliver = delivered
-        Run(here, grid, words, setup_seconds=0.0).start()
+        Experiment(here, grid, words, setup_seconds=0.0).start()
         self.told.write_text("\n".join(points))
 
     def _hook(self, reach: Callable[[str], None]) -> None:

@@ -13,7 +13,7 @@ from fl_app import models
 from fl_app.build import session
 from fl_app.runs import submission
 from fl_app.runs.submission import RunError, export
-from fl_app.server_app import Run
+from fl_app.server_app import Experiment
 from fl_app.tasks.anls import score
 from fl_app.tasks.documents import Collator, predict
 from fl_app.wire.conventions import COLUMNS
@@ -24,19 +24,19 @@ ADAPTERS = ("lora", "full")
 
 
 @pytest.fixture(scope="module", params=ADAPTERS)
-def run(request, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(request, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     folder = tmp_path_factory.mktemp("runs") / request.param
     overrides = (
         f"{small.RUN} output.dir={folder.parent} output.name={folder.name} optimizer.lr=1e-2 "
         f"adapter={request.param} strategy=fedavg clients_per_round=2 evaluate_clients_per_round=1"
     )
-    run = Run(session(overrides), Loopback(overrides, 3), overrides, setup_seconds=0.0)
+    run = Experiment(session(overrides), Loopback(overrides, 3), overrides, setup_seconds=0.0)
     run.start()
     return run
 
 
 @pytest.fixture
-def copied(run: Run, tmp_path: Path) -> Path:
+def copied(run: Experiment, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run.folder.path, tmp_path / "run"))
 
 
@@ -45,7 +45,7 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_model_answers_as_the_run_did(run: Run, tmp_path: Path) -> None:
+def test_the_model_answers_as_the_run_did(run: Experiment, tmp_path: Path) -> None:
     export(run.folder.path, tmp_path / "out", "sent")
     cfg = run.here.cfg.copy()
     cfg._set_flag("readonly", False)
@@ -63,7 +63,7 @@ def test_the_model_answers_as_the_run_did(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("convention", COLUMNS)
-def test_the_log_is_the_ledgers_training(run: Run, tmp_path: Path, convention: str) -> None:
+def test_the_log_is_the_ledgers_training(run: Experiment, tmp_path: Path, convention: str) -> None:
     arguments = [str(run.folder.path), "--out", str(tmp_path / "out"), "--convention", convention]
     assert submission.main(arguments) == 0
     path = tmp_path / "out/communication_log.csv"
@@ -78,7 +78,7 @@ def test_the_log_is_the_ledgers_training(run: Run, tmp_path: Path, convention: s
         assert int(logged["amount_of_bytes"]) == getattr(row, COLUMNS[convention])
 
 
-def test_the_conventions_differ_and_the_total_is_printed(run: Run, tmp_path, capsys) -> None:
+def test_the_conventions_differ_and_the_total_is_printed(run: Experiment, tmp_path, capsys) -> None:
     totals = {}
     for convention in COLUMNS:
         out = tmp_path / convention
@@ -91,7 +91,9 @@ def test_the_conventions_differ_and_the_total_is_printed(run: Run, tmp_path, cap
     assert f"{totals[run.here.cfg.output.convention]:,} bytes" in capsys.readouterr().out
 
 
-def test_the_same_run_gives_the_same_bytes_for_its_owner_alone(run: Run, tmp_path: Path) -> None:
+def test_the_same_run_gives_the_same_bytes_for_its_owner_alone(
+    run: Experiment, tmp_path: Path
+) -> None:
     before = os.umask(0o022)
     try:
         for name in ("one", "two"):
@@ -138,7 +140,7 @@ def test_what_cannot_be_submitted_is_refused(copied: Path, tmp_path: Path, name:
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_what_is_there_is_not_overwritten(run: Run, tmp_path: Path, capsys) -> None:
+def test_what_is_there_is_not_overwritten(run: Experiment, tmp_path: Path, capsys) -> None:
     (tmp_path / "out").mkdir()
     assert submission.main([str(run.folder.path), "--out", str(tmp_path / "out")]) == 1
     assert "exists" in capsys.readouterr().err

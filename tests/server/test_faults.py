@@ -20,7 +20,7 @@ import pytest
 from deploy.deployment import Deployment, deployment
 from fl_app.build import session
 from fl_app.files import atomic_file
-from fl_app.server_app import Run
+from fl_app.server_app import Experiment
 from fl_app.simulation.superlink import CONNECTION, script
 from tests import small
 from tests.loopback import Loopback
@@ -251,7 +251,9 @@ def test_too_few_replies_end_a_run_that_is_resumed_when_nodes_are_back(
     assert log.startswith("finished:completed"), log
     assert summary(folder)["resumed"] == [1]
     undisturbed = f"{codec} output.name=undisturbed"
-    Run(session(undisturbed), Loopback(undisturbed, 3), undisturbed, setup_seconds=0.0).start()
+    Experiment(
+        session(undisturbed), Loopback(undisturbed, 3), undisturbed, setup_seconds=0.0
+    ).start()
     assert result(folder) == result(tmp_path / "undisturbed")
 
 

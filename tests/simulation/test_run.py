@@ -79,7 +79,9 @@ def test_an_experiment_leaves_the_documented_files(request, tmp_path, experiment
     if experiment in THROUGH_FLOWER:
         assert run.submit(words, request.getfixturevalue("flower"), wait=False) == 0
     else:
-        server_app.Run(session(words), Loopback(words, nodes=3), words, setup_seconds=0.0).start()
+        server_app.Experiment(
+            session(words), Loopback(words, nodes=3), words, setup_seconds=0.0
+        ).start()
 
     assert {p.name for p in folder.iterdir()} == {
         "config.yaml", "ledger.csv", "metrics.csv", "summary.json", "adapter", "checkpoints",

@@ -17,30 +17,32 @@ from fl_app.runs import checkpoint, console
 from fl_app.runs.folder import RunFolder
 from fl_app.runs.submission import communication_log
 from fl_app.runs.text import duration, size
-from fl_app.server_app import Run
+from fl_app.server_app import Experiment
 from fl_app.tree import digest
 from tests import finished_runs, modes, small
 from tests.loopback import Loopback
 
 
-def start(folder: Path, words: str = "", tamper=None) -> Run:
+def start(folder: Path, words: str = "", tamper=None) -> Experiment:
     overrides = f"{small.RUN} output.dir={folder.parent} output.name={folder.name} {words}"
-    run = Run(session(overrides), Loopback(overrides, 3, tamper), overrides, setup_seconds=0.5)
+    run = Experiment(
+        session(overrides), Loopback(overrides, 3, tamper), overrides, setup_seconds=0.5
+    )
     run.start()
     return run
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     folder = tmp_path_factory.mktemp("runs") / "one"
     return start(folder, "target.value=0.0 strategy=fedavg clients_per_round=2")
 
 
-def summary(run: Run) -> dict:
+def summary(run: Experiment) -> dict:
     return json.loads((run.folder.path / "summary.json").read_text())
 
 
-def test_the_summary_agrees_with_the_ledger(finished: Run) -> None:
+def test_the_summary_agrees_with_the_ledger(finished: Experiment) -> None:
     found, ledger = summary(finished), finished.folder.ledger
     train = [r for r in ledger.rows if r.kind == "train"]
     assert found["bytes"]["message_up"] == sum(
@@ -86,7 +88,7 @@ def test_the_totals_have_the_set_up_in_them(tmp_path: Path) -> None:
     assert sum(row["amount_of_bytes"] for row in logged) == found["log"]["bytes"]
 
 
-def test_the_last_checkpoint_is_the_model(finished: Run) -> None:
+def test_the_last_checkpoint_is_the_model(finished: Experiment) -> None:
     (checkpoint,) = (finished.folder.path / "checkpoints").iterdir()
     kept = load_file(checkpoint)
     ordered = {name: kept[name] for name in finished.here.theta0}
@@ -106,12 +108,12 @@ def test_a_run_is_its_owners_alone(tmp_path: Path) -> None:
         assert modes.of(finished_run / name) == 0o600
 
 
-def test_metrics_have_the_documented_columns(finished: Run) -> None:
+def test_metrics_have_the_documented_columns(finished: Experiment) -> None:
     with (finished.folder.path / "metrics.csv").open(newline="") as file:
         assert next(csv.reader(file)) == ["round", "split", "metric", "value"]
 
 
-def test_the_config_file_composes_the_same_run(finished: Run) -> None:
+def test_the_config_file_composes_the_same_run(finished: Experiment) -> None:
     text = (finished.folder.path / "config.yaml").read_text()
     assert "experiment: custom" in text
     assert "${" not in text
@@ -160,7 +162,7 @@ def test_a_client_whose_rows_allow_no_privacy_is_left_out_alone(tmp_path: Path, 
     forget_session()
     words = f"{small.RUN} output.dir={tmp_path} output.name=run"
     overrides = f"{words} privacy=dp_sgd privacy.delta=1e-5"
-    run = Run(session(overrides), Loopback(overrides, 3), overrides, setup_seconds=0.0)
+    run = Experiment(session(overrides), Loopback(overrides, 3), overrides, setup_seconds=0.0)
     run.strategy.find_nodes(run.grid)
     run.strategy.rows[1] = 10**6
     run._check_privacy()
@@ -200,7 +202,7 @@ def test_a_run_ends_once(tmp_path: Path) -> None:
 
     overrides = f"{small.RUN} output.dir={tmp_path} output.name=run rounds=3"
     grid = Loopback(overrides, 3, dict.fromkeys(range(3), stop))
-    run = Run(session(overrides), grid, overrides, setup_seconds=0.5)
+    run = Experiment(session(overrides), grid, overrides, setup_seconds=0.5)
     with pytest.raises(InterruptedError):
         run.start()
     assert (summary(run)["status"], summary(run)["rounds"]) == ("interrupted", 0)
@@ -208,7 +210,7 @@ def test_a_run_ends_once(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "report.html").is_file()
 
 
-def test_the_report_is_one_self_contained_page(finished: Run) -> None:
+def test_the_report_is_one_self_contained_page(finished: Experiment) -> None:
     page = (finished.folder.path / "report.html").read_text()
     assert page.count("<script") == 3
     outside = re.findall(r'(?:src|href)\s*=\s*"(?!#|data:)([^"]*)"', page.partition("<script")[0])
@@ -217,7 +219,7 @@ def test_the_report_is_one_self_contained_page(finished: Run) -> None:
         assert text in page
 
 
-def test_report_and_console_agree_and_speak_in_words(finished: Run, capsys) -> None:
+def test_report_and_console_agree_and_speak_in_words(finished: Experiment, capsys) -> None:
     page = (finished.folder.path / "report.html").read_text()
     assert f"<b>{size(finished.folder.ledger.sent())}</b>" in page
     assert not re.findall(r"<th[^>]*>\w*_\w*</th>", page)
@@ -233,7 +235,7 @@ def test_a_short_time_is_in_milliseconds(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_the_report_can_be_made_again_from_the_files(finished: Run) -> None:
+def test_the_report_can_be_made_again_from_the_files(finished: Experiment) -> None:
     before = (finished.folder.path / "report.html").read_bytes()
     report.write(finished.folder.path)
     assert (finished.folder.path / "report.html").read_bytes() == before

@@ -11,13 +11,13 @@ from benchmarks.replayed import Recorded, Recording, record, server_session
 from fl_app.aggregation.inner import inner_strategy
 from fl_app.build import session
 from fl_app.config import compose
+from fl_app.server import round as sent
 from fl_app.server import uplink
 from fl_app.server.coded import Coded
 from fl_app.server.mailbox import BATCH
 from fl_app.tree import Tree
 from fl_app.wire.ledger import Ledger
 from fl_app.wire.messages import ARRAYS, FRAME
-from fl_app.server import round as sent
 from fl_app.wire.records import message_bytes, to_record, to_tree
 from tests import small
 from tests.loopback import Loopback
