@@ -2,5 +2,5 @@
 
 import logging
 
-# bitsandbytes warns at import about an optional CPU kernel that nothing here uses.
+# bitsandbytes warns at import about an optional CPU kernel that this project does not use.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

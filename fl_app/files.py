@@ -1,4 +1,4 @@
-"""Files and folders that exist only whole."""
+"""Files and folders that are written completely or not at all, and where the project is."""
 
 import json
 import os
@@ -15,30 +15,36 @@ WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder to write in; it becomes ``path`` when the block ends, and is gone if it raises.
+    """Yield a folder to write in; it becomes ``path`` if the block ends without an error.
 
-    It lies beside ``path``, so that the last step is a rename.
+    The folder lies beside ``path``, so that the last step is a rename. After an error it is
+    removed.
 
-    Raises:
-        FileExistsError: there is something at ``path``.
+    Raises
+    ------
+    FileExistsError
+        If ``path`` exists.
     """
     if path.exists():
         raise FileExistsError(f"{path} exists: choose another name, or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        folder = Path(scratch) / path.name  # in it: the temporary folder is for its owner's eyes
+        # One level down: the temporary folder itself is always 0700, whatever the umask.
+        folder = Path(scratch) / path.name
         folder.mkdir(mode=0o700)
         yield folder
         folder.rename(path)
 
 
 def atomic_file(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path``, for its owner alone.
+    """Write ``data`` to ``path``, readable by its owner only (mode 0600).
 
-    The old content is there until the new one is, also if the power fails.
+    The old content stays until the new content is on disk, also if the power fails.
 
-    Raises:
-        OSError: the disk is full; the old file is still there.
+    Raises
+    ------
+    OSError
+        If it cannot be written, as on a full disk; the old file is still there.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -47,7 +53,7 @@ def atomic_file(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError:
-        partial.unlink(missing_ok=True)  # what room there is, is for what says so
+        partial.unlink(missing_ok=True)  # free the space for the log and the summary
         raise
     partial.rename(path)
 
@@ -56,13 +62,20 @@ PROJECT = "thinwire"
 
 
 def installed(relative: str) -> Path:
-    """Absolute path of a file or folder of the project, e.g. ``fl_app/models/vt5_tiny``.
+    """Return the absolute path of a file or folder of the project.
 
-    Looks next to the imported package first (a checkout), then in the installed distribution:
-    the project's root for an editable install, site-packages for an ordinary one.
+    The folder of the imported package is searched first (a checkout), then the installed
+    distribution: the project's root for an editable install, site-packages for an ordinary one.
 
-    Raises:
-        FileNotFoundError: it is in neither place; the message says how to mend that.
+    Parameters
+    ----------
+    relative : str
+        Path below the project's root, such as ``fl_app/models/vt5_tiny``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is in neither place; the message says how to repair the installation.
     """
     roots = [Path(__file__).resolve().parents[1]]
     with suppress(PackageNotFoundError):
@@ -73,12 +86,12 @@ def installed(relative: str) -> Path:
     searched = ", ".join(str(root) for root in roots)
     raise FileNotFoundError(
         f"{relative} of the project {PROJECT} is missing (looked under {searched}); "
-        "mend it with `make setup`, or `pip install -e .` in a complete checkout"
+        "repair it with `make setup`, or `pip install -e .` in a complete checkout"
     )
 
 
 def _root(dist: Distribution) -> Path:
-    """Folder that holds the distribution's files (direct_url.json: PEP 610)."""
+    """Return the folder that holds the distribution's files (direct_url.json: PEP 610)."""
     origin = json.loads(dist.read_text("direct_url.json") or "{}")
     if origin.get("dir_info", {}).get("editable"):
         return Path(url2pathname(urlparse(origin["url"]).path))
@@ -86,20 +99,20 @@ def _root(dist: Distribution) -> Path:
 
 
 def project_root() -> Path:
-    """Folder that results go under: the checkout of an editable install, else the current one.
+    """Return the folder for results: the checkout of an editable install, else the current one.
 
-    Not the folder of the imported package, which is Flower's copy while an app runs.
+    It is not the folder of the imported package, which is Flower's copy while an app runs.
     """
     root = _root(distribution(PROJECT))
     return root if (root / "pyproject.toml").is_file() else Path.cwd()
 
 
-OTHERS = 0o077  # what group and others might do
+OTHERS = 0o077  # the permissions of group and others
 
 
 def keep_private() -> None:
-    """Make the files of this process, and of those it starts, 0600 and their folders 0700.
+    """Make new files of this process and of its children 0600, and new folders 0700.
 
-    What is there already keeps its mode: somebody may share it on purpose.
+    Existing files keep their mode: somebody may share them on purpose.
     """
     os.umask(OTHERS)

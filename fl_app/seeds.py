@@ -1,4 +1,4 @@
-"""Seeds of turns."""
+"""Seeds of turns: what a client draws in a round."""
 
 import numpy as np
 

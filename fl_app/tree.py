@@ -1,4 +1,7 @@
-"""Digests of a Tree: how two sides find out that they start from the same values."""
+"""The Tree: named float32 arrays, their arithmetic and their digests.
+
+By its digest two sides find out whether they start from the same values.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,21 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
-pass
-
-__all__ = ["Tree", "chained", "digest", "manifest"]
+Tree = dict[str, NDArray[np.float32]]
+"""Flat, ordered mapping name -> C-contiguous float32 array. Both sides know names and shapes."""
 
 
 def digest(tree: Tree) -> str:
-    """SHA-256, in hex, over names, shapes and little-endian float32 bytes, in the tree's order.
+    """Return the SHA-256 of a Tree, in hex.
 
-    Names and shapes go in with their lengths, so that no two trees give the same input. The bits
-    count, not the values: +0.0 and -0.0 differ.
+    It covers names, shapes and little-endian float32 bytes, in the Tree's order. Names and shapes
+    are preceded by their lengths, so that no two Trees give the same input. It depends on bits,
+    not on values: +0.0 and -0.0 differ.
 
-    Raises:
-        ValueError: a tensor is not float32.
+    Raises
+    ------
+    ValueError
+        If a tensor is not float32.
     """
     sha = hashlib.sha256()
     for name, x in tree.items():
@@ -35,26 +40,32 @@ def digest(tree: Tree) -> str:
 
 
 def manifest(theta0: Tree) -> bytes:
-    """The 8 bytes that stand for theta0 in every frame: the first of its digest."""
+    """Return the first 8 bytes of theta0's digest, which identify theta0 in every frame."""
     return bytes.fromhex(digest(theta0))[:8]
 
 
 def chained(before: bytes, patch: Tree, theta0: Tree) -> bytes:
-    """The manifest of a model whose frozen weights were patched: of all patches and theta0."""
+    """Return the manifest of a model whose frozen weights were just patched, 8 bytes.
+
+    Parameters
+    ----------
+    before : bytes
+        The manifest before the patch; through it the result depends on all earlier patches.
+    patch : Tree
+        The patch.
+    theta0 : Tree
+        The start of the trained tensors after the patch.
+    """
     return hashlib.sha256(before + bytes.fromhex(digest(patch) + digest(theta0))).digest()[:8]
 
 
-Tree = dict[str, NDArray[np.float32]]
-"""Flat, ordered mapping name -> C-contiguous float32 array. Both sides know names and shapes."""
-
-
 def zeros(ref: Tree) -> Tree:
-    """Return a Tree of zeros with the names and shapes of ref."""
+    """Return a Tree of zeros with the names and shapes of ``ref``."""
     return {name: np.zeros_like(r) for name, r in ref.items()}
 
 
 def split(flat: NDArray[np.float32], ref: Tree) -> Tree:
-    """Cut a flat buffer of all values into views with the names and shapes of ref."""
+    """Return views of a flat buffer of all values, with the names and shapes of ``ref``."""
     tree, start = {}, 0
     for name, r in ref.items():
         tree[name] = flat[start : start + r.size].reshape(r.shape)

@@ -5,9 +5,9 @@ what the code knows in ``fl_app.preflight``.
 
 - ``compose``: the configuration that overrides ask for.
 - ``data_only``: overrides are data: no resolvers, no Hydra settings, no targets but strategies.
-- ``interpolation``: ``${a.b}``, put in without OmegaConf's resolvers.
-- ``stored``: configurations and overrides that lie in a run's folder.
-- ``keys``, ``types``: which keys there are, and of which type their values.
+- ``interpolation``: ``${a.b}``, resolved without OmegaConf's resolvers.
+- ``stored``: configurations and overrides read from a run's folder.
+- ``keys``, ``types``: which keys exist, and the types of their values.
 """
 
 from fl_app.config.compose import compose, identity

@@ -1,4 +1,4 @@
-"""From a Hydra override string to the one configuration that server, clients and sweeps share."""
+"""Compose the configuration that server, clients and sweeps share, from a Hydra override string."""
 
 import re
 import shlex
@@ -18,14 +18,14 @@ from fl_app.config.interpolation import resolved
 from fl_app.config.keys import CONF_DIR, OPEN, ConfigError, is_open, known, plain
 from fl_app.config.types import check_types
 
-CUSTOM = "custom"  # the label of a run that is none of the experiments
-UNNAMED = {"logger"}  # groups that change nothing of what an experiment is
-IDENTITY = ("id", "_target_")  # what makes a mapping a whole one, where it says what it is for
+CUSTOM = "custom"  # the label of a run that is not one of the experiments of conf/experiment
+UNNAMED = {"logger"}  # groups that do not change what an experiment computes
+IDENTITY = ("id", "_target_")  # a mapping that has one of these keys is complete by itself
 
 
 @lru_cache(maxsize=8)
 def compose(overrides: str = "") -> DictConfig:
-    """Compose the configuration that ``overrides`` asks for.
+    """Compose the configuration that ``overrides`` selects.
 
     Parameters
     ----------
@@ -36,13 +36,14 @@ def compose(overrides: str = "") -> DictConfig:
     Returns
     -------
     DictConfig
-        Resolved and read-only; ``experiment`` is a label: the name of the experiment, or "custom"
-        where groups were chosen without one.
+        Resolved and read-only. ``experiment`` is a label: the name of the experiment, or "custom"
+        if groups were chosen without one.
 
     Raises
     ------
     ConfigError
-        For an unknown group option, key or value; the message names the key and the alternatives.
+        If a group option, key or value is unknown; the message names the key and the
+        alternatives.
     """
     if len(overrides) > data_only.LONGEST:
         raise ConfigError(f"overrides should have at most {data_only.LONGEST} characters")
@@ -51,13 +52,13 @@ def compose(overrides: str = "") -> DictConfig:
     except ValueError as error:
         raise ConfigError(f"overrides {overrides!r}: {error}") from None
     for word in words:
-        data_only.parsed(word)  # before Hydra, which acts on some of what it reads
+        data_only.parsed(word)  # before Hydra, which acts on some overrides while it reads them
     try:
         cfg, experiment = _compose(words)
     except ConfigError as error:
         raise ConfigError(_explained(str(error), words)) from None
     groups = _groups(words)
-    if words != [*groups]:  # or the configuration would be compared with itself
+    if words != [*groups]:  # otherwise the configuration would be compared with itself
         check_types(cfg, _defaults(groups))
     chosen = {_key(word) for word in words if _chooses_group(word)} - UNNAMED
     with open_dict(cfg):
@@ -71,7 +72,7 @@ def _compose(words: list[str]) -> tuple[DictConfig, str]:
     specs = {_key(word): spec for word in words if (spec := _spec(word))}
     words = [word for word in words if not _spec(word)]
     try:
-        with _no_hydra_around(), hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        with _without_outer_hydra(), hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = hydra.compose("config", overrides=words, return_hydra_config=True)
         for key, spec in specs.items():
             OmegaConf.update(cfg, key, spec, merge=False, force_add=True)
@@ -85,9 +86,9 @@ def _compose(words: list[str]) -> tuple[DictConfig, str]:
         missing = sorted(OmegaConf.missing_keys(cfg))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         text = str(error).partition("\nConfig search path")[0].partition("\nSet the env")[0]
-        if of_a_list := re.search(r"Could not load '(\w+)/", text):  # where Hydra lists none
-            options = sorted(path.stem for path in (CONF_DIR / of_a_list[1]).glob("*.yaml"))
-            text += f"\nAvailable options in '{of_a_list[1]}': {options}"
+        if group := re.search(r"Could not load '(\w+)/", text):  # here Hydra lists no options
+            options = sorted(path.stem for path in (CONF_DIR / group[1]).glob("*.yaml"))
+            text += f"\nAvailable options in '{group[1]}': {options}"
         raise ConfigError(text.strip()) from None
     if missing:
         raise ConfigError(f"{missing[0]} has no value")
@@ -95,8 +96,8 @@ def _compose(words: list[str]) -> tuple[DictConfig, str]:
 
 
 @contextmanager
-def _no_hydra_around() -> Iterator[None]:
-    """Set aside the Hydra of a sweep, of which there can be only one at a time."""
+def _without_outer_hydra() -> Iterator[None]:
+    """Suspend the Hydra of a sweep: a process can have only one at a time."""
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -106,9 +107,14 @@ def _no_hydra_around() -> Iterator[None]:
 
 
 def identity(cfg: Any) -> dict[str, Any]:
-    """Return what decides a run's bytes and metrics: all but where and how they are written.
+    """Return the part of a configuration that decides a run's bytes and metrics.
 
-    ``cfg`` is a configuration, or what was read from its config.yaml.
+    It leaves out where and how results are written.
+
+    Parameters
+    ----------
+    cfg : DictConfig or dict
+        A configuration, or the content of a config.yaml.
     """
     where = ("output", "logger", "resume")
     return {key: value for key, value in plain(cfg).items() if key not in where}
@@ -119,10 +125,10 @@ def _key(word: str) -> str:
 
 
 def _spec(word: str) -> dict[str, Any] | None:
-    """Return the whole mapping that a word gives for an open key, to replace the one there.
+    """Return the complete mapping that a word gives for an open key; it replaces the default.
 
-    Hydra would merge the two, and the arguments of one codec are nothing to another. A part of a
-    codec, partitioner or strategy, which does not say of which, is merged.
+    Hydra would merge the two, but the arguments of one codec mean nothing to another. A partial
+    mapping of a codec, partitioner or strategy, which has no id or ``_target_``, is merged.
     """
     key = _key(word)
     if key not in OPEN or word.startswith("~"):
@@ -135,13 +141,13 @@ def _spec(word: str) -> dict[str, Any] | None:
 
 
 def _groups(words: list[str]) -> tuple[str, ...]:
-    """Return the overrides that choose an option of a group."""
+    """Return the overrides that select an option of a group."""
     return tuple(word for word in words if _chooses_group(word) and not word.startswith("~"))
 
 
 @lru_cache(maxsize=64)
 def _defaults(groups: tuple[str, ...]) -> DictConfig:
-    """Return what conf/ says where only options of groups are chosen."""
+    """Return the configuration of conf/ when only options of groups are selected."""
     return _compose([*groups])[0]
 
 
@@ -150,7 +156,10 @@ def _chooses_group(word: str) -> bool:
 
 
 def _explained(error: str, words: list[str]) -> str:
-    """Return Hydra's message, with its advice to add a key only where one may, and known keys."""
+    """Return Hydra's message with the known keys, and without advice that does not apply.
+
+    Hydra advises to add an unknown key with ``+``, which only open keys allow.
+    """
     lines = []
     for line in error.splitlines():
         advised = re.match(r"To append to your config use \+([\w.]+)", line)

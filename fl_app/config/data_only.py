@@ -1,8 +1,8 @@
-"""Overrides are data: what a submitter may write, checked as text before anything acts on it.
+"""Overrides are data: they are checked as text before anything acts on them.
 
-A run's overrides reach the server and every node, and lie in folders that others may have written.
-They may choose options and values, and name the strategy to build. They may not call a resolver,
-set Hydra up, name files of configuration, or name any other object to build.
+A run's overrides reach the server and every node, and are read from folders that others may have
+written. They may select options and values, and name the strategy to build. They may not call a
+resolver, configure Hydra, name configuration files, or name any other object to build.
 """
 
 import ast
@@ -17,12 +17,12 @@ from hydra.errors import HydraException
 from fl_app.config.interpolation import check_text, texts
 from fl_app.config.keys import CONF_DIR, ConfigError
 
-LONGEST = 32_768  # characters of a run's overrides
-DEEPEST = 32  # brackets within brackets
+LONGEST = 32_768  # largest number of characters in a run's overrides
+DEEPEST = 32  # largest depth of nested brackets
 KEY = re.compile(r"[A-Za-z_][\w./-]*")
 OPTION = re.compile(r"\w[\w.-]*")  # the name of a file in a folder of conf/
 
-# Classes that strategy.inner, or a strategy in it, may name; and those of the package `strategies`.
+# Classes that strategy.inner, or a strategy in it, may name, beside those of `strategies`.
 FLOWER = "flwr.serverapp.strategy"
 FLOWERS = (
     "Bulyan", "DifferentialPrivacyClientSideAdaptiveClipping",
@@ -33,27 +33,27 @@ FLOWERS = (
 OURS = "strategies"
 
 TARGET = "_target_"
-RESERVED = re.compile(r"_\w*_")  # _target_, _partial_, _args_ ...: what Hydra builds objects by
+RESERVED = re.compile(r"_\w*_")  # Hydra builds objects from these: _target_, _partial_, _args_ ...
 
-# Of a model's config: what names code, kernels, other checkpoints, or how weights are read. What is
-# left are sizes, rates, switches and names of functions that transformers has in a table.
+# Keys of a model's config that name code, kernels or other checkpoints, or say how weights are
+# read. The others are sizes, rates, switches and names from transformers' tables of functions.
 NO_CONFIG = re.compile(
     r"auto_map|architectures|trust_remote_code|.*implementation.*|.*kernel.*|quantization_config"
     r"|.*backbone.*|.*name_or_path|torch_dtype|dtype|custom_\w+|.*_(?:path|file|dir|url|repo)"
 )
-# Keys that have "kernel" in their names and are sizes, such as those of a convolution.
+# Keys that contain "kernel" but are sizes, such as those of a convolution.
 SIZES = re.compile(r"(?!use_)(?:\w+_)?kernel(?:_size|_dim|_stride)?s?")
 WORD = re.compile(r"[\w.+-]*")
 
 
 @lru_cache(maxsize=1024)
 def parsed(word: str) -> Override:
-    """Return the override that a word is, checked as text.
+    """Parse one override and check it as text.
 
     Raises
     ------
     ConfigError
-        Naming the key and what may stand there.
+        If it is not allowed; the message names the key and the allowed values.
     """
     if len(word) > LONGEST:
         raise ConfigError(f"overrides should have at most {LONGEST} characters")
@@ -67,7 +67,7 @@ def parsed(word: str) -> Override:
 
 
 def _check_depth(word: str) -> None:
-    """Refuse a text with more brackets open at once than a configuration needs."""
+    """Refuse a text whose brackets are nested deeper than a configuration needs."""
     depth = 0
     for character in word:
         depth += (character in "[{(") - (character in "]})")
@@ -78,17 +78,19 @@ def _check_depth(word: str) -> None:
 def _check_override(word: str, override: Override) -> None:
     key = override.key_or_group
     if not KEY.fullmatch(key.lstrip("/")):
-        raise ConfigError(f"'{word}': {key!r} is no key of the configuration")
+        raise ConfigError(f"'{word}': {key!r} is not a key of the configuration")
     key = key.lstrip("/")
     if re.match(r"hydra(?:[./]|$)", key):
         raise ConfigError(
-            f"{key}: a run has no settings of Hydra; those of a sweep are given to "
+            f"{key}: a run cannot set options of Hydra; give those of a sweep to "
             "`python -m fl_app.sweep` on its command line"
         )
     if override.package is not None:
-        raise ConfigError(f"{key}@{override.package}: a group is chosen by its name alone: {key}=")
+        raise ConfigError(f"{key}@{override.package}: select a group by its name alone: {key}=")
     if override.is_sweep_override():
-        raise ConfigError(f"{key}: a run takes one value; several are for `python -m fl_app.sweep`")
+        raise ConfigError(
+            f"{key}: a run takes one value; use `python -m fl_app.sweep` for several values"
+        )
     value = override.value()
     for name, text in texts(key, value):
         check_text(name, text)
@@ -101,16 +103,16 @@ def _check_override(word: str, override: Override) -> None:
 
 
 def check(config: dict[str, Any]) -> None:
-    """Check a whole configuration, in which nothing is left to interpolate.
+    """Check a whole configuration after interpolation.
 
     Raises
     ------
     ConfigError
-        Naming the key and what may stand there.
+        If a value is not allowed; the message names the key and the allowed values.
     """
     for key, text in texts("", config):
-        if "${" in text:  # of a file, or made by joining; OmegaConf would read it again
-            raise ConfigError(f"{key}: no interpolation may be left in a configuration")
+        if "${" in text:  # from a file, or made by joining; OmegaConf would interpolate it again
+            raise ConfigError(f"{key}: interpolation must not remain in a configuration")
     strategy = config.get("strategy")
     inner = strategy.get("inner") if isinstance(strategy, dict) else None
     if isinstance(inner, dict):
@@ -123,17 +125,24 @@ def check(config: dict[str, Any]) -> None:
 
 
 def check_strategy(key: str, arguments: dict[str, Any]) -> None:
-    """Check what is to be built: a known class, with numbers and names, and maybe one in it.
+    """Check the arguments of a strategy: its class, numbers and names, and a strategy in it.
+
+    Parameters
+    ----------
+    key : str
+        Where the arguments stand in the configuration, for messages.
+    arguments : dict
+        ``_target_`` and the arguments of that class.
 
     Raises
     ------
     ConfigError
-        Naming the key and what may stand there.
+        If a value is not allowed; the message names the key and the allowed values.
     """
     target = arguments.get(TARGET)
     if not isinstance(target, str) or not _is_strategy(target):
         raise ConfigError(
-            f"{key}.{TARGET}={target!r} is no Flower strategy: it should be one of {FLOWER} "
+            f"{key}.{TARGET}={target!r} is not a Flower strategy: it should be one of {FLOWER} "
             f"({', '.join(FLOWERS)}), or a class of the package {OURS}, as in conf/strategy"
         )
     for name, value in arguments.items():
@@ -141,13 +150,13 @@ def check_strategy(key: str, arguments: dict[str, Any]) -> None:
         if name == TARGET:
             continue
         if RESERVED.fullmatch(str(name)):
-            raise ConfigError(f"{where}: of Hydra's names only {TARGET} may stand there")
+            raise ConfigError(f"{where}: of Hydra's names only {TARGET} is allowed here")
         if name == "strategy" and isinstance(value, dict):
             check_strategy(where, value)
         elif isinstance(value, dict) or (isinstance(value, list) and any(map(_is_nested, value))):
             raise ConfigError(
                 f"{where} should be a number, a name or a list of these: the only mapping in a "
-                "strategy is `strategy`, the one that it is around"
+                "strategy is `strategy`, the strategy that it wraps"
             )
 
 
@@ -177,7 +186,7 @@ def _check_reserved(key: str, value: Any) -> None:
             where = f"{key}.{name}" if key else str(name)
             if RESERVED.fullmatch(str(name)):
                 raise ConfigError(
-                    f"{where}: {name} may stand in strategy.inner alone, and in its `strategy`"
+                    f"{where}: {name} is allowed only in strategy.inner and in its `strategy`"
                 )
             _check_reserved(where, part)
     elif isinstance(value, list):
@@ -186,13 +195,13 @@ def _check_reserved(key: str, value: Any) -> None:
 
 
 def _check_model_config(key: str, value: Any) -> None:
-    """Refuse what would have transformers fetch or run something."""
+    """Refuse values that would make transformers download or run something."""
     if isinstance(value, dict):
         for name, part in value.items():
             if NO_CONFIG.fullmatch(str(name)) and not SIZES.fullmatch(str(name)):
                 raise ConfigError(
-                    f"{key}.{name} may not be set: no code, kernel or other checkpoint is named by "
-                    "a model's config"
+                    f"{key}.{name} may not be set: a model's config cannot name code, kernels or "
+                    "other checkpoints"
                 )
             _check_model_config(f"{key}.{name}", part)
     elif isinstance(value, list):

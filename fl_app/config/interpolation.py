@@ -1,8 +1,8 @@
-"""``${a.b}`` in a configuration: the value of another key, and nothing else.
+"""Interpolation of ``${a.b}`` in a configuration: the value of another key, and nothing else.
 
-OmegaConf's own interpolation also runs resolvers, functions by name that read the environment or
-parse text, and reads a value that it has made as an interpolation once more. Here no function is
-ever called and no result is read again, so that an override cannot ask for either.
+OmegaConf's own interpolation also runs resolvers (functions by name that read the environment or
+parse text), and interpolates its own results again. Here no function is called and no result is
+interpolated again, so that an override cannot request either.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 from fl_app.config.keys import ConfigError
 
-PLAIN = re.compile(r"\$\{\.*[\w-]+(?:\.[\w-]+)*\}")  # leading dots: relative to where it stands
+PLAIN = re.compile(r"\$\{\.*[\w-]+(?:\.[\w-]+)*\}")  # leading dots: relative to its own key
 MOST_NODES = 20_000
 MOST_CHARACTERS = 1_000_000
 
@@ -19,25 +19,25 @@ MOST_CHARACTERS = 1_000_000
 def check_text(key: str, text: str) -> None:
     """Refuse a text that is, or could become, more than plain interpolation.
 
-    Two values that each hold half of a ``${...}`` would make one where they are joined.
+    Two values that each hold half of a ``${...}`` would form one when they are joined.
 
     Raises
     ------
     ConfigError
-        Naming ``key`` and what may stand there.
+        If it is refused; the message names ``key`` and what is allowed.
     """
     rest = PLAIN.sub("", text)
     joined = rest != text and re.search(r"[$\\{}]", rest)
     if "${" in rest or rest.endswith("$") or joined:
         raise ConfigError(
             f"{key}: only ${{KEY}} of this configuration may be interpolated, such as "
-            "${codec.down}: no resolvers (${oc.env:...}, ${now:...}), no escapes, none in another, "
-            "and no $ at the end"
+            "${codec.down}: no resolvers (${oc.env:...}, ${now:...}), no escapes, no nesting, and "
+            "no $ at the end"
         )
 
 
 def texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Yield every text of a nested value, keys of mappings too, with the key that it is of."""
+    """Yield ``(key, text)`` for every text in a nested value, including keys of mappings."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, dict):
@@ -50,13 +50,13 @@ def texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def resolved(root: dict[str, Any]) -> dict[str, Any]:
-    """Return ``root`` with the values of other keys put in for every ``${a.b}``.
+    """Return ``root`` with every ``${a.b}`` replaced by the value of that key.
 
     Raises
     ------
     ConfigError
-        For anything but plain interpolation, a key that is not there, one that leads back to
-        itself, or a result of more than ``MOST_NODES`` values or ``MOST_CHARACTERS``.
+        For anything but plain interpolation, an unknown key, a cycle, or a result of more than
+        ``MOST_NODES`` values or ``MOST_CHARACTERS`` characters.
     """
     for key, text in texts("", root):
         check_text(key, text)
@@ -64,7 +64,15 @@ def resolved(root: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Resolver:
-    """The work of `resolved`; it counts what it makes, so that no short text makes too much."""
+    """Does the work of `resolved`, and counts its output: a short text must not become a huge one.
+
+    Attributes
+    ----------
+    nodes, characters : int
+        Values and characters produced so far.
+    open : set of tuple
+        Paths that are being interpolated, to find cycles.
+    """
 
     def __init__(self, root: dict[str, Any]) -> None:
         self.root = root
@@ -72,7 +80,7 @@ class _Resolver:
         self.open: set[tuple[str, ...]] = set()
 
     def value(self, node: Any, path: tuple[str, ...]) -> Any:
-        """Return ``node``, which stands at ``path``, with nothing left to put in."""
+        """Return ``node``, which stands at ``path``, with all interpolation resolved."""
         self.nodes += 1
         if isinstance(node, dict):
             result: Any = {k: self.value(v, (*path, str(k))) for k, v in node.items()}
@@ -92,7 +100,7 @@ class _Resolver:
 
     def _interpolated(self, text: str, path: tuple[str, ...]) -> Any:
         if path in self.open:
-            raise ConfigError(f"{'.'.join(path)}={text} leads back to itself")
+            raise ConfigError(f"{'.'.join(path)}={text} refers to itself")
         self.open.add(path)
         try:
             if PLAIN.fullmatch(text):
@@ -117,7 +125,7 @@ class _Resolver:
     def _find(self, target: tuple[str, ...], missing: Callable[[], str]) -> Any:
         node: Any = self.root
         for depth, part in enumerate(target):
-            if isinstance(node, str) and PLAIN.search(node):  # a part that is put in itself
+            if isinstance(node, str) and PLAIN.search(node):  # a part that is interpolated itself
                 node = self._interpolated(node, target[:depth])
             if isinstance(node, dict):
                 node = {str(key): value for key, value in node.items()}.get(part, missing)

@@ -1,4 +1,4 @@
-"""The keys of a configuration: where they come from, and which of them are open."""
+"""The keys of a configuration: where they are defined, and below which an override may add keys."""
 
 from pathlib import Path
 from typing import Any
@@ -9,41 +9,40 @@ CONF_DIR = Path(__file__).parents[2] / "conf"
 
 SPLITS = ("train", "test", "unseen", "public")  # of a table: see fl_app.data.table
 
-# Below these keys an override may add keys of its own: they are arguments of a Flower strategy,
-# of a Hugging Face model configuration, a codec or a partitioner, or columns of data, and are
-# checked by those.
+# Below these keys an override may add keys: arguments of a Flower strategy, of a Hugging Face model
+# configuration, a codec or a partitioner, or columns of data. Those check them.
 OPEN = (
     *("strategy.inner", "model.config", "codec.up", "codec.down", "data.partitioner"),
     *(f"data.{split}.{key}" for split in SPLITS for key in ("columns", "drop")),
 )
 
-# A value in conf/, but null turns it off.
+# These have a value in conf/, and null turns it off.
 NULLABLE = (
     *("model.sha256", "model.tokenizer", "model.visual_path", "target.value", "data.target"),
     *("task.average_over", "privacy.epsilon", "federation.max_update_rms"),
     *(f"data.{split}.{key}" for split in SPLITS for key in ("name", "limit")),
 )
-NAMES = ("adapter.target_modules",)  # a name in conf/, but may be a list of names, as in PEFT
+NAMES = ("adapter.target_modules",)  # a name, or a list of names as in PEFT
 
 
 class ConfigError(ValueError):
-    """An override that names no option, or gives one an impossible value."""
+    """An override that names no option, or gives one an invalid value."""
 
 
 def is_open(key: str) -> bool:
-    """Return whether an override may add ``key``."""
+    """Tell whether an override may add ``key``."""
     return key.startswith(tuple(f"{above}." for above in OPEN))
 
 
 def known(node: DictConfig, path: str) -> list[str]:
-    """Return the keys of ``node``; the experiment is a group, but no key of the configuration."""
+    """Return the keys of ``node``, sorted; at the top with the group ``experiment``."""
     return sorted([*map(str, node), *([] if path else ["experiment"])])
 
 
 def plain(node: Any) -> Any:
     """Return a part of a configuration as plain dicts, lists and scalars.
 
-    Nothing is resolved: `compose` has done that, and what was read from a file is text.
+    Nothing is resolved: `compose` has done that, and configurations from files are plain text.
     """
     if isinstance(node, Container):
         return OmegaConf.to_container(node, resolve=False)

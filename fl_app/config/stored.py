@@ -1,7 +1,7 @@
-"""Configurations and overrides that lie in a run's folder: files that others may have written.
+"""Read configurations and overrides from a run's folder: files that others may have written.
 
-YAML is read with a bound on its size and depth and without aliases, by which a few lines become
-gigabytes. Nothing that is read is interpolated or built.
+YAML is read with a bound on its size and depth, and without aliases, which can expand a few lines
+to gigabytes. Nothing that is read is interpolated or built.
 """
 
 from pathlib import Path
@@ -12,21 +12,21 @@ import yaml
 from fl_app.config.data_only import DEEPEST, LONGEST
 from fl_app.config.keys import ConfigError
 
-LARGEST = 1_000_000  # bytes of a config.yaml; those of runs have about 5,000
+LARGEST = 1_000_000  # largest size of a config.yaml in bytes; a run's has about 5,000
 MOST_EVENTS = 100_000
-# libyaml's, where there is one: it reads a hundred configurations in a second.
+# libyaml's loader if available: it reads a hundred configurations in a second.
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 OPENS = (yaml.MappingStartEvent, yaml.SequenceStartEvent)
 CLOSES = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
 
 
 def read_text(path: Path, most: int = LARGEST) -> str:
-    """Return a file's text, if it has at most ``most`` bytes.
+    """Return the text of a file of at most ``most`` bytes.
 
     Raises
     ------
     ConfigError
-        If it has more, or is not UTF-8.
+        If it is larger, or is not UTF-8.
     """
     with path.open("rb") as file:
         data = file.read(most + 1)
@@ -35,7 +35,7 @@ def read_text(path: Path, most: int = LARGEST) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        raise ConfigError(f"{path} is no text in UTF-8") from None
+        raise ConfigError(f"{path} is not UTF-8 text") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        If it is too large or too deep, has aliases, or is no mapping of plain values.
+        If it is too large or too deep, has aliases, or is not a mapping of plain values.
     """
     text = read_text(path)
     try:
@@ -65,7 +65,7 @@ def read_overrides(path: Path) -> str:
     Raises
     ------
     ConfigError
-        If there are too many.
+        If they are too long.
     """
     return read_text(path, LONGEST).strip()
 
@@ -75,7 +75,7 @@ def _check_events(path: Path, text: str) -> None:
     for count, event in enumerate(yaml.parse(text, LOADER)):
         depth += isinstance(event, OPENS) - isinstance(event, CLOSES)
         if isinstance(event, yaml.AliasEvent):
-            raise ConfigError(f"{path}: an alias (*{event.anchor}) may not stand in it")
+            raise ConfigError(f"{path}: aliases (*{event.anchor}) are not allowed")
         if depth > DEEPEST or count > MOST_EVENTS:
             raise ConfigError(
                 f"{path} should have at most {DEEPEST} levels and {MOST_EVENTS} values"

@@ -1,4 +1,4 @@
-"""Keys and types of a configuration against those of the files in conf/."""
+"""Check the keys and types of a configuration against the files in conf/."""
 
 from typing import Any
 
@@ -10,10 +10,19 @@ from fl_app.config.keys import NAMES, NULLABLE, OPEN, ConfigError, is_open, know
 def check_types(cfg: DictConfig, defaults: DictConfig, path: str = "") -> None:
     """Refuse keys that no file in conf/ has, and values of another type than the file's.
 
+    Parameters
+    ----------
+    cfg : DictConfig
+        The part of the configuration at ``path``.
+    defaults : DictConfig
+        The same part as conf/ has it.
+    path : str
+        Its key; "" for the whole configuration.
+
     Raises
     ------
     ConfigError
-        Naming the key and what may stand there.
+        If a key or type is wrong; the message names the key and the allowed values.
     """
     prefix = f"{path}." if path else ""
     for key in map(str, defaults):
@@ -37,7 +46,7 @@ def check_types(cfg: DictConfig, defaults: DictConfig, path: str = "") -> None:
 
 def _same_kind(name: str, value: Any, default: Any) -> bool:
     if default is None or OmegaConf.is_list(default) or name in NAMES:
-        return True  # what may be in them is said in fl_app.preflight
+        return True  # fl_app.preflight checks what may be in them
     if value is None:
         return name in NULLABLE
     if isinstance(default, bool) or isinstance(value, bool):

@@ -106,7 +106,7 @@ def test_quotes_and_blanks_as_in_a_shell() -> None:
         ("codec.down.links=[{id:nf4,blok:3}]", "block"),
         ("codec.down.links=[{id:delta}]", "codec"),
         ("strategy.inner._target_=os.system", "os.system"),
-        ("strategy.inner._target_=collections.OrderedDict", "no Flower strategy"),
+        ("strategy.inner._target_=collections.OrderedDict", "not a Flower strategy"),
         ("strategy='unclosed", "quot"),
         ("model.configx=3", "max_length"),
         ("+model.configx=3", "'model.configx' is not an option"),

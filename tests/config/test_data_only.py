@@ -148,7 +148,7 @@ def test_what_lies_in_a_file_is_text(secret: str) -> None:
         ("hydra/launcher=joblib", "hydra/launcher"),
         ("/hydra/launcher=joblib", "hydra/launcher"),
         ("'+hydra={searchpath: [x]}'", "hydra"),
-        ("'++={hydra: {searchpath: [x]}}'", "no key"),
+        ("'++={hydra: {searchpath: [x]}}'", "not a key"),
         ("experiment=../../x", "conf/experiment"),
         ("experiment=../experiment/thin", "conf/experiment"),
         ("model=/etc/passwd", "conf/model"),
@@ -162,7 +162,7 @@ def test_what_lies_in_a_file_is_text(secret: str) -> None:
         ("'rounds=range(1,1000000000)'", "takes one value"),
         (f"'output.name={'[' * 40}'", "brackets"),
         (f"output.name={'x' * 40_000}", "characters"),
-        ("$x=1", "no key"),
+        ("$x=1", "not a key"),
     ],
 )
 def test_a_run_sets_nothing_of_hydra_and_names_no_file(overrides: str, says: str) -> None:
@@ -212,7 +212,7 @@ def test_every_strategy_of_conf_may_be_built_and_no_class_but_a_strategy() -> No
         inner_strategy(compose(f"strategy={path.stem} clients_per_round=7"))
     assert all(issubclass(getattr(flower, name), flower.Strategy) for name in FLOWERS)
     assert flower.__name__ == FLOWER
-    with pytest.raises(ConfigError, match="no Flower strategy"):  # a class, but of another kind
+    with pytest.raises(ConfigError, match="not a Flower strategy"):  # a class, but of another kind
         check(compose("strategy.inner._target_=fl_app.aggregation.inner.Cohort"))
 
 
