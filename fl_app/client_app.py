@@ -22,7 +22,7 @@ from fl_app.session import Session
 from fl_app.training.hooks.proximal import proximal
 from fl_app.training.loop import GradientHook, train
 from fl_app.wire import readers
-from fl_app.wire.messages import ARRAYS, PATCH, SECURE_KEYS, SECURE_REVEAL, SECURE_SHARES, SIGNS
+from fl_app.wire.messages import ARRAYS, PATCH, SECURE_KEYS, SECURE_REVEAL, SECURE_SHARES, SETUP
 from fl_app.wire.records import to_record, to_tree
 
 PROXIMAL_MU = "proximal-mu"  # in the config of Flower's FedProx
@@ -40,9 +40,9 @@ def which_partition(message: Message, context: Context) -> Message:
     return answer
 
 
-@app.query(SIGNS)
-def gradient_signs(message: Message, context: Context) -> Message:
-    """Send the signs of the gradient at the start, once, for LoRA-SB's first step."""
+@app.query(SETUP)
+def answer_setup(message: Message, context: Context) -> Message:
+    """Send what the adapter's set-up wants of this client, once."""
     return answer(message, context)
 
 

@@ -27,6 +27,7 @@ from fl_app.runs.tracking import Tracking
 from fl_app.secure_aggregation.settings import is_on as is_secure
 from fl_app.server.coded import Coded, RoundFailedError
 from fl_app.server.secure import SecureCoded
+from fl_app.server.start import set_up
 from fl_app.session import Session
 from fl_app.tree import Tree, digest
 from fl_app.wire.records import to_record, to_tree
@@ -116,7 +117,7 @@ class Experiment:
         """Return the model to start from, after set-up, or after what the run has done before."""
         if self.folder.checkpoint is None:
             self._check_privacy()
-            self.strategy.set_up(self.grid)
+            set_up(self.strategy, self.grid)
             self.latest = self.here.theta0
             return to_record(self.latest)
         kept, state = self.folder.checkpoint

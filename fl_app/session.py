@@ -11,11 +11,15 @@ from omegaconf import DictConfig
 from transformers import PreTrainedTokenizerFast
 
 from fl_app import data, tasks
+from fl_app.adapters import needed_setup
+from fl_app.adapters.setup import Setup
 from fl_app.codecs import Codec, WireError
 from fl_app.faults import FaultError
 from fl_app.tasks import Task
 from fl_app.tree import Tree, chained
 from fl_app.wire.patch import decode_patch
+
+DERIVED = "derived"  # the name of a patch that no message brought
 
 
 @dataclass
@@ -99,6 +103,24 @@ class Session:
         self.theta0 = self.adapter.get(self.model)
         self.patches.append(name)
         self.manifest = chained(self.manifest, tree, self.theta0)
+
+    @cached_property
+    def setup(self) -> Setup | None:
+        """Return what must be agreed before round 1; None for nothing."""
+        return needed_setup(self.cfg)
+
+    def derive(self) -> None:
+        """Make the set-up's patch from public rows, where every machine does so by itself.
+
+        Raises
+        ------
+        ValueError
+            If the data set has no public rows.
+        """
+        if self.setup is None or not self.setup.derived or self.patches:
+            return
+        found = self.setup.from_public(self.model, self.data, self.task.training)
+        self.patch(found, DERIVED)
 
     @property
     def max_rank(self) -> int:

@@ -13,12 +13,21 @@ Where frozen weights can change in a federation (see ``fl_app.client.patches``),
 
 - ``patch(model, tree, cfg)``: change them;
 - ``patch_like(model, rank) -> Tree``: the names and shapes of a patch.
+
+Where a patch must be agreed before round 1, also:
+
+- ``setup(cfg) -> Setup or None``: how it is found, by the whole configuration; None where it needs
+  nothing. See ``fl_app.adapters.setup``.
 """
 
 from types import ModuleType
+from typing import cast
+
+from omegaconf import DictConfig
 
 from fl_app.adapters import ffa_lora, full, lora
 from fl_app.adapters.lora_sb import adapter
+from fl_app.adapters.setup import Setup
 
 ADAPTERS: dict[str, ModuleType] = {
     "ffa_lora": ffa_lora,
@@ -26,3 +35,9 @@ ADAPTERS: dict[str, ModuleType] = {
     "lora": lora,
     "lora_sb": adapter,
 }
+
+
+def needed_setup(cfg: DictConfig) -> Setup | None:
+    """Return what must be agreed before round 1; None for nothing, or an unknown adapter."""
+    setup = getattr(ADAPTERS.get(cfg.adapter.id), "setup", None)
+    return cast(Setup | None, setup(cfg)) if setup else None

@@ -13,7 +13,6 @@ from typing import cast
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
-from fl_app.adapters.lora_sb import start
 from fl_app.build import forget_session, session
 from fl_app.faults import FaultError
 from fl_app.session import Session
@@ -30,9 +29,8 @@ def patched(context: Context) -> Session:
     """Return the session of a node's run with the node's patches applied, and no others."""
     overrides = str(context.run_config["overrides"])
     here = session(overrides)
-    if start.is_derived(here.cfg):
-        if not here.patches:
-            here.patch(start.public(here), start.DERIVED)
+    if here.setup is not None and here.setup.derived:
+        here.derive()
         return here
     kept = _kept(context)
     names = _names(kept)

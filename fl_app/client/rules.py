@@ -6,19 +6,18 @@ from typing import Any, cast
 
 from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp.client_app import DEFAULT_ACTION
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from fl_app import privacy
-from fl_app.adapters.lora_sb import start
-from fl_app.adapters.lora_sb.gradients import CLIENTS_INITS
+from fl_app.adapters import needed_setup
 from fl_app.client import places
 from fl_app.client.node_config import DATA_PATH
 from fl_app.client.policy import ALL, DP_SGD, Policy, RefusedError
 from fl_app.config import plain
 from fl_app.secure_aggregation.settings import KEY, is_on, settings
-from fl_app.wire.messages import SECURE_REVEAL, SIGNS
+from fl_app.wire.messages import SECURE_REVEAL, SETUP
 
-TURNS = ("train", "evaluate", f"query.{SIGNS}")  # messages that work on a node's rows
+TURNS = ("train", "evaluate", f"query.{SETUP}")  # messages that work on a node's rows
 
 
 def check_run(policy: Policy, context: Context, cfg: DictConfig) -> None:
@@ -31,7 +30,9 @@ def check_run(policy: Policy, context: Context, cfg: DictConfig) -> None:
     """
     own = DATA_PATH in context.node_config
     config = plain(cfg)
-    places.check(config, policy, reads_rows=not own or start.is_derived(cfg))
+    setup = needed_setup(cfg)
+    derived = setup is not None and setup.derived  # from rows that the run names
+    places.check(config, policy, reads_rows=not own or derived)
     _check_names(policy, config)
     for name, allowed in (
         ("rounds", policy.run.rounds),
@@ -99,7 +100,7 @@ def _named(config: Any, name: str) -> Iterator[Any]:
 def _check_rows_asked(policy: Policy, cfg: DictConfig, own: bool) -> None:
     """Check that a run picks no rows out of the node's own, of which two runs tell by difference.
 
-    The signs of a gradient can be of fewer rows than a client has.
+    An answer before round 1 can be of fewer rows than a client has.
     """
     if own and not policy.rows.part and "train" in cfg.data:
         asked = cfg.data.train
@@ -107,11 +108,11 @@ def _check_rows_asked(policy: Policy, cfg: DictConfig, own: bool) -> None:
         whole["split"] = not re.search(r"[\[+]", str(asked.split))
         if parts := [key for key, all_of_it in whole.items() if not all_of_it]:
             raise RefusedError("rows.part", f"data.train.{parts[0]}")
-    if cfg.adapter.get("init") in CLIENTS_INITS:
-        samples = cfg.adapter.init_samples
-        if not samples >= policy.rows.least:
-            least = f"at least {policy.rows.least}"
-            raise RefusedError("rows.least", "adapter.init_samples", least)
+    setup = needed_setup(cfg)
+    if setup is None or not setup.asked:
+        return
+    if not OmegaConf.select(cfg, setup.rows_key) >= policy.rows.least:
+        raise RefusedError("rows.least", setup.rows_key, f"at least {policy.rows.least}")
 
 
 def _check_privacy(policy: Policy, cfg: DictConfig) -> None:

@@ -6,7 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fl_app import data, models, privacy
 from fl_app.adapters import ADAPTERS
-from fl_app.adapters.lora_sb.gradients import CLIENTS_INITS, INITS
+from fl_app.adapters.lora_sb.start import CLIENT_MEAN, FIRST_CLIENT, INITS, SETUPS
 from fl_app.codecs import from_spec
 from fl_app.config import ConfigError, plain
 from fl_app.preflight.rules import _ABSENT, RULES, SOURCES, _check_rules
@@ -20,7 +20,6 @@ from fl_app.training.optimizers import OPTIMIZERS, SCHEDULES
 from fl_app.training.shampoo import GRAFTS
 from fl_app.wire.conventions import COLUMNS
 
-SETUPS = ("download", "derive")
 REFERENCES = ("theta0", "broadcast")
 
 
@@ -183,7 +182,7 @@ def _check_codecs(cfg: DictConfig) -> None:
 
 
 def _check_first_step(cfg: DictConfig) -> None:
-    gathers = cfg.adapter.get("init") in CLIENTS_INITS
+    gathers = cfg.adapter.get("init") in (CLIENT_MEAN, FIRST_CLIENT)
     if gathers and cfg.adapter.setup == "derive":
         raise ConfigError(
             f"with adapter.init={cfg.adapter.init} no client can find B and A by itself: set "

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from fl_app import privacy
-from fl_app.adapters.lora_sb.gradients import CLIENTS_INITS
+from fl_app.adapters import needed_setup
 from fl_app.config import plain
 
 # Classes by name: a node checks this too, and imports no strategy.
@@ -34,10 +34,11 @@ def check(cfg: DictConfig) -> None:
             "privacy=dp_sgd protects rows and the strategy's wrapper whole clients: choose one, "
             "since their epsilons are of different promises"
         )
-    if cfg.adapter.get("init") in CLIENTS_INITS:
+    setup = needed_setup(cfg)
+    if setup is not None and setup.asked:
         raise ValueError(
-            f"adapter.init={cfg.adapter.init} sends what the clients' own rows say without any "
-            "noise: set adapter.init=server_public with privacy"
+            f"{setup.choice} sends what the clients' own rows say without any noise: set "
+            f"{setup.without_clients} with privacy"
         )
     if cfg.evaluate_clients_per_round:
         raise ValueError(

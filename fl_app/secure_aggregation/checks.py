@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from fl_app.adapters.lora_sb.gradients import CLIENTS_INITS
+from fl_app.adapters import needed_setup
 from fl_app.codecs.modular import ring
 from fl_app.config import plain
 from fl_app.secure_aggregation.settings import KEY, LEAST_CLIENTS, is_on
@@ -48,8 +48,9 @@ def check(cfg: DictConfig) -> None:
             f"evaluate_clients_per_round={cfg.evaluate_clients_per_round} sends scores on the "
             "clients' own rows in the clear: set it to 0 with secure aggregation"
         )
-    if cfg.adapter.get("init") in CLIENTS_INITS:
+    setup = needed_setup(cfg)
+    if setup is not None and setup.asked:
         raise ValueError(
-            f"adapter.init={cfg.adapter.init} sends the signs of single clients' gradients in the "
-            "clear: set adapter.init=server_public with secure aggregation"
+            f"{setup.choice} sends each client's {setup.what} in the clear: set "
+            f"{setup.without_clients} with secure aggregation"
         )

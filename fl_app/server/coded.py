@@ -12,7 +12,6 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fl_app.adapters.lora_sb import start as first_step
 from fl_app.aggregation import inner_state
 from fl_app.aggregation.inner import Cohort
 from fl_app.aggregation.mean import Mean, is_mean_type
@@ -26,10 +25,9 @@ from fl_app.server.mailbox import Mailbox
 from fl_app.server.nodes import find_clients
 from fl_app.server.patches import Patches, Patching
 from fl_app.server.round import Pending, Round, Usable, left_out
-from fl_app.server.start import gather_signs
 from fl_app.server.uplink import Uplink
 from fl_app.session import Session
-from fl_app.tree import Tree, scalars
+from fl_app.tree import scalars
 from fl_app.wire.ledger import Kind, Ledger, Transfer, short_name
 from fl_app.wire.messages import ACCEPTED, ARRAYS
 from fl_app.wire.records import message_bytes, pack_record, to_record
@@ -81,35 +79,6 @@ class Coded(Strategy):
         self.patches = Patches(self.session, self.ledger)
         self.downlink = Downlink(self.session)
         self.uplink = Uplink(self.session, self.ledger)
-
-    def set_up(self, grid: Grid) -> None:
-        """Find LoRA-SB's B, A and R0, and with them theta0; of other adapters nothing is needed.
-
-        Raises
-        ------
-        RuntimeError
-            If a client whose gradient is wanted gives none.
-        """
-        here, cfg = self.session, self.session.cfg
-        if not first_step.is_needed(cfg):
-            return
-        asked = first_step.askers(cfg)
-        if asked:
-            self.find_nodes(grid)
-            missing = sorted({*asked} - {*self.nodes})
-            if missing:
-                raise RoundFailedError(
-                    f"clients {missing} have no node, and their gradients are wanted"
-                )
-            nodes = {client: self.nodes[client] for client in asked}
-            signs = gather_signs(grid, nodes, here, self.ledger, cfg.federation.reply_timeout)
-            factors = first_step.from_signs(here, signs)
-        else:
-            factors = first_step.public(here)
-        if first_step.is_derived(cfg):
-            here.patch(factors, first_step.DERIVED)
-        else:
-            self.patches.add(factors, cfg.adapter.r, "setup")
 
     def summary(self) -> None:
         """Log the inner strategy's settings."""
@@ -298,8 +267,7 @@ class Coded(Strategy):
             raise RoundFailedError(f"round {server_round}: the strategy returned no model")
         self._relay(arrays, usable)
         if isinstance(self.inner, Patching):
-            patch = self.inner.take_patch()
-            self.patches.add(patch, _rank(patch), "train")
+            self.patches.add(self.inner.take_patch(), "train")
         return arrays, metrics
 
     def aggregate_evaluate(
@@ -422,14 +390,8 @@ class Coded(Strategy):
         self.restored, self.rounds_done = True, state["rounds_done"]
         self.seed_only_saving = state["seed_only_saving"]
         self.rows = dict(state["rows"])
-        if first_step.is_derived(self.session.cfg):
-            self.session.patch(first_step.public(self.session), first_step.DERIVED)
+        self.session.derive()
         self.patches.restore(state["patches"])  # first: frames are of the patched model
         inner_state.put(self.inner, state["inner"])
         self.downlink.restore(state["downlink"], arrays)
         self.uplink.restore(state["uplink"])
-
-
-def _rank(patch: Tree) -> int:
-    """Return the rank of a patch NAME.B [out, rank], NAME.A [rank, in], the same of all modules."""
-    return next(iter(patch.values())).shape[1]

@@ -57,16 +57,22 @@ class Patches:
     delivered: dict[int, int] = field(default_factory=dict)
     had: dict[int, int] = field(default_factory=dict)
 
-    def add(self, tree: Tree, rank: int, kind: Kind) -> None:
+    def add(self, tree: Tree, kind: Kind) -> None:
         """Code a patch as a model on its way down is, and apply what arrives of it.
 
         One of rank 0 changes nothing and is not sent.
+
+        Parameters
+        ----------
+        tree : Tree
+            Begins with a module's B [out, rank]; the rank is the same of all modules.
 
         Raises
         ------
         ValueError
             If nodes would refuse its rank.
         """
+        rank = next(iter(tree.values())).shape[1]
         if rank == 0:
             return
         here = self.session

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 
-from fl_app.adapters.lora_sb import start as first_step
 from fl_app.codecs import State, WireError, receive
 from fl_app.faults.printable import printable
 from fl_app.privacy import is_example_level
@@ -65,11 +64,9 @@ class Uplink:
         self.spent: dict[int, Spent] = {}
         self._received: dict[int, Received] = {}
         self._overdue: dict[str, tuple[int, Kind, int]] = {}  # round, kind, client
-        # Two values of 32 bits for each trained one, a sign for each frozen one where those
-        # are asked for, and the rest.
-        frozen = sum(values.numel() for values in session.model.parameters())
-        signs = frozen // 4 if first_step.is_needed(session.cfg) else 0
-        bound_replies(MESSAGE_BYTES + 8 * scalars(session.theta0) + signs)
+        # Two values of 32 bits for each trained one, an answer to the set-up, and the rest.
+        answer = session.setup.answer_bytes(session.model) if session.setup else 0
+        bound_replies(MESSAGE_BYTES + 8 * scalars(session.theta0) + answer)
 
     def accepted(self, partition: int) -> int:
         """Return the round of the client's reply that was accepted last, 0 for none."""

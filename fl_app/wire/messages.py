@@ -2,13 +2,13 @@
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
-SIGNS = "signs"  # the action of the message that asks for a gradient
+SETUP = "signs"  # the action of the message that asks for an answer before round 1
 
 
-def signs_question(node: int, partition: int) -> Message:
-    """Return the message that asks a client for its signs."""
+def setup_question(node: int, partition: int) -> Message:
+    """Return the message that asks a client for its answer before round 1."""
     config = ConfigRecord({"partition": partition})
-    return Message(RecordDict({"config": config}), node, f"query.{SIGNS}")
+    return Message(RecordDict({"config": config}), node, f"query.{SETUP}")
 
 
 PATCH = "patch"  # the action of the message

@@ -16,8 +16,8 @@ from peft import PeftModel
 
 from fl_app import models
 from fl_app.adapters.lora_sb import adapter as lora_sb
-from fl_app.adapters.lora_sb import start as first_step
 from fl_app.adapters.lora_sb.factors import outer
+from fl_app.adapters.lora_sb.start import SERVER_PUBLIC
 from fl_app.build import session
 from fl_app.config import compose
 from fl_app.session import Session
@@ -62,14 +62,14 @@ def file(path: Path, rows: list[dict]) -> Path:
 
 def started(here: Session) -> Session:
     """The session behind the set-up of its adapter."""
-    if first_step.is_needed(here.cfg) and "step" not in here.patches:
-        if here.cfg.adapter.init == first_step.SERVER_PUBLIC:
-            step = first_step.public(here)
-        else:
-            asked = first_step.askers(here.cfg)
-            step = first_step.from_signs(
-                here, [first_step.client_signs(here, here.documents(k), k) for k in asked]
+    setup, collate = here.setup, here.task.training
+    if setup is not None and "step" not in here.patches:
+        if setup.asked:
+            step = setup.from_answers(
+                [setup.answer(here.model, here.documents(k), collate, k) for k in setup.asked]
             )
+        else:
+            step = setup.from_public(here.model, here.data, collate)
         here.patch(step, "step")
     return here
 
@@ -109,7 +109,7 @@ def test_a_published_setting_runs_on_a_small_model(name: str, tmp_path: Path) ->
     path, folder = file(tmp_path / "train.jsonl", rows), saved(tmp_path / "model", kind)
     test = file(tmp_path / "test.jsonl", test_rows)
     paths = [f"data.train.path={path}", f"data.test.path={test}"]
-    if compose(f"experiment={name}").adapter.init == first_step.SERVER_PUBLIC:
+    if compose(f"experiment={name}").adapter.init == SERVER_PUBLIC:
         paths += [f"data.public.path={path}", "data.public.split=train"]
     here = started(session(f"experiment={name} model.path={folder} {' '.join(paths)} {FEW}"))
     modules = 2 if kind == "bert" else 7

@@ -15,7 +15,6 @@ from fl_app.adapters.lora_sb.factors import install, outer
 from fl_app.adapters.lora_sb.gradients import (
     batches,
     decompose,
-    effective_lr,
     factors,
     first_adamw_step,
     gradients,
@@ -172,16 +171,6 @@ def test_the_step_is_adamws_first() -> None:
     before = weight.detach().clone()
     torch.optim.AdamW([weight], lr=0.01, weight_decay=0.0, eps=1e-12).step()
     assert_within(weight.detach() - before, first_adamw_step(weight.grad, 0.01), 1e-10)
-
-
-def test_the_official_step_is_that_of_the_first_warmup_step() -> None:
-    weight = nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([weight], lr=1e-4)
-    steps, warmup = 6667, 0.02
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: i / (warmup * steps))
-    weight.grad = torch.ones(1)
-    optimizer.step(), schedule.step(), optimizer.step()  # the very first has a rate of 0
-    assert effective_lr(1e-4, warmup=warmup, steps=steps) == pytest.approx(-weight.item())
 
 
 @given(SIDES, SIDES, SEEDS, st.data())

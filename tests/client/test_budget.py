@@ -29,7 +29,7 @@ from fl_app.privacy.turns import Turns
 from fl_app.server.coded import Coded
 from fl_app.server_app import Experiment
 from fl_app.wire.ledger import Ledger
-from fl_app.wire.messages import SIGNS, signs_question
+from fl_app.wire.messages import SETUP, setup_question
 from fl_app.wire.records import to_record
 from tests import small
 from tests.loopback import Loopback, RealNodes
@@ -120,16 +120,16 @@ def test_signs_are_sent_once_in_a_run_and_by_those_that_are_asked(tmp_path: Path
     everyone = Asked(tmp_path, f"{words} adapter.init=client_mean")
     everyone.coded.find_nodes(everyone.grid)
     for client, node in everyone.coded.nodes.items():
-        question = signs_question(node, client)
-        assert everyone.send(question, f"query.{SIGNS}") == ""
+        question = setup_question(node, client)
+        assert everyone.send(question, f"query.{SETUP}") == ""
         for _ in range(2):
-            again = everyone.send(question, f"query.{SIGNS}")
+            again = everyone.send(question, f"query.{SETUP}")
             assert f"signs of client {client} was answered in this run already" in again
     forget_session()
     one = Asked(tmp_path, f"{words} adapter.init=first_client")
     one.coded.find_nodes(one.grid)
-    question = signs_question(one.coded.nodes[1], 1)
-    assert "asks client 1 for no gradient" in one.send(question, f"query.{SIGNS}")
+    question = setup_question(one.coded.nodes[1], 1)
+    assert "asks client 1 for no signs of its gradient" in one.send(question, f"query.{SETUP}")
 
 
 def test_a_turn_counts_that_was_killed_before_its_reply(asked: Asked, monkeypatch) -> None:

@@ -37,7 +37,7 @@ from fl_app.privacy.spent import SPENT
 from fl_app.simulation import bundle, executor
 from fl_app.simulation.loopback import over_the_wire
 from fl_app.wire.frame import pack
-from fl_app.wire.messages import ARRAYS, FRAME, PATCH, SECURE_KEYS, SIGNS, TIMING
+from fl_app.wire.messages import ARRAYS, FRAME, PATCH, SECURE_KEYS, SETUP, TIMING
 from fl_app.wire.records import pack_record
 from tests import small
 
@@ -240,7 +240,7 @@ PROVOKED: dict[str, Callable[[Node], object]] = {
         action="evaluate",
     ),
     "rows": lambda node: node.ask("query", TEXTS, node.folder / "gone.jsonl"),
-    "signs": lambda node: node.ask(f"query.{SIGNS}", TEXTS, node.rows(ROWS)),
+    "signs": lambda node: node.ask(f"query.{SETUP}", TEXTS, node.rows(ROWS)),
     "state": lambda node: node.ask(f"query.{PATCH}", TEXTS, number=1, rank=1,
                                    arrays=pack_record(b"")),
     "unexpected": lambda node: node.ask("query.nonsense", TEXTS),
@@ -404,7 +404,7 @@ def test_honest_replies_hold_numbers_alone(node: Node) -> None:
     node.train(TEXTS, path)
     node.train(f"{TEXTS} {PRIVATE}", path)
     node.train(f"{TEXTS} {SCORES}", path, action="evaluate")
-    node.ask(f"query.{SIGNS}", f"{TEXTS} {signs}", path)
+    node.ask(f"query.{SETUP}", f"{TEXTS} {signs}", path)
     for sent, reply in zip(node.sent, node.replies, strict=True):
         assert not reply.has_error(), reply.error
         assert MARKER.encode() not in sent

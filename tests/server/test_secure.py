@@ -18,6 +18,7 @@ from fl_app.config import ConfigError, compose
 from fl_app.preflight.whole import check
 from fl_app.server.coded import Coded, RoundFailedError
 from fl_app.server.secure import SecureCoded
+from fl_app.server.start import set_up
 from fl_app.wire.frame import unpack
 from fl_app.wire.ledger import Ledger
 from fl_app.wire.records import message_bytes, to_record, to_tree, unpack_record
@@ -258,7 +259,7 @@ def test_it_goes_with_other_means_adapters_and_private_training(tmp_path, overri
     for name in "ab":
         forget_session()  # LoRA-SB's is patched
         secure = Federation(tmp_path / name, f"{SECURE} {overrides}")
-        secure.coded.set_up(secure.grid)
+        set_up(secure.coded, secure.grid)
         secure.arrays = to_record(secure.here.theta0)
         results.append(secure.round(1)[0])
         assert not same(results[-1], secure.here.theta0)

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fl_app.adapters.lora_sb import start as first_step
 from fl_app.adapters.lora_sb.factors import installed, outer, to_tree
 from fl_app.adapters.lora_sb.gradients import mean_factors
 from fl_app.build import forget_session, session
 from fl_app.client import patches
-from fl_app.codecs import Wire
+from fl_app.codecs import Wire, from_spec
 from fl_app.config import ConfigError, compose
 from fl_app.preflight.whole import check
 from fl_app.server.coded import RoundFailedError
+from fl_app.server.start import set_up
 from fl_app.tree import Tree, digest
 from fl_app.wire.frame import pack, unpack
-from fl_app.wire.messages import signs_question
+from fl_app.wire.messages import setup_question
 from fl_app.wire.patch import patch_message
 from fl_app.wire.records import pack_record, to_record, unpack_record
 from tests import small
@@ -35,7 +35,7 @@ class SetUp(Rounds):
         forget_session()
         super().__init__(tmp_path, overrides, tamper, nodes)
         forget_session()
-        self.coded.set_up(self.grid)
+        set_up(self.coded, self.grid)
         self.arrays = to_record(self.here.theta0)
 
     def rows(self, kind: str, direction: str = "down", after_round: int = -1):
@@ -48,6 +48,11 @@ class SetUp(Rounds):
     def factors(self) -> list:
         """Set-up rows that carry B, R and A."""
         return [r for r in self.rows("setup") if r.scalars]
+
+
+def from_public(here) -> Tree:
+    """B, R and A as they are before any codec."""
+    return here.setup.from_public(here.model, here.data, here.task.training)
 
 
 def products(here, tree: Tree, change=np.asarray) -> dict[str, np.ndarray]:
@@ -131,7 +136,7 @@ def test_the_codec_of_the_way_down_is_that_of_the_factors_too(tmp_path: Path) ->
     assert 4.5 <= 8 * rounds.factors()[0].payload_bytes / rounds.factors()[0].scalars < 5
     assert not np.array_equal(  # the server uses what arrives, not what it sent
         outer(rounds.here.model)[next(iter(outer(rounds.here.model)))],
-        first_step.public(rounds.here)[next(iter(outer(rounds.here.model)))],
+        from_public(rounds.here)[next(iter(outer(rounds.here.model)))],
     )
 
 
@@ -173,7 +178,10 @@ def test_clients_send_the_signs_of_their_gradients_once(
     for row in rows:
         assert row.payload_bytes == -(-row.scalars // 8) + 4
     mine = session(f"{rounds.overrides} seed={rounds.here.cfg.seed}")  # at W0, without patches
-    signs = [first_step.client_signs(mine, mine.documents(client), client) for client in asked]
+    signs = [
+        mine.setup.answer(mine.model, mine.documents(client), mine.task.training, client)
+        for client in asked
+    ]
     wanted = to_tree(mean_factors(signs, mine.cfg.adapter))
     assert digest(to_tree(installed(rounds.here.model))) == digest(wanted)
     forget_session()
@@ -185,14 +193,14 @@ def test_a_client_without_signs_ends_the_set_up(tmp_path: Path) -> None:
     forget_session()
     rounds = Rounds(tmp_path, f"{FED_SB} codec=fp32 adapter.init=client_mean", {1: lambda _: None})
     with pytest.raises(RuntimeError, match="client 1 sent no signs of its gradient in time"):
-        rounds.coded.set_up(rounds.grid)
+        set_up(rounds.coded, rounds.grid)
     assert any(r.codec == "sign" for r in rounds.ledger.rows)  # what was sent is counted
 
 
 def test_signs_of_one_client_weigh_no_more_than_those_of_another(tmp_path: Path) -> None:
     def louder(reply: Message) -> Message:
         """The same signs, of a scale that the codec has room for."""
-        codec, frame = first_step.sign_codec(), unpack_record(reply.content)
+        codec, frame = from_spec({"id": "sign", "scope": "tree"}), unpack_record(reply.content)
         scale, signs = unpack(frame, codec, frame[16:24]).sections
         loud = (1000 * np.frombuffer(scale, "<f4")).astype("<f4").tobytes()
         reply.content["arrays"] = pack_record(pack(Wire((loud, signs)), codec, frame[16:24]))
@@ -201,14 +209,14 @@ def test_signs_of_one_client_weigh_no_more_than_those_of_another(tmp_path: Path)
     forget_session()
     rounds = Rounds(tmp_path, f"{FED_SB} codec=fp32 adapter.init=client_mean", {1: louder})
     with pytest.raises(RuntimeError, match=r"client 1.* \+1 and -1 alone"):
-        rounds.coded.set_up(rounds.grid)
+        set_up(rounds.coded, rounds.grid)
 
 
 @pytest.mark.parametrize("more", ["", "privacy=dp_sgd"])
 def test_a_client_sends_no_signs_that_the_configuration_does_not_ask_for(more: str) -> None:
     overrides = f"{small.RUN} {FED_SB} codec=fp32 {more}"
     grid = Loopback(overrides, 3)
-    reply = grid.deliver(signs_question(next(iter(grid.contexts)), 0))
+    reply = grid.deliver(setup_question(next(iter(grid.contexts)), 0))
     assert reply is not None
     assert "asks no client" in reply.error.reason
 

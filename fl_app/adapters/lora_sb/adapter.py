@@ -18,10 +18,11 @@ from fl_app.adapters import lora
 from fl_app.adapters.full import get, set
 from fl_app.adapters.lora_sb.factors import from_tree, install, installed, to_tree
 from fl_app.adapters.lora_sb.layers import ADAPTER, SandwichLayer, layers, parts, sandwiched
+from fl_app.adapters.lora_sb.start import setup
 from fl_app.adapters.quantized import full_precision, keep_trainable
 from fl_app.tree import Tree
 
-__all__ = ["attach", "export", "get", "merged", "patch", "patch_like", "set"]
+__all__ = ["attach", "export", "get", "merged", "patch", "patch_like", "set", "setup"]
 
 
 def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
@@ -30,7 +31,7 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
     The state is that of a model whose gradients nobody has seen: R = 0, so that the model computes
     what it did, and B and A random with orthonormal columns and rows, drawn on the CPU from
     ``seed``: the same on every machine but for the rounding of a QR decomposition, of which
-    processors of another kind make other last bits. ``lora_sb_factors.install`` puts B, R and A of
+    processors of another kind make other last bits. ``lora_sb.factors.install`` puts B, R and A of
     the gradients in their place.
 
     Raises

@@ -10,7 +10,7 @@ of one side's batches (a public set of the server, the first client), or the ste
 the clients' steps, of which each sends the signs.
 
 Between machines, and between numbers of threads, the last bits of G and of a singular vector
-differ: compare `lora_sb_factors.outer` before two sides use factors that each found by itself.
+differ: compare `lora_sb.factors.outer` before two sides use factors that each found by itself.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,10 +28,6 @@ from fl_app.adapters.lora_sb.layers import base, layers
 from fl_app.adapters.quantized import full_precision, is_quantized
 from fl_app.faults import FaultError
 from fl_app.tree import Tree
-
-INITS = ("server_public", "client_mean", "first_client", "random")
-"""Whose batches the gradient is taken on; `random`: nobody's."""
-CLIENTS_INITS = ("client_mean", "first_client")  # the clients' own
 
 SVD_SEED = 42  # the official code seeds every module's SVD with it
 SVD_ITERATIONS = 10
@@ -131,15 +127,6 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def effective_lr(lr: float, *, warmup: float, steps: int) -> float:
-    """Return the official eta, lr / (warmup * steps): the learning rate of the first step.
-
-    ``steps`` is epochs * ceil(rows / batch size of the initialization): the official code counts
-    with the loader that the gradient is taken from.
-    """
-    return lr / (warmup * steps)
 
 
 def first_adamw_step(gradient: Tensor, eta: float) -> Tensor:

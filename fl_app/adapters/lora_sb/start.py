@@ -1,4 +1,4 @@
-"""LoRA-SB's first step in a federation: whose rows the gradients for B, A and R0 are taken on.
+"""LoRA-SB's set-up in a federation: whose rows the gradients for B, A and R0 are taken on.
 
 The numerics are in ``fl_app.adapters.lora_sb.gradients``; here is who computes what.
 
@@ -9,108 +9,103 @@ The numerics are in ``fl_app.adapters.lora_sb.gradients``; here is who computes 
   once; the server decomposes their mean.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from datasets import Dataset
 from omegaconf import DictConfig
+from peft import PeftModel
 from torch import Tensor
 
 from fl_app.adapters.lora_sb.factors import to_tree
 from fl_app.adapters.lora_sb.gradients import batches, factors, gradients, mean_factors, signs
 from fl_app.adapters.lora_sb.layers import layers
-from fl_app.codecs import Codec, WireError, from_spec
+from fl_app.adapters.setup import Collate, Setup
+from fl_app.codecs import WireError, from_spec
 from fl_app.seeds import turn_seed
-from fl_app.session import Session
 from fl_app.tree import Tree
 
-DERIVED = "derived"  # what a process knows this patch by
-LORA_SB, RANDOM, SERVER_PUBLIC, CLIENT_MEAN = "lora_sb", "random", "server_public", "client_mean"
+RANDOM, SERVER_PUBLIC, CLIENT_MEAN, FIRST_CLIENT = INITS = (
+    *("random", "server_public", "client_mean", "first_client"),
+)
+DOWNLOAD, DERIVE = SETUPS = ("download", "derive")
 
 
-def is_needed(cfg: DictConfig) -> bool:
-    """Return whether B, A and R0 come from gradients."""
-    return cfg.adapter.id == LORA_SB and cfg.adapter.init != RANDOM
+def setup(cfg: DictConfig) -> Setup | None:
+    """Return how B, A and R0 are found from gradients; None where they are random."""
+    return None if cfg.adapter.init == RANDOM else FirstStep(cfg)
 
 
-def is_derived(cfg: DictConfig) -> bool:
-    """Return whether every client finds B, A and R0 by itself."""
-    return is_needed(cfg) and cfg.adapter.setup == "derive"
+class FirstStep:
+    """B, R0 and A of the first step of full fine-tuning; an answer is sign(G) of every module."""
 
+    what = "signs of its gradient"
+    without_clients = f"adapter.init={SERVER_PUBLIC}"
+    rows_key = "adapter.init_samples"
 
-def askers(cfg: DictConfig) -> list[int]:
-    """Return the clients whose gradients are wanted."""
-    everyone = range(cfg.federation.clients)
-    return {SERVER_PUBLIC: [], CLIENT_MEAN: list(everyone)}.get(cfg.adapter.init, [0])
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg = cfg
+        everyone = range(cfg.federation.clients)
+        asked: dict[str, Sequence[int]] = {CLIENT_MEAN: everyone, FIRST_CLIENT: [0]}
+        self.asked = asked.get(cfg.adapter.init, [])
+        self.derived = cfg.adapter.setup == DERIVE
+        self.codec = from_spec({"id": "sign", "scope": "tree"})  # one bit each, without loss
+        self.choice = f"adapter.init={cfg.adapter.init}"
 
+    def answer(self, model: PeftModel, rows: Dataset, collate: Collate, client: int) -> Tree:
+        """Return the signs of the gradient on the rows at W0, [out, in] of every module."""
+        seed = turn_seed(self.cfg.seed, 0, client)
+        official = self.cfg.adapter.official_numerics
+        chosen = self._batches(rows, collate, seed)
+        return signs(gradients(model, chosen, seed=seed, official_numerics=official))
 
-def public(here: Session) -> Tree:
-    """Return B, R0 and A of every module from the public rows.
+    def answer_like(self, model: PeftModel) -> Tree:
+        """Return the names and shapes of the signs."""
+        return {
+            name: np.zeros((layer.out_features, layer.in_features), np.float32)
+            for name, layer in layers(model).items()
+        }
 
-    Raises
-    ------
-    ValueError
-        If the data set has no public rows.
-    """
-    if "public" not in here.data:
-        raise ValueError(
-            "adapter.init=server_public takes the first gradients on public rows, and this data "
-            "has none: set data.public.path, or adapter.init to random, client_mean or first_client"
-        )
-    cfg = here.cfg
-    return to_tree(
-        factors(here.model, _batches(here, here.data["public"], cfg.seed), cfg.adapter, cfg.seed)
-    )
+    def answer_bytes(self, model: PeftModel) -> int:
+        """Return room for twice a sign for each of the model's values."""
+        return sum(values.numel() for values in model.parameters()) // 4
 
+    def check_answer(self, answer: Tree) -> None:
+        """Check that all values are +1 or -1; WireError if not.
 
-def client_signs(here: Session, rows: Dataset, partition: int) -> Tree:
-    """Return the signs of a client's gradient on its rows at W0, [out, in] of every module."""
-    seed = turn_seed(here.cfg.seed, 0, partition)
-    official = here.cfg.adapter.official_numerics
-    return signs(
-        gradients(
-            here.model,
-            _batches(here, rows, seed),
-            seed=seed,
-            official_numerics=official,
-        )
-    )
+        The codec has a scale, with which one client would outweigh all others in the mean.
+        """
+        if any((np.abs(values) != 1).any() for values in answer.values()):
+            raise WireError("signs of a gradient are +1 and -1 alone")
 
+    def from_answers(self, answers: list[Tree]) -> Tree:
+        """Return B, R0 and A of the mean of the clients' first steps."""
+        return to_tree(mean_factors(answers, self.cfg.adapter))
 
-def from_signs(here: Session, clients: list[Tree]) -> Tree:
-    """Return B, R0 and A of the mean of the clients' first steps."""
-    return to_tree(mean_factors(clients, here.cfg.adapter))
+    def from_public(self, model: PeftModel, data: Mapping[str, Dataset], collate: Collate) -> Tree:
+        """Return B, R0 and A of every module from the public rows.
 
+        Raises
+        ------
+        ValueError
+            If the data set has no public rows.
+        """
+        if "public" not in data:
+            raise ValueError(
+                "adapter.init=server_public takes the first gradients on public rows, and this "
+                "data has none: set data.public.path, or adapter.init to random, client_mean or "
+                "first_client"
+            )
+        seed = self.cfg.seed
+        chosen = self._batches(data["public"], collate, seed)
+        return to_tree(factors(model, chosen, self.cfg.adapter, seed))
 
-def sign_codec() -> Codec:
-    """Return the codec that signs travel in: one bit each, without loss."""
-    return from_spec({"id": "sign", "scope": "tree"})
-
-
-def signs_like(here: Session) -> Tree:
-    """Return the names and shapes of the signs."""
-    return {
-        name: np.zeros((layer.out_features, layer.in_features), np.float32)
-        for name, layer in layers(here.model).items()
-    }
-
-
-def checked_signs(tree: Tree) -> Tree:
-    """Return what a client sent as signs; WireError if it is not all +1 and -1.
-
-    The codec has a scale, with which one client would outweigh all others in the mean.
-    """
-    if any((np.abs(values) != 1).any() for values in tree.values()):
-        raise WireError("signs of a gradient are +1 and -1 alone")
-    return tree
-
-
-def _batches(here: Session, rows: Dataset, seed: int) -> Iterator[Mapping[str, Tensor]]:
-    """Yield batches of the first rows in a seeded order: files are often sorted."""
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
-    cfg = here.cfg.adapter
-    chosen = [rows[i] for i in order[: cfg.init_samples]]
-    return batches(
-        chosen, here.task.training, samples=cfg.init_samples, batch_size=cfg.init_batch_size
-    )
+    def _batches(
+        self, rows: Dataset, collate: Collate, seed: int
+    ) -> Iterator[Mapping[str, Tensor]]:
+        """Yield batches of the first rows in a seeded order: files are often sorted."""
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+        cfg = self.cfg.adapter
+        chosen = [rows[i] for i in order[: cfg.init_samples]]
+        return batches(chosen, collate, samples=cfg.init_samples, batch_size=cfg.init_batch_size)
