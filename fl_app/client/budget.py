@@ -200,7 +200,7 @@ def digests(rows: Dataset) -> Iterator[bytes]:
     It may choose their order and their columns' names (``data.train.columns``), and by ``data.id``
     whether classes have names and files have their folders.
     """
-    raw = table.named(rows).with_format("arrow")  # pictures as their bytes
+    raw = table.with_class_names(rows).with_format("arrow")  # pictures as their bytes
     for start in range(0, len(rows), _BATCH):
         for row in raw[start : start + _BATCH].to_pylist():
             text = json.dumps(sorted(map(_written, row.values()))).encode()

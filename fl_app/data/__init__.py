@@ -1,12 +1,13 @@
-"""Data sets by config id.
+"""Data sets by config id, and the columns of their rows.
 
-A row of "table" has the columns that the file and its column map give it, which a task names.
-A row of "word_problems" has ``instruction``, ``output`` (the working, then "#### 42"), ``kind`` of
-story and ``provider``.
-A row of the others is one document with questions: ``document`` and ``provider`` (names),
-``words`` and ``boxes`` (one ``[x0, y0, x1, y1]`` per word, integers 0..1000), ``tags`` (the field
-of each word, 0 = none), ``questions``, ``fields`` (what each asks for) and ``answers`` (the
-accepted ones of each). It may have a ``picture`` of its page, an absolute path.
+- "table": the columns of the file, renamed by its column map. A task names those that it needs.
+- "word_problems": ``instruction``, ``output`` (the working, then "#### 42"), ``kind`` of story and
+  ``provider``.
+- "docvqa_mini" and "pfl_docvqa": one document with questions. ``document`` and ``provider`` are
+  names; ``words``; ``boxes``, one ``[x0, y0, x1, y1]`` per word, integers 0..1000; ``tags``, the
+  field of each word, 0 for none; ``questions``; ``fields``, the field that each question asks for;
+  ``answers``, a list of accepted answers per question. It may have ``picture``, the absolute path
+  of a picture of the page.
 """
 
 from collections.abc import Callable
@@ -29,26 +30,36 @@ LOADERS: dict[str, Callable[[DictConfig, int], DatasetDict]] = {
     "table": table.load,
     "word_problems": word_problems.load,
 }
-# What rows can be grouped by, and of which type it is; a table's columns are known when it is read.
+# Columns that rows can be grouped by, and their types; a table's are known only when it is read.
 COLUMNS: dict[str, dict[str, type]] = {
     "docvqa_mini": {"document": str, "provider": str},
     "pfl_docvqa": {"client": int, "document": str, "provider": str},
     "word_problems": {"kind": str, "provider": str},
 }
-DOCUMENTS = ("docvqa_mini", "pfl_docvqa")  # whose rows are documents with questions
+DOCUMENTS = ("docvqa_mini", "pfl_docvqa")  # data sets whose rows are documents with questions
 
 
 def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
-    """The data set that ``cfg_data.id`` names: splits ``train``, ``test`` and maybe ``unseen`` and
-    ``public``.
+    """Load the data set that ``cfg_data.id`` names.
 
-    ``train`` is what clients hold together, ``test`` what the server scores every model on,
-    ``unseen`` what is of another kind, such as documents of providers that no client holds,
-    ``public`` what the server may show to anyone.
-    ``seed`` is the run's seed.
+    Parameters
+    ----------
+    cfg_data : DictConfig
+        The ``data`` group of the configuration.
+    seed : int
+        The run's seed.
 
-    Raises:
-        ValueError: unknown id; the message lists the known ones.
+    Returns
+    -------
+    DatasetDict
+        ``train``: the rows of all clients together. ``test``: the rows that the server scores every
+        model on. If the data set has them, ``unseen``: rows of another kind, such as documents of
+        providers that no client holds; and ``public``: rows that the server may show to anyone.
+
+    Raises
+    ------
+    ValueError
+        If the id is unknown; the message lists the known ones. See also the loaders.
     """
     if cfg_data.id not in LOADERS:
         raise ValueError(f"unknown data id {cfg_data.id!r}; known: {', '.join(sorted(LOADERS))}")
@@ -56,16 +67,25 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
 
 
 def own_rows(cfg_data: DictConfig, path: str) -> Dataset:
-    """The rows that a node has on its own disk, at ``path``, in their order.
+    """Return the rows that a node has on its own disk, in their order.
 
-    With "table" the path takes the place of ``data.train.path``, and the other options of
-    ``data.train`` hold; with "pfl_docvqa" it takes the place of ``data.path``, and all its
-    training rows are the node's, whatever client they name. Of another data set, which makes its
-    rows, they are read as they are.
+    With "table", ``path`` replaces ``data.train.path``, and the other options of ``data.train``
+    apply. With "pfl_docvqa" it replaces ``data.path``, and all its training rows belong to the
+    node, whatever client they name. For the generated data sets, the rows are read as they are.
 
-    Raises:
-        FileNotFoundError: it is no absolute path, or nothing is there.
-        ValueError: what is there cannot be read; see the loaders.
+    Parameters
+    ----------
+    cfg_data : DictConfig
+        The ``data`` group of the configuration.
+    path : str
+        Absolute path of a file or folder on this machine.
+
+    Raises
+    ------
+    FileNotFoundError
+        If ``path`` is not absolute or does not exist.
+    ValueError
+        If it cannot be read; see the loaders.
     """
     if not Path(path).is_absolute() or not Path(path).exists():
         raise FileNotFoundError(

@@ -1,15 +1,21 @@
-"""Sequences of different lengths as one tensor."""
+"""Pad sequences of different lengths to one tensor."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-IGNORED = -100  # label that no loss is taken on
+IGNORED = -100  # the label of tokens that are not part of the loss
 
 
 def pad(sequences: Sequence[list[int]], value: int, left: bool = False) -> Tensor:
-    """[sequences, tokens], filled with ``value`` on the right or on the left."""
+    """Return sequences as one tensor, filled with ``value`` on the right or on the left.
+
+    Returns
+    -------
+    Tensor
+        [sequences, length of the longest], int64.
+    """
     length = max(map(len, sequences))
     return torch.tensor(
         [

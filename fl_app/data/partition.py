@@ -1,4 +1,8 @@
-"""Which rows of a data set each client holds."""
+"""Partitioners: which rows of a data set each client holds.
+
+A partitioner takes the data set, the number of partitions, a generator and arguments of its own,
+and returns the row indices of each partition. The partitions are disjoint and cover the data set.
+"""
 
 import inspect
 import math
@@ -17,16 +21,28 @@ Partitioner = Callable[..., list[list[int]]]
 def client_split(
     dataset: Dataset, cfg_partitioner: DictConfig, partition: int, num_partitions: int, seed: int
 ) -> Dataset:
-    """The rows of one of ``num_partitions`` clients, in the data set's order.
+    """Return the rows of one of ``num_partitions`` clients, in the data set's order.
 
-    The parts are disjoint, cover the data set and depend on the arguments alone.
+    The parts are disjoint, cover the data set and depend only on the arguments.
 
-    Args:
-        cfg_partitioner: ``id`` and the arguments of that partitioner.
+    Parameters
+    ----------
+    dataset : Dataset
+        All rows.
+    cfg_partitioner : DictConfig
+        ``id`` and the arguments of that partitioner.
+    partition : int
+        The client, in ``0..num_partitions-1``.
+    num_partitions : int
+        The number of clients.
+    seed : int
+        Seed of the partitioner's draws.
 
-    Raises:
-        ValueError: see ``partitioner``; a partition outside ``0..num_partitions-1``, or fewer
-            things to hand out than partitions.
+    Raises
+    ------
+    ValueError
+        See ``partitioner``; or if ``partition`` is out of range, or the data set has fewer rows,
+        or fewer values of a column, than partitions.
     """
     split, arguments = partitioner(cfg_partitioner)
     if not 0 <= partition < num_partitions:
@@ -36,11 +52,13 @@ def client_split(
 
 
 def partitioner(cfg_partitioner: DictConfig) -> tuple[Partitioner, dict[str, Any]]:
-    """The function that ``id`` names, and the arguments of the rest.
+    """Return the function that ``id`` names, and its arguments: the other keys.
 
-    Raises:
-        ValueError: unknown id (the message lists the known ones), not the arguments that it
-            takes, or an ``alpha`` that is no positive number.
+    Raises
+    ------
+    ValueError
+        If the id is unknown (the message lists the known ones), an argument is missing or unknown,
+        or ``alpha`` is not a positive number.
     """
     given = {str(key): value for key, value in cfg_partitioner.items()}
     name = given.pop("id", None)
@@ -63,13 +81,13 @@ def partitioner(cfg_partitioner: DictConfig) -> tuple[Partitioner, dict[str, Any
 def by_column(
     dataset: Dataset, num_partitions: int, rng: np.random.Generator, column: str
 ) -> list[list[int]]:
-    """Row indices per partition; every value of ``column`` goes wholly to one partition.
+    """Return row indices per partition; all rows with one value of ``column`` stay together.
 
-    Values are drawn in random order, then handed out largest first, each to the partition with
-    the fewest rows so far: sizes differ by at most the largest value's rows.
+    Values are put in random order, then assigned by descending number of rows, each to the
+    partition with the fewest rows so far. Sizes differ by at most the rows of the largest value.
     """
     rows = _rows_by(dataset, column)
-    _enough(len(rows), num_partitions, f"values of {column}")
+    _check_enough(len(rows), num_partitions, f"values of {column}")
     groups = list(rows.values())
     order = sorted(rng.permutation(len(groups)), key=lambda group: -len(groups[group]))
     parts: list[list[int]] = [[] for _ in range(num_partitions)]
@@ -81,53 +99,60 @@ def by_column(
 def natural(
     dataset: Dataset, num_partitions: int, rng: np.random.Generator, column: str
 ) -> list[list[int]]:
-    """Row indices per partition; partition k holds exactly the rows whose ``column`` is k.
+    """Return row indices per partition; partition k holds exactly the rows whose ``column`` is k.
 
-    Nothing is drawn: the data say which client they belong to.
+    Nothing is drawn: the data set says which client a row belongs to.
 
-    Raises:
-        ValueError: the values of ``column`` are not exactly 0..num_partitions-1.
+    Raises
+    ------
+    ValueError
+        If the values of ``column`` are not exactly 0..num_partitions-1.
     """
     rows = _rows_by(dataset, column)
     wrong = sorted(map(repr, {*rows} ^ {*range(num_partitions)}))
     if wrong:
         raise ValueError(
             f"the values of {column} should be 0..{num_partitions - 1}, one per client, and "
-            f"differ in {', '.join(wrong[:3])}: set federation.clients to the data's own number"
+            f"differ in {', '.join(wrong[:3])}: set federation.clients to the data set's number"
         )
     return [rows[partition] for partition in range(num_partitions)]
 
 
 def iid(dataset: Dataset, num_partitions: int, rng: np.random.Generator) -> list[list[int]]:
-    """Row indices per partition, shuffled; sizes differ by at most one."""
-    _enough(len(dataset), num_partitions, "rows")
+    """Return shuffled row indices per partition; sizes differ by at most one."""
+    _check_enough(len(dataset), num_partitions, "rows")
     shuffled = rng.permutation(len(dataset))
     return [part.tolist() for part in np.array_split(shuffled, num_partitions)]
 
 
 def contiguous(dataset: Dataset, num_partitions: int, rng: np.random.Generator) -> list[list[int]]:
-    """Row indices per partition, in the data set's order; sizes differ by at most one.
+    """Return row indices per partition, in the data set's order; sizes differ by at most one.
 
-    Nothing is drawn. It is how the experiments of Fed-SB divide their data.
+    Nothing is drawn. The experiments of Fed-SB divide their data like this.
     """
-    _enough(len(dataset), num_partitions, "rows")
+    _check_enough(len(dataset), num_partitions, "rows")
     return [part.tolist() for part in np.array_split(np.arange(len(dataset)), num_partitions)]
 
 
 def dirichlet(
     dataset: Dataset, num_partitions: int, rng: np.random.Generator, column: str, alpha: float
 ) -> list[list[int]]:
-    """Row indices per partition, whose shares of the labels in ``column`` are drawn.
+    """Return row indices per partition, with drawn shares of the labels in ``column``.
 
-    Hsu et al. 2019, arXiv:1909.06335: partition k draws q_k ~ Dirichlet(alpha p), with p the
-    shares in the whole data set, and takes rows without replacement, labels by q_k. Sizes differ
-    by at most one. Small ``alpha``: few labels a partition; large: all partitions alike.
-    Reconstructed: what a label that has run out would have given comes from the others, by q_k.
+    Hsu et al. 2019, arXiv:1909.06335: partition k draws q_k ~ Dirichlet(alpha p), where p are the
+    shares in the whole data set, and takes rows without replacement, with labels drawn by q_k.
+    Sizes differ by at most one. A small ``alpha`` gives few labels per partition, a large one
+    makes all partitions alike. Reconstructed: when a label has no rows left, the other labels
+    provide them, by q_k.
 
-    Args:
-        alpha: concentration, greater than 0.
+    Parameters
+    ----------
+    column : str
+        The column that holds the labels.
+    alpha : float
+        Concentration, greater than 0.
     """
-    _enough(len(dataset), num_partitions, "rows")
+    _check_enough(len(dataset), num_partitions, "rows")
     groups = [rng.permutation(rows).tolist() for rows in _rows_by(dataset, column).values()]
     left = np.array([len(rows) for rows in groups])
     prior = left / left.sum()
@@ -149,7 +174,7 @@ def dirichlet(
 
 
 def _dirichlet(rng: np.random.Generator, alphas: np.ndarray) -> np.ndarray:
-    """A draw; where all weights are too small for a float, one label has everything."""
+    """Return a draw; if all weights are too small for a float, one label gets everything."""
     shares = rng.dirichlet(alphas)
     if np.isfinite(shares).all():
         return shares
@@ -157,7 +182,7 @@ def _dirichlet(rng: np.random.Generator, alphas: np.ndarray) -> np.ndarray:
 
 
 def _rows_by(dataset: Dataset, column: str) -> dict[object, list[int]]:
-    """Row indices of every value of ``column``."""
+    """Return the row indices of every value of ``column``."""
     if column not in dataset.column_names:
         raise FaultError(
             "columns",
@@ -167,12 +192,12 @@ def _rows_by(dataset: Dataset, column: str) -> dict[object, list[int]]:
     rows: dict[object, list[int]] = {}
     for index, value in enumerate(dataset[column][:]):
         if isinstance(value, list | dict):
-            raise ValueError(f"the column {column!r} holds lists: clients are not drawn by them")
+            raise ValueError(f"the column {column!r} holds lists: rows cannot be grouped by them")
         rows.setdefault(value, []).append(index)
     return rows
 
 
-def _enough(available: int, num_partitions: int, what: str) -> None:
+def _check_enough(available: int, num_partitions: int, what: str) -> None:
     if available < num_partitions:
         raise ValueError(f"{available} {what} cannot fill {num_partitions} partitions")
 

@@ -1,7 +1,7 @@
-"""PFL-DocVQA: invoices of many providers at ten clients, read from the converted folder.
+"""Load PFL-DocVQA, invoices of many providers at ten clients, from a converted folder.
 
 The competition publishes its records as pickled objects. ``fl_app.data.pfl_docvqa_convert`` turns
-them into Arrow once; what is here reads Arrow and nothing else, and never imports the converter.
+them into Arrow once. This module reads only Arrow and never imports the converter.
 """
 
 from pathlib import Path
@@ -18,9 +18,9 @@ SPLITS = ("train", "test")
 # One row per question: the competition's batches are questions.
 FEATURES = Features(
     {
-        "client": Value("int32"),  # -1 in test, which the server holds
+        "client": Value("int32"),  # -1 in test, whose rows the server holds
         "document": Value("string"),  # the page: its picture's name without .jpg
-        "provider": Value("string"),  # "" where data_points.json names none
+        "provider": Value("string"),  # "" if data_points.json names none
         "words": List(Value("string")),
         "boxes": List(List(Value("int16"), length=4)),
         "tags": List(Value("int8")),
@@ -34,31 +34,44 @@ TOP = 1000  # largest coordinate
 
 
 def is_converted(path: object) -> bool:
-    """Whether ``path`` is the absolute path of a folder that the converter may have written."""
+    """Tell whether ``path`` is the absolute path of a folder with the converter's files."""
     if not isinstance(path, str) or not Path(path).is_absolute():
         return False
     return (Path(path) / "dataset_dict.json").is_file() and (Path(path) / PICTURES).is_dir()
 
 
 def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
-    """The splits ``train`` (with a column ``client``) and ``test``; there is no ``unseen``.
+    """Load the splits ``train`` (with a column ``client``) and ``test``; there is no ``unseen``.
 
-    Rows are those of the converter, in its order, memory-mapped; ``picture`` is the absolute path
-    of the page's picture. ``seed`` changes nothing.
+    Rows are memory-mapped, in the converter's order; ``picture`` is the absolute path of the page's
+    picture.
 
-    Args:
-        cfg_data: ``path`` of the converted folder; with ``truncate_boxes`` every coordinate is
-            what the competition's code looks up: 1 at the far edge of the page, else 0.
+    Parameters
+    ----------
+    cfg_data : DictConfig
+        ``path`` of the converted folder; and ``truncate_boxes``: every coordinate becomes the one
+        that the competition's code looks up, 1 at the far edge of the page, else 0.
+    seed : int
+        Not used.
 
-    Raises:
-        FileNotFoundError: ``path`` is no converted folder.
-        ValueError: it is of another layout than this converter's.
+    Raises
+    ------
+    FileNotFoundError
+        If ``path`` is not a converted folder.
+    ValueError
+        If its layout is not that of this version's converter.
     """
     return load_folder(cfg_data.path, cfg_data.truncate_boxes, "data.path")
 
 
 def load_folder(path: str, truncate_boxes: bool, option: str) -> DatasetDict:
-    """The splits of the converted folder at ``path``, see ``load``; errors name ``option``."""
+    """Load the splits of the converted folder at ``path``, see ``load``.
+
+    Parameters
+    ----------
+    option : str
+        The option that has set ``path``, for messages.
+    """
     if not is_converted(path):
         raise FileNotFoundError(
             f"{option}={path} should be the absolute path of a folder written by "
@@ -67,7 +80,9 @@ def load_folder(path: str, truncate_boxes: bool, option: str) -> DatasetDict:
     folder = Path(path)
     splits = load_from_disk(str(folder))
     if tuple(splits) != SPLITS or any(splits[s].features != FEATURES for s in SPLITS):
-        raise ValueError(f"{folder} is not laid out as this version's converter does; run it again")
+        raise ValueError(
+            f"{folder} does not have the layout of this version's converter; convert it again"
+        )
     for name in SPLITS:
         # Columns are replaced, not transformed on access: Dataset.to_list() skips transforms.
         table = splits[name].data.table
@@ -85,7 +100,10 @@ def _replaced(split: Dataset, name: str, column: pa.Array | pa.ChunkedArray) -> 
 
 
 def _truncated(boxes: pa.ListArray) -> pa.ListArray:
-    """Coordinates of 0..1000 as integers of 0..1; the converter rounds down, so this is exact."""
+    """Return coordinates of 0..1000 as integers of 0..1.
+
+    The converter rounds down, so that this equals truncating the original coordinates.
+    """
     coordinates = pc.divide(boxes.flatten().flatten(), pa.scalar(TOP, pa.int16()))
     ends = np.cumsum(pc.list_value_length(boxes).to_numpy(), dtype=np.int32)
     return pa.ListArray.from_arrays(

@@ -7,17 +7,17 @@ SOURCE holds, as published:
 - ``imdb_train_client_0.npy`` to ``imdb_train_client_9.npy`` and ``imdb_val.npy``: numpy arrays of
   dicts as pickled objects. Record 0 is a header. The others have ``question``, ``answers``,
   ``image_name``, ``ocr_tokens`` and ``ocr_normalized_boxes`` (one [left, top, right, bottom] per
-  token, in 0..1); what else they have is not read.
+  token, in 0..1); other fields are not read.
 - ``data_points.json``: ``client_K`` -> provider -> indices of records. They count the header, so
   they start at 1.
-- pictures ``{image_name}.jpg``, there or in ``SOURCE/images``.
+- pictures ``{image_name}.jpg``, in SOURCE or in ``SOURCE/images``.
 
-Certain from the competition's public code (github.com/rubenpt91/PFL-DocVQA-Competition): the
-header, the fields, how indices count, that tokens and answers are lower-cased, and that a client
-trains on its whole file, listed in data_points.json or not. Inferred: that no record has two
-providers. The real files were not at hand.
+Known from the competition's public code (github.com/rubenpt91/PFL-DocVQA-Competition): the header,
+the fields, how indices count, that tokens and answers are lower-cased, and that a client trains on
+its whole file, whether data_points.json lists a record or not. Assumed: that no record has two
+providers. The real files were not available.
 
-Reading a pickle executes whatever code it holds. Nothing else in the project does that.
+Reading a pickle executes the code in it. Nothing else in the project reads pickles.
 """
 
 import argparse
@@ -39,13 +39,15 @@ from fl_app.files import atomic_folder, keep_private
 
 CLIENTS = 10
 SERVER = -1  # the client of a test record
-FAR = 1.0  # pages beyond the page's edge where a box is no OCR's slip any more
+# A box that lies more than this many pages beyond the edge is not an error of the OCR: coordinates
+# were not normalized.
+FAR = 1.0
 NAMED = 5  # pictures that an error names
 
 WARNING = (
-    "imdb_*.npy hold pickled objects, and reading those executes whatever code a file holds. "
-    "Convert once, files from a source that you trust, on a machine that you can lose, and then "
-    "say --i-trust-these-pickles"
+    "imdb_*.npy hold pickled objects, and reading them executes the code in them. Convert them "
+    "once, from a source that you trust, on a machine that you can lose, and then add "
+    "--i-trust-these-pickles"
 )
 
 
@@ -56,14 +58,29 @@ class SourceError(ValueError):
 def convert(source: Path, out: Path, drop_unreadable: bool = False) -> DatasetDict:
     """Write ``out``: a DatasetDict with ``train`` and ``test``, and ``out/pictures``.
 
-    Unpickles, and so executes, ``imdb_*.npy``. One file's records are in memory at a time.
+    This unpickles ``imdb_*.npy``, which executes the code in them. The records of one file are in
+    memory at a time.
 
-    Args:
-        drop_unreadable: leave out the questions of pages whose picture is missing or broken.
+    Parameters
+    ----------
+    source : Path
+        The folder of the published files.
+    out : Path
+        The folder to write.
+    drop_unreadable : bool
+        Leave out the questions of pages whose picture is missing or broken.
 
-    Raises:
-        FileExistsError: there is something at ``out``.
-        SourceError: a file, record or picture is missing or damaged.
+    Returns
+    -------
+    DatasetDict
+        What was written.
+
+    Raises
+    ------
+    FileExistsError
+        If ``out`` exists.
+    SourceError
+        If a file, record or picture is missing or damaged.
     """
     disable_progress_bars()
     for path in (*(_train_file(source, client) for client in range(CLIENTS)), _test_file(source)):
@@ -115,10 +132,12 @@ def _from_rows(generate: Callable[[], Iterator[Any]], name: str, cache: Path) ->
 
 
 def read_providers(source: Path) -> list[dict[int, str]]:
-    """Of each client, the provider of every record that data_points.json lists.
+    """Return, for each client, the provider of every record that data_points.json lists.
 
-    Raises:
-        SourceError: the file is missing, or not of client -> provider -> indices.
+    Raises
+    ------
+    SourceError
+        If the file is missing, or is not a mapping client -> provider -> indices.
     """
     path = source / "data_points.json"
     try:
@@ -126,7 +145,7 @@ def read_providers(source: Path) -> list[dict[int, str]]:
     except FileNotFoundError:
         raise SourceError(f"{path} is missing") from None
     except ValueError as error:
-        raise SourceError(f"{path} is no JSON: {error}") from None
+        raise SourceError(f"{path} is not JSON: {error}") from None
     found: list[dict[int, str]] = []
     for client in range(CLIENTS):
         of = data_points.get(f"client_{client}") if isinstance(data_points, dict) else None
@@ -149,13 +168,23 @@ def read_providers(source: Path) -> list[dict[int, str]]:
 def rows(
     path: Path, client: int, providers: dict[int, str], accept: Callable[[str], bool]
 ) -> Iterator[dict[str, Any]]:
-    """The records of one file, header left out, as rows of ``FEATURES``.
+    """Yield the records of one file, without the header, as rows of ``FEATURES``.
 
-    Args:
-        accept: whether questions on that page are taken.
+    Parameters
+    ----------
+    path : Path
+        The ``.npy`` file.
+    client : int
+        The client that holds it.
+    providers : dict
+        Record index -> provider; a record that is not listed has none.
+    accept : callable
+        Tells whether questions on a page are taken.
 
-    Raises:
-        SourceError: the file or a record of it is not as published.
+    Raises
+    ------
+    SourceError
+        If the file or one of its records is not as published.
     """
     records = _unpickled(path)
     last = max(providers, default=0)
@@ -179,13 +208,13 @@ def rows(
 
 
 def _unpickled(path: Path) -> np.ndarray:
-    """The records of a file, header first. EXECUTES WHATEVER CODE THE FILE HOLDS."""
+    """Return the records of a file, header first. THIS EXECUTES THE CODE IN THE FILE."""
     try:
         records = np.load(path, allow_pickle=True)
     except Exception as error:  # unpickling raises anything
         raise SourceError(f"{path} cannot be read as a numpy array of records: {error}") from None
     if not isinstance(records, np.ndarray) or records.ndim != 1 or len(records) == 0:
-        raise SourceError(f"{path} should hold a numpy array of records, one after the other")
+        raise SourceError(f"{path} should hold a one-dimensional numpy array of records")
     if not isinstance(records[0], dict) or "question" in records[0]:
         raise SourceError(f"{path}, record 0: should be the header, a dict without a question")
     return records
@@ -223,16 +252,24 @@ def _texts(values: Any, name: str) -> list[str]:
         raise TypeError(f"{name} should be a list, not {type(values).__name__}")
     if not all(isinstance(value, str) for value in values):
         raise TypeError(f"{name} should hold strings only")
-    return [str(value) for value in values]  # numpy's strings as Python's
+    return [str(value) for value in values]  # numpy's strings become Python's
 
 
 def to_thousandths(boxes: Any) -> np.ndarray:
-    """Boxes [n, 4] of 0..1 as integers of 0..1000: rounded down, and clipped to the page.
+    """Return boxes [n, 4] in 0..1 as integers in 0..1000, rounded down and clipped to the page.
 
-    Rounded down, so that ``// 1000`` gives what truncating the boxes themselves would.
+    They are rounded down so that ``// 1000`` equals truncating the original boxes.
 
-    Raises:
-        ValueError: not [n, 4], not finite, or so far off the page that it was not normalized.
+    Returns
+    -------
+    ndarray
+        [n, 4], int16.
+
+    Raises
+    ------
+    ValueError
+        If the shape is not [n, 4], a value is not finite, or a box is so far off the page that it
+        was not normalized.
     """
     normalized = np.asarray(boxes if len(boxes) else np.empty((0, 4)), dtype=np.float64)
     if normalized.ndim != 2 or normalized.shape[1] != 4:
@@ -241,7 +278,7 @@ def to_thousandths(boxes: Any) -> np.ndarray:
         raise ValueError("ocr_normalized_boxes should be finite")
     if ((normalized < -FAR) | (normalized > 1 + FAR)).any():
         worst = normalized.flat[np.abs(normalized).argmax()]
-        raise ValueError(f"ocr_normalized_boxes should be in 0..1, and there is {worst}")
+        raise ValueError(f"ocr_normalized_boxes should be in 0..1, but one is {worst}")
     return np.clip(np.floor(normalized * TOP), 0, TOP).astype(np.int16)
 
 
@@ -249,7 +286,17 @@ def to_thousandths(boxes: Any) -> np.ndarray:
 
 
 class Pictures:
-    """The pages' pictures: looked for, read once to see that they can be, and put into ``out``."""
+    """Finds the pages' pictures, reads each once to check it, and puts them into ``out``.
+
+    Parameters
+    ----------
+    source : Path
+        The folder to search, with its ``images``.
+    out : Path
+        The folder to make.
+    drop_unreadable : bool
+        Do not accept pages whose picture is missing or broken.
+    """
 
     def __init__(self, source: Path, out: Path, drop_unreadable: bool) -> None:
         self.folders = (source, source / "images")
@@ -257,11 +304,11 @@ class Pictures:
         self.drop_unreadable = drop_unreadable
         self.found: dict[str, bool] = {}
         if not any(path for folder in self.folders for path in folder.glob("*.jpg")):
-            raise SourceError(f"there are no pictures (*.jpg) in {source} or {source / 'images'}")
+            raise SourceError(f"no pictures (*.jpg) in {source} or {source / 'images'}")
         out.mkdir()
 
     def accept(self, document: str) -> bool:
-        """Put the page's picture into ``out``; whether to take questions on the page."""
+        """Put the page's picture into ``out``; tell whether to take questions on the page."""
         if document not in self.found:
             self.found[document] = self._put(f"{document}.jpg")
         return self.found[document] or not self.drop_unreadable
@@ -277,10 +324,12 @@ class Pictures:
         return True
 
     def report(self) -> None:
-        """Say which pages had no readable picture.
+        """Print which pages had no readable picture.
 
-        Raises:
-            SourceError: there are some, and they are not to be dropped.
+        Raises
+        ------
+        SourceError
+            If there are any, and they are not dropped.
         """
         lost = [document for document, found in self.found.items() if not found]
         if not lost:
@@ -301,7 +350,7 @@ class Pictures:
 def _is_readable(path: Path) -> bool:
     try:
         with Image.open(path) as image:
-            image.draft("RGB", (1, 1))  # reads the whole file, and computes an eighth of the pixels
+            image.draft("RGB", (1, 1))  # reads the whole file, but decodes only 1/8 of each side
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False
@@ -315,11 +364,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="convert PFL-DocVQA, track 1, into Arrow",
     )
     parser.add_argument("source", type=Path, help="folder of the published files")
-    parser.add_argument("out", type=Path, help="folder to make")
+    parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument(
         "--i-trust-these-pickles",
         action="store_true",
-        help="read imdb_*.npy, which executes whatever code they hold",
+        help="read imdb_*.npy, which executes the code in them",
     )
     parser.add_argument(
         "--drop-unreadable-pictures",

@@ -26,7 +26,7 @@ COLOURS = (
 
 
 def draw(row: dict[str, Any]) -> Image.Image:
-    """The page of a row: words in their boxes, the fields' boxes in colour."""
+    """Return the page of a row: words in their boxes, the fields' boxes in colour."""
     image = draw_page(row, SIZE)
     canvas = ImageDraw.Draw(image)
     for box, tag in zip(scaled(row["boxes"], SIZE), row["tags"], strict=True):
@@ -35,6 +35,7 @@ def draw(row: dict[str, Any]) -> Image.Image:
 
 
 def main() -> None:
+    """Draw the document that the command line names, and print its questions and answers."""
     parser = argparse.ArgumentParser(description="draw a document of DocVQA-mini")
     parser.add_argument("--split", default="test", choices=("train", "test", "unseen"))
     parser.add_argument("--index", type=int, default=0)

@@ -1,4 +1,4 @@
-"""Random generators of the synthetic data: one for every thing that is made, by its key."""
+"""Random generators of the synthetic data: every provider, document and problem has its own."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 def generator(*key: int) -> np.random.Generator:
-    """The generator of what ``key`` names; other keys have unrelated ones."""
+    """Return the generator of a key; generators of different keys are independent."""
     return np.random.default_rng(np.random.SeedSequence(key))
 
 
 def choose(rng: np.random.Generator, options: Sequence[T]) -> T:
-    """One of the options, all equally likely."""
+    """Return one of the options, all equally likely."""
     return options[int(rng.integers(len(options)))]

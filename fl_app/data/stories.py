@@ -1,9 +1,9 @@
-"""The wording of word problems: kinds of story, and what says which operation in them.
+"""The wording of word problems: kinds of story, and their phrases for each operation.
 
 Variants are separated by "|". In them ``{n}`` is the number, ``{name}`` a person, ``{items}`` what
-is counted. Kinds of the pools share no phrase for an operation; some federated ones have a telling
-word of the pretraining ones ("times", "equal", "more"), most have not: what they mean, a pretrained
-model has to learn.
+is counted. The pools share no phrase for an operation. Some federated phrases contain a word that
+names the operation in the pretraining pool ("times", "equal", "more"). Most do not: a pretrained
+model has to learn what they mean.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,19 @@ OPERATIONS = ("+", "-", "*", "/")
 
 @dataclass(frozen=True)
 class Kind:
-    """Wording of one kind of story; ``events``: phrases of each of ``OPERATIONS``."""
+    """Wording of one kind of story.
+
+    Attributes
+    ----------
+    name : str
+        What rows call it.
+    items : tuple of str
+        Things that can be counted.
+    openings, questions : tuple of str
+        First and last sentences.
+    events : dict
+        Operation -> its phrases.
+    """
 
     name: str
     items: tuple[str, ...]
@@ -23,7 +35,7 @@ class Kind:
 
 
 def _kind(name: str, items: str, lines: str) -> Kind:
-    """From lines of variants: opening, one of each of ``OPERATIONS``, question."""
+    """Return a kind from lines of variants: opening, one per operation, question."""
     opening, *events, question = (tuple(line.strip().split("|")) for line in lines.splitlines())
     return Kind(
         name, tuple(items.split()), opening, dict(zip(OPERATIONS, events, strict=True)), question

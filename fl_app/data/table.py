@@ -1,7 +1,7 @@
-"""Rows of any table that Hugging Face's ``datasets`` reads, with our names for its columns.
+"""Load rows of any table that Hugging Face's ``datasets`` reads, and rename its columns.
 
 A source is a CSV, JSON, JSON Lines or Parquet file, a folder of such files, a folder written by
-``save_to_disk``, or a data set of the hub in one of these formats. No source can bring code:
+``save_to_disk``, or a data set of the hub in one of these formats. A source cannot bring code:
 ``datasets`` runs no scripts since version 4, other formats are refused, and nothing is unpickled.
 """
 
@@ -37,28 +37,35 @@ FILES = {
     ".ndjson": "json",
     ".parquet": "parquet",
 }
-FORMATS = ("arrow", "csv", "json", "parquet")  # those that data alone can be in
-ON_DISK = ("dataset_dict.json", "state.json")  # what save_to_disk writes
+FORMATS = ("arrow", "csv", "json", "parquet")  # formats that hold only data
+ON_DISK = ("dataset_dict.json", "state.json")  # files that save_to_disk writes
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
-    """The splits ``train``, ``test`` and maybe ``unseen`` and ``public``; ``seed`` changes nothing.
+    """Load the splits ``test`` and, if they are configured, ``train``, ``unseen`` and ``public``.
 
-    A column of class numbers with names becomes one of the names, null where it has none (-1).
+    A column of class numbers becomes a column of their names, null for a number without one (-1).
 
-    Args:
-        cfg_data: for each split ``path`` (null: there is no such split; ``test`` must have one,
-            ``train`` only where not every node brings its own), ``name`` (configuration of a data
-            set that has several; a file has none), ``split`` (of the source, slices as in
-            "train[:90%]"), ``columns`` (the source's name to ours; others keep theirs), ``drop``
-            (a column, by our name, to the values whose rows are left out) and ``limit`` (the first
-            rows that are kept; null: all).
+    Parameters
+    ----------
+    cfg_data : DictConfig
+        For each split: ``path`` (null: no such split; ``test`` needs one, ``train`` unless every
+        node has its own rows), ``name`` (the configuration of a data set that has several; null
+        for a file), ``split`` (of the source, with slices such as "train[:90%]"), ``columns`` (the
+        source's name -> the new name; others keep theirs), ``drop`` (a column, by its new name ->
+        the values whose rows are left out) and ``limit`` (how many of the first rows are kept;
+        null: all).
+    seed : int
+        Not used.
 
-    Raises:
-        FileNotFoundError: no such file, folder or data set of the hub, or it cannot be reached.
-        ValueError: it is in no format that is read, or cannot be read; no such split or column;
-            or no row is left.
+    Raises
+    ------
+    FileNotFoundError
+        If a file, folder or data set of the hub does not exist or cannot be reached.
+    ValueError
+        If its format is not supported, it cannot be read, a split or column does not exist, or no
+        row is left.
     """
     return DatasetDict(
         {
@@ -70,20 +77,21 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
 
 
 def is_source(path: object) -> bool:
-    """Whether ``path`` is an absolute path that exists, or may be the id of a data set."""
+    """Tell whether ``path`` is an absolute path that exists, or may be the id of a data set."""
     if not isinstance(path, str):
         return False
     if Path(path).is_absolute():
         return is_source_name(path) and Path(path).exists()
-    # `datasets` would rather take a folder of that name where the process happens to be.
+    # A folder of that name in the current folder would take precedence in `datasets`.
     return is_source_name(path) and not Path(path).exists()
 
 
 def is_source_name(path: object) -> bool:
-    """Whether ``path`` reads as an absolute path or the id of a data set, wherever it is read.
+    """Tell whether ``path`` has the form of an absolute path or of a data set's id.
 
-    URLs and chains of them, which ``datasets`` would fetch, are neither, and so are the names of
-    its own formats, for which it would read what lies where the process happens to be.
+    The answer is the same on every machine. URLs and chains of them, which ``datasets`` would
+    download, are refused, and so are the names of its own formats, for which it would read files of
+    the current folder.
     """
     if not isinstance(path, str) or "::" in path or "://" in path or "\0" in path:
         return False
@@ -94,11 +102,21 @@ def is_source_name(path: object) -> bool:
 
 
 def rows(key: str, cfg: DictConfig, option: str) -> Dataset:
-    """The rows of one split; errors name its ``key`` in the configuration, and ``option``, which
-    has set ``cfg.path``.
+    """Return the rows of one split.
 
-    Raises:
-        FileNotFoundError, ValueError: see ``load``.
+    Parameters
+    ----------
+    key : str
+        The split's key in the configuration, for messages.
+    cfg : DictConfig
+        Its options, see ``load``.
+    option : str
+        The option that has set ``cfg.path``, for messages.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        See ``load``.
     """
     if not is_source(cfg.path):
         raise FileNotFoundError(
@@ -106,7 +124,7 @@ def rows(key: str, cfg: DictConfig, option: str) -> Dataset:
             "exists, or the id of a data set of the hub"
         )
     found = _split(key, cfg.split, source(option, cfg.path, cfg.name))
-    found = _renamed(key, named(found), plain(cfg.columns))
+    found = _renamed(key, with_class_names(found), plain(cfg.columns))
     found = _without(key, found, plain(cfg.drop))
     if cfg.limit is not None:
         found = found.select(range(min(cfg.limit, len(found))))
@@ -119,16 +137,25 @@ def rows(key: str, cfg: DictConfig, option: str) -> Dataset:
 
 
 def source(option: str, path: str, name: str | None = None) -> DatasetDict:
-    """All splits of a source, under its own names; errors name ``option``, which has set ``path``.
+    """Return all splits of a source, under its own names.
 
-    Raises:
-        FileNotFoundError, ValueError: see ``load``.
+    Parameters
+    ----------
+    option : str
+        The option that has set ``path``, for messages.
+    path, name : str
+        See ``load``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        See ``load``.
     """
     is_file = Path(path).is_file()
     if is_file and Path(path).suffix not in FILES:
         raise ValueError(f"{option}={path!r} should end in {', '.join(FILES)}")
     if is_file and not Path(path).read_bytes().strip():
-        raise ValueError(f"{option}={path!r} is empty: it should hold rows")
+        raise ValueError(f"{option}={path!r} is empty: it should contain rows")
     with _readable(option, path):
         if any((Path(path) / file).is_file() for file in ON_DISK):
             saved = load_from_disk(path)
@@ -142,7 +169,7 @@ def source(option: str, path: str, name: str | None = None) -> DatasetDict:
     file_format = type(builder).__module__.rpartition(".")[2]
     if file_format not in FORMATS:
         raise ValueError(
-            f"{option}={path!r} is of the format {file_format}; read are {', '.join(FORMATS)}: "
+            f"{option}={path!r} has the format {file_format}; supported are {', '.join(FORMATS)}: "
             "convert it"
         )
     with _readable(option, path):
@@ -151,7 +178,7 @@ def source(option: str, path: str, name: str | None = None) -> DatasetDict:
 
 
 def _check_inside(option: str, path: str, builder: DatasetBuilder) -> None:
-    """Refuse a source whose own metadata (README.md) name files that are not in it."""
+    """Refuse a source whose own metadata (README.md) name files outside of it."""
     local = Path(path).is_absolute()
     inside = (f"{Path(path)}/", f"{Path(path).resolve()}/") if local else f"hf://datasets/{path}@"
     for files in (builder.config.data_files or {}).values():
@@ -161,7 +188,7 @@ def _check_inside(option: str, path: str, builder: DatasetBuilder) -> None:
 
 
 def _without_media(found: DatasetDict) -> DatasetDict:
-    """Leave out pictures and sounds: to decode one, ``datasets`` opens whatever a row names."""
+    """Remove pictures and sounds: to decode one, ``datasets`` opens any file that a row names."""
     for name, rows in found.items():
         media = [column for column, kind in rows.features.items() if require_decoding(kind)]
         found[name] = rows.remove_columns(media) if media else rows
@@ -170,12 +197,12 @@ def _without_media(found: DatasetDict) -> DatasetDict:
 
 @contextmanager
 def _readable(option: str, path: str) -> Iterator[None]:
-    """Turns the errors of ``datasets`` about a source into one that names the option."""
+    """Turn an error of ``datasets`` about a source into one that names the option."""
     try:
         yield
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
-            f"{option}={path!r} holds no data files, or is a data set of the hub that cannot "
+            f"{option}={path!r} contains no data files, or is a data set of the hub that cannot "
             f"be reached from here: download it and set {option} to its folder ({error})"
         ) from error
     except (DatasetGenerationError, RuntimeError, ValueError) as error:
@@ -196,8 +223,8 @@ def _split(key: str, wanted: str, found: DatasetDict) -> Dataset:
     return rows.select(range(chosen.from_ or 0, len(rows) if chosen.to is None else chosen.to))
 
 
-def named(rows: Dataset) -> Dataset:
-    """Rows with the names of classes in the place of their numbers."""
+def with_class_names(rows: Dataset) -> Dataset:
+    """Return rows with the names of classes instead of their numbers."""
     for column, feature in rows.features.items():
         if isinstance(feature, ClassLabel) and feature.names:
             numbers = rows[column][:]
@@ -210,7 +237,7 @@ def named(rows: Dataset) -> Dataset:
 
 
 def _renamed(key: str, rows: Dataset, columns: Mapping[str, str]) -> Dataset:
-    _known(f"{key}.columns", rows, columns)
+    _check_known(f"{key}.columns", rows, columns)
     names = [columns.get(column, column) for column in rows.column_names]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -222,7 +249,7 @@ def _renamed(key: str, rows: Dataset, columns: Mapping[str, str]) -> Dataset:
 
 
 def _without(key: str, rows: Dataset, drop: Mapping[str, list[object]]) -> Dataset:
-    _known(f"{key}.drop", rows, drop)
+    _check_known(f"{key}.drop", rows, drop)
     for column, values in drop.items():
         unwanted = values if isinstance(values, list) else [values]
         kept = [i for i, value in enumerate(rows[column][:]) if value not in unwanted]
@@ -230,7 +257,7 @@ def _without(key: str, rows: Dataset, drop: Mapping[str, list[object]]) -> Datas
     return rows
 
 
-def _known(key: str, rows: Dataset, columns: Mapping[str, object]) -> None:
+def _check_known(key: str, rows: Dataset, columns: Mapping[str, object]) -> None:
     unknown = sorted({*columns} - {*rows.column_names})
     if unknown:
         raise FaultError(

@@ -1,9 +1,9 @@
 """Word problems: short stories of two or three operations on numbers up to 50, and their working.
 
-A provider has one kind of story, its own choice of wording, people and things, and a few orders of
-operations, and keeps them in all of its problems; the numbers change. Every provider and problem
-has a random generator of its own, derived from (seed, pool, provider, problem), so any subset can
-be made anywhere and is the same bytes.
+A provider has one kind of story, a fixed choice of wording, people and items, and a few sequences
+of operations. All its problems use them; the numbers change. Every provider and problem has a
+random generator of its own, derived from (seed, pool, provider, problem), so that any subset can be
+made on any machine, with the same bytes.
 """
 
 from collections.abc import Sequence
@@ -19,16 +19,25 @@ from omegaconf import DictConfig
 from fl_app.data.random_streams import choose, generator
 from fl_app.data.stories import FEDERATED, NAMES, OPERATIONS, PRETRAINING, UNSEEN, Kind
 
-LARGEST = 50  # of all numbers, also in between
+LARGEST = 50  # largest number, also of intermediate results
 FACTORS = (2, 3, 4, 5)
-TRIES = 1000  # problems of a provider that are made until one is new
+TRIES = 1000  # how many problems of a provider are made to find a new one
 
 
 @dataclass(frozen=True)
 class Pool:
-    """What the providers of one kind choose from; ``key`` separates their random streams.
+    """What the providers of a pool choose from.
 
-    ``orders`` are the operations that a problem may have, one after another.
+    Attributes
+    ----------
+    key : int
+        Separates the random streams of the pools.
+    kinds : tuple of Kind
+        Kinds of story.
+    names : tuple of str
+        People.
+    orders : tuple of str
+        Sequences of operations of a problem, such as "+*".
     """
 
     key: int
@@ -68,7 +77,7 @@ POOLS = {
 
 @dataclass(frozen=True)
 class Provider:
-    """Habits of one provider: all that its problems have in common."""
+    """What all problems of one provider have in common."""
 
     name: str
     kind: Kind
@@ -81,7 +90,7 @@ class Provider:
 
 
 def make_provider(seed: int, pool: Pool, number: int) -> Provider:
-    """Provider ``number`` of a pool; kinds of story take turns."""
+    """Return provider ``number`` of a pool; its kind of story is ``number`` modulo their count."""
     rng = generator(seed, pool.key, number)
     kind = pool.kinds[number % len(pool.kinds)]
     return Provider(
@@ -99,7 +108,7 @@ def make_provider(seed: int, pool: Pool, number: int) -> Provider:
 def make_problem(
     seed: int, pool: Pool, number: int, provider: Provider, index: int
 ) -> dict[str, Any]:
-    """Problem ``index`` of provider ``number``: one row, as described in ``fl_app.data``."""
+    """Return problem ``index`` of provider ``number``: one row, as described in ``fl_app.data``."""
     rng = generator(seed, pool.key, number, index)
     order = choose(rng, provider.orders)
     numbers = draw_numbers(rng, order)
@@ -117,7 +126,7 @@ def make_problem(
 def make_problems(
     seed: int, pool: Pool, providers: Sequence[int], indices: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Problems ``indices`` of each of the providers, provider by provider."""
+    """Return problems ``indices`` of each of the providers, provider by provider."""
     rows = []
     for number in providers:
         provider = make_provider(seed, pool, number)
@@ -126,7 +135,7 @@ def make_problems(
 
 
 def make_expression(rng: np.random.Generator) -> dict[str, Any]:
-    """A problem of numbers alone, such as "(17 + 4) * 3", of one to three operations."""
+    """Return a problem without a story, such as "(17 + 4) * 3", of one to three operations."""
     order = "".join(choose(rng, OPERATIONS) for _ in range(choose(rng, (1, 1, 2, 3))))
     numbers = draw_numbers(rng, order)
     text = str(numbers[0])
@@ -136,7 +145,10 @@ def make_expression(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def draw_numbers(rng: np.random.Generator, order: str) -> list[int]:
-    """A start and one number per operation, so that all results are whole and in 1..LARGEST."""
+    """Return a start and one number per operation.
+
+    All results are whole numbers in 1..LARGEST.
+    """
     while True:
         numbers = [int(rng.integers(2, LARGEST + 1))]
         numbers += [
@@ -148,7 +160,7 @@ def draw_numbers(rng: np.random.Generator, order: str) -> list[int]:
 
 
 def results(order: str, numbers: Sequence[int]) -> list[Fraction]:
-    """What stands behind each operation, from left to right."""
+    """Return the result after each operation, from left to right."""
     found = [Fraction(numbers[0])]
     for operation, n in zip(order, numbers[1:], strict=True):
         last = found[-1]
@@ -157,7 +169,10 @@ def results(order: str, numbers: Sequence[int]) -> list[Fraction]:
 
 
 def working(order: str, numbers: Sequence[int]) -> str:
-    """One operation a line, and the answer as GSM8K (Cobbe et al. 2021) has it: "#### 42"."""
+    """Return one operation per line, then the answer in the form of GSM8K: "#### 42".
+
+    Cobbe et al. 2021, https://arxiv.org/abs/2110.14168.
+    """
     found = [Fraction(numbers[0]), *results(order, numbers)]
     lines = [
         f"{left}{operation}{n}={right}"
@@ -167,18 +182,27 @@ def working(order: str, numbers: Sequence[int]) -> str:
 
 
 def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
-    """The federated data set: clients' problems, fresh ones of their providers, problems of kinds
-    that no client holds, and ``public`` ones of the clients' kinds by other providers.
+    """Make the federated data set.
 
-    No test problem has the kind, operations and numbers of a problem of ``train`` or ``public``,
-    or of another test problem.
+    Parameters
+    ----------
+    cfg_data : DictConfig
+        Sizes, and ``seed``, which alone decides the bytes.
+    seed : int
+        The run's seed; not used.
 
-    Args:
-        cfg_data: sizes, and ``seed``, which alone decides the bytes.
-        seed: the run's seed; does not matter here.
+    Returns
+    -------
+    DatasetDict
+        ``train``: the clients' problems. ``test``: new problems of their providers; none has the
+        kind, operations and numbers of a problem of ``train`` or ``public``, or of another test
+        problem. ``unseen``: kinds of story that no client holds. ``public``: the clients' kinds, by
+        other providers.
 
-    Raises:
-        ValueError: so many problems that a provider has no new one.
+    Raises
+    ------
+    ValueError
+        If so many problems are asked for that a provider has no new one.
     """
     pool, own = POOLS["federated"], cfg_data.seed
     held = cfg_data.clients * cfg_data.providers_per_client

@@ -315,7 +315,7 @@ DAMAGES = {
     "fewer tokens": (changed(ocr_tokens=["total"]), RECORD + "1 ocr_tokens, 3 ocr_normalized"),
     "nan": (boxes(np.nan), RECORD + "ocr_normalized_boxes should be finite"),
     "inf": (boxes(np.inf), RECORD + "ocr_normalized_boxes should be finite"),
-    "pixels": (boxes(640), RECORD + "ocr_normalized_boxes should be in 0..1, and there is 640"),
+    "pixels": (boxes(640), RECORD + "ocr_normalized_boxes should be in 0..1, but one is 640"),
     "text box": (boxes("left"), RECORD + "could not convert string"),
     "corners": (changed(ocr_normalized_boxes=[[0, 1]] * 3), RECORD + ".*should be \\[n, 4\\]"),
     "path": (changed(image_name="../../etc/page"), RECORD + "image_name .* a file's name"),
@@ -329,7 +329,7 @@ DAMAGES = {
     ),
     "another array": (
         lambda s: np.save(s / "imdb_val.npy", np.zeros((2, 2))),
-        "imdb_val.npy should hold a numpy array of records",
+        "imdb_val.npy should hold a one-dimensional numpy array of records",
     ),
     "cut off": (
         lambda s: (s / "imdb_val.npy").write_bytes((s / "imdb_val.npy").read_bytes()[:-40]),
@@ -340,7 +340,7 @@ DAMAGES = {
         "imdb_train_client_7.npy is missing",
     ),
     "no list": (lambda s: (s / "data_points.json").unlink(), "data_points.json is missing"),
-    "no json": (lambda s: (s / "data_points.json").write_text("{"), "data_points.json is no JSON"),
+    "no json": (lambda s: (s / "data_points.json").write_text("{"), "data_points.json is not JSON"),
     "no clients": (
         lambda s: (s / "data_points.json").write_text("[]"),
         "data_points.json has no providers of client_0",
@@ -409,7 +409,7 @@ def test_another_layout_is_refused(converted: Path, tmp_path: Path) -> None:
     splits = load_from_disk(str(converted)).remove_columns("client")
     splits.save_to_disk(str(tmp_path / "old"))
     (tmp_path / "old/pictures").mkdir()
-    with pytest.raises(ValueError, match="run it again"):
+    with pytest.raises(ValueError, match="convert it again"):
         load(config(tmp_path / "old").data, 0)
 
 

@@ -187,7 +187,7 @@ def test_a_file_of_another_form_is_refused(tmp_path: Path) -> None:
 
 def test_a_format_that_is_not_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("a")
-    with pytest.raises(ValueError, match="is of the format text; read are arrow, csv"):
+    with pytest.raises(ValueError, match="has the format text; supported are arrow, csv"):
         _train(tmp_path)
 
 

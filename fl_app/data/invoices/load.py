@@ -1,9 +1,9 @@
 """DocVQA-mini: invoices of many providers with questions that the page answers literally.
 
-A provider has its own language, labels, layout, number and date formats, and keeps them in all of
-its documents; what the documents say changes. A model therefore learns a provider by its habits.
-Every provider and document has a random generator of its own, derived from (seed, pool, provider,
-document), so any subset can be made anywhere and is the same bytes.
+A provider has its own language, labels, layout, number and date formats. All its documents use
+them; their content changes. A model can therefore learn a provider's style. Every provider and
+document has a random generator of its own, derived from (seed, pool, provider, document), so that
+any subset can be made on any machine, with the same bytes.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,64 +14,66 @@ from omegaconf import DictConfig
 
 from fl_app.data.invoices.page import (
     Page,
-    _content,
-    _items,
-    _letterhead,
-    _next,
-    _pairs,
-    _parties,
-    _row,
+    draw_content,
+    next_block,
+    to_row,
+    write_items,
+    write_letterhead,
+    write_pairs,
+    write_parties,
 )
-from fl_app.data.invoices.provider import NOISE, POOLS, Pool, Provider, _address, make_provider
+from fl_app.data.invoices.provider import NOISE, POOLS, Pool, Provider, draw_address, make_provider
 from fl_app.data.random_streams import choose, generator
 
 
 def make_document(
     seed: int, pool: Pool, number: int, provider: Provider, index: int
 ) -> dict[str, Any]:
-    """Document ``index`` of provider ``number``: one row, as described in ``fl_app.data``."""
+    """Return document ``index`` of provider ``number``: one row, as ``fl_app.data`` describes."""
     rng = generator(seed, pool.key, number, index)
-    values, lines = _content(rng, provider)
+    values, lines = draw_content(rng, provider)
     page = Page(provider.line, provider.char)
-    y = _letterhead(page, provider, 40 + int(rng.integers(30)))
+    y = write_letterhead(page, provider, 40 + int(rng.integers(30)))
     blocks: dict[str, Callable[[int], int]] = {
-        "head": lambda y: _pairs(
+        "head": lambda y: write_pairs(
             page, provider, provider.head_pair, provider.meta, values, not provider.mirrored, y
         ),
-        "parties": lambda y: _parties(page, provider, values["customer"], _address(rng), y),
-        "items": lambda y: _items(page, provider, lines, y),
-        "sums": lambda y: _pairs(
+        "parties": lambda y: write_parties(
+            page, provider, values["customer"], draw_address(rng), y
+        ),
+        "items": lambda y: write_items(page, provider, lines, y),
+        "sums": lambda y: write_pairs(
             page, provider, provider.sums_pair, provider.sums, values, True, y
         ),
     }
-    beside = None  # a block that leaves the other half of the page free
+    beside = None  # the top of a block that leaves the other half of the page free
     for name in provider.flow:
         page.block += 1
         top = y if beside is None else beside
         bottom = blocks[name](top)
-        # The head and the parties stand side by side where the one leaves room for the other.
+        # The head and the parties stand side by side if neither needs the whole width.
         side_by_side = (
             beside is None
             and provider.head_pair != "row"
             and name in ("head", "parties")
-            and _next(provider.flow, name) in ("head", "parties")
+            and next_block(provider.flow, name) in ("head", "parties")
         )
         y = max(y, bottom + provider.line)
         beside = top if side_by_side else None
     page.block += 1
     page.write(provider.left, y + provider.line, choose(rng, provider.words.closing))
     for _ in range(int(rng.integers(4))):
-        # A speck is read with some line, after the line's words: values stay in one piece.
+        # A speck is read with a line, after the line's words, so that no value is split.
         near = choose(rng, page.words)
         page.block = near.block
         page.write(int(rng.integers(960)), near.y0 + 1, choose(rng, NOISE))
-    return _row(rng, page, provider, f"{provider.name} {number}", f"{number}-{index}")
+    return to_row(rng, page, provider, f"{provider.name} {number}", f"{number}-{index}")
 
 
 def make_documents(
     seed: int, pool: Pool, providers: Sequence[int], indices: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Documents ``indices`` of each of the providers, provider by provider."""
+    """Return documents ``indices`` of each of the providers, provider by provider."""
     rows = []
     for number in providers:
         provider = make_provider(seed, pool, number)
@@ -80,20 +82,30 @@ def make_documents(
 
 
 def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
-    """The federated data set: clients' documents, fresh ones of their providers, unseen ones and
-    public ones.
+    """Make the federated data set.
 
-    Args:
-        cfg_data: sizes, and ``seed``, which alone decides the bytes.
-        seed: the run's seed; does not matter here.
+    Parameters
+    ----------
+    cfg_data : DictConfig
+        Sizes, and ``seed``, which alone decides the bytes.
+    seed : int
+        The run's seed; not used.
 
-    Raises:
-        ValueError: not 1..(number of held providers) test documents.
+    Returns
+    -------
+    DatasetDict
+        ``train``: the clients' documents. ``test``: new documents of their providers. ``unseen``
+        and ``public``: documents of other providers.
+
+    Raises
+    ------
+    ValueError
+        If ``test_documents`` is not in 1..(number of the clients' providers).
     """
     pool = POOLS["federated"]
     held = cfg_data.clients * cfg_data.providers_per_client
     if not 1 <= cfg_data.test_documents <= held:
-        raise ValueError(f"test_documents must be in 1..{held}, one of a provider")
+        raise ValueError(f"test_documents must be in 1..{held}, at most one per provider")
     fresh = cfg_data.documents_per_provider
     tested = [k * held // cfg_data.test_documents for k in range(cfg_data.test_documents)]
     beyond = range(held, held + cfg_data.unseen_providers)

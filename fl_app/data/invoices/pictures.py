@@ -14,23 +14,34 @@ from torch import Tensor
 
 from fl_app.faults import during
 
-TRIAL = 100  # a type size to measure words at
+TRIAL = 100  # the font size at which words are measured
 
-# As DiT's image processor has it (preprocessor_config.json of microsoft/dit-base): the whole page
-# at the encoder's size, bilinear, values -1..1. The same bits as from BeitImageProcessorPil, which
-# takes twice as long for a scan, since it goes through arrays of its full size.
+# As in DiT's image processor (preprocessor_config.json of microsoft/dit-base): the whole page at
+# the encoder's size, bilinear, values in -1..1. The result has the bits of BeitImageProcessorPil,
+# which takes twice as long for a scan because it makes arrays of the full size.
 RESAMPLE = Image.Resampling.BILINEAR
 MEAN = STD = 0.5
 
 
 def pixel_values(rows: Sequence[dict[str, Any]], visual: dict[str, Any]) -> Tensor:
-    """The pages of rows (see ``fl_app.data``) as [rows, 3, height, width] of -1..1.
+    """Return the pages of rows as input of a visual encoder.
 
-    Args:
-        visual: the config of the visual encoder, for its ``image_size``.
+    Parameters
+    ----------
+    rows : sequence of dict
+        See ``fl_app.data``; a row without a ``picture`` is drawn.
+    visual : dict
+        The config of the visual encoder, for its ``image_size``.
 
-    Raises:
-        FileNotFoundError, ValueError: a row's ``picture`` is missing or damaged.
+    Returns
+    -------
+    Tensor
+        [rows, 3, height, width], float32 in -1..1.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If a row's ``picture`` is missing or damaged.
     """
     size = visual.get("image_size", 224)
     height, width = (size, size) if isinstance(size, int) else size
@@ -40,7 +51,7 @@ def pixel_values(rows: Sequence[dict[str, Any]], visual: dict[str, Any]) -> Tens
 
 
 def draw(row: dict[str, Any], size: tuple[int, int]) -> Image.Image:
-    """The page of a row as a picture of (width, height) pixels: its words in their boxes."""
+    """Return the page of a row as a picture of (width, height) pixels: its words in their boxes."""
     image = Image.new("RGB", size, "white")
     canvas = ImageDraw.Draw(image)
     boxes = scaled(row["boxes"], size)
@@ -52,7 +63,7 @@ def draw(row: dict[str, Any], size: tuple[int, int]) -> Image.Image:
 
 
 def scaled(boxes: Sequence[Sequence[int]], size: tuple[int, int]) -> list[tuple[float, ...]]:
-    """Boxes in thousandths of the page as boxes in pixels of a picture."""
+    """Return boxes, given in thousandths of the page, in pixels of a picture (width, height)."""
     across, down = size[0] / 1000, size[1] / 1000
     return [(x0 * across, y0 * down, x1 * across, y1 * down) for x0, y0, x1, y1 in boxes]
 
@@ -72,7 +83,7 @@ def _opened(path: str) -> Image.Image:
                 return image.convert("RGB")
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"the picture {path} is missing: set the data set's folder of pictures to where it is, "
+            f"the picture {path} is missing: set the data set's folder of pictures to its place, "
             "or prepare the data again"
         ) from None
     except (
@@ -83,18 +94,18 @@ def _opened(path: str) -> Image.Image:
         Image.DecompressionBombWarning,
     ) as error:
         raise ValueError(
-            f"the picture {path} is no readable JPEG of a page: {error}; replace the file"
+            f"the picture {path} is not a readable JPEG of a page: {error}; replace the file"
         ) from None
 
 
 def _fitting(words: Sequence[str], boxes: Sequence[tuple[float, ...]]) -> FreeTypeFont:
-    """One type for the page, of a size at which an ordinary word fills its box."""
+    """Return one font for the page, in the size at which a typical word fills its box."""
     lengths = map(_length, words)
     scales = sorted(
         (x1 - x0) / length for length, (x0, _, x1, _) in zip(lengths, boxes, strict=True) if length
     )
     size = TRIAL * scales[len(scales) // 3] if scales else 0
-    return _font(max(round(size * 4) / 4, 1))  # of few sizes, to be kept
+    return _font(max(round(size * 4) / 4, 1))  # rounded, so that few sizes fill the cache
 
 
 @lru_cache(maxsize=1 << 14)
@@ -104,8 +115,8 @@ def _length(word: str) -> float:
 
 @lru_cache(maxsize=64)
 def _font(size: float) -> FreeTypeFont:
-    import matplotlib  # slow, and models without pictures never come here
+    import matplotlib  # slow to import, and not needed by models without pictures
 
     path = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")  # has every letter used
-    # The basic layout is the same wherever it runs; the other one depends on system libraries.
+    # The basic layout is the same on every machine; the other one depends on system libraries.
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)

@@ -40,11 +40,24 @@ STREETS = ("Street", "Road", "Lane", "Square", "Park")
 
 @dataclass(frozen=True)
 class Pool:
-    """What the providers of one kind choose from; ``key`` separates their random streams.
+    """What the providers of a pool choose from.
 
-    ``pairs`` are the ways to place a label and its value, ``flows`` the orders of the page's
-    blocks, ``numbers`` (thousands, decimal) separators, ``currencies`` texts around an amount,
-    ``dates`` formats (see ``format_date``).
+    Attributes
+    ----------
+    key : int
+        Separates the random streams of the pools.
+    vocabularies : tuple of Vocabulary
+        Languages.
+    pairs : tuple of str
+        Layouts of a label and its value, see ``page.write_pairs``.
+    flows : tuple of tuple of str
+        Orders of the page's blocks.
+    numbers : tuple of (str, str)
+        Separators of thousands and of decimals.
+    currencies : tuple of str
+        Texts around an amount.
+    dates : tuple of str
+        Formats, see ``page.format_date``.
     """
 
     key: int
@@ -99,7 +112,7 @@ POOLS = {
 
 @dataclass(frozen=True)
 class Provider:
-    """Habits of one provider: all that its documents have in common."""
+    """What all documents of one provider have in common."""
 
     name: str
     words: Vocabulary
@@ -111,7 +124,7 @@ class Provider:
     head_pair: str
     sums_pair: str
     mirrored: bool  # head block on the left, parties on the right
-    customer_above: bool  # its label stands above the name instead of before it
+    customer_above: bool  # the label stands above the name instead of before it
     number: tuple[str, str]
     currency: str
     date: str
@@ -125,7 +138,7 @@ class Provider:
 
 
 def make_provider(seed: int, pool: Pool, number: int) -> Provider:
-    """Provider ``number`` of a pool."""
+    """Return provider ``number`` of a pool."""
     rng = generator(seed, pool.key, number)
     words = choose(rng, pool.vocabularies)
     case = choose(rng, CASES)
@@ -160,7 +173,7 @@ def make_provider(seed: int, pool: Pool, number: int) -> Provider:
         left=int(rng.integers(40, 90)),
         line=int(rng.integers(18, 25)),
         char=int(rng.integers(6, 9)),
-        address=_address(rng),
+        address=draw_address(rng),
     )
 
 
@@ -170,16 +183,19 @@ def _number_pattern(rng: np.random.Generator) -> str:
     return choose(rng, forms)
 
 
-def _fill(rng: np.random.Generator, pattern: str) -> str:
+def draw_number(rng: np.random.Generator, pattern: str) -> str:
+    """Return a number of a document, with a digit for each "#" and a letter for each "@"."""
     return "".join(
         str(rng.integers(10)) if c == "#" else "ABCDEFGH"[rng.integers(8)] if c == "@" else c
         for c in pattern
     )
 
 
-def _name(rng: np.random.Generator) -> str:
+def draw_name(rng: np.random.Generator) -> str:
+    """Return a made-up name of one or two syllables."""
     return pseudo_word(rng, 1 + int(rng.integers(2))).capitalize()
 
 
-def _address(rng: np.random.Generator) -> str:
-    return f"{_name(rng)} {choose(rng, STREETS)} {rng.integers(1, 200)}"
+def draw_address(rng: np.random.Generator) -> str:
+    """Return a made-up street and number."""
+    return f"{draw_name(rng)} {choose(rng, STREETS)} {rng.integers(1, 200)}"

@@ -18,7 +18,7 @@ FIELDS = (
     "tax",
     "total",
 )
-# Printed like fields, never asked for: they keep a model from answering by the value's form alone.
+# Printed like fields, but never asked for: a model cannot answer by the form of a value alone.
 DISTRACTORS = ("delivery_date", "account_number", "shipping")
 HEADINGS = ("title", "description", "quantity", "amount")
 
@@ -27,8 +27,16 @@ HEADINGS = ("title", "description", "quantity", "amount")
 class Vocabulary:
     """Words of one language.
 
-    ``labels``: synonyms of every field, distractor and heading; ``months``: twelve names;
-    ``companies``: legal forms; ``closing``: words of a footer.
+    Attributes
+    ----------
+    labels : dict
+        Field, distractor or heading -> its synonyms.
+    months : tuple of str
+        The twelve names.
+    companies : tuple of str
+        Legal forms of companies.
+    closing : tuple of str
+        Texts of a footer.
     """
 
     labels: dict[str, tuple[str, ...]]
@@ -38,7 +46,7 @@ class Vocabulary:
 
 
 def _vocabulary(labels: str, months: str, companies: str, closing: str) -> Vocabulary:
-    """From lines of synonyms in the order FIELDS, DISTRACTORS, HEADINGS."""
+    """Return a vocabulary from lines of synonyms in the order FIELDS, DISTRACTORS, HEADINGS."""
     lines = [line.strip() for line in labels.strip().splitlines()]
     names = FIELDS + DISTRACTORS + HEADINGS
     return Vocabulary(
@@ -238,7 +246,7 @@ _CODAS = ("", "", "", "n", "r", "s", "l", "k")
 
 
 def pseudo_word(rng: np.random.Generator, syllables: int) -> str:
-    """A pronounceable word that no language needs to have, in lower case."""
+    """Return a made-up pronounceable word in lower case."""
     parts = []
     for _ in range(syllables):
         for letters in (_ONSETS, _VOWELS, _CODAS):
@@ -247,7 +255,7 @@ def pseudo_word(rng: np.random.Generator, syllables: int) -> str:
 
 
 def invented(number: int, synonyms: int = 2) -> Vocabulary:
-    """A made-up language; the same number gives the same words."""
+    """Return a made-up language; the same number gives the same words."""
     rng = np.random.default_rng(np.random.SeedSequence([0x10C, number]))
 
     def phrase() -> str:
