@@ -1,5 +1,11 @@
-"""Pretrained models and their tokenizers, by config: an embedded one, a folder or a hub id; and
-models of any shape with weights drawn from a seed.
+"""Models and their tokenizers, by config.
+
+A model is an embedded one, a folder, a hub id, or an architecture with weights drawn from a seed.
+
+- ``sources``: where the files are, and what is refused.
+- ``auto``: any model of transformers, with the head of a task.
+- ``vt5``, ``vt5_checkpoint``: the model for documents, and how it is loaded.
+- ``head``: the head of a classifier. ``draws``: weights from a seed.
 """
 
 from omegaconf import DictConfig
@@ -15,25 +21,38 @@ __all__ = ["DTYPES", "QUANTIZATIONS", "find", "load", "load_vt5"]
 def load(
     cfg_model: DictConfig, seed: int, task: DictConfig
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """The model for a task (on the CPU, in evaluation mode) and its tokenizer.
+    """Load the model for a task and its tokenizer.
 
-    What ``transformers.AutoModelFor...`` makes of ``task.id``; for docvqa a VT5, see ``load_vt5``.
-    Weights are read from safetensors alone, and code of a checkpoint is never run. Of what a
-    checkpoint lacks only a classification head is drawn, from ``seed``, the same on every machine;
-    torch's global generator is left as it was.
+    The model is the ``transformers.AutoModelFor...`` of ``task.id``; for docvqa it is a VT5, see
+    ``load_vt5``. Weights are read only from safetensors, and code of a checkpoint is never run. A
+    checkpoint may lack only a classification head. The head is drawn from ``seed``, with the same
+    bits on every machine; torch's global generator is not changed.
 
-    Args:
-        cfg_model: ``path`` ("embedded:NAME" of this project, a folder, a hub id, or "random": all
-            weights are drawn for the architecture ``config.model_type``), ``sha256`` of
-            model.safetensors (None: not checked), ``tokenizer`` (like ``path``; None: the one
-            there), ``config`` (overrides of the config), ``dtype`` of the weights, and
-            ``quantization`` of those of linear layers but the head (4bit: NF4; 8bit: LLM.int8()).
-        task: its ``id`` and, of a classifier, ``labels``.
+    Parameters
+    ----------
+    cfg_model : DictConfig
+        ``path``: "embedded:NAME" of this project, a folder, a hub id, or "random" (all weights are
+        drawn for the architecture ``config.model_type``). ``sha256`` of model.safetensors; None:
+        not checked. ``tokenizer``: like ``path``; None: that of ``path``. ``config``: overrides of
+        the model's config. ``dtype`` of the weights. ``quantization`` of linear layers other than
+        the head: none, 4bit (NF4) or 8bit (LLM.int8()).
+    seed : int
+        The run's seed.
+    task : DictConfig
+        ``id``, and ``labels`` of a classifier.
 
-    Raises:
-        FileNotFoundError: no such folder or hub id, or it cannot be reached.
-        ValueError: the weights are not those that ``sha256`` names, are those of another
-            architecture or of other shapes, or a config key is unknown.
+    Returns
+    -------
+    (PreTrainedModel, PreTrainedTokenizerFast)
+        The model is on the CPU, in evaluation mode.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder or hub id does not exist or cannot be reached.
+    ValueError
+        If the weights do not have the digest ``sha256``, belong to another architecture or have
+        other shapes, or a config key is unknown.
     """
     if task.id == "docvqa":
         return load_vt5(cfg_model, seed)
@@ -41,9 +60,11 @@ def load(
 
 
 def find(cfg_model: DictConfig, task: DictConfig) -> Sources:
-    """Where the model is; what can be said without a network about whether ``load`` can be.
+    """Find the model's files and check, without a network, whether ``load`` can succeed.
 
-    Raises:
-        FileNotFoundError, ValueError: as of ``load``.
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As from ``load``.
     """
     return find_vt5(cfg_model) if task.id == "docvqa" else find_auto(cfg_model, task)

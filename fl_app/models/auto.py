@@ -1,4 +1,4 @@
-"""Any model of transformers, with the head that a task needs."""
+"""Load any model of transformers, with the head that a task needs."""
 
 from typing import Any, cast
 
@@ -23,14 +23,14 @@ from fl_app.models.head import classification_head
 from fl_app.models.sources import (
     RANDOM,
     Sources,
+    check_complete,
+    check_known,
     check_own_config,
-    known,
+    clear_errors,
     load_tokenizer,
     locate,
-    override_known,
+    no_custom_code,
     quiet,
-    readable,
-    refuse,
 )
 
 AUTO: dict[str, Any] = {
@@ -41,8 +41,8 @@ AUTO: dict[str, Any] = {
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 QUANTIZATIONS = ("none", "4bit", "8bit")
 
-# Of a config, but said by the task, by other options, or by the architecture itself.
-SAID_ELSEWHERE = {
+# Keys of a model's config that the task, other options or the architecture itself decide.
+DECIDED_ELSEWHERE = {
     *("_name_or_path", "architectures", "dtype", "id2label", "is_encoder_decoder", "label2id"),
     *("model_type", "problem_type", "quantization_config", "transformers_version"),
 }
@@ -51,7 +51,7 @@ SAID_ELSEWHERE = {
 def load_auto(
     cfg_model: DictConfig, seed: int, task: DictConfig
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """The model on the CPU, in evaluation mode, and its tokenizer; see ``fl_app.models.load``."""
+    """Load the model and its tokenizer; see ``fl_app.models.load``."""
     sources = find_auto(cfg_model, task)
     with quiet(), torch.random.fork_rng(devices=[]), SeededDraws(seed):
         torch.manual_seed(seed)
@@ -64,23 +64,28 @@ def load_auto(
             model = _pretrained(cfg_model, sources.weights, config, task)
     tokenizer = load_tokenizer(cfg_model, sources, config.vocab_size)
     if not config.is_encoder_decoder:
-        _let_pad(model, tokenizer)
+        _set_padding(model, tokenizer)
     return model.eval(), tokenizer
 
 
 def find_auto(cfg_model: DictConfig, task: DictConfig) -> Sources:
-    """Where its files are, and whether the config is one of the task; a hub's is not asked for.
+    """Find the model's files, and check that its architecture has the task's head.
 
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: the options are a VT5's, the weights are not those that ``sha256`` names, the
-            architecture is none of the task's, a key or value of ``config`` is unknown, or weights
-            from a seed shall be quantized.
+    The hub is not contacted: the config of a model there is not checked.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not exist.
+    ValueError
+        If the options are those of a VT5, the weights do not have the digest ``sha256``, the
+        architecture does not fit the task, a key or value of ``config`` is unknown, or drawn
+        weights are to be quantized.
     """
     if "quantization" not in cfg_model:
         raise ValueError(
-            f"task.id={task.id} wants a language model, and this is a VT5: set model=huggingface "
-            "and model.path, or another of conf/model"
+            f"task.id={task.id} needs a language model, but this is a VT5: set model=huggingface "
+            "and model.path, or choose another file of conf/model"
         )
     sources = locate(cfg_model)
     if sources.weights is None and cfg_model.quantization != "none":
@@ -100,9 +105,9 @@ def _config(cfg_model: DictConfig, sources: Sources, task: DictConfig) -> PreTra
             config = _architecture(overrides)
         else:
             check_own_config("path", sources.weights)
-            with readable("path", cfg_model.path), known("path", cfg_model.path):
+            with clear_errors("path", cfg_model.path), no_custom_code("path", cfg_model.path):
                 config = AutoConfig.from_pretrained(sources.weights, trust_remote_code=False)
-            override_known(overrides, {*config.to_dict()} - SAID_ELSEWHERE)
+            check_known(overrides, {*config.to_dict()} - DECIDED_ELSEWHERE)
             for key, value in overrides.items():
                 setattr(config, key, value)
             config.validate()
@@ -110,13 +115,13 @@ def _config(cfg_model: DictConfig, sources: Sources, task: DictConfig) -> PreTra
         raise ValueError(f"model.config: {error}") from None
     if type(config) not in AUTO[task.id]._model_mapping:
         raise ValueError(
-            f"task.id={task.id} is none that transformers has a {config.model_type} for, which is "
-            f"what model.path={cfg_model.path!r} is: choose another model or task"
+            f"task.id={task.id} does not fit model.path={cfg_model.path!r}: transformers has no "
+            f"{config.model_type} for it; choose another model or task"
         )
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(
-            f"model.path={cfg_model.path!r} is a quantized checkpoint: choose the one in full "
-            "precision, and model.quantization"
+            f"model.path={cfg_model.path!r} is a quantized checkpoint: choose the checkpoint in "
+            "full precision, and set model.quantization"
         )
     if task.id == "sequence_classification":
         config.id2label = {index: str(label) for index, label in enumerate(task.labels)}
@@ -126,7 +131,10 @@ def _config(cfg_model: DictConfig, sources: Sources, task: DictConfig) -> PreTra
 
 
 def _architecture(overrides: dict[str, Any]) -> PreTrainedConfig:
-    """The config of a model whose weights are drawn: sizes that follow from others do so."""
+    """Return the config of a model whose weights are drawn.
+
+    It is built with all overrides at once, so that sizes which depend on others follow them.
+    """
     sizes = dict(overrides)
     name = sizes.pop("model_type", None)
     if name not in CONFIG_MAPPING:
@@ -134,7 +142,7 @@ def _architecture(overrides: dict[str, Any]) -> PreTrainedConfig:
             f"model.path={RANDOM} needs an architecture: model.config.model_type={name} should be "
             "one that transformers has, such as llama, mistral, gemma2, opt, bert or t5"
         )
-    override_known(sizes, {*CONFIG_MAPPING[name]().to_dict()} - SAID_ELSEWHERE)
+    check_known(sizes, {*CONFIG_MAPPING[name]().to_dict()} - DECIDED_ELSEWHERE)
     return CONFIG_MAPPING[name](**sizes)
 
 
@@ -145,9 +153,9 @@ def _pretrained(
     if cfg_model.quantization != "none":
         options |= {
             "quantization_config": _quantization(cfg_model, config, task),
-            "device_map": "cpu",  # where all nodes round alike; a model moves to its GPU later
+            "device_map": "cpu",  # all nodes round alike there; a model moves to its GPU later
         }
-    with readable("path", cfg_model.path):
+    with clear_errors("path", cfg_model.path):
         model, report = AUTO[task.id].from_pretrained(
             source,
             use_safetensors=True,
@@ -156,14 +164,18 @@ def _pretrained(
             **options,
         )
     drawn = tuple(f"{name}." for name in classification_head(model))
-    refuse("path", cfg_model.path, [n for n in report["missing_keys"] if not n.startswith(drawn)])
+    missing = [name for name in report["missing_keys"] if not name.startswith(drawn)]
+    check_complete("path", cfg_model.path, missing)
     return cast(PreTrainedModel, model)
 
 
 def _quantization(
     cfg_model: DictConfig, config: PreTrainedConfig, task: DictConfig
 ) -> BitsAndBytesConfig:
-    """NF4 without double quantization, or LLM.int8(); a head, which is trained, stays whole."""
+    """Return the options of NF4 (without double quantization) or LLM.int8().
+
+    A head is trained, so that it is not quantized.
+    """
     with torch.device("meta"):
         head = classification_head(AUTO[task.id].from_config(config, trust_remote_code=False))
     return BitsAndBytesConfig(
@@ -176,11 +188,12 @@ def _quantization(
     )
 
 
-def _let_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Pad with the end token, masked, where there is no other; and let model and tokenizer agree:
-    a decoder's classifier judges by the last token that is no padding.
+def _set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Pad with the (masked) end token if the tokenizer has no padding token.
+
+    Model and tokenizer must agree: a decoder's classifier reads the last token that is not padding.
     """
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    # Not before the model is made: the embedding of what a config pads with is never trained.
+    # After the model was made: the embedding of a config's padding token is never trained.
     model.config.pad_token_id = tokenizer.pad_token_id

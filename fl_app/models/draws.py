@@ -1,4 +1,4 @@
-"""Weights drawn from a seed, the same bits on every machine."""
+"""Draw weights from a seed, with the same bits on every machine."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,16 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-CHUNK = 1 << 22  # values drawn at a time, which bounds the memory beside the weights
+CHUNK = 1 << 22  # values drawn at once; bounds the memory beside the weights
 
 
 class SeededDraws(TorchFunctionMode):
-    """Within it, ``nn.init.normal_`` draws from ``seed``: uniformly, of the mean and deviation
-    that are asked for.
+    """A context in which ``nn.init.normal_`` draws uniformly from ``seed``.
 
-    torch's own normal numbers come from vectorized logarithms and cosines, whose last bits differ
-    between processors. Here a draw is 24 random bits, one exact subtraction and two roundings.
-    Takes about 3 ns a value.
+    The values have the requested mean and standard deviation. torch's own normal numbers come from
+    vectorized logarithms and cosines, whose last bits differ between processors. Here a draw is 24
+    random bits, one exact subtraction and two roundings. It takes about 3 ns per value.
     """
 
     def __init__(self, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""The head of a classifier: what a pretrained language model has not, and so is always trained."""
+"""The head of a classifier: pretrained language models lack it, so that it is always trained."""
 
 from typing import Any
 
@@ -7,9 +7,10 @@ from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedMo
 
 
 def classification_head(model: nn.Module) -> list[str]:
-    """The modules of a sequence classifier that are not its language model's; else none.
+    """Return the names of a sequence classifier's modules that are not of its language model.
 
-    Such as ``classifier`` of a BERT, ``score`` of a Llama, ``classification_head`` of a T5.
+    They are ``classifier`` of a BERT, ``score`` of a Llama, ``classification_head`` of a T5. The
+    list is empty for other models.
     """
     if not isinstance(model, PreTrainedModel):
         return []

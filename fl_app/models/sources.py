@@ -1,4 +1,4 @@
-"""Where a model's files are: this project, a folder, the hub, or nowhere (drawn weights)."""
+"""Find a model's files: in this project, in a folder, on the hub, or none (drawn weights)."""
 
 import hashlib
 import re
@@ -16,13 +16,23 @@ from fl_app.files import installed
 
 EMBEDDED = "embedded:"
 RANDOM = "random"
-IMPLEMENTATIONS = (None, "eager", "sdpa")  # of attention, and of experts; others are fetched
+IMPLEMENTATIONS = (None, "eager", "sdpa")  # of attention and experts; others are downloaded code
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What ``from_pretrained`` takes: folders, or hub ids as they are. None: there is none."""
+    """The arguments of ``from_pretrained``: folders or hub ids.
+
+    Attributes
+    ----------
+    weights : str or None
+        The model; None: its weights are drawn.
+    tokenizer : str
+        The tokenizer.
+    visual : str or None
+        A visual encoder with a checkpoint of its own.
+    """
 
     weights: str | None
     tokenizer: str
@@ -30,16 +40,24 @@ class Sources:
 
     @property
     def local(self) -> bool:
-        """Whether the weights are files here."""
+        """Tell whether the weights are files on this machine."""
         return self.weights is not None and Path(self.weights).is_absolute()
 
 
 def locate(cfg_model: DictConfig) -> Sources:
-    """Where the model is; whether a hub id can be had is not asked here.
+    """Find the model's files; the hub is not contacted.
 
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: the weights are not those that ``sha256`` names, or there is no tokenizer.
+    Parameters
+    ----------
+    cfg_model : DictConfig
+        See ``fl_app.models.load``; and ``visual_path`` of a VT5.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not exist.
+    ValueError
+        If the weights do not have the digest ``sha256``, or there is no tokenizer.
     """
     visual = cfg_model.get("visual_path")
     if visual is not None:
@@ -64,15 +82,25 @@ def locate(cfg_model: DictConfig) -> Sources:
 def check_own_config(key: str, source: str) -> None:
     """Refuse a checkpoint whose config.json names code to run: an attention or kernel of the hub.
 
-    Raises:
-        FileNotFoundError: it cannot be had.
-        ValueError: it does, or it is an adapter, which would name another checkpoint.
+    Parameters
+    ----------
+    key : str
+        The option below ``model`` that names the checkpoint, for messages.
+    source : str
+        Its folder or hub id.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the checkpoint cannot be reached.
+    ValueError
+        If it names code, or is an adapter, which would name another checkpoint.
     """
-    with readable(key, source):
+    with clear_errors(key, source):
         if find_adapter_config_file(source) is not None:
             raise ValueError(
-                f"model.{key}={source!r} holds an adapter, which names another checkpoint: choose "
-                "the whole model"
+                f"model.{key}={source!r} contains an adapter, which names another checkpoint: "
+                "choose the whole model"
             )
         found, _ = PreTrainedConfig.get_config_dict(source)
     for name, value in _named(found):
@@ -84,7 +112,7 @@ def check_own_config(key: str, source: str) -> None:
 
 
 def _named(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every value of a nested config that is no mapping or list, by its name."""
+    """Yield ``(name, value)`` for every value of a nested config except mappings and lists."""
     if isinstance(value, dict):
         for key, part in value.items():
             yield from _named(part, f"{name}.{key}" if "implementation" in name else str(key))
@@ -98,28 +126,34 @@ def _named(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def load_tokenizer(
     cfg_model: DictConfig, sources: Sources, vocab_size: int
 ) -> PreTrainedTokenizerFast:
-    """The tokenizer of ``sources``, for a model with ``vocab_size`` tokens.
+    """Load the tokenizer of ``sources``, for a model with ``vocab_size`` tokens.
 
-    Raises:
-        FileNotFoundError: it cannot be had.
-        ValueError: it is another model's, with more tokens than this one knows.
+    Raises
+    ------
+    FileNotFoundError
+        If it cannot be reached.
+    ValueError
+        If it is another model's and has more tokens than this model.
     """
     key = "tokenizer" if cfg_model.tokenizer else "path"
-    with quiet(), readable(key, sources.tokenizer), known(key, sources.tokenizer):
-        tokenizer = AutoTokenizer.from_pretrained(sources.tokenizer, trust_remote_code=False)
+    source = sources.tokenizer
+    with quiet(), clear_errors(key, source), no_custom_code(key, source):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if cfg_model.tokenizer is not None and len(tokenizer) > vocab_size:
         raise ValueError(
-            f"model.tokenizer={cfg_model.tokenizer!r} has {len(tokenizer)} pieces, the model's "
-            f"vocabulary {vocab_size}: choose the model's own tokenizer"
+            f"model.tokenizer={cfg_model.tokenizer!r} has {len(tokenizer)} pieces, but the model has a "
+            f"vocabulary of {vocab_size}: choose the model's own tokenizer"
         )
     return cast(PreTrainedTokenizerFast, tokenizer)
 
 
-def override_known(overrides: dict[str, Any], known: set[str]) -> None:
-    """Refuse overrides of a model's config that it has no use for.
+def check_known(overrides: dict[str, Any], known: set[str]) -> None:
+    """Check that a model's config has all keys of ``overrides``.
 
-    Raises:
-        ValueError: naming the unknown keys and the known ones.
+    Raises
+    ------
+    ValueError
+        If it lacks some; the message names them and the known ones.
     """
     unknown = sorted({*overrides} - known)
     if unknown:
@@ -128,22 +162,24 @@ def override_known(overrides: dict[str, Any], known: set[str]) -> None:
         )
 
 
-def refuse(key: str, path: str, missing: list[str] | set[str]) -> None:
-    """Refuse a checkpoint without the weights ``missing``.
+def check_complete(key: str, path: str, missing: list[str] | set[str]) -> None:
+    """Check that no weights of a checkpoint are missing.
 
-    Raises:
-        ValueError: there are such.
+    Raises
+    ------
+    ValueError
+        If some are; the message names one.
     """
     if missing:
         raise ValueError(
             f"model.{key}={path!r} lacks {len(missing)} weights of the model, for example "
-            f"{min(missing)}: it is a checkpoint of another architecture, or incomplete"
+            f"{min(missing)}: it belongs to another architecture, or is incomplete"
         )
 
 
 @contextmanager
-def readable(key: str, path: str) -> Iterator[None]:
-    """Turns transformers' errors about a checkpoint into one that names the option."""
+def clear_errors(key: str, path: str) -> Iterator[None]:
+    """Turn an error of transformers about a checkpoint into one that names the option."""
     try:
         yield
     except OSError as error:
@@ -155,25 +191,25 @@ def readable(key: str, path: str) -> Iterator[None]:
         ) from error
     except RuntimeError as error:
         raise ValueError(
-            f"model.{key}={path!r} has weights of other shapes than model.config asks for: {error}"
+            f"model.{key}={path!r} has weights of other shapes than model.config: {error}"
         ) from error
 
 
 @contextmanager
-def known(key: str, path: str) -> Iterator[None]:
-    """Turns transformers' wish to run a checkpoint's own code into an error without that advice."""
+def no_custom_code(key: str, path: str) -> Iterator[None]:
+    """Replace transformers' advice to run a checkpoint's own code by an error without it."""
     try:
         yield
     except ValueError as error:
         raise ValueError(
-            f"model.{key}={path!r} is of a kind that transformers does not have itself, and code "
-            "of a checkpoint is never run: choose another"
+            f"model.{key}={path!r} is of a kind that transformers itself does not have, and code "
+            "of a checkpoint is never run: choose another model"
         ) from error
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bars and its report of weights to be drawn."""
+    """Suppress transformers' progress bars and its report of weights that are drawn."""
     verbosity = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -188,10 +224,10 @@ def quiet() -> Iterator[None]:
 
 def _source(key: str, path: str, file: str) -> str:
     if path.startswith(EMBEDDED):
-        # The weights themselves: Flower's copy of the app has the folder, without them.
+        # Look for the weights: Flower's copy of the app has the folder, but not the weights.
         folder = f"fl_app/models/{path.removeprefix(EMBEDDED)}"
         try:
-            if not re.fullmatch(r"\w+", path.removeprefix(EMBEDDED)):  # nothing beside or above
+            if not re.fullmatch(r"\w+", path.removeprefix(EMBEDDED)):  # no other folder
                 raise FileNotFoundError(path)
             return str(installed(f"{folder}/model.safetensors").parent)
         except FileNotFoundError as error:
@@ -204,7 +240,7 @@ def _source(key: str, path: str, file: str) -> str:
                 ) from None
             raise FileNotFoundError(f"{key}={path!r}: {error}") from None
     folder_exists = Path(path).is_absolute() and (Path(path) / file).is_file()
-    # transformers would rather take a folder of that name where the process happens to be.
+    # A folder of that name in the current folder would take precedence in transformers.
     is_hub_id = HUB_ID.fullmatch(path) is not None and not Path(path).exists()
     if not folder_exists and not is_hub_id:
         raise FileNotFoundError(
@@ -220,12 +256,12 @@ def _check_digest(source: str, sha256: str | None) -> None:
     weights = Path(source) / "model.safetensors"
     if not weights.is_file():
         raise FileNotFoundError(
-            f"{weights} is missing: model.sha256 is that of a folder's weights; download the "
+            f"{weights} is missing: model.sha256 is the digest of a folder's weights; download the "
             "checkpoint and set model.path to its folder"
         )
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     if digest != sha256:
         raise ValueError(
-            f"{weights} has sha256 {digest}, the config says {sha256}; restore the file with "
-            "`git checkout`, or set model.sha256 if you trained new weights"
+            f"{weights} has sha256 {digest}, but the configuration says {sha256}; restore the file "
+            "with `git checkout`, or set model.sha256 if you trained new weights"
         )

@@ -1,12 +1,12 @@
-"""VT5: T5 that also sees where each word stands on the page, and the page's picture.
+"""VT5: T5 with the positions of words on the page, and with the page's picture.
 
 Tito et al., "Hierarchical multimodal transformers for Multi-Page DocVQA" (2023,
 https://arxiv.org/abs/2212.05935), without its hierarchy of pages, as in the code of the
-PFL-DocVQA competition; here on transformers' T5 and BEiT. From that code, and checked against the
-competition's count of scalars: the spatial embedding, the frozen DiT, its last hidden states (CLS
-and patches, not pooled) through one linear layer, behind the text and without boxes. Other than
-there: no dropout in the spatial embedding, and padding stands behind the visual tokens instead of
-between, so that a page is encoded alike in every batch.
+PFL-DocVQA competition, but on transformers' T5 and BEiT. Taken from that code, and checked against
+the competition's number of scalars: the spatial embedding; the frozen DiT; its last hidden states
+(CLS and patches, not pooled), which pass one linear layer and follow the text, without boxes.
+Different from that code: no dropout in the spatial embedding, and padding follows the visual tokens
+instead of preceding them, so that a page is encoded alike in every batch.
 """
 
 from typing import Any
@@ -22,23 +22,28 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
-COORDINATES = 1024  # rows of a coordinate table; boxes use 0..1000
-FREQUENCIES = 6  # of a coordinate's Fourier features: half a period to 16 periods of a page
+COORDINATES = 1024  # rows of a coordinate's table; boxes use 0..1000
+FREQUENCIES = 6  # Fourier features of a coordinate: from half a period to 16 periods per page
 VISUAL_KEYS = frozenset(key for key in BeitConfig.__annotations__ if key[0].islower())
 
 
 class VT5Config(T5Config):
-    """T5's config, and where boxes, pictures and questions enter the model.
+    """T5's config, and how boxes, pictures and questions enter the model.
 
-    Args:
-        spatial: "none" (plain T5), "table" (the competition's embedding tables) or "fourier".
-        prompt: "encoder" (T5's form: the question stands before the page's words) or "decoder"
-            (the question is the start of the decoder's text, the answer follows it).
-        visual: the config of the visual encoder, values of transformers' ``BeitConfig``; None: the
-            model sees no pictures.
-        untied_lm_head: whether the output layer has weights of its own, as in the competition's
-            code; else they are those of the token embedding. transformers' T5 always ties them and
-            knows ``tie_word_embeddings`` only as "scale the decoder's output", which stays.
+    Attributes
+    ----------
+    spatial : str
+        "none" (plain T5), "table" (the competition's embedding tables) or "fourier".
+    prompt : str
+        "encoder" (as in T5, the question stands before the page's words) or "decoder" (the
+        decoder's text starts with the question, and the answer follows).
+    visual : dict or None
+        The config of the visual encoder, values of transformers' ``BeitConfig``; None: the model
+        uses no pictures.
+    untied_lm_head : bool
+        Whether the output layer has weights of its own, as in the competition's code, or shares
+        those of the token embedding. transformers' T5 always shares them, and uses
+        ``tie_word_embeddings`` only to decide whether to scale the decoder's output; so does this.
     """
 
     model_type = "vt5"
@@ -47,7 +52,7 @@ class VT5Config(T5Config):
     prompt: str = "encoder"
     visual: dict[str, Any] | None = None
     untied_lm_head: bool = False
-    decoder_start_token_id: int = 0  # as every T5 has it: its padding
+    decoder_start_token_id: int = 0  # the padding token, as in every T5
 
     def __post_init__(self, **kwargs) -> None:
         if self.spatial not in ("none", *SPATIAL):
@@ -65,7 +70,7 @@ class VT5Config(T5Config):
 
 
 def _check_visual(visual: BeitConfig) -> None:
-    """BEiT drops the pixels and the channels that are left over, without a word."""
+    """Check that sizes are multiples: BEiT silently drops remaining pixels and channels."""
     for whole, part in (
         ("image_size", "patch_size"),
         ("hidden_size", "num_attention_heads"),
@@ -78,9 +83,9 @@ def _check_visual(visual: BeitConfig) -> None:
 
 
 class TableSpatial(nn.Module):
-    """Sum of learned embeddings of x0, y0, x1, y1, normalized and mixed by a linear layer.
+    """Sum of learned embeddings of x0, y0, x1 and y1, a layer norm and a linear layer.
 
-    2 x (1024 x d) + 2d + d x d + d scalars: 2,164,992 at d = 768.
+    It has 2 (1024 d) + 2 d + d^2 + d scalars: 2,164,992 at d = 768.
     """
 
     def __init__(self, d_model: int) -> None:
@@ -97,9 +102,10 @@ class TableSpatial(nn.Module):
 
 
 class FourierSpatial(nn.Module):
-    """Sines and cosines of the four coordinates, mixed by a linear layer (48 d + d scalars).
+    """Sines and cosines of the four coordinates and a linear layer (48 d + d scalars).
 
-    Tancik et al., "Fourier features let networks learn high frequency functions" (2020).
+    Tancik et al., "Fourier features let networks learn high frequency functions" (2020,
+    https://arxiv.org/abs/2006.10739).
     """
 
     def __init__(self, d_model: int) -> None:
@@ -118,8 +124,9 @@ SPATIAL: dict[str, type[nn.Module]] = {"table": TableSpatial, "fourier": Fourier
 
 
 class VT5ForConditionalGeneration(T5ForConditionalGeneration):
-    """T5 with a spatial embedding of word boxes added to the encoder's input embeddings, and the
-    states of a frozen visual encoder behind them.
+    """T5 with a spatial embedding of word boxes and the states of a frozen visual encoder.
+
+    The spatial embedding is added to the encoder's input embeddings; the visual states follow them.
     """
 
     config: VT5Config
@@ -137,24 +144,26 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         self.post_init()
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict:
-        """The weights that are others under a second name: {second name: first name}."""
+        """Return the weights that are shared under a second name, {second name: first name}."""
         tied = super().get_expanded_tied_weights_keys(all_submodels)
         if self.config.untied_lm_head:
             tied.pop("lm_head.weight", None)
         return tied
 
     def train(self, mode: bool = True) -> "VT5ForConditionalGeneration":
-        """torch's ``train``, but the visual encoder stays frozen and in evaluation mode."""
+        """Set the mode as torch does; the visual encoder stays frozen and in evaluation mode."""
         super().train(mode)
         if self.config.visual is not None:
-            # Again, for ``from_pretrained``, which makes new parameters and ends with ``eval()``.
+            # Freeze it again: ``from_pretrained`` makes new parameters and ends with ``eval()``.
             self.visual_encoder.requires_grad_(False).eval()
         return self
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        """No: of a class outside transformers, ``from_pretrained`` would draw missing weights by
-        the rules for single layers alone, without those of T5's attention and of this class.
+        """Return False.
+
+        For a class outside of transformers, ``from_pretrained`` would draw missing weights only by
+        the rules for single layers, not by those of T5's attention and of this class.
         """
         return False
 
@@ -181,18 +190,29 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         pixel_values: Tensor | None = None,
         picture: Tensor | None = None,
     ) -> Tensor:
-        """Encoder states of pages: [pages, tokens, d], or with a visual encoder
-        [pages, tokens + visual tokens, d], in each page first those of its words, then those of its
-        picture, then padding.
+        """Encode pages.
 
-        Args:
-            input_ids, attention_mask: [pages, tokens].
-            bbox: [pages, tokens, 4]; None means all zero.
-            pixel_values: [pictures, channels, height, width], for a model with a visual encoder.
-            picture: [pages], the picture of each page; None means that page i has picture i.
+        Parameters
+        ----------
+        input_ids, attention_mask : Tensor
+            [pages, tokens].
+        bbox : Tensor or None
+            [pages, tokens, 4], integers 0..1000; None: all zero.
+        pixel_values : Tensor or None
+            [pictures, channels, height, width], for a model with a visual encoder.
+        picture : Tensor or None
+            [pages], the picture of each page; None: page i has picture i.
 
-        Raises:
-            ValueError: pictures for a model without a visual encoder, or none for one with it.
+        Returns
+        -------
+        Tensor
+            [pages, tokens, d]; with a visual encoder [pages, tokens + visual tokens, d], for each
+            page first the states of its words, then those of its picture, then padding.
+
+        Raises
+        ------
+        ValueError
+            If there are pictures for a model without a visual encoder, or none for one with it.
         """
         if (pixel_values is None) != (self.config.visual is None):
             raise ValueError(
@@ -216,7 +236,7 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         pixel_values: Tensor,
         picture: Tensor | None,
     ) -> Tensor:
-        """Embeddings [pages, tokens + visual tokens, d], padding moved to the end."""
+        """Return embeddings [pages, tokens + visual tokens, d], with padding moved to the end."""
         with torch.no_grad():
             states = self.visual_encoder(pixel_values).last_hidden_state
         visual = self.visual_matcher(states)
@@ -225,8 +245,8 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         joined = torch.cat([embeddings, visual], dim=1)
         if attention_mask is None:
             return joined
-        # T5 sees how far tokens are from each other: padding between text and picture would make
-        # a page's states depend on the longest page of its batch.
+        # T5 uses the distances of tokens: with padding between text and picture, a page's states
+        # would depend on the longest page of its batch.
         is_padding = nn.functional.pad(attention_mask == 0, (0, visual.shape[1]))
         order = is_padding.to(torch.uint8).argsort(dim=1, stable=True)
         return joined.gather(1, order.unsqueeze(-1).expand_as(joined))
@@ -240,7 +260,7 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         pixel_values: Tensor | None,
         picture: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Encoder states, and which of them are to be seen."""
+        """Return encoder states and their attention mask."""
         if encoder_outputs is not None:
             states = encoder_outputs[0]
         elif input_ids is not None:
@@ -263,17 +283,24 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         picture: Tensor | None = None,
         **kwargs,
     ) -> Seq2SeqLMOutput:
-        """T5's forward, on pages with boxes and pictures and on several questions a page.
+        """Compute T5's forward pass on pages with boxes and pictures, and several questions a page.
 
-        Args:
-            input_ids, attention_mask: [pages, tokens].
-            bbox: [pages, tokens, 4], integers 0..1000; None means all zero.
-            labels: [questions, tokens]; -100 is ignored.
-            decoder_input_ids, decoder_attention_mask: [questions, tokens].
-            encoder_outputs: states of ``encode`` to use instead of encoding again.
-            document: [questions], the page that each question asks about; None means that
-                question i asks about page i.
-            pixel_values, picture: see ``encode``.
+        Parameters
+        ----------
+        input_ids, attention_mask : Tensor
+            [pages, tokens].
+        bbox : Tensor or None
+            [pages, tokens, 4], integers 0..1000; None: all zero.
+        labels : Tensor
+            [questions, tokens]; -100 is ignored.
+        decoder_input_ids, decoder_attention_mask : Tensor
+            [questions, tokens].
+        encoder_outputs : tuple
+            States of ``encode``, to use instead of encoding again.
+        document : Tensor or None
+            [questions], the page of each question; None: question i is about page i.
+        pixel_values, picture : Tensor
+            See ``encode``.
         """
         states, attention_mask = self._states(
             input_ids, attention_mask, bbox, encoder_outputs, pixel_values, picture
@@ -308,14 +335,14 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         decoder_attention_mask: Tensor | None,
         document: Tensor,
     ) -> Tensor:
-        """Decoder states [questions, tokens, d], the page's keys and values computed once.
+        """Return decoder states [questions, tokens, d], computing a page's keys and values once.
 
-        A page's questions are laid end to end as one decoder sequence, each blind to the others.
-        T5's position bias depends on differences alone, so nothing else changes.
+        The questions of a page are concatenated to one decoder sequence, and a mask separates them.
+        T5's position bias depends only on distances, so that nothing else changes.
         """
         length = decoder_input_ids.shape[1]
         same_page = document.unsqueeze(0) == document.unsqueeze(1)
-        slot = same_page.tril(-1).sum(1)  # how many earlier questions ask about the page
+        slot = same_page.tril(-1).sum(1)  # the number of earlier questions about the page
         slots = int(slot.max()) + 1
 
         packed = decoder_input_ids.new_full(
@@ -348,7 +375,7 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         picture: Tensor | None = None,
         **kwargs,
     ):
-        """transformers' ``generate`` with the arguments of ``forward``; one row per question."""
+        """Generate as transformers does, with the arguments of ``forward``; one row a question."""
         states, attention_mask = self._states(
             input_ids, attention_mask, bbox, encoder_outputs, pixel_values, picture
         )
@@ -364,8 +391,9 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
 
 
 def _with_visual(attention_mask: Tensor | None, states: Tensor) -> Tensor | None:
-    """The mask [pages, tokens] of states that are longer by visual tokens, as ``encode`` lays them:
-    whatever is padding stands at the end.
+    """Return the mask [pages, tokens + visual tokens] of states in the order of ``encode``.
+
+    All padding is at the end.
     """
     if attention_mask is None or attention_mask.shape[1] == states.shape[1]:
         return attention_mask

@@ -174,7 +174,7 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path: Path) -> None:
         ("llama", "model.quantization=2bit", "model.quantization=2bit should be one of"),
         ("llama", "model.dtype=float16", "model.dtype=float16 should be one of"),
         ("llama", "+model.config.colour=1", "model.config keys: colour"),
-        ("llama", "model=vt5-tiny", "wants a language model.*model=huggingface"),
+        ("llama", "model=vt5-tiny", "needs a language model.*model=huggingface"),
         ("llama", "model.path=random", "model.tokenizer"),
         ("llama", f"model.path=random {(TOKENIZER := 'model.tokenizer=a/b')}", "model_type=None"),
         (
@@ -193,7 +193,7 @@ def test_what_does_not_fit_is_said_beforehand(
 
 
 def test_documents_want_a_vt5() -> None:
-    with pytest.raises(ConfigError, match="docvqa wants a VT5"):
+    with pytest.raises(ConfigError, match="docvqa needs a VT5"):
         check(compose("model=huggingface model.path=organisation/name"))
 
 
