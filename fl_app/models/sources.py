@@ -141,8 +141,8 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if cfg_model.tokenizer is not None and len(tokenizer) > vocab_size:
         raise ValueError(
-            f"model.tokenizer={cfg_model.tokenizer!r} has {len(tokenizer)} pieces, but the model has a "
-            f"vocabulary of {vocab_size}: choose the model's own tokenizer"
+            f"model.tokenizer={cfg_model.tokenizer!r} has {len(tokenizer)} pieces, but the model "
+            f"has a vocabulary of {vocab_size}: choose the model's own tokenizer"
         )
     return cast(PreTrainedTokenizerFast, tokenizer)
 
