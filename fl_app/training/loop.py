@@ -18,7 +18,7 @@ from fl_app.training import optimizers
 
 Row = dict[str, Any]
 GradientHook = Callable[[nn.Module], None]
-"""Changes the gradients of a model in place, after the backward pass and before clipping."""
+"""Called with the model after the backward pass and before clipping; changes gradients in place."""
 
 
 class DivergedError(RuntimeError):
@@ -27,7 +27,17 @@ class DivergedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Turn:
-    """What a client's turn did: examples seen per epoch, mean loss of the last epoch, seconds."""
+    """The result of a client's turn.
+
+    Attributes
+    ----------
+    examples : int
+        Examples seen per epoch.
+    loss : float
+        Mean loss of the last epoch.
+    seconds : float
+        Duration.
+    """
 
     examples: int
     loss: float
@@ -50,19 +60,29 @@ def train(
 
     Parameters
     ----------
-    rows : documents, in a list or on disk
-        See ``fl_app.data``; one batch is ``batch_size`` documents with all their questions.
+    model : Module
+        The model; its parameters that require gradients are trained.
+    rows : sequence of dict, or Dataset
+        See ``fl_app.data``.
+    task : Task
+        Turns rows into batches.
     cfg : DictConfig
         The ``optimizer`` group: optimizer, schedule over this turn, ``max_grad_norm``.
+    epochs : int
+        Passes over the rows.
+    batch_size : int
+        Rows in a batch; of documents, each with all its questions.
     seed : int
-        Of batch order and dropout.
+        Seed of batch order and dropout.
     gradient_accumulation : int
-        Batches of a step. Their losses are weighted by how many labels each is over (tokens, or
-        rows of a classifier), as in transformers' Trainer: the step is that of one large batch.
+        Batches in a step. Their losses are weighted by their numbers of labels (tokens, or rows of
+        a classifier), as in transformers' Trainer, so that a step equals that of one large batch.
+    hooks : sequence of GradientHook
+        Called in this order before every step.
 
     Raises
     ------
-    ValueError
+    FaultError
         If there are no rows.
     DivergedError
         If a loss is NaN or infinite.

@@ -39,7 +39,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "shampoo": _shampoo,
 }
 
-# Factor on the learning rate after the warm-up, at progress p from 0 to 1.
+# Factor of the learning rate after the warm-up, at progress p from 0 to 1.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda p: 1.0,
     "cosine": lambda p: 0.5 * (1.0 + math.cos(math.pi * p)),
@@ -50,7 +50,17 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 def build(
     parameters: Iterable[torch.nn.Parameter], cfg: DictConfig, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Return the optimizer and its schedule over a turn of ``steps`` steps."""
+    """Build the optimizer and its schedule over a turn of ``steps`` steps.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        What is trained.
+    cfg : DictConfig
+        The ``optimizer`` group; ``warmup`` is a share of the steps.
+    steps : int
+        Steps of the turn.
+    """
     optimizer = OPTIMIZERS[cfg.id](parameters, cfg)
     warmup = math.ceil(cfg.warmup * steps)
     decay = SCHEDULES[cfg.schedule]

@@ -1,10 +1,11 @@
 """Shampoo as a local optimizer, in blocks and with a grafted step length.
 
-Own code, since no package has what a turn of few steps on LoRA's factors needs. Of
-pytorch_optimizer 4.1.0, Shampoo has neither blocks nor grafting, an epsilon that depends on the
-gradients' scale, and no update before the first root; ScalableShampoo has no sum of statistics, no
-first step of U V^T, not AdamW's step length, lets NaN into the weights, and its state is pickled
-objects. Meta's distributed_shampoo is on no package index and wants Python 3.12.
+It is implemented here because no package offers what a turn of few steps on LoRA's factors needs.
+In pytorch_optimizer 4.1.0, Shampoo has neither blocks nor grafting, its epsilon depends on the
+gradients' scale, and it makes no update before the first root. ScalableShampoo has no sum of
+statistics, its first step is not U V^T, it cannot take AdamW's step length, it lets NaN into the
+weights, and its state consists of pickled objects. Meta's distributed_shampoo is on no package
+index and needs Python 3.12.
 """
 
 from collections.abc import Iterable
@@ -25,26 +26,36 @@ class Shampoo(torch.optim.Optimizer):
         L_t = decay L_t-1 + G_t G_t^T,   R_t = decay R_t-1 + G_t^T G_t
         W_t+1 = W_t - lr L_t^(-1/4) M_t R_t^(-1/4)
 
-    and alike for a tensor of order k, with k statistics and the power -1/(2k) of each. From Anil
-    et al. 2020, https://arxiv.org/abs/2002.09018: axes are split into blocks, of which each is a
-    tensor of its own; roots are renewed every ``root_interval`` steps; and grafting gives every
-    block's step the length of AdamW's or SGD's. Of vectors only the diagonal is kept.
+    A tensor of order k has k statistics, each taken to the power -1/(2k). From Anil et al. 2020,
+    https://arxiv.org/abs/2002.09018: axes are split into blocks, each treated as a tensor of its
+    own; roots are recomputed every ``root_interval`` steps; and grafting gives every block's step
+    the length of AdamW's or SGD's step. For vectors only the diagonal is kept.
 
-    The paper starts the statistics at eps I. Here eps times the mean of the diagonal is added to it
-    before a root is taken, which makes a step independent of the gradients' scale.
+    The paper starts the statistics at eps I. Here eps times the mean of the diagonal is added to
+    the diagonal before a root is taken, so that a step does not depend on the gradients' scale.
 
     Parameters
     ----------
+    params : iterable of Parameter
+        What is trained.
+    lr : float
+        Learning rate.
     betas : (float, float)
         Decay of the momentum (0: none), and of the squared gradients of AdamW's step.
     eps : float
-        Relative to the mean of a statistic's diagonal; at least what float32 resolves is added.
+        Relative to the mean of a statistic's diagonal; at least the resolution of float32 is used.
     decay : float
-        Of the statistics; 1 is the paper's sum.
+        Decay of the statistics; 1 is the paper's sum.
     exponent : float or None
-        The power of every statistic; None is -1/(2k).
+        The power of every statistic; None: -1/(2k).
+    root_interval : int
+        Steps between recomputed roots.
+    block_size : int
+        Largest size of a block along an axis.
     graft : str
-        Whose length a step has: "adamw", "sgd", or "none" for Shampoo's own.
+        The length of a step: "adamw", "sgd", or "none" for Shampoo's own.
+    weight_decay : float
+        Decoupled weight decay, as in AdamW.
     """
 
     def __init__(
@@ -84,14 +95,14 @@ class Shampoo(torch.optim.Optimizer):
         Raises
         ------
         FloatingPointError
-            If a gradient, or its square, is not finite; no weight and no state has changed then.
+            If a gradient, or its square, is not finite; weights and state are unchanged then.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         work = [(p, g) for g in self.param_groups for p in g["params"] if p.grad is not None]
-        _refuse_what_is_not_finite([p.grad for p, _ in work])
+        _check_finite([p.grad for p, _ in work])
         for parameter, group in work:
             self._step(parameter, parameter.grad, group)
         return loss
@@ -105,7 +116,7 @@ class Shampoo(torch.optim.Optimizer):
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
             pieces = blocks(parameter, group["block_size"])
             state["statistics"] = [[_zeros(b, axis) for axis in range(b.ndim)] for b in pieces]
-            state["roots"] = [[] for _ in pieces]  # empty: not preconditioned
+            state["roots"] = [[] for _ in pieces]  # empty: no preconditioning
         state["step"] += 1
         beta1, beta2 = group["betas"]
         state["exp_avg"].lerp_(gradient, 1 - beta1)
@@ -122,7 +133,7 @@ class Shampoo(torch.optim.Optimizer):
             for axis, statistic in enumerate(statistics):
                 statistic.mul_(group["decay"]).add_(_outer(g, axis))
             if (
-                g.ndim == 1  # a diagonal's root costs nothing
+                g.ndim == 1  # the root of a diagonal costs nothing
                 or not state["roots"][i]
                 or (state["step"] - 1) % group["root_interval"] == 0
             ):
@@ -133,7 +144,7 @@ class Shampoo(torch.optim.Optimizer):
 
 
 def _grafted(momentum: Tensor, base: Tensor, roots: list[Tensor], graft: str) -> Tensor:
-    """Return Shampoo's direction with the length of ``base``; ``base`` itself without roots."""
+    """Return Shampoo's direction with the length of ``base``; ``base`` if there are no roots."""
     if not roots:
         return base
     direction = momentum
@@ -146,9 +157,9 @@ def _grafted(momentum: Tensor, base: Tensor, roots: list[Tensor], graft: str) ->
 
 
 def _roots(statistics: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
-    """Return the power of every axis's statistic, or none where all gradients were zero."""
+    """Return the power of each axis's statistic; an empty list if all gradients were zero."""
     diagonal = statistics[0] if statistics[0].ndim == 1 else statistics[0].diagonal()
-    trace = diagonal.sum()  # the squared gradients', the same for every axis
+    trace = diagonal.sum()  # of the squared gradients, the same for every axis
     if trace <= _tiny(trace):
         return []
     exponent = -0.5 / len(statistics) if group["exponent"] is None else group["exponent"]
@@ -156,10 +167,15 @@ def _roots(statistics: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
 
 
 def power(statistic: Tensor, exponent: float, eps: float) -> Tensor:
-    """Return (S + eps mean(diag S) I)^exponent for S (n x n), or for the diagonal (n) of one.
+    """Return (S + eps mean(diag S) I)^exponent.
 
-    Eigenvalues that rounding has put below those of the added identity are raised to it, and eps
-    to what the type resolves, so that a singular S has a finite power.
+    Eigenvalues that rounding has made negative count as zero, and eps is at least the resolution
+    of the type, so that a singular S has a finite power.
+
+    Parameters
+    ----------
+    statistic : Tensor
+        S, [n, n]; or its diagonal, [n].
     """
     eps = max(eps, torch.finfo(statistic.dtype).eps)
     diagonal = statistic if statistic.ndim == 1 else statistic.diagonal()
@@ -179,7 +195,7 @@ def precondition(tensor: Tensor, root: Tensor, axis: int) -> Tensor:
 
 
 def blocks(tensor: Tensor, size: int) -> list[Tensor]:
-    """Return views of a tensor's blocks, of at most ``size`` along every axis, row by row."""
+    """Return views of a tensor's blocks, row by row, each at most ``size`` long on every axis."""
     views = [tensor.view(1) if tensor.ndim == 0 else tensor]
     for axis in range(views[0].ndim):
         views = [part for view in views for part in view.split(size, dim=axis)]
@@ -203,7 +219,7 @@ def _tiny(like: Tensor) -> float:
     return torch.finfo(like.dtype).tiny
 
 
-def _refuse_what_is_not_finite(gradients: list[Any]) -> None:
+def _check_finite(gradients: list[Any]) -> None:
     squares = [torch.linalg.vector_norm(g).square() for g in gradients]
     if squares and not torch.isfinite(torch.stack(squares)).all():
         bad = sum(not bool(torch.isfinite(s)) for s in squares)

@@ -1,1 +1,1 @@
-"""Changes of a training step."""
+"""Hooks that change a training step."""
