@@ -21,14 +21,13 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.superlink.grid import InMemoryGrid
 
-from fl_app.client.rows import PARTITION, PARTITIONS
 from fl_app.codecs import WireError
 from fl_app.faults.printable import printable
 from fl_app.server.mailbox import batches, pause
 from fl_app.server.replies import reason
 from fl_app.wire import readers
 from fl_app.wire.ledger import Transfer
-from fl_app.wire.messages import CONTINUES, ROWS
+from fl_app.wire.messages import CONTINUES, PARTITION, PARTITIONS, ROWS
 from fl_app.wire.records import message_bytes
 
 logger = logging.getLogger("thinwire")

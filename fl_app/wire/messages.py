@@ -50,4 +50,6 @@ ACCEPTED = "accepted"  # in a message's config: the round whose reply the server
 SINCE = "since"  # in a reply's timing: the round whose state this reply started from, 0 for none
 
 
-ROWS = "rows"  # in a node's answer
+# In a node's answer: it serves the partitions k with k mod PARTITIONS = PARTITION.
+PARTITION, PARTITIONS = "partition-id", "num-partitions"
+ROWS = "rows"

@@ -1,0 +1,213 @@
+"""Who may import whom, and where the insides of Flower and Ray may be: read from the sources."""
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for top in ("fl_app", "strategies")
+    for path in sorted((ROOT / top).rglob("*.py"))
+}
+
+
+def imported(module: str) -> Iterator[str]:
+    """Yield the dotted names that ``module`` imports anywhere in it: modules, or names in them."""
+    for node in ast.walk(ast.parse(SOURCES[module].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively: write the whole name"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def package(name: str) -> str:
+    """Return the folder or module of fl_app that a dotted name is in, or strategies."""
+    top, _, rest = name.partition(".")
+    return rest.partition(".")[0] if top == "fl_app" and rest else top
+
+
+IMPORTS: dict[str, set[str]] = defaultdict(set)  # package to the others that it imports
+for source in SOURCES:
+    for name in imported(source):
+        if name.startswith(("fl_app.", "strategies.")) and package(name) != package(source):
+            IMPORTS[package(source)].add(package(name))
+
+# From the bottom to the top. A package imports from lines above its own, and nothing else.
+LAYERS = (
+    {"tree", "seeds", "files", "faults", "config"},  # the ground
+    {"codecs"},
+    {"wire", "data", "models"},
+    {"tasks", "adapters"},
+    {"training"},
+    {"privacy"},
+    {"secure_aggregation"},
+    {"aggregation"},
+    {"strategies", "runs", "session"},
+    {"report", "preflight"},
+    {"build", "pretraining"},
+    {"client", "server"},
+    {"client_app", "server_app"},
+    {"simulation"},
+    {"run"},
+    {"sweep"},
+)
+GROUND = LAYERS[0]
+
+
+def test_few_modules_stand_in_no_package() -> None:
+    assert len([*(ROOT / "fl_app").glob("*.py")]) <= 9
+
+
+def test_imports_go_one_way() -> None:
+    """So no two packages import each other, server and client among them."""
+    assert {package(source) for source in SOURCES} - {"fl_app"} == set().union(*LAYERS)
+    below: set[str] = set()
+    for layer in LAYERS:
+        for name in layer:
+            assert IMPORTS[name] <= below, f"{name} imports {sorted(IMPORTS[name] - below)}"
+        below |= layer
+
+
+@pytest.mark.parametrize(
+    ("name", "may"),
+    [
+        ("codecs", GROUND - {"config"}),
+        ("wire", GROUND | {"codecs"}),
+        ("data", GROUND),
+        ("models", GROUND),
+        ("tasks", GROUND | {"data", "models"}),
+        ("adapters", GROUND | {"codecs", "models"}),
+        ("training", GROUND | {"data", "models", "tasks", "adapters"}),
+        (
+            "strategies",
+            GROUND | {"wire", "data", "models", "tasks", "adapters", "training", "aggregation"}
+            | {"privacy"},  # where a strategy's noise comes from
+        ),
+    ],
+)  # fmt: skip
+def test_a_package_imports_no_others_than_these(name: str, may: set[str]) -> None:
+    assert IMPORTS[name] <= may
+
+
+@pytest.mark.parametrize(
+    ("names", "never"),
+    [
+        (set().union(*LAYERS) - {"strategies"}, {"strategies"}),  # conf names them
+        ({"runs", "report"}, {"server", "client", "aggregation"}),
+        ({"server"}, {"client"}),
+        ({"client"}, {"server"}),
+    ],
+)
+def test_a_package_never_imports_these(names: set[str], never: set[str]) -> None:
+    """Nor does what it imports."""
+    for name in names:
+        found, todo = set(), {name}
+        while todo:
+            one = todo.pop()
+            found.add(one)
+            todo |= IMPORTS[one] - found
+        assert not found & never, name
+
+
+# ---- the insides of Flower and Ray ---------------------------------------------------------------
+
+SEEN_IN = {"flwr": "1.41.0", "ray": "2.55.1"}  # with another version, look at every name again
+
+DOCUMENTED = re.compile(r"flwr\.(app|clientapp(\.typing)?|serverapp(\.strategy)?)(\.[A-Z]\w*)?")
+
+# What stands in fl_app.simulation and fl_app.server.pulling, which are for that.
+KNOWN = {
+    "simulation.bundle": {"flwr.cli.build.build_fab_from_disk"},
+    "simulation.executor": {
+        "flwr.clientapp.utils",
+        "flwr.simulation.app",
+        "flwr.supercore.constant.TASK_TYPE_TO_APPIO_API_ADDRESS_ARG",
+        "flwr.supercore.constant.TaskType",
+        "flwr.supercore.superexec.executor.ExecutionSpec",
+        "flwr.supercore.superexec.executor.LaunchResult",
+        "flwr.supercore.superexec.executor.SubprocessExecutor",
+        "flwr.superlink.cli.flwr_serverapp",
+        "flwr.superlink.runtime.run_serverapp",
+        "flwr.supernode.cli.flwr_clientapp",
+        "flwr.supernode.runtime.run_clientapp",
+    },
+    "simulation.loopback": {
+        "flwr.common.serde.message_from_proto",
+        "flwr.common.serde.message_to_proto",
+        "flwr.supercore.task_identity.TaskIdentity",
+    },
+    "simulation.private_superlink": {"flwr.superlink.cli.flower_superlink.flower_superlink"},
+    "simulation.ray_workers": {
+        "flwr.supercore.constant.TaskType",
+        "flwr.supercore.superexec.executor.ExecutionSpec",
+        "flwr.supercore.superexec.executor.LaunchResult",
+        "ray",
+        "ray.core.generated.common_pb2.Language",
+        "ray.core.generated.node_manager_pb2.PrestartWorkersRequest",
+        "ray.core.generated.node_manager_pb2_grpc.NodeManagerServiceStub",
+    },
+    "simulation.superexec": {
+        "flwr.supercore.auth.load_superexec_auth_secret",
+        "flwr.supercore.constant.TaskType",
+        "flwr.supercore.superexec.run_superexec",
+    },
+    "server.pulling": {
+        "flwr.app.message.make_message",
+        "flwr.common.constant.ErrorCode",
+        "flwr.common.constant.SUPERLINK_NODE_ID",
+        "flwr.supercore.constant.SYSTEM_MESSAGE_TYPE",
+        "flwr.supercore.inflatable.inflatable_object.get_object_body",
+        "flwr.supercore.inflatable.inflatable_object.get_object_head_values_from_object_content",
+        "flwr.supercore.inflatable.inflatable_utils",
+        "flwr.superlink.grid.http_grid",
+        "HttpGrid._runtime_client",
+    },
+}
+# What would be worse elsewhere.
+EXCEPTIONS = {
+    # Both ends weigh messages, as Flower itself serialises them: never by a formula.
+    "wire.records": {
+        "flwr.app.message.make_message",
+        "flwr.supercore.inflatable.inflatable_object.get_all_nested_objects",
+    },
+    # An Error, which is documented, wants a code out of it.
+    "client.words": {"flwr.common.constant.ErrorCode"},
+    # A node's policy must name a message as Flower's own dispatch does.
+    "client.rules": {"flwr.clientapp.client_app.DEFAULT_ACTION"},
+    # A node keeps its files beside Flower's.
+    "client.disk": {"flwr.supercore.utils.get_flwr_home"},
+    # Only the grid's class says that nodes are simulated, and so that all of them will answer.
+    "server.nodes": {"flwr.superlink.grid.InMemoryGrid"},
+    # Flower ends the process of a stopped run, and the run's summary has to be written before.
+    "server_app": {"flwr.supercore.exit.add_exit_handler"},
+    # Cryptography comes out of libraries, and Shamir's scheme for whole keys is in this one.
+    "secure_aggregation.primitives": {
+        "flwr.common.secure_aggregation.crypto.shamir.combine_shares",
+        "flwr.common.secure_aggregation.crypto.shamir.create_shares",
+    },
+}
+
+
+def insides(module: str) -> Iterator[str]:
+    """Yield what ``module`` uses of Flower and Ray that these do not document."""
+    names = [name for name in imported(module) if name.partition(".")[0] in SEEN_IN]
+    for node in ast.walk(ast.parse(SOURCES[module].read_text())):
+        if isinstance(node, ast.Constant) and re.fullmatch(r"flwr(\.\w+)+", str(node.value)):
+            names.append(str(node.value))
+        if names and isinstance(node, ast.Attribute) and re.fullmatch(r"_[a-z_]*[a-z]", node.attr):
+            of = ast.unparse(node.value).rpartition(".")[2]
+            names += [] if of in ("self", "super()") else [f"{of}.{node.attr}"]
+    yield from (name for name in names if not DOCUMENTED.fullmatch(name))
+
+
+def test_the_insides_of_flower_and_ray_are_known() -> None:
+    found = {source.removeprefix("fl_app."): {*insides(source)} for source in SOURCES}
+    assert {source: names for source, names in found.items() if names} == KNOWN | EXCEPTIONS
+    assert {name: version(name) for name in SEEN_IN} == SEEN_IN
