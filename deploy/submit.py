@@ -19,7 +19,7 @@ from fl_app.faults.printable import printable, printable_lines
 from fl_app.files import keep_private
 from fl_app.preflight.strategy import check_strategy
 from fl_app.preflight.whole import check_node
-from fl_app.runs.resume import ResumeError, with_its_overrides
+from fl_app.runs.resume import ResumeError, with_stored_overrides
 from fl_app.simulation import bundle
 from fl_app.simulation.superlink import CONNECTION, script
 
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     overrides = " ".join(arguments)
     try:
         with suppress(ResumeError):  # the folder is on another machine: the server looks there
-            overrides = with_its_overrides(overrides)
+            overrides = with_stored_overrides(overrides)
         cfg = compose(overrides)
         check_node(cfg)
         check_strategy(cfg)

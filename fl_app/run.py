@@ -19,7 +19,7 @@ from fl_app.config import ConfigError, compose
 from fl_app.files import keep_private, project_root
 from fl_app.preflight.whole import check
 from fl_app.runs import text
-from fl_app.runs.resume import ResumeError, folder, is_complete, last_round, with_its_overrides
+from fl_app.runs.resume import ResumeError, folder, is_complete, last_round, with_stored_overrides
 from fl_app.simulation.superlink import (
     APP,
     CONNECTION,
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     keep_private()
     overrides = " ".join(arguments)
     try:
-        overrides = with_its_overrides(overrides)
+        overrides = with_stored_overrides(overrides)
         cfg = compose(overrides)
         check(cfg)
         actors = joblib.cpu_count() // cpus_of_an_actor(cfg, joblib.cpu_count())

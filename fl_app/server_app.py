@@ -21,7 +21,7 @@ from fl_app.preflight.strategy import check_strategy
 from fl_app.privacy import is_example_level
 from fl_app.runs import console, model_card
 from fl_app.runs.folder import RunFolder
-from fl_app.runs.node_state import default, forget, run_folder
+from fl_app.runs.node_state import default_state_dir, forget_runs, run_folder
 from fl_app.runs.resume import ResumeError
 from fl_app.runs.tracking import Tracking
 from fl_app.secure_aggregation.settings import is_on as is_secure
@@ -111,7 +111,7 @@ class Experiment:
                 self.finish("failed")
             raise
         self.finish("completed")
-        forget(default(cfg.output.dir), self.flower_runs)
+        forget_runs(default_state_dir(cfg.output.dir), self.flower_runs)
 
     def _begin(self) -> ArrayRecord:
         """Return the model to start from, after set-up, or after what the run has done before."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fl_app.files import keep_private
 from fl_app.report.page import compare, write
-from fl_app.runs.catalog import find
+from fl_app.runs.catalog import find_runs
 
 DESCRIPTION = """\
 Make one self-contained HTML page, which opens offline, of one run, of a sweep, or of any runs:
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     if asked.picture and asked.picture.suffix not in (".png", ".svg"):
         parser.error(f"--picture {asked.picture}: the name should end in .png or .svg")
     try:
-        folders = find(asked.runs)
+        folders = find_runs(asked.runs)
         out = asked.out or _default_out(asked.runs, folders)
         if len(folders) == 1:
             page = write(folders[0], out)

@@ -15,7 +15,7 @@ from fl_app.files import installed
 from fl_app.report.comparison import PARTS, comparable, configuration, left_out
 from fl_app.report.palette import BEATEN, look
 from fl_app.report.significance import MIN_SEEDS
-from fl_app.runs.catalog import frame
+from fl_app.runs.catalog import to_frame
 from fl_app.runs.read import Run, read
 from fl_app.runs.spreadsheet import to_csv
 from fl_app.runs.text import duration, guarantee, is_rehearsal, score, size, title
@@ -94,7 +94,7 @@ def compare(folders: Sequence[Path], target_file: Path, heading: str = "Runs com
     """
     runs = [read(folder) for folder in folders]
     sets = comparable(runs)
-    table = frame(runs)
+    table = to_frame(runs)
     counted = sum(len(one["seeds"]) for part in sets for one in part["configurations"])
     found = sum(len(part["configurations"]) for part in sets)
     return _render(

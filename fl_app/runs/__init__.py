@@ -1,5 +1,13 @@
-"""What a run leaves: its folder, and how it is read again."""
+"""The results of runs: their folders, and how they are read again.
 
-from fl_app.runs.catalog import find, table
+- ``folder``: the folder of a run while it runs. ``summary``: its summary.json. ``checkpoint``,
+  ``resume``: how an interrupted run is resumed. ``tracking``, ``loggers``: other tools.
+- ``console``, ``text``: what a run prints. ``model_card``, ``submission``: its model for others.
+- ``read``: one stored run. ``configurations``: runs that differ only in the seed. ``catalog``: runs
+  by path or pattern, as a table. ``spreadsheet``: tables as CSV.
+- ``node_state``: what nodes on this machine keep for a resumed run.
+"""
 
-__all__ = ["find", "table"]
+from fl_app.runs.catalog import find_runs, runs_table
+
+__all__ = ["find_runs", "runs_table"]

@@ -1,4 +1,4 @@
-"""Runs by path or pattern, and their results as one table, a row per run."""
+"""Find runs by path or pattern, and show their results as one table with a row per run."""
 
 import glob
 import os
@@ -12,16 +12,16 @@ from fl_app.runs.configurations import differing, flat, group
 from fl_app.runs.read import Run, is_run, read
 
 
-def find(patterns: Iterable[str | Path]) -> list[Path]:
-    """Return the run folders that paths and glob patterns stand for, each once.
+def find_runs(patterns: Iterable[str | Path]) -> list[Path]:
+    """Return the run folders that paths and glob patterns name, each once.
 
-    A run's folder holds config.yaml, ledger.csv and metrics.csv; any other folder stands for all
+    A run's folder contains config.yaml, ledger.csv and metrics.csv; any other folder stands for all
     runs below it.
 
     Raises
     ------
     FileNotFoundError
-        If a pattern matches nothing, or if none of what they match is a run.
+        If a pattern matches nothing, or no match is or contains a run.
     """
     names = [str(pattern) for pattern in patterns]
     found: dict[Path, None] = {}
@@ -34,40 +34,40 @@ def find(patterns: Iterable[str | Path]) -> list[Path]:
                 "pattern like 'runs/bench-*'"
             )
         for match in matches:
-            found |= dict.fromkeys(below(Path(match)))
+            found |= dict.fromkeys(runs_below(Path(match)))
     if not found:
         raise FileNotFoundError(
-            f"no run in {', '.join(names)}: a run's folder holds config.yaml, ledger.csv and "
+            f"no run in {', '.join(names)}: a run's folder contains config.yaml, ledger.csv and "
             "metrics.csv"
         )
     return list(found)
 
 
-def below(folder: Path) -> list[Path]:
-    """Return the run folders that a folder stands for: itself, or all that are in it."""
+def runs_below(folder: Path) -> list[Path]:
+    """Return ``folder`` if it is a run's, else all run folders below it, sorted."""
     if is_run(folder):
         return [folder]
     runs = []
     for parent, names, _ in os.walk(folder):
         names.sort()
         for name in [name for name in names if is_run(Path(parent, name))]:
-            names.remove(name)  # nothing in a run is a run
+            names.remove(name)  # a run contains no other run
             runs.append(Path(parent, name))
     return sorted(runs)
 
 
-def table(folders: Iterable[Path]) -> pd.DataFrame:
-    """Return a row per run: what it was, brought and cost, and where it differs from the others.
+def runs_table(folders: Iterable[Path]) -> pd.DataFrame:
+    """Return a table of runs: configuration, results and costs, a row per run.
 
-    Scores are shares, sizes bytes, times seconds. ``label`` names the configuration, which runs
-    with different seeds share. The last columns are the options in which the runs differ, by their
-    dotted names; an empty cell is an option that a run did not have.
+    Scores are shares, sizes are in bytes, times in seconds. ``label`` names the configuration,
+    which runs with different seeds share. The last columns are the options in which the runs
+    differ, by their dotted names; a cell is empty if a run did not have that option.
     """
-    return frame([read(folder) for folder in folders])
+    return to_frame([read(folder) for folder in folders])
 
 
-def frame(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return ``table`` of runs that are read."""
+def to_frame(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return ``runs_table`` of runs that have been read."""
     labels = {run.path: found.label for found in group(runs) for run in found.runs}
     keys = differing(runs)
     rows = []

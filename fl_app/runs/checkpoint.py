@@ -1,9 +1,10 @@
-"""A run's last round on disk: the model, and all that the server needs to go on from there.
+"""Checkpoints: the model after a run's last round, and the server's state to resume from it.
 
-``checkpoints/round-NNNN.safetensors`` holds the trained tensors under their own names, arrays of
+``checkpoints/round-NNNN.safetensors`` contains the trained tensors under their own names, arrays of
 the state beside them, and the state's structure as JSON in the header. Byte strings (frames, which
-may be large and stay for many rounds) lie in ``checkpoints/frames/``, each under its SHA-256. A
-file appears whole or not at all, and what it replaces goes last: there is always a checkpoint.
+may be large and stay for many rounds) are in ``checkpoints/frames/``, each under its SHA-256. A
+file appears completely or not at all, and the one that it replaces is removed last, so that there
+is always a checkpoint.
 """
 
 import hashlib
@@ -19,36 +20,40 @@ from safetensors.numpy import save as to_bytes
 from fl_app.files import atomic_file
 from fl_app.tree import Tree
 
-PREFIX = "state/"  # of the names of arrays that are not trained tensors
+PREFIX = "state/"  # prefix of the names of arrays that are not trained tensors
 HEADER = "thinwire"
-VERSION = "1"  # of what the state holds
+VERSION = "1"  # version of the state's content
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is damaged or of another version."""
+    """A checkpoint that is damaged or was written by another version."""
 
 
 def save(folder: Path, number: int, tree: Tree, state: dict[str, Any]) -> None:
-    """Write the checkpoint of round ``number`` and remove what it replaces.
+    """Write the checkpoint of round ``number`` and remove the one that it replaces.
 
     Parameters
     ----------
     folder : Path
         ``checkpoints/`` of a run; it is made if missing.
+    number : int
+        The round.
+    tree : Tree
+        The trained tensors.
     state : dict
-        Of None, bool, int, float, str, bytes, arrays, ArrayRecord, and of lists, tuples and dicts
-        with texts for keys of these.
+        None, bool, int, float, str, bytes, arrays and ArrayRecords, in any nesting of lists, tuples
+        and dicts with texts as keys.
 
     Raises
     ------
     OSError
-        If the disk is full; the checkpoint before is still there.
+        If the disk is full; the previous checkpoint is still there.
     TypeError
-        If the state holds something else.
+        If the state contains something else.
     """
     arrays: dict[str, np.ndarray] = {}
     frames: dict[str, bytes] = {}
-    structure = _flat(state, arrays, frames)
+    structure = _to_json(state, arrays, frames)
     (folder / "frames" if frames else folder).mkdir(parents=True, exist_ok=True)
     for name, data in frames.items():
         if not (folder / "frames" / name).exists():
@@ -63,7 +68,7 @@ def save(folder: Path, number: int, tree: Tree, state: dict[str, Any]) -> None:
 
 
 def load(folder: Path) -> tuple[Tree, dict[str, Any]] | None:
-    """Return trained tensors and state of the last checkpoint, None if there is none.
+    """Return trained tensors and state of the last checkpoint; None if there is none.
 
     Raises
     ------
@@ -79,25 +84,25 @@ def load(folder: Path) -> tuple[Tree, dict[str, Any]] | None:
             header = file.metadata() or {}
         if header.get("version") != VERSION:
             raise ValueError(f"version {header.get('version')}, this is {VERSION}")
-        state = _whole(json.loads(header[HEADER]), arrays, folder / "frames")
+        state = _from_json(json.loads(header[HEADER]), arrays, folder / "frames")
         if not isinstance(state, dict):
-            raise ValueError("its state is no mapping")
+            raise ValueError("its state is not a mapping")
     except (
         *(SafetensorError, OSError, KeyError, TypeError, ValueError),
-        *(AttributeError, RecursionError),  # of a header that is cut off or nested too deep
+        *(AttributeError, RecursionError),  # a header that is cut off or nested too deep
     ) as error:
         raise CheckpointError(
-            f"{found[-1]} cannot be read ({error}): it is damaged or of another version; start the "
-            "run anew"
+            f"{found[-1]} cannot be read ({error}): it is damaged or of another version; start a "
+            "new run"
         ) from None
     return {n: x for n, x in arrays.items() if not n.startswith(PREFIX)}, state
 
 
-def _flat(value: Any, arrays: dict[str, np.ndarray], frames: dict[str, bytes]) -> Any:
-    """Return ``value`` as JSON, its arrays and byte strings put into the two dicts."""
+def _to_json(value: Any, arrays: dict[str, np.ndarray], frames: dict[str, bytes]) -> Any:
+    """Return ``value`` as JSON, and move its arrays and byte strings to the two dicts."""
 
-    def flat(part: Any) -> Any:
-        return _flat(part, arrays, frames)
+    def convert(part: Any) -> Any:
+        return _to_json(part, arrays, frames)
 
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -110,21 +115,21 @@ def _flat(value: Any, arrays: dict[str, np.ndarray], frames: dict[str, bytes]) -
         frames[name] = value
         return {"frame": name}
     if isinstance(value, ArrayRecord):
-        return {"record": [[name, flat(array.numpy())] for name, array in value.items()]}
+        return {"record": [[name, convert(array.numpy())] for name, array in value.items()]}
     if isinstance(value, list):
-        return {"list": [flat(part) for part in value]}
+        return {"list": [convert(part) for part in value]}
     if isinstance(value, tuple):
-        return {"tuple": [flat(part) for part in value]}
+        return {"tuple": [convert(part) for part in value]}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {"dict": [[key, flat(part)] for key, part in value.items()]}
+        return {"dict": [[key, convert(part)] for key, part in value.items()]}
     raise TypeError(f"a {type(value).__name__} cannot be kept in a checkpoint")
 
 
-def _whole(value: Any, arrays: dict[str, np.ndarray], frames: Path) -> Any:
-    """Return what `_flat` was given."""
+def _from_json(value: Any, arrays: dict[str, np.ndarray], frames: Path) -> Any:
+    """Invert `_to_json`, with byte strings from the folder ``frames``."""
 
-    def whole(part: Any) -> Any:
-        return _whole(part, arrays, frames)
+    def convert(part: Any) -> Any:
+        return _from_json(part, arrays, frames)
 
     if not isinstance(value, dict):
         return value
@@ -137,8 +142,8 @@ def _whole(value: Any, arrays: dict[str, np.ndarray], frames: Path) -> Any:
             raise ValueError(f"the frame {content} is damaged")
         return data
     if kind == "record":
-        return ArrayRecord({name: Array(whole(part)) for name, part in content})
+        return ArrayRecord({name: Array(convert(part)) for name, part in content})
     if kind == "dict":
-        return {key: whole(part) for key, part in content}
-    parts = [whole(part) for part in content]
+        return {key: convert(part) for key, part in content}
+    parts = [convert(part) for part in content]
     return tuple(parts) if kind == "tuple" else parts

@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but the seed are one configuration, with a short name."""
+"""Group runs that differ only in the seed to configurations, each with a short label."""
 
 import shlex
 from collections import Counter
@@ -9,8 +9,8 @@ from typing import Any
 from fl_app.config import CONF_DIR, OPEN
 from fl_app.runs.read import Run
 
-# Which repetition of a run it is, where it goes, how long it waits, and what it aims at, which is a
-# column of its own.
+# Options that do not make another configuration: the repetition, where results go, how long to
+# wait, and the target, which has a column of its own.
 NOT_COMPARED = (
     *("seed", "experiment", "output", "logger", "resume", "target", "data.target"),
     *("federation.node_timeout", "federation.reply_timeout"),
@@ -22,7 +22,19 @@ NOT_NAMED = ("seed", "output", "logger", "target")
 
 @dataclass
 class Configuration:
-    """What was configured, its runs by seed, and what it is called among the others."""
+    """One configuration and its runs.
+
+    Attributes
+    ----------
+    config : dict
+        The options that are compared, nested.
+    words : tuple of str or None
+        The overrides that were typed, without those that name a repetition; None if unknown.
+    runs : list of Run
+        Its runs, by seed.
+    label : str
+        Its name among the others.
+    """
 
     config: dict[str, Any]
     words: tuple[str, ...] | None
@@ -38,10 +50,11 @@ class Configuration:
 def group(runs: Sequence[Run]) -> list[Configuration]:
     """Return the configurations of ``runs``, labelled, in the order of their first run.
 
-    Options that an older run did not know yet make no difference where the same was typed.
+    Runs with the same overrides are one configuration even if an older one lacks options that did
+    not exist yet.
     """
     found: list[Configuration] = []
-    # Those with most options first: they say what the others leave open.
+    # Runs with the most options come first, so that older ones are compared with complete ones.
     for run in sorted(runs, key=lambda run: (-len(flat(run.config)), str(run.path))):
         config, words = _compared(run.config), _words(run.overrides)
         for one in found:
@@ -61,7 +74,7 @@ def group(runs: Sequence[Run]) -> list[Configuration]:
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return options by dotted names; a codec, a partitioner and the like are one text each."""
+    """Return options by dotted names; the value of an open key, such as a codec, is one text."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
@@ -73,7 +86,7 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def compact(value: Any) -> str:
-    """Return a nested value in a line: ``entropy(delta + uniform(error=0.3))``."""
+    """Return a nested value on one line: ``entropy(delta + uniform(error=0.3))``."""
     if isinstance(value, list):
         return "[" + ", ".join(map(compact, value)) + "]"
     if not isinstance(value, dict):
@@ -90,9 +103,9 @@ def compact(value: Any) -> str:
 
 
 def differing(runs: Iterable[Run]) -> list[str]:
-    """Return the options, in their order in conf/, of which the runs have different values.
+    """Return the options in which the runs differ, in their order in conf/.
 
-    A run without the option does not make a difference.
+    A run that lacks the option does not count.
     """
     values: dict[str, set[str]] = {}
     for run in runs:
@@ -110,7 +123,7 @@ def _compared(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _compatible(one: Any, other: Any) -> bool:
-    """Return whether two values are the same as far as both are known."""
+    """Tell whether two values agree in all keys that both have."""
     if isinstance(one, dict) and isinstance(other, dict):
         return all(_compatible(one[key], other[key]) for key in one.keys() & other.keys())
     if isinstance(one, list) and isinstance(other, list):
@@ -119,7 +132,7 @@ def _compatible(one: Any, other: Any) -> bool:
 
 
 def _words(overrides: str | None) -> tuple[str, ...] | None:
-    """Return what was typed, less what names the repetition."""
+    """Return the overrides that were typed, without those that name a repetition."""
     if overrides is None:
         return None
     try:
@@ -135,7 +148,7 @@ def _key(word: str) -> str:
 
 
 def _label(found: list[Configuration]) -> None:
-    """Give each of one data set's configurations a name that no other one has."""
+    """Give each configuration of one data set a unique label."""
     typed = [set(one.words) for one in found if one.words]
     common = set.intersection(*typed) if len(typed) > 1 else set()
     options = {id(one): flat(one.config) for one in found}
@@ -163,7 +176,7 @@ def _without_experiment(words: Iterable[str]) -> list[str]:
 
 
 def _short(word: str) -> str:
-    """Return the choice of a group by its name alone, an option without where it is."""
+    """Shorten an override: only the name for a group's choice, only the last key for an option."""
     key, equals, value = word.partition("=")
     if _key(word) == "experiment" or _key(word) in GROUPS:
         return value or word

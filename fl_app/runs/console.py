@@ -1,4 +1,4 @@
-"""What a run prints: a header, one line per round, and a table at the end."""
+"""The console output of a run: a header, one line per round, and a table at the end."""
 
 import time
 from pathlib import Path
@@ -17,7 +17,7 @@ from fl_app.wire.ledger import short_name
 
 
 def header(cfg: DictConfig, folder: Path, theta0: Tree) -> None:
-    """Print what is about to run, and where its results go."""
+    """Print what the run will do, where its results go, and the titles of the columns."""
     scalars = sum(x.size for x in theta0.values())
     names = {d: short_name(cfg.codec[d]) for d in ("down", "up")}
     scores = " ".join(f"{title(metric):>9}" for metric in TASKS[cfg.task.id].metrics)
@@ -37,12 +37,12 @@ def _rehearsal(cfg: DictConfig) -> str:
         return ""
     return (
         "privacy: a rehearsal, which protects nobody: the noise is drawn from the run's seed, and "
-        "whoever knows the configuration can take it off again\n"
+        "anyone who knows the configuration can remove it\n"
     )
 
 
 def round_line(run: RunFolder, server_round: int) -> None:
-    """Print who trained, what the model scores now, and what it cost."""
+    """Print the clients of a round, the model's scores after it, and the bytes sent."""
     rows = [r for r in run.ledger.rows if r.round == server_round and r.kind == "train"]
     asked = dict.fromkeys(r.partition for r in rows if r.direction == "down")
     usable = {r.partition for r in rows if r.direction == "up" and r.scalars}
@@ -63,7 +63,7 @@ def round_line(run: RunFolder, server_round: int) -> None:
 
 
 def final(summary: dict[str, Any], folder: Path) -> None:
-    """Print the totals of a run."""
+    """Print the totals of a run; ``summary`` is the content of its summary.json."""
     sent, seconds, goal = summary["bytes"], summary["seconds"], summary["target"]
     bits, log = summary["bits_per_scalar_up"], summary["log"]
     lines = {
@@ -91,7 +91,7 @@ def final(summary: dict[str, Any], folder: Path) -> None:
     if summary["privacy"] is not None:
         lines["privacy"] = guarantee(summary["privacy"])
     if summary["status"] != "completed" and (folder / "checkpoints").is_dir():
-        lines["to go on"] = f"resume={folder}"
+        lines["to resume"] = f"resume={folder}"
     lines[LAST_LINE] = str(folder / "report.html")
     width = max(map(len, lines))
     print("\n".join(f"{name:<{width}}  {text}" for name, text in lines.items()), flush=True)

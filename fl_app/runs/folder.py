@@ -1,4 +1,4 @@
-"""The folder of a run: what is written, when, and under which names."""
+"""The folder of a run while it runs: what is written, when, and under which names."""
 
 import csv
 import json
@@ -26,25 +26,42 @@ METRIC_COLUMNS = ("round", "split", "metric", "value")
 class RunFolder:
     """``runs/NAME/`` with config.yaml, ledger.csv, metrics.csv, checkpoints/ and summary.json.
 
-    Everything but the summary is on disk as soon as a round is over, so a run that dies keeps
-    what it has earned. With ``cfg.resume`` it is the folder of such a run, as it was after its last
-    whole round.
+    Everything but the summary is on disk at the end of each round, so that a run that is killed
+    keeps its results. With ``cfg.resume`` it is the folder of such a run, in its state after its
+    last complete round.
+
+    Parameters
+    ----------
+    cfg : DictConfig
+        The configuration of the run.
+    overrides : str
+        What the run was started with.
 
     Attributes
     ----------
+    path : Path
+        The folder.
+    metrics : list of (round, split, metric, value)
+        The rows of metrics.csv.
+    ledger : Ledger
+        The rows of ledger.csv.
+    started : float
+        ``time.perf_counter()`` at the start, as if the run had never been interrupted.
+    evaluate_seconds : float
+        Time spent on evaluation.
     checkpoint : tuple of Tree and dict, or None
-        The model to go on from, and the state of the server that was kept with it.
+        The model to resume from, and the state of the server that belongs to it.
     resumed : list of int
-        The last whole round at each time the run was resumed.
+        The last complete round at each time the run was resumed.
     turns : Turns or None
-        turns.csv, where training is private.
+        turns.csv, if training is private.
 
     Raises
     ------
     FileExistsError
         If ``output.name`` is taken.
     ResumeError
-        If the run cannot be resumed; nothing of it is changed then.
+        If the run cannot be resumed; its files are unchanged then.
     """
 
     def __init__(self, cfg: DictConfig, overrides: str = "") -> None:
@@ -64,7 +81,7 @@ class RunFolder:
             self.checkpoint = resume.last_round(cfg, self.path)
         self.turns = self._turns()
         if cfg.resume is not None:
-            (self.path / "summary.json").unlink(missing_ok=True)  # of how it ended before
+            (self.path / "summary.json").unlink(missing_ok=True)  # of its previous end
         if self.checkpoint:
             kept = self.checkpoint[1]["folder"]
             seconds, transfers = kept["seconds"], kept["transfers"]
@@ -79,14 +96,14 @@ class RunFolder:
             _write_metrics(file, self.metrics)
 
     def _turns(self) -> Turns | None:
-        """Return the count of private turns; of a run that goes on, it has to be there."""
+        """Return the count of private turns; a resumed run needs the file of its first part."""
         if not (is_example_level(self.cfg) or is_client_level(self.cfg)):
             return None
         path = self.path / "turns.csv"
         if self.checkpoint and not path.exists():
             raise resume.ResumeError(
-                f"{path} is missing: what privacy the run's clients have spent is not known, so it "
-                "cannot go on; start a new run"
+                f"{path} is missing: the privacy that the run's clients have spent is unknown, so "
+                "the run cannot be resumed; start a new run"
             )
         return Turns(path)
 
@@ -98,17 +115,17 @@ class RunFolder:
             _write_metrics(file, rows)
 
     def keep(self, server_round: int, tree: Tree, state: dict[str, Any]) -> None:
-        """Write the checkpoint of a round: the model, and ``state`` of the server, to go on from.
+        """Write the checkpoint of a round: the model ``tree``, and the server's ``state``.
 
         Raises
         ------
         OSError
-            If the disk is full; the checkpoint before stays.
+            If the disk is full; the previous checkpoint stays.
         """
-        for name in ("ledger.csv", "metrics.csv"):  # they are part of it
+        for name in ("ledger.csv", "metrics.csv"):  # the checkpoint refers to their rows
             with (self.path / name).open("rb") as file:
                 os.fsync(file.fileno())
-        here = {
+        own = {
             "round": server_round,
             "seconds": time.perf_counter() - self.started,
             "evaluate_seconds": self.evaluate_seconds,
@@ -116,18 +133,34 @@ class RunFolder:
             "metrics": [list(row) for row in self.metrics],
             "resumed": self.resumed,
         }
-        checkpoint.save(self.path / "checkpoints", server_round, tree, {"folder": here, **state})
+        checkpoint.save(self.path / "checkpoints", server_round, tree, {"folder": own, **state})
 
     def finish(self, status: str, overrides: str, totals: dict[str, Any]) -> dict[str, Any]:
-        """Write summary.json and return it."""
-        summary = summarize(self, status, overrides, totals)
+        """Write summary.json and return its content.
+
+        Parameters
+        ----------
+        status, overrides, totals
+            See ``fl_app.runs.summary.summarize``.
+        """
+        summary = summarize(
+            self.cfg,
+            self.ledger,
+            self.metrics,
+            status=status,
+            overrides=overrides,
+            resumed=self.resumed,
+            elapsed=time.perf_counter() - self.started,
+            evaluate_seconds=self.evaluate_seconds,
+            totals=totals,
+        )
         text = json.dumps(summary, indent=2) + "\n"
         atomic_file(self.path / "summary.json", text.encode())
         return summary
 
 
 def _save_config(cfg: DictConfig, path: Path) -> None:
-    """Write config.yaml; where the run is written stays as it was at its start."""
+    """Write config.yaml; a resumed run keeps the ``output`` options of its start."""
     kept = cfg.copy()
     OmegaConf.set_readonly(kept, False)
     kept.resume = None
@@ -159,4 +192,4 @@ def _new_folder(cfg: DictConfig) -> Path:
                 raise FileExistsError(
                     f"{path} exists: choose another output.name, or remove the folder"
                 ) from None
-    raise FileExistsError(f"{parent} holds 1000 runs named {name}")
+    raise FileExistsError(f"{parent} contains 1000 runs named {name}")

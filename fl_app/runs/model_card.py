@@ -1,4 +1,4 @@
-"""The card of a model that was trained with privacy: what was promised, beside the weights."""
+"""The card of a model that was trained with privacy: its guarantee, stored beside the weights."""
 
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,10 @@ def write(folder: Path, experiment: str, spent: dict[str, Any]) -> None:
 
     Parameters
     ----------
+    folder : Path
+        The exported model.
+    experiment : str
+        The title of the card.
     spent : dict
         See ``fl_app.privacy.budget.spent``.
     """

@@ -1,12 +1,13 @@
-"""What a run left in its folder, read again: also of a run that failed, goes on, or is old.
+"""Read a run from its folder, also if it failed, is still running, or is of an older version.
 
-All is computed from config.yaml, ledger.csv and metrics.csv, which every run has written since its
-first round; summary.json, which comes at the end and has grown since, is asked only for what they
-do not hold.
+Results are computed from config.yaml, ledger.csv and metrics.csv, which exist since the first
+round. summary.json, which is written at the end and lacks newer values in older runs, is used only
+for what the others do not contain.
 """
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,28 +20,28 @@ from fl_app.wire.ledger import Transfers
 
 FILES = ("config.yaml", "ledger.csv", "metrics.csv")
 UNFINISHED = "unfinished"
-# The most bytes of a file that are read: a folder may come from anybody. A thousand rounds of a
-# thousand clients have 200 MB of ledger.
+# Largest files in bytes that are read, since a folder may come from anyone. The ledger of a
+# thousand rounds with a thousand clients has 200 MB.
 MOST = {"summary.json": 2**24, "metrics.csv": 2**26, "ledger.csv": 2**28}
 UNREADABLE = (ValueError, TypeError, KeyError, OverflowError, RecursionError, csv.Error)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run.
+    """One stored run.
 
     Attributes
     ----------
     path : Path
         Its folder.
     config : dict
-        config.yaml, nested.
+        The content of config.yaml, nested.
     summary : dict
-        summary.json; empty if the run has not ended.
+        The content of summary.json; empty if the run has not ended.
     metrics : list of (round, split, metric, value)
-        metrics.csv.
+        The rows of metrics.csv.
     ledger : Transfers
-        ledger.csv.
+        The rows of ledger.csv.
     """
 
     path: Path
@@ -50,7 +51,7 @@ class Run:
     ledger: Transfers
 
     def option(self, key: str) -> Any:
-        """Return a configured value by its dotted name; None if this run knew no such option."""
+        """Return a configured value by its dotted name; None if this run had no such option."""
         value: Any = self.config
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
@@ -58,46 +59,46 @@ class Run:
 
     @property
     def status(self) -> str:
-        """completed, failed or interrupted; unfinished without a summary."""
+        """Return "completed", "failed" or "interrupted"; "unfinished" without a summary."""
         return str(self.summary.get("status", UNFINISHED))
 
     @property
     def experiment(self) -> str:
-        """The experiment, or "custom"."""
+        """Return the name of the experiment, or "custom"."""
         return str(self.config.get("experiment", "custom"))
 
     @property
     def overrides(self) -> str | None:
-        """What was typed; None if the run has not ended."""
+        """Return the overrides of the run; None if it has not ended."""
         return self.summary.get("overrides")
 
     @property
     def seed(self) -> int:
-        """The seed of everything but the data."""
+        """Return the seed of everything but the data."""
         return int(self.config.get("seed", 0))
 
     @property
     def target_metric(self) -> str | None:
-        """The metric that a run is judged by."""
+        """Return the metric that the run is judged by."""
         metric = self.option("target.metric") or self.summary.get("target", {}).get("metric")
         return metric or next((name for _, _, name, _ in self.metrics), None)
 
     @property
     def dataset(self) -> str:
-        """The data set, in a word."""
+        """Return a short name of the data set."""
         paths = [self.option(f"data.test.{key}") for key in ("path", "name")]
         return " ".join(str(part) for part in (*paths, self.option("data.id")) if part) or "unknown"
 
     @property
     def judged_by(self) -> tuple[str, ...]:
-        """What a score is of: metric, data set and test rows; other scores do not compare."""
+        """Return metric, data set and test rows: scores are comparable only if these are equal."""
         data = self.config.get("data") or {}
         rows = [f"{key}={data[key]}" for key in data if key.startswith("test") or key == "seed"]
         return (str(self.target_metric), self.dataset, *rows)
 
     @property
     def method(self) -> str:
-        """Strategy and adapter, and what else is not the usual: ``SingleClient lora``."""
+        """Return strategy, adapter, and other choices than the usual: ``SingleClient lora``."""
         strategy = str(self.option("strategy.inner._target_") or "").rpartition(".")[2]
         optimizer, privacy = self.option("optimizer.id"), self.option("privacy.id")
         parts = [
@@ -110,11 +111,11 @@ class Run:
 
     @cached_property
     def curve(self) -> dict[int, float]:
-        """The target's metric on the test split by round."""
+        """Return the target's metric on the test split, by round."""
         return self.scores("test", self.target_metric)
 
     def scores(self, split: str, metric: str | None) -> dict[int, float]:
-        """Return a metric on a split of the data by round."""
+        """Return a metric on a split of the data, by round."""
         return {r: value for r, s, name, value in self.metrics if (s, name) == (split, metric)}
 
     def final(self, split: str) -> dict[str, float]:
@@ -126,45 +127,44 @@ class Run:
         return min((r for r, value in self.curve.items() if value >= target), default=None)
 
     def bytes_of(self, column: str, kind: str, direction: str | None = None) -> int:
-        """Return a ledger column's sum over transfers of a kind."""
-        return int(
-            self.ledger.total(column, lambda r: r.kind == kind and direction in (None, r.direction))
-        )
+        """Return the sum of a ledger's column; see ``Transfers.total_of``."""
+        return self.ledger.total_of(column, kind, direction)
 
     def bits_per_scalar_up(self) -> float | None:
-        """Return the payload's bits per value that clients sent; None if they sent none."""
+        """Return the payload bits per value that clients sent; None if they sent none."""
         scalars = self.bytes_of("scalars", "train", "up")
         return 8 * self.bytes_of("payload_bytes", "train", "up") / scalars if scalars else None
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether a folder is that of a run."""
+    """Tell whether a folder is that of a run."""
     return all((folder / name).is_file() for name in FILES)
 
 
 def read(folder: Path) -> Run:
-    """Return the run in ``folder``.
+    """Read the run in ``folder``.
 
     Raises
     ------
     FileNotFoundError
         If the folder is not that of a run.
     ValueError
-        If a file of it cannot be read; the message names it.
+        If one of its files cannot be read; the message names it.
     """
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no {missing[0]}")
     return Run(
         folder,
-        _named(folder / "config.yaml", read_yaml),
-        _named(folder / "summary.json", _summary),
-        _named(folder / "metrics.csv", _metrics),
-        _named(folder / "ledger.csv", ledger.read),
+        _loaded(folder / "config.yaml", read_yaml),
+        _loaded(folder / "summary.json", _summary),
+        _loaded(folder / "metrics.csv", _metrics),
+        _loaded(folder / "ledger.csv", ledger.read),
     )
 
 
-def _named(path: Path, load: Any) -> Any:
+def _loaded(path: Path, load: Callable[[Path], Any]) -> Any:
+    """Return what ``load`` reads from a file; errors name the file."""
     try:
         most = MOST.get(path.name)
         if most is not None and path.exists() and path.stat().st_size > most:
@@ -177,13 +177,13 @@ def _named(path: Path, load: Any) -> Any:
 def _summary(path: Path) -> dict[str, Any]:
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if not isinstance(found, dict):
-        raise ValueError("it is no mapping")
+        raise ValueError("it is not a mapping")
     for key in ("target", "privacy", "bytes", "seconds", "final"):
         if not isinstance(found.get(key), dict | None):
-            raise ValueError(f"{key} is no mapping")
+            raise ValueError(f"{key} is not a mapping")
     for key in ("status", "overrides"):
         if not isinstance(found.get(key), str | None):
-            raise ValueError(f"{key} is no text")
+            raise ValueError(f"{key} is not a text")
     return found
 
 
@@ -192,5 +192,5 @@ def _metrics(path: Path) -> list[tuple[int, str, str, float]]:
         return [
             (ledger.number(row["round"]), row["split"], row["metric"], float(row["value"]))
             for row in csv.DictReader(file)
-            if None not in row.values()  # a line that is being written
+            if None not in row.values()  # an incomplete line, which is being written
         ]

@@ -1,4 +1,4 @@
-"""Going on with a run that was stopped: ``resume=runs/NAME``."""
+"""Resume an interrupted run: ``resume=runs/NAME``."""
 
 import fcntl
 import json
@@ -14,40 +14,46 @@ from fl_app.runs import checkpoint
 from fl_app.runs.configurations import flat
 from fl_app.tree import Tree
 
-OVERRIDES = "overrides.txt"  # in the folder: what the run was started with
-# What does not decide what a round computes.
+OVERRIDES = "overrides.txt"  # the file in a run's folder with the overrides of its start
+# Options that may change: they do not decide what a round computes.
 FREE = (
     "federation.reply_timeout", "federation.node_timeout", "federation.min_replies",
     "federation.max_failures",
 )  # fmt: skip
-LARGEST_SUMMARY = 10_000_000  # bytes; those of runs have about 5,000
+LARGEST_SUMMARY = 10_000_000  # bytes; a run's has about 5,000
 
-# What a checkpoint has of the folder, and of which type.
-KEPT: dict[str, type | tuple[type, ...]] = {
+# The entries of the folder's part of a checkpoint, and their types.
+FOLDER_STATE: dict[str, type | tuple[type, ...]] = {
     "round": int, "seconds": (int, float), "evaluate_seconds": (int, float), "transfers": int,
     "metrics": list, "resumed": list,
 }  # fmt: skip
 
 
 class ResumeError(ValueError):
-    """A run that cannot be gone on with."""
+    """A run that cannot be resumed."""
 
 
 def folder(cfg: DictConfig) -> Path:
-    """Return the folder that ``cfg.resume`` names; ResumeError if it is not one of a run."""
+    """Return the folder that ``cfg.resume`` names.
+
+    Raises
+    ------
+    ResumeError
+        If it is not that of a run.
+    """
     path = project_root() / str(cfg.resume)
     if not (path / OVERRIDES).is_file():
         raise ResumeError(f"resume={cfg.resume}: {path} is not the folder of a run")
     return path
 
 
-def with_its_overrides(overrides: str) -> str:
-    """Return ``overrides``, after those that the run to be resumed was started with, if any.
+def with_stored_overrides(overrides: str) -> str:
+    """Return ``overrides``, preceded by those of the start if they name a run to resume.
 
     Raises
     ------
     ConfigError
-        For a wrong override.
+        If an override is wrong.
     ResumeError
         If there is no such run on this machine.
     """
@@ -58,12 +64,19 @@ def with_its_overrides(overrides: str) -> str:
 
 
 def last_round(cfg: DictConfig, path: Path) -> tuple[Tree, dict[str, Any]] | None:
-    """Return model and state of the last checkpoint; None of a run that had none yet.
+    """Return model and state of a run's last checkpoint; None if it has none yet.
+
+    Parameters
+    ----------
+    cfg : DictConfig
+        The configuration to resume with.
+    path : Path
+        The folder of the run.
 
     Raises
     ------
     ResumeError
-        If the run is complete, was of another configuration, or its checkpoint is damaged.
+        If the run is complete, had another configuration, or its checkpoint is damaged.
     """
     try:
         found = checkpoint.load(path / "checkpoints")
@@ -76,18 +89,18 @@ def last_round(cfg: DictConfig, path: Path) -> tuple[Tree, dict[str, Any]] | Non
     if done > cfg.rounds or (done == cfg.rounds and is_complete(path)):
         raise ResumeError(
             f"resume={cfg.resume}: it has done {done} of rounds={cfg.rounds}: nothing is left; "
-            "give it more rounds to go on"
+            "set more rounds to resume it"
         )
     return found
 
 
 def lock(path: Path) -> TextIO:
-    """Keep other processes from the folder until what this returns is closed.
+    """Lock a run's folder against other processes until the returned file is closed.
 
     Raises
     ------
     ResumeError
-        If one has it.
+        If another process has locked it.
     """
     file = (path / OVERRIDES).open()
     try:
@@ -99,30 +112,30 @@ def lock(path: Path) -> TextIO:
 
 
 def is_complete(path: Path) -> bool:
-    """Return whether the run in ``path`` says that it completed."""
+    """Tell whether the summary of the run in ``path`` says that it completed."""
     summary = path / "summary.json"
     if not summary.is_file():
         return False
     try:
         said = json.loads(read_text(summary, LARGEST_SUMMARY))
     except (ValueError, RecursionError):
-        return False  # damaged: nothing says that it completed
+        return False  # a damaged summary does not say that it completed
     return isinstance(said, dict) and said.get("status") == "completed"
 
 
 def _check_kept(cfg: DictConfig, state: dict[str, Any]) -> None:
-    """Refuse a checkpoint that lacks something of the folder that a run goes on with."""
+    """Refuse a checkpoint whose part of the folder is incomplete or has wrong types."""
     found = state.get("folder")
     kept: dict[str, Any] = found if isinstance(found, dict) else {}
-    wrong = [key for key, kind in KEPT.items() if not isinstance(kept.get(key), kind)]
+    wrong = [key for key, kind in FOLDER_STATE.items() if not isinstance(kept.get(key), kind)]
     if not wrong and not all(map(_is_metric, kept["metrics"])):
         wrong = ["metrics"]
     if not wrong and not all(isinstance(number, int) for number in kept["resumed"]):
         wrong = ["resumed"]
     if wrong:
         raise ResumeError(
-            f"resume={cfg.resume}: the checkpoint has no {', '.join(wrong)}, or another kind of "
-            "value there: it is damaged or of another version; start the run anew"
+            f"resume={cfg.resume}: the checkpoint has no {', '.join(wrong)}, or a value of another "
+            "type: it is damaged or of another version; start a new run"
         )
 
 
@@ -135,14 +148,14 @@ def _is_metric(row: Any) -> bool:
 
 
 def _check_same(cfg: DictConfig, path: Path) -> None:
-    """Refuse another configuration than that of the rounds that are there."""
+    """Refuse a configuration that computes something else than the rounds done so far."""
     if not (path / "config.yaml").exists():
-        return  # it was killed before there was any
+        return  # it was killed before the file was written
     try:
         there = read_yaml(path / "config.yaml")
     except ConfigError as error:
         raise ResumeError(f"resume={cfg.resume}: {error}") from None
-    free = {*FREE, *(() if is_example_level(cfg) else ("rounds",))}  # noise is for all rounds
+    free = {*FREE, *(() if is_example_level(cfg) else ("rounds",))}  # noise depends on all rounds
     then, now = (flat(identity(one)) for one in (there, cfg))
     differ = [
         f"{key}={now.get(key)!r}, where it has {then.get(key)!r}"
@@ -151,6 +164,6 @@ def _check_same(cfg: DictConfig, path: Path) -> None:
     ]
     if differ:
         raise ResumeError(
-            f"resume={cfg.resume}: this is another configuration: {'; '.join(differ)}. Give "
-            "resume alone, or the overrides of that run"
+            f"resume={cfg.resume}: this is another configuration: {'; '.join(differ)}. Give only "
+            "resume, or the overrides of that run"
         )

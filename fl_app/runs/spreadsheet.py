@@ -1,12 +1,12 @@
-"""Tables as CSV that a spreadsheet may open: what runs are called cannot be a formula there."""
+"""Write tables as CSV for spreadsheets, so that a run's name cannot act as a formula there."""
 
 import re
 from typing import Any
 
 import pandas as pd
 
-# What spreadsheets take a formula to begin with, at the start of a cell, and of what they would
-# make one of where another sign parts cells than the comma.
+# Characters that start a formula, at the start of a cell, or of what a spreadsheet would read as a
+# cell if its separator is not the comma.
 _FORMULA = re.compile(r"(^|[;\t\r\n])(?=\s*[=+\-@＝＋－＠])")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -14,8 +14,8 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 def to_csv(table: pd.DataFrame) -> str:
     """Return ``table`` as CSV, without its index.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe in front, names of columns
-    too. Numbers stay as they are, also those that are texts, such as ``-0.5``.
+    A text that a spreadsheet would read as a formula gets a leading apostrophe, also the name of a
+    column. Numbers do not change, also if they are texts, such as ``-0.5``.
     """
     safe = table.map(plain)
     safe.columns = pd.Index([plain(name) for name in table.columns])
@@ -23,7 +23,7 @@ def to_csv(table: pd.DataFrame) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return a cell that no spreadsheet computes."""
+    """Return a cell that no spreadsheet evaluates."""
     if not isinstance(value, str) or _NUMBER.fullmatch(value):
         return value
     return _FORMULA.sub(r"\1'", value)

@@ -1,11 +1,12 @@
-"""A completed run as a submission to PFL-DocVQA, track 1: the model, and what it cost::
+"""Export a completed run as a submission to PFL-DocVQA, track 1::
 
     python -m fl_app.runs.submission runs/NAME --out DIR
 
 ``DIR/model`` is the trained model with config and tokenizer, for ``from_pretrained``; LoRA is
 merged into it. ``DIR/communication_log.csv`` has a row per transfer of a model for training, in
 the ledger's order: ``federated_round,sender,receiver,amount_of_bytes``. The server is -1. Rounds
-start at 1, as in the logs of the competition's own code. Set-up and evaluation are not in it.
+start at 1, as in the logs of the competition's own code. Of set-up it has only messages that carry
+values of the model; evaluation is left out.
 """
 
 import argparse
@@ -41,13 +42,23 @@ class RunError(ValueError):
 def export(run: Path, out: Path, convention: str) -> list[dict[str, int]]:
     """Write the submission of ``run`` to ``out``; return the rows of its log.
 
-    Args:
-        convention: how bytes are counted, one of ``fl_app.wire.conventions.COLUMNS``.
+    Parameters
+    ----------
+    run : Path
+        The folder of a completed run.
+    out : Path
+        The folder to write.
+    convention : str
+        How bytes are counted, one of ``fl_app.wire.conventions.COLUMNS``.
 
-    Raises:
-        FileExistsError: there is something at ``out``.
-        FileNotFoundError, ValueError: the run's base model cannot be loaded.
-        RunError: ``run`` is no folder of a completed run, or has not counted by ``convention``.
+    Raises
+    ------
+    FileExistsError
+        If ``out`` exists.
+    FileNotFoundError, ValueError
+        If the run's base model cannot be loaded.
+    RunError
+        If ``run`` is not the folder of a completed run, or has not counted by ``convention``.
     """
     _check_completed(run)
     log = communication_log(run, convention)
@@ -70,11 +81,11 @@ def _check_completed(run: Path) -> None:
 
 
 def _convention(run: Path) -> str:
-    """What the run's ``output.convention`` says."""
+    """Return the run's ``output.convention``."""
     _check_completed(run)
     convention = (_summary(run).get("log") or {}).get("convention")
     if convention not in COLUMNS:
-        raise RunError(f"{run / 'summary.json'} says no convention: choose one by --convention")
+        raise RunError(f"{run / 'summary.json'} names no convention: set --convention")
     return str(convention)
 
 
@@ -86,19 +97,20 @@ def _summary(run: Path) -> dict[str, Any]:
 
 
 def communication_log(run: Path, convention: str) -> list[dict[str, int]]:
-    """The rows of ``communication_log.csv``: one per transfer of a model, or of what a set-up
-    brings of one.
+    """Return the rows of ``communication_log.csv``, one per transfer of a model or a part of it.
 
-    Raises:
-        RunError: the ledger has no column for ``convention``.
+    Raises
+    ------
+    RunError
+        If the ledger has no column for ``convention``.
     """
     column = COLUMNS[convention]
     with (run / "ledger.csv").open(newline="") as file:
         ledger = csv.DictReader(file)
         if column not in (ledger.fieldnames or ()):
             raise RunError(
-                f"{run / 'ledger.csv'} has no column {column}: it was written before that was "
-                "counted; run the experiment again, or choose another --convention"
+                f"{run / 'ledger.csv'} has no column {column}: an older version wrote it; run the "
+                "experiment again, or set another --convention"
             )
         return [_logged(row, column) for row in ledger if _carries(row)]
 
@@ -115,15 +127,15 @@ def _logged(row: dict[str, Any], column: str) -> dict[str, int]:
 
 
 def save_model(run: Path, folder: Path) -> None:
-    """Save the model that ``run`` trained, whole, and its tokenizer."""
+    """Save the complete model that ``run`` trained, and its tokenizer."""
     config = read_yaml(run / "config.yaml")
-    data_only.check(config)  # the model is built by it
+    data_only.check(config)  # the model is built from it
     cfg = cast(DictConfig, OmegaConf.create(config))
     model, tokenizer = models.load_vt5(cfg.model, cfg.seed)
     trained = run / "adapter"
     if (trained / "adapter_model.safetensors").is_file():
         with warnings.catch_warnings():
-            # PEFT looks at the weights alone and takes an untied lm_head for its own doing.
+            # PEFT sees an untied lm_head and wrongly assumes that it has untied it.
             warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied")
             lora = _adapter_config(trained / "adapter_config.json")
             model = PeftModel.from_pretrained(model, str(trained), config=lora).merge_and_unload()
@@ -131,13 +143,15 @@ def save_model(run: Path, folder: Path) -> None:
         sources.check_own_config("path", str(trained))
         model = type(model).from_pretrained(trained, use_safetensors=True)
     else:
-        raise RunError(f"{trained} holds neither adapter_model.safetensors nor model.safetensors")
+        raise RunError(
+            f"{trained} contains neither adapter_model.safetensors nor model.safetensors"
+        )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def _adapter_config(path: Path) -> LoraConfig:
-    """Return the LoRA that a file describes; of all that PEFT would do by it, no more."""
+    """Return the LoRA that a file describes; other features that PEFT reads from it are ignored."""
     try:
         saved = json.loads(read_text(path))
         if saved["peft_type"] != "LORA":
@@ -153,11 +167,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m fl_app.runs.submission", description="export a run for PFL-DocVQA, track 1"
     )
     parser.add_argument("run", type=Path, help="folder of a completed run")
-    parser.add_argument("--out", type=Path, required=True, help="folder to make")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument(
         "--convention",
         choices=sorted(COLUMNS),
-        help="what counts as bytes: what was sent, or what the competition's code counts "
+        help="how bytes are counted: those that were sent, or as in the competition's code "
         "(default: the run's output.convention)",
     )
     given = parser.parse_args(arguments)

@@ -1,16 +1,17 @@
-"""summary.json: what a run cost and brought."""
+"""The content of summary.json: results and costs of a run."""
 
 import platform
-import time
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from omegaconf import DictConfig
 
 from fl_app.wire.conventions import COLUMNS
-from fl_app.wire.ledger import Ledger
+from fl_app.wire.ledger import Transfers
 
-if TYPE_CHECKING:
-    from fl_app.runs.folder import RunFolder
-
+Metric = tuple[int, str, str, float]
+"""A row of metrics.csv: round, split, metric, value."""
 PACKAGES = (
     "thinwire", "flwr", "ray", "torch", "transformers", "peft", "bitsandbytes", "datasets",
     "hydra-core", "numpy", "numba", "opacus",
@@ -18,37 +19,59 @@ PACKAGES = (
 
 
 def summarize(
-    run: "RunFolder", status: str, overrides: str, totals: dict[str, Any]
+    cfg: DictConfig,
+    ledger: Transfers,
+    metrics: Sequence[Metric],
+    *,
+    status: str,
+    overrides: str,
+    resumed: Sequence[int],
+    elapsed: float,
+    evaluate_seconds: float,
+    totals: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return the contents of summary.json.
+    """Return the content of summary.json.
 
-    ``totals`` are what only the server knows: ``rounds``, ``trainable_scalars``,
-    ``theta0_digest``, ``seed_only_saving`` (bytes), ``train_seconds``, ``setup_seconds`` and
-    ``privacy`` (see ``fl_app.privacy.budget.spent``; None without).
+    Parameters
+    ----------
+    cfg : DictConfig
+        The configuration of the run.
+    ledger : Transfers
+        All its transfers.
+    metrics : sequence of Metric
+        All its scores.
+    status : str
+        "completed", "failed" or "interrupted".
+    overrides : str
+        What the run was started with.
+    resumed : sequence of int
+        The last complete round at each time it was resumed.
+    elapsed : float
+        Seconds of the run, without set-up.
+    evaluate_seconds : float
+        Seconds of evaluation on the server.
+    totals : dict
+        Values that only the server knows: ``rounds``, ``trainable_scalars``, ``theta0_digest``,
+        ``seed_only_saving`` (bytes), ``train_seconds``, ``setup_seconds`` and ``privacy`` (see
+        ``fl_app.privacy.budget.spent``; None without privacy).
     """
-    ledger, cfg = run.ledger, run.cfg
-
-    def sum_of(column: str, **equal: Any) -> Any:
-        return ledger.total(
-            column, lambda row: all(getattr(row, key) == value for key, value in equal.items())
-        )
-
     final: dict[str, dict[str, float]] = {}
-    for _, split, metric, value in run.metrics:
+    for _, split, metric, value in metrics:
         final.setdefault(split, {})[metric] = value
-    scalars_up = sum_of("scalars", direction="up", kind="train")
+    scalars_up = ledger.total_of("scalars", "train", "up")
     sent = traffic(ledger)
+    logged = COLUMNS[cfg.output.convention]
     return {
         "experiment": cfg.experiment,
         "overrides": overrides,
         "seed": cfg.seed,
         "status": status,
         "rounds": totals["rounds"],
-        "resumed": run.resumed,
+        "resumed": list(resumed),
         "trainable_scalars": totals["trainable_scalars"],
         "final": final.get("test", {}),
         "final_unseen": final.get("unseen", {}),
-        "target": target(run),
+        "target": target(cfg, ledger, metrics),
         "privacy": totals["privacy"],
         "bytes": {
             **sent,
@@ -56,56 +79,53 @@ def summarize(
         },
         "log": {
             "convention": cfg.output.convention,
-            "bytes": sum_of(COLUMNS[cfg.output.convention], kind="train")
-            + sum_of(COLUMNS[cfg.output.convention], kind="setup"),
+            "bytes": ledger.total_of(logged, "train") + ledger.total_of(logged, "setup"),
         },
         "bits_per_scalar_up": 8 * sent["payload_up"] / scalars_up if scalars_up else None,
         "seconds": {
-            "total": round(time.perf_counter() - run.started + totals["setup_seconds"], 3),
+            "total": round(elapsed + totals["setup_seconds"], 3),
             "setup": round(totals["setup_seconds"], 3),
             "train": round(totals["train_seconds"], 3),
-            "encode": round(sum_of("encode_s"), 6),
-            "decode": round(sum_of("decode_s"), 6),
-            "evaluate": round(run.evaluate_seconds, 3),
+            "encode": round(ledger.total("encode_s"), 6),
+            "decode": round(ledger.total("decode_s"), 6),
+            "evaluate": round(evaluate_seconds, 3),
         },
         "theta0_digest": totals["theta0_digest"],
         "versions": versions(),
     }
 
 
-def traffic(ledger: Ledger) -> dict[str, int]:
-    """Return the bytes until now: of training by direction, of set-up, of both, of evaluation."""
-
-    def bytes_of(column: str, kind: str, direction: str | None = None) -> int:
-        wanted = {direction} if direction else {"up", "down"}
-        return int(ledger.total(column, lambda r: r.kind == kind and r.direction in wanted))
-
+def traffic(ledger: Transfers) -> dict[str, int]:
+    """Return the bytes so far: of training by direction, of set-up, of both, of evaluation."""
     return {
-        "payload_up": bytes_of("payload_bytes", "train", "up"),
-        "payload_down": bytes_of("payload_bytes", "train", "down"),
-        "message_up": bytes_of("message_bytes", "train", "up"),
-        "message_down": bytes_of("message_bytes", "train", "down"),
-        "setup": bytes_of("message_bytes", "setup"),
+        "payload_up": ledger.total_of("payload_bytes", "train", "up"),
+        "payload_down": ledger.total_of("payload_bytes", "train", "down"),
+        "message_up": ledger.total_of("message_bytes", "train", "up"),
+        "message_down": ledger.total_of("message_bytes", "train", "down"),
+        "setup": ledger.total_of("message_bytes", "setup"),
         "total": ledger.sent(),
-        "evaluate": bytes_of("message_bytes", "evaluate"),
+        "evaluate": ledger.total_of("message_bytes", "evaluate"),
     }
 
 
-def target(run: "RunFolder") -> dict[str, Any]:
-    """Return when the target metric was first met, and the bytes sent until then, or nulls."""
-    metric, value = run.cfg.target.metric, run.cfg.target.value
+def target(cfg: DictConfig, ledger: Transfers, metrics: Sequence[Metric]) -> dict[str, Any]:
+    """Return the round in which the target was first met, and the bytes sent until then.
+
+    Both are None if the run has no target or missed it.
+    """
+    metric, value = cfg.target.metric, cfg.target.value
     met = [
         server_round
-        for server_round, split, name, got in run.metrics
+        for server_round, split, name, got in metrics
         if split == "test" and name == metric and value is not None and got >= value
     ]
     first = min(met, default=None)
-    sent = None if first is None else run.ledger.sent(until=first)
+    sent = None if first is None else ledger.sent(until=first)
     return {"metric": metric, "value": value, "round": first, "bytes": sent}
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a result."""
+    """Return the versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -1,8 +1,8 @@
-"""How numbers, and what a peer says, are shown to people: in logs, on the console, in reports."""
+"""Format numbers for people: in logs, on the console, in reports."""
 
 from typing import Any
 
-LAST_LINE = "report"  # begins the last line that a completed run prints
+LAST_LINE = "report"  # the last line that a completed run prints starts with this
 
 
 def size(count: float) -> str:
@@ -15,34 +15,37 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as text: ``86.2 s``, below a second ``58 ms``."""
+    """Return a time in seconds as text: ``86.2 s``, below a second ``58 ms``."""
     return f"{seconds:.1f} s" if seconds >= 1 or seconds == 0 else f"{1000 * seconds:.0f} ms"
 
 
 def title(metric: str) -> str:
-    """Return a metric's name in a sentence."""
+    """Return a metric's name as it is printed."""
     return metric.upper() if metric == "anls" else metric
 
 
 def score(metric: str, value: float) -> str:
-    """Return a score as text: a share of right answers in percent."""
+    """Return a score as text; accuracy in percent."""
     return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:.4f}"
 
 
 def is_rehearsal(spent: dict[str, Any]) -> bool:
-    """Return whether a run's noise can be taken off again by who knows its configuration."""
+    """Tell whether anyone who knows a run's configuration can remove its noise."""
     return bool(spent["noise"] == "seeded")
 
 
 def guarantee(spent: dict[str, Any]) -> str:
-    """Return what a run has cost the worst-off client in privacy, or that it protected nobody."""
+    """Return, as text, the privacy that a run has cost its worst-off client.
+
+    For a rehearsal the text says that it protects nobody.
+    """
     said = (
         f"epsilon {spent['epsilon']:.3g} at delta {spent['delta']:.2g} of one {spent['unit']}, "
         f"noise {spent['noise_multiplier']:.3g}"
     )
     if is_rehearsal(spent):
         return (
-            f"a rehearsal, which protects nobody: {said}, drawn from the run's seed; whoever knows "
-            "the configuration can take it off again"
+            f"a rehearsal, which protects nobody: {said}, drawn from the run's seed; anyone who "
+            "knows the configuration can remove it"
         )
     return f"{said} ({spent['noise']})"

@@ -1,4 +1,4 @@
-"""A run's loggers: what they are told, and what happens when one fails."""
+"""Send a run's numbers to its loggers; a logger that fails does not end the run."""
 
 import sys
 from collections.abc import Callable
@@ -13,10 +13,17 @@ FILES = ("config.yaml", "ledger.csv", "metrics.csv", "summary.json")
 
 
 class Tracking:
-    """The loggers that a run has chosen, told the same numbers.
+    """The loggers of a run; all get the same numbers.
 
-    Once they have started, no logger can end a run: one that fails is heard of once and told
-    nothing more, except how the run ended.
+    Once they have started, no logger can end a run. One that fails is reported once and gets
+    nothing more, except the end of the run.
+
+    Attributes
+    ----------
+    loggers : dict
+        Name -> Logger.
+    failed : set of str
+        Names of those that have failed.
     """
 
     def __init__(self, run: RunFolder) -> None:
@@ -25,22 +32,31 @@ class Tracking:
         self.failed: set[str] = set()
 
     def start(self) -> None:
-        """Begin the run in every tool.
+        """Start the run in every tool.
 
         Raises
         ------
         Exception
-            Whatever keeps a tool from starting: nothing is earned yet that could be lost.
+            If a tool cannot start: the run has no results yet that could be lost.
         """
         check(self.run.cfg)
         for name in chosen(self.run.cfg):
             self.loggers[name] = load(name).Logger(self.run.cfg, self.run.path)
 
     def log(self, server_round: int, split: str, seconds: dict[str, float]) -> None:
-        """Tell the scores of a split after a round, and what the run has cost until then.
+        """Log the scores of a split after a round, and the costs of the run so far.
 
-        ``seconds`` are those of the whole run so far. Scores are told over rounds
-        (``test/anls``) and over bytes of set-up and training (``over_bytes/test/anls``).
+        Scores are logged over rounds (``test/anls``) and over bytes of set-up and training
+        (``over_bytes/test/anls``).
+
+        Parameters
+        ----------
+        server_round : int
+            The round.
+        split : str
+            The split of the server's data.
+        seconds : dict
+            Seconds of the whole run so far, by name.
         """
         scores = {
             f"{split}/{metric}": value
@@ -52,25 +68,25 @@ class Tracking:
         costs |= {f"seconds/{name}": value for name, value in seconds.items()}
         over_bytes = {f"over_bytes/{name}": value for name, value in scores.items()}
 
-        def tell(logger: Logger) -> None:
+        def log(logger: Logger) -> None:
             logger.log("round", server_round, scores | costs)
             logger.log("bytes_sent", sent["total"], over_bytes)
 
         for name in [name for name in self.loggers if name not in self.failed]:
-            self._guarded(name, tell)
+            self._guarded(name, log)
 
     def finish(self, status: str, summary: dict[str, Any]) -> None:
-        """Tell how the run ended; the files of the run are complete when this is called."""
+        """Log how the run ended; call it when the run's files are complete."""
         files = [path for name in FILES if (path := self.run.path / name).exists()]
         numbers = flat(summary, "/")
         for name in self.loggers:
             self._guarded(name, lambda logger: logger.finish(status, numbers, files))
         self.loggers.clear()
 
-    def _guarded(self, name: str, tell: Callable[[Logger], None]) -> None:
+    def _guarded(self, name: str, call: Callable[[Logger], None]) -> None:
         try:
-            tell(self.loggers[name])
-        except Exception as error:  # any: a tool's bug is not the run's
+            call(self.loggers[name])
+        except Exception as error:  # any: a tool's bug must not end the run
             if name not in self.failed:
                 print(
                     f"warning: logger={name} failed, and the run goes on without it: {error}",

@@ -74,12 +74,12 @@ def conclude(folder: Path) -> int:
     """
     jobs = jobs_of(folder)
     named = [Path(job.run) for job in jobs if job.run is not None]
-    others = [read(path) for path in catalog.below(folder) if path not in named]
+    others = [read(path) for path in catalog.runs_below(folder) if path not in named]
     found = [read(path) for path in named]
     found += [run for run in others if run.status == "completed"]
     folders = [run.path for run in found]
     if found:
-        (folder / "results.csv").write_text(to_csv(catalog.frame(found)), newline="")
+        (folder / "results.csv").write_text(to_csv(catalog.to_frame(found)), newline="")
         print(text(found))
         print(folder / "results.csv")
         print(report.compare(folders, folder / "report.html", folder.name))

@@ -84,6 +84,15 @@ class Transfers:
             raise ValueError(f"the ledger has no {column}: an older version wrote it; run it again")
         return sum(getattr(row, column) for row in self.rows if where(row))
 
+    def total_of(self, column: str, kind: str, direction: str | None = None) -> int:
+        """Return the sum of a column of counts over transfers of a kind and direction.
+
+        Without ``direction`` both directions count.
+        """
+        return int(
+            self.total(column, lambda r: r.kind == kind and direction in (None, r.direction))
+        )
+
     def sent(self, until: int | None = None, column: str = "message_bytes") -> int:
         """Return the message bytes of set-up and training, both directions, to round ``until``.
 

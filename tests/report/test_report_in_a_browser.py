@@ -146,7 +146,7 @@ def test_pointing_at_a_configuration_says_what_it_is(visit, compared) -> None:
 
 def test_a_column_sorts_both_ways_and_blanks_come_last(visit, compared) -> None:
     page = visit(compared.page)
-    table = runs.table(compared.runs)
+    table = runs.runs_table(compared.runs)
     for name in ("bytes_total", "run", "rounds_to_target"):
         place = list(table.columns).index(name) + 1
         for ascending in (True, False):
@@ -176,7 +176,7 @@ def test_the_downloaded_csv_is_the_table(visit, compared, tmp_path: Path) -> Non
     with page.expect_download() as download:
         page.locator("#csv").click()
     download.value.save_as(tmp_path / "results.csv")
-    runs.table(compared.runs).to_csv(tmp_path / "table.csv", index=False)
+    runs.runs_table(compared.runs).to_csv(tmp_path / "table.csv", index=False)
     pd.testing.assert_frame_equal(
         pd.read_csv(tmp_path / "results.csv"), pd.read_csv(tmp_path / "table.csv")
     )

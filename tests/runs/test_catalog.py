@@ -38,11 +38,11 @@ def test_a_folder_stands_for_all_runs_below_it(tmp_path_factory, relative, data)
     root = tmp_path_factory.mktemp("sweep")
     made = {stub(root.joinpath(*parts)) for parts in relative}
     outer = {p for p in made if not any(q in p.parents for q in made)}  # nothing in a run is a run
-    found = runs.find([root])
+    found = runs.find_runs([root])
     assert set(found) == outer
     assert len(found) == len(outer)
     some = data.draw(st.permutations(sorted(outer)))
-    assert runs.find([*some, root, *some]) == [*some, *(p for p in found if p not in some)]
+    assert runs.find_runs([*some, root, *some]) == [*some, *(p for p in found if p not in some)]
 
 
 def test_a_pattern_and_the_shells_expansion_of_it_are_the_same(tmp_path: Path, monkeypatch) -> None:
@@ -51,8 +51,8 @@ def test_a_pattern_and_the_shells_expansion_of_it_are_the_same(tmp_path: Path, m
         stub(tmp_path / "runs" / name)
     (tmp_path / "runs" / "bench-tables").mkdir()
     (tmp_path / "runs" / "bench.csv").touch()
-    quoted = runs.find(["runs/bench*"])
-    expanded = runs.find(sorted(str(p) for p in Path("runs").glob("bench*")))
+    quoted = runs.find_runs(["runs/bench*"])
+    expanded = runs.find_runs(sorted(str(p) for p in Path("runs").glob("bench*")))
     assert quoted == expanded == [Path("runs/bench-a"), Path("runs/bench-b")]
 
 
@@ -60,10 +60,10 @@ def test_a_pattern_and_the_shells_expansion_of_it_are_the_same(tmp_path: Path, m
 def test_a_pattern_that_matches_nothing_is_an_error(tmp_path: Path, pattern: str) -> None:
     stub(tmp_path / "run")
     with pytest.raises(FileNotFoundError, match="nothing matches"):
-        runs.find([tmp_path / "run", tmp_path / pattern])
+        runs.find_runs([tmp_path / "run", tmp_path / pattern])
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"config\.yaml"):
-        runs.find([tmp_path / "empty"])
+        runs.find_runs([tmp_path / "empty"])
 
 
 sizes = st.integers(0, 10**7)
@@ -99,7 +99,7 @@ def test_the_table_says_what_the_summary_of_the_run_said(tmp_path_factory, trans
         ("rounds", "trainable_scalars", "seed_only_saving", "train_seconds", "setup_seconds"), 1
     )
     said = run.finish("completed", "target.value=0.5", totals)
-    (row,) = runs.table([folder]).to_dict("records")
+    (row,) = runs.runs_table([folder]).to_dict("records")
     for column, value in {
         "status": "completed",
         "test_anls": said["final"]["anls"],
@@ -125,7 +125,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def test_the_table_names_configurations_and_only_options_that_differ(swept: list[Path]) -> None:
-    table = runs.table(swept)
+    table = runs.runs_table(swept)
     seeds = table.groupby("label")["seed"].agg(sorted).to_dict()
     assert seeds == {
         "fp32": [0, 1, 2],
@@ -148,7 +148,7 @@ def test_the_table_names_configurations_and_only_options_that_differ(swept: list
 
 
 def test_a_csv_of_the_table_is_read_back_with_pandas_in_one_line(swept, tmp_path: Path) -> None:
-    table = runs.table(swept)
+    table = runs.runs_table(swept)
     table.to_csv(tmp_path / "results.csv", index=False)
     again = pd.read_csv(tmp_path / "results.csv")
     assert list(again.columns) == list(table.columns)
@@ -177,13 +177,13 @@ def older(folder: Path) -> None:
 def test_an_older_run_is_the_same_configuration_and_lacks_nothing_else(tmp_path: Path) -> None:
     folders = [finished(tmp_path / f"s{seed}", "codec=nf4", seed) for seed in range(2)]
     other = finished(tmp_path / "other", "codec=nf4 privacy=dp_sgd")
-    before = runs.table(folders)
+    before = runs.runs_table(folders)
     older(folders[0])
-    after = runs.table(folders)
+    after = runs.runs_table(folders)
     assert after["label"].nunique() == 1
     same = ["test_anls", "bytes_total", "bits_per_scalar_up", "rounds_to_target", "payload_up"]
     pd.testing.assert_frame_equal(before[same], after[same])
-    assert runs.table([*folders, other])["label"].nunique() == 2
+    assert runs.runs_table([*folders, other])["label"].nunique() == 2
     with pytest.raises(ValueError, match="competition_bytes"):
         read(folders[0]).ledger.sent(column="competition_bytes")
 
@@ -304,7 +304,7 @@ def test_any_text_makes_a_label(word: str) -> None:
 def test_runs_are_read_without_torch(swept: list[Path]) -> None:
     program = (
         "import sys; from pathlib import Path; from fl_app import runs; "
-        "runs.table(map(Path, sys.argv[1:])); assert 'torch' not in sys.modules"
+        "runs.runs_table(map(Path, sys.argv[1:])); assert 'torch' not in sys.modules"
     )
     subprocess.run(
         [sys.executable, "-c", program, *map(str, swept)],

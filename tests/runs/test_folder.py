@@ -16,6 +16,7 @@ from fl_app.config import compose
 from fl_app.runs import checkpoint, console
 from fl_app.runs.folder import RunFolder
 from fl_app.runs.submission import communication_log
+from fl_app.runs.summary import target
 from fl_app.runs.text import duration, size
 from fl_app.server_app import Experiment
 from fl_app.tree import digest
@@ -68,12 +69,13 @@ def test_the_target_counts_bytes_until_it_was_met(tmp_path: Path, value, server_
 
 def test_the_target_includes_set_up_and_both_directions(tmp_path: Path) -> None:
     run = start(tmp_path / "run", "target.value=0.5")
-    run.folder.metrics = [(0, "test", "anls", 0.1), (1, "test", "anls", 0.6)]
-    from fl_app.runs.summary import target
-
-    rows = [r for r in run.folder.ledger.rows if r.round <= 1]
+    folder = run.folder
+    folder.metrics = [(0, "test", "anls", 0.1), (1, "test", "anls", 0.6)]
+    rows = [r for r in folder.ledger.rows if r.round <= 1]
     assert {r.kind for r in rows} == {"setup", "train"}
-    assert target(run.folder)["bytes"] == sum(r.message_bytes for r in rows)
+    assert target(folder.cfg, folder.ledger, folder.metrics)["bytes"] == sum(
+        r.message_bytes for r in rows
+    )
 
 
 def test_the_totals_have_the_set_up_in_them(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from fl_app import run
 from fl_app.config import compose
 from fl_app.runs.folder import RunFolder
-from fl_app.runs.resume import ResumeError, with_its_overrides
+from fl_app.runs.resume import ResumeError, with_stored_overrides
 from tests import small
 
 
@@ -101,6 +101,6 @@ def test_the_command_refuses_what_is_no_run(capsys, resumed: str, says: str) -> 
 
 def test_resume_alone_takes_the_overrides_of_the_run(tmp_path: Path) -> None:
     path = begun(tmp_path, words="optimizer.lr=0.25")
-    words = with_its_overrides(f"resume={path}")
+    words = with_stored_overrides(f"resume={path}")
     assert compose(words).optimizer.lr == 0.25
     assert RunFolder(compose(words)).resumed == [1]

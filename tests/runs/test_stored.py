@@ -10,7 +10,7 @@ from fl_app.config import ConfigError, compose, read_overrides, read_yaml
 from fl_app.config.stored import LARGEST
 from fl_app.runs import resume
 from fl_app.runs.read import read
-from fl_app.runs.resume import ResumeError, with_its_overrides
+from fl_app.runs.resume import ResumeError, with_stored_overrides
 from fl_app.runs.submission import RunError, _adapter_config
 from tests import small
 from tests.runs.test_resume import again, begun
@@ -89,7 +89,7 @@ def test_the_overrides_of_a_folder_go_through_the_same_wall(there: Path, written
     file.write_text(written)
     try:
         with pytest.raises(ConfigError):
-            compose(with_its_overrides(f"resume={there}"))
+            compose(with_stored_overrides(f"resume={there}"))
     finally:
         file.write_bytes(before)
     assert read_overrides(file) == before.decode().strip()
@@ -127,7 +127,7 @@ HEADERS = {
     "a frame elsewhere": '{"dict": [["a", {"frame": "../../../../etc/passwd"}]]}',
     "a number of pairs": '{"dict": 3}', "pairs of three": '{"dict": [[1, 2, 3]]}',
     "keys that are mappings": '{"dict": [[{"a": 1}, 2]]}', "a folder of 3": folder_state(3),
-    **{f"without {name}": without(name) for name in resume.KEPT},
+    **{f"without {name}": without(name) for name in resume.FOLDER_STATE},
     "a round in words": without("").replace('"round", 1', '"round", "one"'),
     "metrics of numbers": without("").replace(
         '"metrics", {"list": []}', '"metrics", {"list": [1]}'

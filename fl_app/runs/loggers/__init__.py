@@ -1,10 +1,8 @@
-"""Where a run's numbers go while it runs: TensorBoard, Weights & Biases, MLflow; ``logger=``.
+"""Loggers of a run's numbers: TensorBoard, Weights & Biases, MLflow; chosen by ``logger=``.
 
-One file a tool, and the tool is imported only when it is chosen. What the loggers are told is in
-metrics.csv, ledger.csv and summary.json too, which need none of them.
-
-- ``tracking``: what is told, when, and what happens when a logger fails.
-- ``flat``: a nested configuration as one level of names.
+Each tool has one file, and is imported only when it is chosen. All numbers are in metrics.csv,
+ledger.csv and summary.json too, without any logger. ``fl_app.runs.tracking`` calls the loggers;
+``flat`` turns a nested configuration into one level of names.
 """
 
 from importlib import import_module
@@ -19,20 +17,36 @@ MODES = ("online", "offline")
 
 
 class Logger(Protocol):
-    """One tool; the numbers of one run."""
+    """Sends the numbers of one run to one tool."""
 
     def __init__(self, cfg: DictConfig, folder: Path) -> None:
-        """Begin the run ``folder.name``, with ``cfg`` as its hyper-parameters."""
+        """Start the run ``folder.name``, with ``cfg`` as its hyper-parameters."""
 
     def log(self, axis: str, step: int, values: dict[str, float]) -> None:
-        """Add one point to every series of ``values``, at ``step`` of "round" or "bytes_sent"."""
+        """Add one point to every series of ``values``, at ``step`` on ``axis``.
+
+        Parameters
+        ----------
+        axis : str
+            "round" or "bytes_sent".
+        """
 
     def finish(self, status: str, summary: dict[str, Any], files: list[Path]) -> None:
-        """End the run; ``status`` is that of summary.json, which ``summary`` holds."""
+        """End the run.
+
+        Parameters
+        ----------
+        status : str
+            As in summary.json.
+        summary : dict
+            The content of summary.json as one level of names.
+        files : list of Path
+            Files of the run to store with it.
+        """
 
 
 def chosen(cfg: DictConfig) -> list[str]:
-    """Return the names of the loggers that ``cfg`` asks for."""
+    """Return the names of the loggers that ``cfg`` selects."""
     return [str(name) for name in cfg.get("logger") or {}]
 
 
@@ -51,12 +65,12 @@ def load(name: str) -> Any:
 
 
 def check(cfg: DictConfig) -> None:
-    """Check that every logger that is asked for can start.
+    """Check that every selected logger can start.
 
     Raises
     ------
     ValueError
-        Saying what is missing: the package, or what the tool needs to let one in.
+        If something is missing, such as the package or a key; the message names it.
     """
     for name in chosen(cfg):
         load(name).check(cfg.logger[name])

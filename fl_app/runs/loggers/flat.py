@@ -1,4 +1,4 @@
-"""A tree of names as one level of names, which is all that loggers can compare and plot."""
+"""Turn a nested mapping into one level of names, which is all that loggers can compare and plot."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ Scalar = str | bool | int | float
 def flat(tree: dict[str, Any], separator: str, prefix: str = "") -> dict[str, Scalar]:
     """Return ``{"optimizer": {"lr": 0.1}}`` as ``{"optimizer.lr": 0.1}``.
 
-    Lists become JSON; what is None has no entry.
+    Lists become JSON; None gets no entry.
     """
     found: dict[str, Scalar] = {}
     for key, value in tree.items():

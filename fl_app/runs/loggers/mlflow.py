@@ -1,4 +1,4 @@
-"""MLflow: a tracking server, or a database of its own beside the runs, ``runs/mlflow.db``."""
+"""MLflow: a tracking server, or a local database beside the runs, ``runs/mlflow.db``."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from fl_app.config import plain
 from fl_app.runs.loggers.flat import flat
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # all three are read on import
-# A server that is gone costs a round seconds, not many minutes.
+# With these, an unreachable server delays a round by seconds, not by many minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
@@ -25,37 +25,37 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 STATUSES = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-BATCH = 100  # parameters of one request
+BATCH = 100  # parameters in one request
 
 
 def check(options: DictConfig) -> None:
-    """Check that the URI holds no password: config.yaml is shown to others.
+    """Check that the URI contains no password: config.yaml may be shown to others.
 
     Raises
     ------
     ValueError
-        If it does.
+        If it contains one.
     """
     uri = urlsplit(options.tracking_uri or "")
     if uri.password is not None or (uri.username is not None and uri.scheme.startswith("http")):
         raise ValueError(
-            "logger.mlflow.tracking_uri holds a password, and config.yaml keeps the URI: leave it "
-            "out and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            "logger.mlflow.tracking_uri contains a password, and config.yaml stores the URI: leave "
+            "it out and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
 
 
 class Logger:
-    """One run of the experiment, by MLflow's client: it has no run that is active by itself."""
+    """One run of the experiment, through MLflow's client, which has no global active run."""
 
     def __init__(self, cfg: DictConfig, folder: Path) -> None:
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # how it makes its tables
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # it logs how it makes its tables
         warnings.filterwarnings("ignore", category=SADeprecationWarning)  # for MLflow's authors
         options, home = cfg.logger.mlflow, folder.parent
         if options.tracking_uri:
             self.client = MlflowClient(options.tracking_uri)
             experiment = self._experiment(options.experiment_name, None)
         else:
-            with FileLock(home / "mlflow.db.lock"):  # MLflow's own lets two runs make the tables
+            with FileLock(home / "mlflow.db.lock"):  # MLflow lets two runs make the tables at once
                 self.client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
                 files = (home / "mlflow-files").as_uri()
                 experiment = self._experiment(options.experiment_name, files)
@@ -65,7 +65,7 @@ class Logger:
             self.client.log_batch(self.run, params=params[first : first + BATCH])
 
     def _experiment(self, name: str, files: str | None) -> str:
-        """Return the id of the experiment, which another run may be creating just now."""
+        """Return the id of the experiment; another run may create it at the same time."""
         try:
             return self.client.create_experiment(name, artifact_location=files)
         except MlflowException:
@@ -81,7 +81,7 @@ class Logger:
         self.client.log_batch(self.run, metrics=points)
 
     def finish(self, status: str, summary: dict[str, Any], files: list[Path]) -> None:
-        """End the run as FINISHED, FAILED or KILLED, which is set even if the rest fails."""
+        """End the run as FINISHED, FAILED or KILLED; this is set even if the rest fails."""
         now = int(1000 * time.time())
         numbers = {k: float(v) for k, v in summary.items() if isinstance(v, (int, float))}
         texts = {k: str(v) for k, v in summary.items() if k not in numbers}

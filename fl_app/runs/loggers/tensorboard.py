@@ -1,7 +1,7 @@
 """TensorBoard: event files in ``RUN/tensorboard/``, by tensorboardX, which needs no TensorFlow.
 
-TensorBoard keeps a value in 32 bits, so a byte count above 16 MB loses its last digits; steps,
-which are bytes in ``over_bytes/``, are exact.
+TensorBoard stores values in 32 bits, so that a byte count above 16 MB loses its last digits. Steps
+are exact; in ``over_bytes/`` they are bytes.
 """
 
 import time
@@ -22,19 +22,19 @@ from fl_app.tasks import TASKS
 
 
 def check(options: DictConfig) -> None:
-    """Check nothing: a file can always be written to where the run's other files are."""
+    """Check nothing: the event file is written beside the run's other files."""
 
 
 class Logger:
-    """Writes at once and in this thread.
+    """Writes immediately, in this thread.
 
-    tensorboardX's SummaryWriter has a queue for a thread, and waits for ever on a full one when
-    that thread has died of a full disk.
+    tensorboardX's SummaryWriter queues events for a thread. When a full disk has ended that thread,
+    it waits forever on the full queue.
     """
 
     def __init__(self, cfg: DictConfig, folder: Path) -> None:
         path = folder / "tensorboard"
-        path.mkdir(exist_ok=True)  # of a run that is resumed
+        path.mkdir(exist_ok=True)  # it exists if the run is resumed
         self.writer = EventsWriter(str(path / "events"))
         metrics = [f"{s}/{m}" for s in ("test", "unseen") for m in TASKS[cfg.task.id].metrics]
         experiment, start, _ = hparams(flat(plain(cfg), "."), dict.fromkeys(metrics, 0.0))
@@ -49,7 +49,7 @@ class Logger:
         self.writer.flush()
 
     def finish(self, status: str, summary: dict[str, Any], files: list[Path]) -> None:
-        """Write how the session ended, for the table of hyper-parameters, and close the file."""
+        """Write the status, for the table of hyper-parameters, and close the file."""
         ended = "STATUS_SUCCESS" if status == "completed" else "STATUS_FAILURE"
         content = HParamsPluginData(
             session_end_info=SessionEndInfo(status=Status.Value(ended), end_time_secs=time.time()),

@@ -1,4 +1,4 @@
-"""Weights & Biases: online, or offline in ``RUN/wandb/`` for a ``wandb sync`` later."""
+"""Weights & Biases: online, or offline in ``RUN/wandb/`` for a later ``wandb sync``."""
 
 import os
 import shutil
@@ -19,16 +19,16 @@ AXES = {
     "bytes_sent": ("over_bytes/*",),
 }
 EXIT_CODES = {"completed": 0, "failed": 1, "interrupted": 130}
-FINISH_SECONDS = 60  # for what is not uploaded yet; it stays on disk, for `wandb sync`
+FINISH_SECONDS = 60  # time to upload the rest; what is left stays on disk, for `wandb sync`
 
 
 def check(options: DictConfig) -> None:
-    """Check that there is a key: wandb would ask for it on a terminal that no server has.
+    """Check that there is a key: wandb would ask for it on a terminal, which a server lacks.
 
     Raises
     ------
     ValueError
-        If a run would be online and there is none.
+        If the run is to be online and there is no key.
     """
     if options.mode == "offline":
         return
@@ -61,7 +61,7 @@ class Logger:
             reinit="create_new",
             settings=wandb.Settings(
                 silent=True,
-                console="off",  # Flower's log, which is the server's console, stays what it is
+                console="off",  # do not capture Flower's log, which is the server's console
                 disable_git=True,
                 disable_code=True,
                 x_save_requirements=False,
@@ -73,13 +73,13 @@ class Logger:
                 self.run.define_metric(name, step_metric=axis)
 
     def log(self, axis: str, step: int, values: dict[str, float]) -> None:
-        """Add one row to the history; uploading it is another process's work."""
+        """Add one row to the history; another process uploads it."""
         self.run.log({axis: step, **values})
 
     def finish(self, status: str, summary: dict[str, Any], files: list[Path]) -> None:
         """End the run, as failed if it did not complete."""
         self.run.summary.update(summary)
-        kept = Path(self.run.dir) / self.folder.name  # beside wandb's own config.yaml
+        kept = Path(self.run.dir) / self.folder.name  # wandb has a config.yaml of its own there
         kept.mkdir()
         for file in files:
             shutil.copy(file, kept)
