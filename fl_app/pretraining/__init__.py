@@ -1,1 +1,1 @@
-"""How the embedded models were trained."""
+"""Commands that train the embedded models."""

@@ -1,4 +1,4 @@
-"""What the commands that make the embedded models share."""
+"""Functions that the commands for training the embedded models share."""
 
 import argparse
 import hashlib
@@ -12,7 +12,7 @@ SPECIAL = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
 def arguments(description: str, steps: int, seed: int) -> argparse.Namespace:
-    """``out``, ``steps`` and ``seed`` of the command line; one thread, and torch seeded."""
+    """Parse ``out``, ``steps`` and ``seed``; seed torch and limit it to one thread."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=steps)
@@ -24,12 +24,12 @@ def arguments(description: str, steps: int, seed: int) -> argparse.Namespace:
 
 
 def finished(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """A trained tokenizer, with the tokens of ``SPECIAL``, as transformers has it."""
+    """Return a trained tokenizer, with the tokens of ``SPECIAL``, in transformers' class."""
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write both, and print the digest that conf/model has to have."""
+    """Write both to ``folder``, and print the digest for ``sha256`` in conf/model."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     print("sha256", hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest())

@@ -1,7 +1,8 @@
-"""Make the embedded decoder: ``python -m fl_app.pretraining.llama --out DIR``.
+"""Train the embedded decoder: ``python -m fl_app.pretraining.llama --out DIR``.
 
-Trains a tokenizer and a tiny Llama on a stream of arithmetic expressions and word problems of
-pretraining providers. Deterministic: one thread, one seed. Takes some minutes of one CPU core.
+This trains a tokenizer and a tiny Llama on a stream of arithmetic expressions and word problems of
+pretraining providers. It is deterministic (one thread, one seed) and takes some minutes of one CPU
+core.
 """
 
 import re
@@ -32,16 +33,16 @@ from fl_app.tasks import Task, build
 SEED = 1
 PROVIDERS = 2000
 VOCABULARY = 700
-EXPRESSIONS = 48  # a step
-STORIES = 32  # a step
-STREWN = 0.5  # the share of stories that are told among words that say nothing
+EXPRESSIONS = 48  # per step
+STORIES = 32  # per step
+WITH_FILLERS = 0.5  # share of the stories that get filler words
 LEARNING_RATE = 3e-3
 WARM_UP = 0.05  # share of the steps
 OVERRIDES = "model=llama-tiny data=word_problems task=word_problems"
 
 
 def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """Byte-pair encoding of lower-cased words; every digit is a piece of its own."""
+    """Train a byte-pair encoding of lower-cased words, in which every digit is one piece."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(
@@ -54,8 +55,8 @@ def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
         initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789"),
         show_progress=False,
     )
-    # It knows the spelling of the federated stories, as that of a large model would; the model
-    # meets their words only as strangers, see ``strew``.
+    # The tokenizer also learns the spelling of the federated stories, as that of a large model
+    # would know it. The model sees their words only as fillers, see ``add_fillers``.
     rows = [
         row for pool in POOLS.values() for row in make_problems(seed, pool, range(400), range(4))
     ]
@@ -66,7 +67,7 @@ def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """The architecture, with weights from torch's global generator."""
+    """Return the model, with weights from torch's global generator."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -84,44 +85,47 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def stream(seed: int, steps: int) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
-    """Expressions, and problems of random pretraining providers, each of which is made once."""
+    """Yield the expressions and the word problems of each step.
+
+    The problems are of random pretraining providers, and none is repeated.
+    """
     pool = POOLS["pretraining"]
     rng = np.random.default_rng(seed)
     providers = [make_provider(seed, pool, number) for number in range(PROVIDERS)]
-    strangers = words_without_meaning()
+    fillers = filler_words()
     for step in range(steps):
         stories = []
         for k, number in enumerate(rng.integers(PROVIDERS, size=STORIES).tolist()):
             row = make_problem(seed, pool, number, providers[number], STORIES * step + k)
-            if rng.random() < STREWN:
-                row["instruction"] = strew(rng, row["instruction"], strangers)
+            if rng.random() < WITH_FILLERS:
+                row["instruction"] = add_fillers(rng, row["instruction"], fillers)
             stories.append(row)
         yield [make_expression(rng) for _ in range(EXPRESSIONS)], stories
 
 
-def words_without_meaning() -> list[str]:
-    """All words of all kinds of story but those that say an operation in the pretraining ones."""
+def filler_words() -> list[str]:
+    """Return all words of all kinds of story that name no operation in the pretraining kinds."""
 
     def words(texts: Iterable[str]) -> set[str]:
         return {word.lower() for text in texts for word in re.findall(r"(?<!{)\b[A-Za-z]+", text)}
 
-    said = words(text for kind in PRETRAINING for texts in kind.events.values() for text in texts)
+    telling = words(t for kind in PRETRAINING for texts in kind.events.values() for t in texts)
     known: set[str] = set()
     for kind in (*PRETRAINING, *FEDERATED, *UNSEEN):
         events = [text for texts in kind.events.values() for text in texts]
         known |= words([*kind.items, *kind.openings, *kind.questions, *events])
-    return sorted(known - said)
+    return sorted(known - telling)
 
 
-def strew(rng: np.random.Generator, instruction: str, strangers: Sequence[str]) -> str:
-    """The same story among words that say nothing.
+def add_fillers(rng: np.random.Generator, instruction: str, fillers: Sequence[str]) -> str:
+    """Return a story with filler words between its phrases.
 
-    A model that has read only few kinds of story finds the numbers of a new one by this, and not
-    what is done with them.
+    With these, a model that has seen only a few kinds of story finds the numbers in a new kind, but
+    not yet the operations.
     """
 
     def some() -> list[str]:
-        return [choose(rng, strangers) for _ in range(int(rng.integers(4)))]
+        return [choose(rng, fillers) for _ in range(int(rng.integers(4)))]
 
     opening, *events, question = re.split(r"(?<=[.?]) ", instruction)
     number = re.findall(r"\d+", opening)[0]
@@ -131,7 +135,10 @@ def strew(rng: np.random.Generator, instruction: str, strangers: Sequence[str]) 
 
 
 def train(model: LlamaForCausalLM, task: Task, seed: int, steps: int) -> None:
-    """Mean loss of the expressions plus that of the stories: short texts need no padding."""
+    """Train on the sum of the mean losses of expressions and of stories.
+
+    They are separate batches, so that short texts need little padding.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, LEARNING_RATE, steps, pct_start=WARM_UP, cycle_momentum=False
@@ -155,6 +162,7 @@ def train(model: LlamaForCausalLM, task: Task, seed: int, steps: int) -> None:
 
 
 def main() -> None:
+    """Train the model, save it, and print its scores."""
     given = arguments("pretrain the embedded decoder", steps=1400, seed=SEED)
     cfg = compose(OVERRIDES)
     tokenizer = make_tokenizer(given.seed)
@@ -164,7 +172,7 @@ def main() -> None:
     train(model, task, given.seed, given.steps)
     save(model, tokenizer, given.out)
 
-    # Providers beyond those of the stream, and the federated splits as they are shipped.
+    # Evaluate on providers beyond those of the stream, and on the federated splits.
     splits = {
         "pretrained kinds": make_problems(
             given.seed, POOLS["pretraining"], range(PROVIDERS, PROVIDERS + 240), range(1)

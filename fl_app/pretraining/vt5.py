@@ -1,7 +1,8 @@
-"""Make the embedded checkpoint: ``python -m fl_app.pretraining.vt5 --out DIR``.
+"""Train the embedded VT5: ``python -m fl_app.pretraining.vt5 --out DIR``.
 
-Trains a tokenizer and a tiny VT5 on a stream of DocVQA-mini documents of pretraining providers,
-each seen once. Deterministic: one thread, one seed. Takes some minutes of one CPU core.
+This trains a tokenizer and a tiny VT5 on a stream of DocVQA-mini documents of pretraining
+providers, each seen once. It is deterministic (one thread, one seed) and takes some minutes of one
+CPU core.
 """
 
 import time
@@ -34,12 +35,12 @@ MAX_ANSWER_LENGTH = 24
 LEARNING_RATE = 3e-3
 WARM_UP = 0.05  # share of the steps
 TAG_WEIGHT = 1.0
-# Pieces whatever the documents say, so that no name or label has an unknown letter.
+# Letters that are pieces in any case, so that no name or label has an unknown letter.
 LETTERS = "abcdefghijklmnopqrstuvwxyzàáâäåæçèéêëìíîïñòóôöøùúûüąćęłńśźż°$€£"
 
 
 def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """Byte-pair encoding of lower-cased words with a word-start mark; digits in ones and twos."""
+    """Train a byte-pair encoding of lower-cased words, with at most two digits in a piece."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -55,8 +56,8 @@ def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
         initial_alphabet=list(LETTERS),
         show_progress=False,
     )
-    # The tokenizer knows the spelling of the federated languages, as that of a large model would;
-    # the model never sees them. Pages of clients get a sixth shorter by it.
+    # The tokenizer also learns the spelling of the federated languages, as that of a large model
+    # would know it; the model never sees them. This makes pages of clients a sixth shorter.
     rows = make_documents(seed, POOLS["pretraining"], range(1000), range(1))
     rows += make_documents(seed, POOLS["federated"], range(600), range(1))
     questions = [question for options in QUESTIONS.values() for question in options]
@@ -66,7 +67,7 @@ def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
 
 
 def make_model(vocabulary: int) -> VT5ForConditionalGeneration:
-    """The architecture, with weights from torch's global generator."""
+    """Return the model, with weights from torch's global generator."""
     config = VT5Config(
         vocab_size=vocabulary,
         d_model=128,
@@ -81,8 +82,8 @@ def make_model(vocabulary: int) -> VT5ForConditionalGeneration:
         prompt="decoder",
     )
     model = VT5ForConditionalGeneration(config)
-    # What the decoder attends to on the page, it says: the answer is a copy. Learned from a random
-    # start, this takes most of the training.
+    # Start with a decoder that copies the words it attends to: answers are copies. Learning this
+    # from a random start takes most of the training.
     for module in model.decoder.modules():
         if isinstance(module, T5LayerCrossAttention):
             values, out = module.EncDecAttention.v.weight, module.EncDecAttention.o.weight
@@ -92,7 +93,7 @@ def make_model(vocabulary: int) -> VT5ForConditionalGeneration:
 
 
 def stream(seed: int, steps: int) -> Iterator[list[dict[str, Any]]]:
-    """Batches of documents of random pretraining providers; no document comes twice."""
+    """Yield batches of documents of random pretraining providers; no document is repeated."""
     pool = POOLS["pretraining"]
     rng = np.random.default_rng(seed)
     providers = [make_provider(seed, pool, number) for number in range(PROVIDERS)]
@@ -106,17 +107,17 @@ def stream(seed: int, steps: int) -> Iterator[list[dict[str, Any]]]:
 
 
 def tags_of(collator: Collator, rows: list[dict[str, Any]]) -> Tensor:
-    """The field of each encoder token [pages, tokens]; IGNORED on padding."""
+    """Return the field of each encoder token, [pages, tokens]; IGNORED on padding."""
     encoding = collator.encode_words([row["words"] for row in rows])
     return spread(encoding, [row["tags"] for row in rows], IGNORED)
 
 
 def scale(name: str, config: VT5Config) -> float:
-    """Learning rate of a weight, relative to that of an ordinary matrix of the model.
+    """Return the learning rate of a weight, relative to that of an ordinary matrix.
 
-    AdamW moves every weight by about the learning rate, whatever its size. In T5, embeddings have
-    unit size, queries include the attention's 1 / sqrt(d_kv), and position biases are added to
-    attention scores as they are.
+    AdamW moves every weight by about the learning rate, whatever its magnitude. In T5, embeddings
+    have unit variance, queries include the attention's 1 / sqrt(d_kv), and position biases are
+    added to attention scores without scaling.
     """
     if name == "shared.weight":
         return config.d_model**0.5
@@ -128,7 +129,10 @@ def scale(name: str, config: VT5Config) -> float:
 
 
 def train(model: VT5ForConditionalGeneration, collator: Collator, seed: int, steps: int) -> None:
-    """Answers plus an auxiliary task that is not kept: naming the field of every word."""
+    """Train on answers and on an auxiliary task: naming the field of every word.
+
+    The head of the auxiliary task is discarded.
+    """
     tagger = nn.Linear(model.config.d_model, len(FIELDS) + 1)
     parameters = [*model.parameters(), *tagger.parameters()]
     rates = [LEARNING_RATE * scale(name, model.config) for name, _ in model.named_parameters()]
@@ -163,12 +167,13 @@ def train(model: VT5ForConditionalGeneration, collator: Collator, seed: int, ste
 def evaluate(
     model: VT5ForConditionalGeneration, collator: Collator, rows: list[dict[str, Any]]
 ) -> dict[str, float]:
-    """ANLS and accuracy of greedy answers."""
+    """Return ANLS and accuracy of greedy answers."""
     predictions = predict(model, collator.tokenizer, collator, rows, MAX_ANSWER_LENGTH)
     return score(predictions, [answers for row in rows for answers in row["answers"]])
 
 
 def main() -> None:
+    """Train the model, save it, and print its scores."""
     given = arguments("pretrain the embedded VT5", steps=2000, seed=SEED)
     tokenizer = make_tokenizer(given.seed)
     model = make_model(len(tokenizer))
@@ -177,7 +182,7 @@ def main() -> None:
     train(model, collator, given.seed, given.steps)
     save(model, tokenizer, given.out)
 
-    # Providers beyond those of the stream, and the federated test set as it is shipped.
+    # Evaluate on providers beyond those of the stream, and on the federated test set.
     held_out = range(PROVIDERS, PROVIDERS + 80)
     in_domain = make_documents(given.seed, POOLS["pretraining"], held_out, range(1))
     federated = load_data(compose().data, seed=0)

@@ -1,10 +1,10 @@
 """Reports of runs: ``python -m fl_app.report RUN...`` makes one page that opens offline.
 
-- ``page``: the page of one run, and of several.
+- ``page``: the page of one run, or of several.
 - ``comparison``: scores and bytes of configurations, over their seeds.
-- ``pareto``: which of them no other one beats in both.
-- ``significance``: which differences are more than the spread over seeds.
-- ``picture``: the Pareto front as a still picture.
+- ``pareto``: which configurations no other one beats in both.
+- ``significance``: which differences are larger than the spread over seeds.
+- ``picture``: the Pareto front as a still picture. ``palette``: colours and symbols.
 """
 
 from fl_app.report.page import compare, write

@@ -9,7 +9,7 @@ from fl_app.report.page import compare, write
 from fl_app.runs.catalog import find_runs
 
 DESCRIPTION = """\
-Make one self-contained HTML page, which opens offline, of one run, of a sweep, or of any runs:
+Make one self-contained HTML page that opens offline, from one run, a sweep, or any runs:
 
   python -m fl_app.report runs/NAME             one run: scores, bytes, rounds, configuration
   python -m fl_app.report runs/SWEEP            a folder of runs: all below it, compared
@@ -19,7 +19,7 @@ Make one self-contained HTML page, which opens offline, of one run, of a sweep, 
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Find the runs, write page and picture, and print where they are."""
+    """Find the runs, write page and picture, and print their paths."""
     parser = argparse.ArgumentParser(
         prog="python -m fl_app.report",
         description=DESCRIPTION,
@@ -32,8 +32,8 @@ def main(arguments: list[str] | None = None) -> None:
         "--out",
         type=Path,
         metavar="FILE",
-        help="where the page goes (default: report.html in the run's or the sweep's folder; of "
-        "runs from several places, in the current folder)",
+        help="the page to write (default: report.html in the folder of the run or sweep; for runs "
+        "from several places, in the current folder)",
     )
     parser.add_argument(
         "--picture",

@@ -1,6 +1,6 @@
 """Scores and bytes of configurations over their seeds, as plain data for the page and the picture.
 
-Only runs that completed are counted, and a seed once.
+Only completed runs count, and each seed once.
 """
 
 import statistics
@@ -19,7 +19,15 @@ PARTS = ("set-up", "payload down", "overhead down", "payload up", "overhead up")
 
 
 def comparable(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return a comparison for each metric and test set, largest first."""
+    """Return one comparison per metric and test set, with the most runs first.
+
+    Returns
+    -------
+    list of dict
+        ``title``, ``dataset``, ``rows`` (which test rows), ``metric`` and its ``name``, ``target``,
+        ``configurations`` (see `configuration`, best first) and ``differences`` (for each as the
+        baseline, see ``fl_app.report.significance``).
+    """
     tests = Counter(run.judged_by for run in runs)
     found = [(_counted(one), one) for one in group(runs)]
     methods = sorted({one.method for _, one in found})
@@ -36,7 +44,7 @@ def comparable(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def left_out(runs: Sequence[Run]) -> list[tuple[Path, str]]:
-    """Return the runs that are not counted, and why."""
+    """Return the runs that do not count, with the reason."""
     kept = {run.path for one in group(runs) for run in _counted(one)}
     return [(run.path, _why_not(run)) for run in runs if run.path not in kept]
 
@@ -90,7 +98,27 @@ def _comparison(
 def configuration(
     runs: Sequence[Run], label: str, method: str, style: int, target: float | None
 ) -> dict[str, Any]:
-    """Return what the charts show of a configuration: numbers over its runs, one per seed."""
+    """Return the data of a configuration for the charts.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        One run per seed.
+    label, method : str
+        See ``fl_app.runs.configurations.Configuration``.
+    style : int
+        The number of the method, for its colour and symbol.
+    target : float or None
+        The score to reach.
+
+    Returns
+    -------
+    dict
+        Spreads (see `spread`) of the final scores, bytes, bits per scalar, seconds, and rounds and
+        bytes to the target; ``parts``, mean bytes by ``PARTS``; ``curve``, scores and bytes by
+        round; ``rounds``, the details of each round if there is one run; and ``front``, its place
+        on the Pareto front, 0 for none yet.
+    """
     metric = runs[0].target_metric
     met = [None if target is None else run.first_met(target) for run in runs]
     return {
@@ -115,7 +143,7 @@ def configuration(
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Return mean and standard deviation (None for one value) of values, and the values."""
+    """Return mean (None without values), standard deviation (None below two), and the values."""
     return {
         "mean": statistics.mean(values) if values else None,
         "sd": statistics.stdev(values) if len(values) > 1 else None,
@@ -128,7 +156,7 @@ def _seconds(run: Run) -> float | None:
 
 
 def _parts(run: Run) -> tuple[int, ...]:
-    """Return the message bytes by ``PARTS``; their sum is what was sent."""
+    """Return the message bytes by ``PARTS``; they add up to the bytes sent."""
     down, up = (
         (run.bytes_of("payload_bytes", "train", d), run.bytes_of("message_bytes", "train", d))
         for d in ("down", "up")
@@ -143,7 +171,10 @@ def _parts(run: Run) -> tuple[int, ...]:
 
 
 def _curve(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return the score over the seeds that came to a round, and the mean bytes sent until then."""
+    """Return, by round, the spread of the score over seeds and the mean bytes sent so far.
+
+    Only runs that have a score for the round count.
+    """
     rounds = sorted({r for run in runs for r in run.curve})
     return [
         {
@@ -156,7 +187,7 @@ def _curve(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _rounds(run: Run) -> list[dict[str, Any]]:
-    """Return who trained in each round, what was sent, and what the model scored."""
+    """Return the clients, message bytes and scores of each round."""
     found = []
     for number in sorted({r for r, split, *_ in run.metrics if split == "test"}):
         rows = [t for t in run.ledger.rows if t.round == number and t.kind != "evaluate"]

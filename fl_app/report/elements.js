@@ -1,6 +1,6 @@
 "use strict";
-// Everything shown comes from the JSON in #data. Names in it are whatever someone typed: they reach
-// the page as textContent, and Plotly, which reads a little HTML, through escaped().
+// All content comes from the JSON in #data. Names in it are arbitrary text: they are set as
+// textContent, or escaped by escaped() for Plotly, which interprets some HTML.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const PART_COLORS = ["#9aa1ac", "#0072b2", "#8cc6ea", "#d55e00", "#f3b98f"];

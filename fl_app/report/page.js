@@ -1,4 +1,4 @@
-// What is on the page, from top to bottom.
+// The content of the page, from top to bottom.
 
 function showComparison(set, number) {
   const section = element("section", {}, element("h2", { text: set.title }));
@@ -67,7 +67,7 @@ if (data.tables.runs) {
 const drawn = Promise.all(charts.map((redraw) => redraw()));
 let width = window.innerWidth;
 window.addEventListener("resize", () => {
-  if (window.innerWidth === width) return; // a phone's bars come and go
+  if (window.innerWidth === width) return; // a phone hides and shows its bars
   width = window.innerWidth;
   charts.forEach((redraw) => redraw());
 });

@@ -1,4 +1,4 @@
-"""The page: data and charts in one file, made from what runs have left in their folders."""
+"""The report page: data and charts in one HTML file, made from the folders of runs."""
 
 import importlib.util
 import json
@@ -22,13 +22,13 @@ from fl_app.runs.text import duration, guarantee, is_rehearsal, score, size, tit
 
 SCRIPTS = ("elements.js", "charts.js", "pareto.js", "tables.js", "page.js")
 BYTES = {
-    "payload_up": "payload up: what the codec made of the models",
+    "payload_up": "payload up: the models as the codec encoded them",
     "payload_down": "payload down",
     "message_up": "messages up: all Flower objects",
     "message_down": "messages down",
-    "message_down_seed_only": "messages down, if the first download brought only the seed",
+    "message_down_seed_only": "messages down, if the first download contained only the seed",
     "setup": "set-up",
-    "total": "sent in all: messages of training and set-up",
+    "total": "sent in total: messages of training and set-up",
     "evaluate": "evaluation",
 }
 SECONDS = {
@@ -41,7 +41,14 @@ SECONDS = {
 
 
 def write(folder: Path, target_file: Path | None = None) -> Path:
-    """Write the page of one run, ``folder/report.html``, and return its path.
+    """Write the page of one run and return its path.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the run.
+    target_file : Path or None
+        The page; None: ``folder/report.html``.
 
     Raises
     ------
@@ -90,7 +97,7 @@ def compare(folders: Sequence[Path], target_file: Path, heading: str = "Runs com
     Raises
     ------
     FileNotFoundError
-        If a folder is not that of a run, or there is none to write in.
+        If a folder is not that of a run, or the folder of ``target_file`` does not exist.
     """
     runs = [read(folder) for folder in folders]
     sets = comparable(runs)
@@ -113,7 +120,7 @@ def compare(folders: Sequence[Path], target_file: Path, heading: str = "Runs com
 
 
 def _render(target: Path, data: dict[str, Any], **values: Any) -> Path:
-    """Write the page; its parts lie beside this file, or where the project is installed."""
+    """Write the page from the template, style sheet and scripts of this package."""
     page = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(_part("template.html"))
@@ -145,28 +152,28 @@ def _part(name: str) -> str:
 
 
 def _looks(data: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return colour and symbol of every method by its number."""
+    """Return colour and symbol of every method, by its number."""
     styles = (row["style"] for one in data["sets"] for row in one["configurations"])
     return [look(number) for number in range(max(styles, default=-1) + 1)]
 
 
 def _plotly() -> str:
-    """Return plotly.js, out of the package but without importing it."""
+    """Return plotly.js from the package plotly, which is not imported."""
     spec = importlib.util.find_spec("plotly")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("reports need plotly; mend it with `make setup`")
+        raise ModuleNotFoundError("reports need plotly; install it with `make setup`")
     script = Path(spec.origin).parent / "package_data" / "plotly.min.js"
     return script.read_text(encoding="utf-8")
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    """Return (value, what it is) of what is asked first about a run."""
+    """Return the main facts about a run as (value, description)."""
     facts = [
         (score(name, value), f"{title(name)}, {split}")
         for split in ("test", "unseen")
         for name, value in run.final(split).items()
     ]
-    facts.append((size(run.ledger.sent()), "sent, set-up included"))
+    facts.append((size(run.ledger.sent()), "sent, including set-up"))
     if (bits := run.bits_per_scalar_up()) is not None:
         facts.append((f"{bits:.3f}", "bits per scalar up"))
     goal = run.option("target.value")
@@ -198,7 +205,7 @@ def _cells(table: pd.DataFrame) -> list[list[Any]]:
 
 
 def _finite(value: Any) -> Any:
-    """Return ``value`` with None for what JSON has no number for."""
+    """Return ``value`` with None instead of NaN and infinity, which JSON lacks."""
     if isinstance(value, dict):
         return {key: _finite(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):

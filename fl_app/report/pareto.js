@@ -1,4 +1,4 @@
-// The Pareto front, and where its labels go.
+// The Pareto front and the placement of its labels.
 
 const pen = document.createElement("canvas").getContext("2d");
 function textWidth(text) {
@@ -36,7 +36,7 @@ function places(points, others, labels, width, height) {
         return { xshift: left - x, yshift: above ? far : -far, yanchor: above ? "bottom" : "top" };
       }
     }
-    return null; // it is in the list below the chart all the same
+    return null; // the list below the chart has it too
   });
 }
 
@@ -63,7 +63,7 @@ function drawPareto(set) {
     const w = width - margin.l - margin.r, h = narrow() ? 300 : 470;
     const xaxis = bytesAxis(all.map((o) => o.bytes.mean),
       narrow() ? "message bytes of the run" : "message bytes of the whole run, log scale", w);
-    // Room for labels above; what is far below the whole front is a double-click away.
+    // Room for labels above; a double-click shows what is far below the front.
     const best = front.flatMap(({ score: { mean, sd } }) => [mean - (sd || 0), mean + (sd || 0)]);
     const rise = Math.max(Math.max(...best) - Math.min(...best), 0.05);
     const least = Math.min(...all.map((o) => o.score.mean)), floor = Math.min(...best) - 0.25 * rise;

@@ -1,4 +1,4 @@
-"""The Pareto front: what is not beaten in both the score and the bytes."""
+"""The Pareto front: points that no other point beats in both score and bytes."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Return the indices of the points (cost, score) that no other point dominates, by cost.
 
-    A point dominates another one if its cost is no higher, its score no lower, and one of them
-    better: of equal points, all are on the front or none.
+    A point dominates another one if its cost is not higher, its score not lower, and one of them
+    is better. Of equal points, either all are on the front or none.
     """
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
     found: list[int] = []

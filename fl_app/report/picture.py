@@ -18,7 +18,7 @@ from fl_app.runs.read import read
 from fl_app.runs.text import size
 
 STYLE: Any = {
-    "svg.hashsalt": "thinwire",  # same run, same picture
+    "svg.hashsalt": "thinwire",  # the same runs give the same bytes
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "axes.spines.top": False,
@@ -26,14 +26,14 @@ STYLE: Any = {
     "axes.grid": True,
     "grid.alpha": 0.3,
 }
-# Where a label may be: above its point or not, from which distance in pixels to which.
-FAR = ((True, 11, 55), (False, 11, 55), (True, 55, 400), (False, 55, 400))
-NEAR = 18  # needs no leader
+# Places to try for a label: whether above its point, and the range of distances in pixels.
+PLACES = ((True, 11, 55), (False, 11, 55), (True, 55, 400), (False, 55, 400))
+NEAR = 18  # a label within this distance in pixels needs no leader
 INK, QUIET = "#1f2430", "#667085"
 
 
 def draw(folders: Sequence[Path], target_file: Path) -> Path:
-    """Draw a panel for each metric and data set that the runs have, and return the file's path.
+    """Draw one panel per metric and data set of the runs, and return the file's path.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def draw(folders: Sequence[Path], target_file: Path) -> Path:
     sets = comparable([read(folder) for folder in folders])
     if not sets:
         raise ValueError("no run has completed, so there is nothing to draw")
-    # One configuration alone is no front.
+    # A single configuration makes no front.
     sets = [one for one in sets if len(one["configurations"]) > 1] or sets
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 6.2 * len(sets)), layout="constrained", dpi=120)
@@ -58,7 +58,7 @@ def draw(folders: Sequence[Path], target_file: Path) -> Path:
         panels = figure.subplots(len(sets), 1, squeeze=False)[:, 0]
         for panel, one in zip(panels, sets, strict=True):
             _panel(panel, one)
-        canvas.draw()  # labels are placed around what is drawn, in its pixels
+        canvas.draw()  # labels are placed around the drawing, in its pixels
         figure.set_layout_engine("none")
         for panel, one in zip(panels, sets, strict=True):
             _label_front(panel, one, canvas)
@@ -98,7 +98,7 @@ def _panel(axes: Axes, one: dict[str, Any]) -> None:
     axes.legend(frameon=False, fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.11))
     axes.set_xscale("log")
     axes.set(
-        xlabel="message bytes of the whole run: both directions, set-up included",
+        xlabel="message bytes of the whole run: both directions, including set-up",
         ylabel=f"final {one['name']}, mean over seeds",
     )
     axes.set_title(
@@ -114,7 +114,7 @@ def _panel(axes: Axes, one: dict[str, Any]) -> None:
         axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
     _limit(axes, one, front)
     low, high = axes.get_ylim()
-    # Outside of the axes it would have no place, and take that of all else.
+    # Outside of the axes the layout would make room for it.
     if one["target"] is not None and low < one["target"] < high:
         axes.axhline(one["target"], color=QUIET, linestyle="--", linewidth=1, zorder=1)
         axes.annotate(
@@ -133,7 +133,7 @@ def _point(row: dict[str, Any]) -> tuple[float, float]:
 
 
 def _limit(axes: Axes, one: dict[str, Any], front: list[dict[str, Any]]) -> None:
-    """Leave room for labels above and to the left; leave out what is far below the front."""
+    """Make room for labels above and to the left, and cut off points far below the front."""
     ends = [
         row["score"]["mean"] + sign * (row["score"]["sd"] or 0) for row in front for sign in (-1, 1)
     ]
@@ -143,7 +143,7 @@ def _limit(axes: Axes, one: dict[str, Any], front: list[dict[str, Any]]) -> None
     if least > low - 0.25 * height:
         low = min(low, least - 0.05 * height)
     if one["target"] is not None and low > one["target"] > low - height:
-        low = one["target"] - 0.1 * height  # near enough to be shown
+        low = one["target"] - 0.1 * height  # near enough to show it
     axes.set_ylim(low, high)
     left, right = axes.get_xlim()
     axes.set_xlim(left / 1.6, right)
@@ -161,10 +161,10 @@ def _limit(axes: Axes, one: dict[str, Any], front: list[dict[str, Any]]) -> None
 
 
 def _label_front(axes: Axes, one: dict[str, Any], canvas: FigureCanvasAgg) -> None:
-    """Put every label of the front where it covers nothing.
+    """Place the labels of the front so that they cover nothing.
 
-    It ends above its point, if there is a place near: above and to the left there is nothing that
-    the front beats. The way up from the points to its right stays free for their leaders.
+    A label is put above its point if there is room nearby: no beaten configuration is above and to
+    the left of the front. The space straight above later points stays free for their leaders.
     """
     pixels = axes.transData.transform
     frame = axes.get_window_extent()
@@ -176,13 +176,14 @@ def _label_front(axes: Axes, one: dict[str, Any], canvas: FigureCanvasAgg) -> No
         taken += [_box(x, right, y - 3, y + 3), _box(right - 3, right + 3, y, up)]
     labels: list[Bbox] = []
     font: dict[str, Any] = {"fontsize": 9.5, "fontweight": "bold"}
-    ways = [_box(x - 2, x + 2, y, frame.y1) for x, y in map(pixels, map(_point, front))]
+    columns = [_box(x - 2, x + 2, y, frame.y1) for x, y in map(pixels, map(_point, front))]
     for number, row in enumerate(front):
         probe = axes.text(0, 0, row["label"], **font)
         extent = probe.get_window_extent(canvas.get_renderer())
         probe.remove()
         x, y = pixels(_point(row))
-        place = _free(x, y, extent.width, extent.height, frame, taken + ways[number + 1 :], labels)
+        obstacles = taken + columns[number + 1 :]
+        place = _free(x, y, extent.width, extent.height, frame, obstacles, labels)
         if place is None:
             continue
         labels.append(place)
@@ -218,8 +219,22 @@ def _free(
     taken: list[Bbox],
     labels: list[Bbox],
 ) -> Bbox | None:
-    """Return a place for a label: near above, near below, or far from its point."""
-    for above, nearest, farthest in FAR:
+    """Return a place for a label: near above, near below, or far from its point.
+
+    Parameters
+    ----------
+    x, y : float
+        The point, in pixels.
+    width, height : float
+        Size of the label.
+    frame : Bbox
+        The axes.
+    taken : list of Bbox
+        What the label may not cover.
+    labels : list of Bbox
+        What its leader may not cross.
+    """
+    for above, nearest, farthest in PLACES:
         left = max(frame.x0 + 4, x + 6 - width) if above else x - 6
         for far in range(nearest, farthest, 4):
             low = y + far if above else y - far - height

@@ -1,26 +1,35 @@
-"""Which differences between configurations are more than the spread over seeds.
+"""Tests whether differences between configurations are larger than the spread over seeds.
 
-Welch's t test (1947), two-sided: the mean over seeds of one configuration against that of another,
-their variances unknown and not assumed equal. It is not paired: two methods share a seed's number,
-but draw other batches and another start with it. Against one baseline there is a test for every
-other configuration, so the p values are corrected by Holm (1979): the chance that any of a
-baseline's differences is called significant though there is none is at most 5 %, whatever the
-dependence. That the baseline is often chosen for being best is not corrected for.
+Welch's t test (1947), two-sided, compares the means over seeds of two configurations, whose
+variances are unknown and not assumed equal. It is not paired: two methods share the number of a
+seed, but draw different batches and starts from it. Each baseline is compared with every other
+configuration, so that the p values are corrected by Holm (1979): the probability that any of a
+baseline's differences is called significant although there is none is at most 5 %, whatever the
+dependence. There is no correction for choosing the best configuration as the baseline.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 MIN_SEEDS = 3
-"""With two values the spread itself is a guess: nothing is said of fewer seeds than this."""
+"""With fewer seeds there is no test: the spread of two values is hardly known."""
 LEVEL = 0.05
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A configuration's mean less the baseline's: 95 % interval, p value, and p after Holm.
+    """The difference between a configuration's mean and the baseline's.
 
-    ``p`` and ``holm`` are None where neither has any spread, so that there is nothing to test.
+    Attributes
+    ----------
+    index : int
+        The configuration.
+    difference : float
+        Its mean minus the baseline's.
+    low, high : float or None
+        The 95 % interval; None if neither has any spread, so that there is nothing to test.
+    p, holm : float or None
+        The p value, and the p value corrected by Holm.
     """
 
     index: int
@@ -32,12 +41,12 @@ class Difference:
 
 
 def enough(values: Sequence[float]) -> bool:
-    """Return whether a configuration has the seeds for a test."""
+    """Tell whether a configuration has enough seeds for a test."""
     return len(values) >= MIN_SEEDS
 
 
 def differences(samples: Sequence[Sequence[float]], baseline: int) -> list[Difference]:
-    """Return every sample's difference from ``samples[baseline]``, but that of the baseline.
+    """Return the difference of every other sample from ``samples[baseline]``.
 
     Samples that are too small for a test are left out.
     """
@@ -57,11 +66,11 @@ def differences(samples: Sequence[Sequence[float]], baseline: int) -> list[Diffe
 
 
 def welch(index: int, sample: Sequence[float], baseline: Sequence[float]) -> Difference:
-    """Return the difference of two means, and Welch's test of it."""
+    """Return the difference of two means with Welch's test."""
     mean = sum(sample) / len(sample) - sum(baseline) / len(baseline)
     if len({*sample}) == len({*baseline}) == 1:
         return Difference(index, mean, None, None, None)
-    from scipy import stats  # a second to import, which the end of a run does not need
+    from scipy import stats  # takes a second to import; the end of a run does not need it
 
     result = stats.ttest_ind(sample, baseline, equal_var=False)
     interval = result.confidence_interval(1 - LEVEL)

@@ -70,7 +70,7 @@ function significanceTable(parent, number, set) {
   const able = set.configurations.map((_, i) => i).filter((i) => set.differences[i].length);
   parent.append(element("h3", { className: "above", text: "Is a difference more than the spread over seeds?" }));
   if (!able.length) {
-    parent.append(element("p", { className: "quiet", text: "Nothing can be said: that takes at " +
+    parent.append(element("p", { className: "quiet", text: "No test is possible: it takes at " +
       `least two configurations with ${data.min_seeds} seeds each.` }));
     return;
   }

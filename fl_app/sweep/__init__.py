@@ -1,1 +1,5 @@
-"""Many runs."""
+"""Sweeps: many runs by one command.
+
+- ``job``: one run of a sweep. ``summary``: the table and files at its end.
+- ``superlinks``: the SuperLinks that its runs share.
+"""

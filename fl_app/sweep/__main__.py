@@ -2,7 +2,7 @@
 
 import sys
 
-from fl_app.sweep.job import main  # the module that Hydra's launchers find again
+from fl_app.sweep.job import main  # Hydra's launchers import the job from that module
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,8 +1,8 @@
-"""``python -m fl_app.sweep -m KEY=A,B ...``: a Hydra multirun, of which each job is a ``flwr run``.
+"""``python -m fl_app.sweep -m KEY=A,B ...``: a Hydra multirun in which each job is a ``flwr run``.
 
-Ends with a table, and in the sweep's folder results.csv, report.html and pareto.png. The exit
-status is 0 if every run completed, 1 if one failed, 2 for a wrong configuration, 130 if
-interrupted.
+At the end it prints a table and writes results.csv, report.html and pareto.png to the sweep's
+folder. The exit status is 0 if every run completed, 1 if one failed, 2 for a wrong configuration,
+130 if interrupted.
 """
 
 import json
@@ -34,18 +34,22 @@ from fl_app.simulation.superlink import SuperLinkError
 from fl_app.sweep.summary import JOBS, Job, conclude
 from fl_app.sweep.superlinks import FOLDERS, STARTED, free_superlink
 
-OF_THE_SWEEP = ("sweep", "resume", "job", "output.name", "output.dir")  # not of its runs
+OF_THE_SWEEP = ("sweep", "resume", "job", "output.name", "output.dir")  # keys not passed to runs
 LONGEST_NAME = 120
 
 
 @hydra.main(config_path=str(CONF_DIR), config_name="multirun", version_base="1.3")
 def job(cfg: DictConfig) -> float | None:
-    """Run one job; return the bytes until its target was met, as an objective to minimize.
+    """Run one job of a sweep.
 
-    Infinite if it was missed, None if the job failed.
+    Returns
+    -------
+    float or None
+        The bytes until its target was met, as an objective to minimize; infinite if it was missed,
+        None if the job failed.
     """
-    keep_private()  # in whatever process a launcher has started
-    if parent_process() is not None:  # the sweep's own process tells the jobs when to stop
+    keep_private()  # a launcher may have started this process
+    if parent_process() is not None:  # the sweep's own process stops the jobs
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     began = time.monotonic()
     sweep = project_root() / HydraConfig.get().sweep.dir
@@ -71,20 +75,20 @@ def job(cfg: DictConfig) -> float | None:
         why=why,
     )
     ended.add_to(sweep)
-    seconds = "was there" if found else duration(time.monotonic() - began)
-    print(f"{ended.line(run)}, {seconds}", flush=True)
+    took = "already completed" if found else duration(time.monotonic() - began)
+    print(f"{ended.line(run)}, {took}", flush=True)
     return bytes_to_target(run) if ended.status == "completed" and run else None
 
 
 def bytes_to_target(run: Run) -> float:
-    """Return the bytes sent until a run met its target, infinite if it did not."""
+    """Return the bytes sent until a run met its target; infinite if it did not."""
     target = run.option("target.value")
     met = None if target is None else run.first_met(target)
     return math.inf if met is None else float(run.ledger.sent(until=met))
 
 
 def words_of_job() -> list[str]:
-    """Return the overrides that Hydra gives this job, without those of the sweep itself."""
+    """Return the overrides that Hydra passes to this job, without those of the sweep itself."""
     parser = OverridesParser.create()
     return [
         word
@@ -97,7 +101,7 @@ def completed(folder: Path, wanted: DictConfig) -> Path | None:
     """Return a completed run below ``folder`` with the configuration ``wanted``, if any."""
     sought = identity(wanted)
     for path in sorted(folder.glob("**/summary.json")):
-        with suppress(ValueError, KeyError, FileNotFoundError):  # a spoiled run is none
+        with suppress(ValueError, KeyError, FileNotFoundError):  # skip damaged runs
             summary = json.loads(path.read_text())
             if (summary["status"], summary["seed"]) == ("completed", wanted.seed):
                 run = read(path.parent)
@@ -107,17 +111,17 @@ def completed(folder: Path, wanted: DictConfig) -> Path | None:
 
 
 def _run(sweep: Path, name: str, words: list[str]) -> Path:
-    """Run a job in a folder of its own, its log beside it."""
+    """Run a job in a new folder, with its log beside it; return the folder."""
     name = re.sub(r"[^\w.+-]+", "-", name)[:LONGEST_NAME]
     folder = next(path for path in _names(sweep / name) if not path.exists())
     words = [*words, f"output.dir='{sweep}'", f"output.name={folder.name}"]
     with free_superlink() as environment, Path(f"{folder}.log").open("w") as log:
-        submit(shlex.join(words), environment, log, wait=False)  # the next one may begin
+        submit(shlex.join(words), environment, log, wait=False)  # the next run may start
     return folder
 
 
 def last_line(log: Path) -> str:
-    """Return the last line of a job's log, where what ended it is said."""
+    """Return the last line of a job's log, which says why it ended."""
     lines = log.read_text().split("\n") if log.exists() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "it left no log")
 
@@ -129,7 +133,7 @@ def _names(path: Path) -> Iterator[Path]:
 
 
 def main() -> int:
-    """Sweep as the command line says; return the exit status."""
+    """Run the sweep of the command line; return the exit status."""
     keep_private()
     os.chdir(project_root())  # output.dir is relative to it
     interrupted = refused = False
@@ -139,24 +143,24 @@ def main() -> int:
         except KeyboardInterrupt:
             interrupted = True
             _end_workers()
-        except SystemExit as ending:  # Hydra has said what is wrong
+        except SystemExit as ending:  # Hydra has printed what is wrong
             refused = bool(ending.code)
     if not FOLDERS:
         return 130 if interrupted else 2 if refused else 0
     folder = FOLDERS[-1]
-    if refused and not (folder / JOBS).exists():  # found wrong after Hydra had made the folder
+    if refused and not (folder / JOBS).exists():  # refused after Hydra had made the folder
         (folder / "multirun.yaml").unlink(missing_ok=True)
-        with suppress(OSError):  # it holds something else
+        with suppress(OSError):  # the folder contains something else
             folder.rmdir()
         return 2
     status = conclude(folder)
     if interrupted:
-        print(f"go on with the same command and output.name={folder.name} resume=true")
+        print(f"to continue: the same command with output.name={folder.name} resume=true")
     return 130 if interrupted else 2 if refused else status
 
 
 def _end_workers() -> None:
-    """End the processes of a parallel launcher, each of which waits for its ``flwr run``."""
+    """Kill the processes of a parallel launcher and their ``flwr run`` commands."""
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             if any("LokyProcess" in word for word in process.cmdline()):

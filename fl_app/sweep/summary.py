@@ -14,8 +14,8 @@ from fl_app.runs.read import Run, read
 from fl_app.runs.spreadsheet import to_csv
 from fl_app.runs.text import score, size, title
 
-JOBS = "jobs.jsonl"  # of the sweep's folder: one line for each job that has ended
-MOST = 1000  # characters of overrides, or of why a job failed, in a line
+JOBS = "jobs.jsonl"  # in the sweep's folder: one line per job that has ended
+MOST = 1000  # characters of overrides, or of the reason for a failure, in a printed line
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class Job:
     Attributes
     ----------
     number : int
-        Hydra's.
+        Hydra's number of the job.
     words : str
         Its overrides.
     run : str or None
-        The folder of its run; None if it has left none.
+        The folder of its run; None if there is none.
     status : str
         completed, failed, interrupted or unfinished.
     why : str
-        Where to look if it is not completed.
+        The reason if it has not completed, and its log.
     """
 
     number: int
@@ -43,16 +43,16 @@ class Job:
     why: str
 
     def add_to(self, folder: Path) -> None:
-        """Remember the job in a sweep's folder."""
+        """Append the job to the list in a sweep's folder."""
         with (folder / JOBS).open("a") as file:
-            file.write(json.dumps(asdict(self)) + "\n")  # one write: jobs may end together
+            file.write(json.dumps(asdict(self)) + "\n")  # one write: jobs may end simultaneously
 
     def line(self, run: Run | None) -> str:
-        """Return number, overrides and outcome in a line."""
+        """Return number, overrides and outcome on one line."""
         return f"job {self.number}  {printable(self.words, MOST)}: {self.outcome(run)}"
 
     def outcome(self, run: Run | None) -> str:
-        """Return in a line what came of it."""
+        """Return scores and bytes, or the status and its reason."""
         if self.status != "completed" or run is None:
             return f"{self.status} ({printable(self.why, MOST)})"
         scores = [f"{title(name)} {score(name, v)}" for name, v in run.final("test").items()]
@@ -60,7 +60,7 @@ class Job:
 
 
 def jobs_of(folder: Path) -> list[Job]:
-    """Return the jobs of a sweep as each ended last."""
+    """Return the jobs of a sweep, each with its last outcome, by number."""
     if not (folder / JOBS).exists():
         return []
     jobs = [Job(**json.loads(line)) for line in (folder / JOBS).read_text().splitlines()]
@@ -68,9 +68,19 @@ def jobs_of(folder: Path) -> list[Job]:
 
 
 def conclude(folder: Path) -> int:
-    """Sum up the sweep in ``folder``; return 1 if one of its jobs failed, 0 if none did.
+    """Print and write the results of a sweep.
 
-    A run that completed while the sweep was stopped is counted too.
+    A run that completed while the sweep was being stopped counts too.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the sweep.
+
+    Returns
+    -------
+    int
+        The exit status: 0 if all jobs completed, else 1.
     """
     jobs = jobs_of(folder)
     named = [Path(job.run) for job in jobs if job.run is not None]
@@ -92,9 +102,9 @@ def conclude(folder: Path) -> int:
 
 
 def text(found: Sequence[Run]) -> str:
-    """Return a line per configuration, by bytes: means and standard deviations over its seeds.
+    """Return a table with a line per configuration, by bytes.
 
-    Runs that are not complete are left out.
+    It shows means and standard deviations over seeds. Runs that have not completed are left out.
     """
     lines = []
     for one in comparable(found):

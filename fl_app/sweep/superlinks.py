@@ -1,4 +1,4 @@
-"""The SuperLinks of a sweep: started once, shared by its runs, however they are launched."""
+"""The SuperLinks of a sweep: started once, and shared by its runs with any local launcher."""
 
 import fcntl
 import json
@@ -18,30 +18,30 @@ from omegaconf import DictConfig
 
 from fl_app.simulation.superlink import SuperLinkError, superlinks
 
-SHARED = "THINWIRE_SUPERLINKS"  # of the environment: the folder of what a sweep has started
+SHARED = "THINWIRE_SUPERLINKS"  # environment variable: the folder that lists a sweep's SuperLinks
 WAIT_SECONDS = 0.1
-STARTED = ExitStack()  # what this process has started, to be closed when it ends
-FOLDERS: list[Path] = []  # of the sweeps that this process has begun
+STARTED = ExitStack()  # what this process has started; it is closed when the process ends
+FOLDERS: list[Path] = []  # the folders of the sweeps that this process has started
 
 
 class SharedSuperLinks(Callback):
-    """Starts as many SuperLinks as runs go at once on this machine; they share its processors.
+    """Starts one SuperLink per simultaneous run on this machine; they share its processors.
 
     Runs that Hydra launches elsewhere (Slurm, a Ray cluster) start a SuperLink of their own.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Start them, and let the processes of runs find them.
+        """Start the SuperLinks, and let the processes of runs find them.
 
         Raises
         ------
         SystemExit
-            If the sweep's folder is taken, or a SuperLink does not start. Hydra hides other errors.
+            If the sweep's folder exists, or a SuperLink does not start. Hydra hides other errors.
         """
         folder = Path(config.hydra.sweep.dir).absolute()
         if folder.exists() and not config.resume:
             print(
-                f"configuration: {folder} exists: choose another output.name, go on in it with "
+                f"configuration: {folder} exists: choose another output.name, continue it with "
                 "resume=true, or remove the folder",
                 file=sys.stderr,
             )
@@ -57,7 +57,10 @@ class SharedSuperLinks(Callback):
 
 
 def share(environments: list[dict[str, str]]) -> None:
-    """Let the processes of runs find SuperLinks, by the environment; without any, each has one."""
+    """Let the processes of runs find the SuperLinks through the environment.
+
+    Without any, each run starts its own.
+    """
     if environments:
         folder = Path(STARTED.enter_context(tempfile.TemporaryDirectory(prefix="thinwire-sweep-")))
         for index, environment in enumerate(environments):
@@ -67,9 +70,9 @@ def share(environments: list[dict[str, str]]) -> None:
 
 
 def at_once(launcher: DictConfig) -> int:
-    """Return how many runs a Hydra launcher starts at once on this machine, 0 if elsewhere.
+    """Return how many runs a Hydra launcher starts at once on this machine; 0 if elsewhere.
 
-    Never more than there are processors.
+    It is at most the number of processors.
     """
     kind = str(launcher._target_).rpartition(".")[2]
     if kind == "BasicLauncher":
@@ -81,7 +84,10 @@ def at_once(launcher: DictConfig) -> int:
 
 @contextmanager
 def free_superlink() -> Iterator[dict[str, str]]:
-    """Yield a SuperLink that no other run uses, waiting for one; a new one outside a sweep."""
+    """Wait for a SuperLink that no other run uses, and yield its environment.
+
+    Outside of a sweep, start a new one.
+    """
     shared = os.environ.get(SHARED)
     if shared is None:
         with superlinks() as (environment,):

@@ -26,7 +26,7 @@ from fl_app.data.word_problems import (
 )
 from fl_app.files import installed
 from fl_app.preflight.whole import check
-from fl_app.pretraining.llama import strew, words_without_meaning
+from fl_app.pretraining.llama import add_fillers, filler_words
 from fl_app.tasks.answers import final_number
 
 OVERRIDES = "model=llama-tiny data=word_problems task=word_problems"
@@ -144,10 +144,10 @@ def test_the_clients_wording_is_new_to_the_pretrained_model() -> None:
     assert not {*POOLS["pretraining"].orders} & {*POOLS["federated"].orders}
 
 
-def test_strangers_say_nothing_of_the_working() -> None:
-    rng, strangers = generator(0), words_without_meaning()
+def test_fillers_say_nothing_of_the_working() -> None:
+    rng, fillers = generator(0), filler_words()
     for row in make_problems(3, POOLS["pretraining"], range(40), range(2)):
-        told = row | {"instruction": strew(rng, row["instruction"], strangers)}
+        told = row | {"instruction": add_fillers(rng, row["instruction"], fillers)}
         assert _operations(told) == _operations(row)
         assert re.findall(r"\d+", told["instruction"]) == re.findall(r"\d+", row["instruction"])
 

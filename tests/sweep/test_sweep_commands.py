@@ -85,7 +85,7 @@ def test_failed_jobs_stop_no_sweep_ctrl_c_does_and_resume_does_what_is_missing(t
     # Again, with other words in place of the wrong ones: only what is missing is run.
     again = run(folder, "seed=0", grid("codec=nf4", "codec=ternary", "codec=sign"), "resume=true")
     assert again.returncode == 1  # the failed ones of before were not asked for again
-    assert again.stdout.count("was there") == 2
+    assert again.stdout.count("already completed") == 2
     now = {path: read(path).status for path in run_folders(folder)}
     (new,) = now.keys() - first.keys()
     assert "ternary" in new.name
