@@ -12,16 +12,28 @@ from hypothesis import strategies as st
 from fl_app.codecs import CodecError, Wire, WireError, fp4, int8, nf4
 from fl_app.codecs.fp4 import CODEBOOK as E2M1
 from fl_app.codecs.int8 import Integers, dequantize_numpy, quantize_numpy
+from fl_app.codecs.nf4 import CODEBOOK as NORMAL
+from fl_app.codecs.parts import codebook
 from fl_app.codecs.parts.block_kernels import absmax, absmax_numpy
 from fl_app.codecs.parts.codebook import Codebook
-from fl_app.codecs.parts.nf4_kernels import CODEBOOK as NF4
 from fl_app.codecs.parts.scales import SCALES
 from tests.codecs.test_nf4 import any_finite, bits
 
-FP4 = Codebook(E2M1)
-INT8 = Integers()
-NUMPY_INT8 = SimpleNamespace(quantize=quantize_numpy, dequantize=dequantize_numpy)
-NUMPY_FP4 = SimpleNamespace(quantize=FP4.quantize_numpy, dequantize=FP4.dequantize_numpy)
+
+def numpy_codebook(book: Codebook) -> SimpleNamespace:
+    """The functions that take the place of a codebook's kernels where numba is missing."""
+    return SimpleNamespace(
+        quantize=lambda *args: codebook.quantize_numpy(*args, book.midpoints, book.zero),
+        dequantize=lambda *args: codebook.dequantize_numpy(*args, book.table),
+    )
+
+
+NF4, FP4, INT8 = Codebook(NORMAL), Codebook(E2M1), Integers()
+KERNELS = [
+    (NF4, numpy_codebook(NF4)),
+    (FP4, numpy_codebook(FP4)),
+    (INT8, SimpleNamespace(quantize=quantize_numpy, dequantize=dequantize_numpy)),
+]
 BOUNDS = {nf4: 0.15191, fp4: 0.16667, int8: 0.003938}
 
 
@@ -75,10 +87,21 @@ def test_idempotent_and_exact_at_the_block_maximum(factory, x, block):
         assert once[top] == x[top]
 
 
-@pytest.mark.parametrize(("symbols", "other"), [(INT8, NUMPY_INT8), (FP4, NUMPY_FP4)])
-@given(x=any_finite(max_size=300), block=st.sampled_from([16, 64, 128]), up=st.booleans())
+@pytest.mark.parametrize(("symbols", "other"), KERNELS, ids=["nf4", "fp4", "int8"])
+@given(x=any_finite(max_size=300), block=st.sampled_from([16, 32, 64, 128, 4096]), up=st.booleans())
 @settings(max_examples=100, deadline=None)
 def test_numba_and_numpy_give_the_same_bits(symbols, other, x, block, up):
+    check_same_bits(symbols, other, x, block, up)
+
+
+@pytest.mark.parametrize(("symbols", "other"), KERNELS, ids=["nf4", "fp4", "int8"])
+@pytest.mark.parametrize("block", [16, 64, 65_536])
+def test_numba_and_numpy_agree_beyond_one_chunk(symbols, other, block):
+    x = np.random.default_rng(3).standard_normal(200_001).astype(np.float32)
+    check_same_bits(symbols, other, x, block, up=False)
+
+
+def check_same_bits(symbols, other, x, block, up):
     scales, again = (np.empty(-(-x.size // block), np.float32) for _ in range(2))
     absmax(x, scales, block)
     absmax_numpy(x, again, block)
@@ -89,14 +112,14 @@ def test_numba_and_numpy_give_the_same_bits(symbols, other, x, block, up):
     symbols.quantize(x, scales, out, block)
     other.quantize(x, scales, out_2, block)
     assert out.tolist() == out_2.tolist()
-    assert all(s < symbols.count for s in unpacked(out, symbols.bits))
+    assert max(unpacked(out, symbols.bits)) < symbols.count
     values, values_2 = np.empty_like(x), np.empty_like(x)
     symbols.dequantize(out, scales, values, np.array([x.size]), block)
     other.dequantize(out, scales, values_2, np.array([x.size]), block)
     assert bits(values) == bits(values_2)
 
 
-@pytest.mark.parametrize(("symbols", "other"), [(INT8, NUMPY_INT8), (FP4, NUMPY_FP4)])
+@pytest.mark.parametrize(("symbols", "other"), KERNELS, ids=["nf4", "fp4", "int8"])
 def test_many_tensors_are_decoded_like_one_at_a_time(symbols, other):
     rng = np.random.default_rng(0)
     sizes = np.array([0, 1, 130, 64, 70_001, 0, 63])
@@ -114,6 +137,16 @@ def test_many_tensors_are_decoded_like_one_at_a_time(symbols, other):
         out = np.empty(sizes.sum(), np.float32)
         version.dequantize(sent, scales, out, sizes, 64)
         assert out.tolist() == want
+
+
+@pytest.mark.parametrize("kernel", [absmax, absmax_numpy])
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("at", [0, 63, 64, 150, 199])
+def test_scales_are_not_finite_where_a_value_is_not(kernel, bad, at):
+    x, scales = np.ones(200, np.float32), np.empty(4, np.float32)
+    x[at] = bad
+    kernel(x, scales, 64)
+    assert np.isfinite(scales).tolist() == [at // 64 != i for i in range(4)]
 
 
 def unpacked(packed: np.ndarray, width: int) -> list[int]:
@@ -255,8 +288,8 @@ def test_symbols_that_stand_for_nothing_are_refused():
 
 
 def test_codebooks_ascend_from_minus_one_to_one():
-    for values in (NF4, E2M1):
+    for values in (NORMAL, E2M1):
         assert np.all(np.diff(values) > 0)
         assert (values[0], values[7], values[-1]) == (-1, 0, 1)
         widest = np.diff(values.astype(np.float64)).max() / 2
-        assert widest < (0.15191 if values is NF4 else 0.16667)
+        assert widest < (0.15191 if values is NORMAL else 0.16667)

@@ -1,4 +1,4 @@
-"""NF4: the bits of bitsandbytes, the same from numba and numpy, and what 4 bits promise."""
+"""NF4: the bits of bitsandbytes, and what 4 bits promise."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fl_app.codecs import Wire, WireError, nf4
-from fl_app.codecs.parts import nf4_kernels
-from fl_app.codecs.parts.nf4_kernels import CODEBOOK, FLOOR, SYMBOLS
+from fl_app.codecs.nf4 import CODEBOOK
+from fl_app.codecs.parts.block_kernels import FLOOR
 
 torch = pytest.importorskip("torch")
 bnb = pytest.importorskip("bitsandbytes.functional")
 
-HALF_GAP = 0.15191
-MIDPOINTS = SYMBOLS.midpoints
+MIDPOINTS = (CODEBOOK[:-1] + CODEBOOK[1:]) / np.float32(2)
 
 
 def bnb_encode(x: np.ndarray, block: int = 64) -> tuple[np.ndarray, np.ndarray]:
@@ -24,16 +23,10 @@ def bnb_encode(x: np.ndarray, block: int = 64) -> tuple[np.ndarray, np.ndarray]:
     return packed.numpy().reshape(-1), state.absmax.numpy()
 
 
-def kernel_encode(x: np.ndarray, block: int = 64, kernel=nf4_kernels.encode):
-    absmax, packed = np.empty(-(-x.size // block), np.float32), np.empty(-(-x.size // 2), np.uint8)
-    assert kernel(x, absmax, packed, block)
-    return packed, absmax
-
-
-def kernel_decode(packed, absmax, n: int, block: int = 64, kernel=nf4_kernels.decode) -> np.ndarray:
-    out = np.empty(n, np.float32)
-    kernel(packed, absmax, out, block)
-    return out
+def sent(x: np.ndarray, block: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Return the codes, two a byte, and the scales."""
+    wire, _ = nf4(block).encode({"x": x}, (), {"x": x})
+    return np.frombuffer(wire.sections[1], np.uint8), np.frombuffer(wire.sections[0], np.float32)
 
 
 def codes(packed: np.ndarray) -> np.ndarray:
@@ -45,7 +38,8 @@ def bits(x: np.ndarray) -> list[int]:
 
 
 def there_and_back(x: np.ndarray, block: int = 64) -> np.ndarray:
-    return kernel_decode(*kernel_encode(x, block), x.size, block)
+    codec, tree = nf4(block), {"x": x}
+    return codec.decode(codec.encode(tree, (), tree)[0], tree)["x"]
 
 
 def differs_from_bnb(x: np.ndarray, block: int) -> np.ndarray:
@@ -59,11 +53,10 @@ def differs_from_bnb(x: np.ndarray, block: int) -> np.ndarray:
 
 def check_against_bnb(x: np.ndarray, block: int) -> None:
     want_packed, want_absmax = bnb_encode(x, block)
-    for kernel in (nf4_kernels.encode, nf4_kernels.encode_numpy):
-        packed, absmax = kernel_encode(x, block, kernel)
-        assert bits(absmax) == bits(want_absmax)
-        same = codes(packed) == codes(want_packed)
-        assert np.all(same | differs_from_bnb(x, block))
+    packed, absmax = sent(x, block)
+    assert bits(absmax) == bits(want_absmax)
+    same = codes(packed) == codes(want_packed)
+    assert np.all(same | differs_from_bnb(x, block))
 
 
 @st.composite
@@ -115,7 +108,7 @@ def test_ties_and_their_neighbours_are_bitsandbytes(scale):
 def test_ties_go_to_the_lower_code():
     x = np.zeros(64, np.float32)
     x[0], x[1:16] = 1, MIDPOINTS
-    assert codes(kernel_encode(x)[0])[1:16].tolist() == list(range(15))
+    assert codes(sent(x)[0])[1:16].tolist() == list(range(15))
 
 
 @pytest.mark.parametrize(
@@ -139,11 +132,10 @@ def test_odd_cases(x):
 @given(x=any_finite(), block=st.sampled_from([64, 128]))
 @settings(max_examples=50, deadline=None)
 def test_decoded_values_are_bitsandbytes(x, block):
-    packed, absmax = kernel_encode(x, block)
+    packed, absmax = sent(x, block)
     # bitsandbytes decodes a flattened, even number of values from the same bytes
     want = CODEBOOK[codes(packed)[: x.size]] * np.repeat(absmax, block)[: x.size]
-    for kernel in (nf4_kernels.decode, nf4_kernels.decode_numpy):
-        assert bits(kernel_decode(packed, absmax, x.size, block, kernel)) == bits(want)
+    assert bits(there_and_back(x, block)) == bits(want)
     if x.size % block == 0:
         state = bnb.QuantState(
             absmax=torch.from_numpy(absmax),
@@ -155,42 +147,6 @@ def test_decoded_values_are_bitsandbytes(x, block):
         )
         theirs = bnb.dequantize_4bit(torch.from_numpy(packed).reshape(-1, 1), state).numpy()
         assert bits(theirs.reshape(-1)) == bits(want)
-
-
-# --- two implementations, one result --------------------------------------------------------------
-
-
-@given(x=any_finite(max_size=300), block=st.sampled_from([16, 32, 64, 128, 4096]))
-@settings(max_examples=100, deadline=None)
-def test_numba_and_numpy_give_the_same_bits(x, block):
-    packed, absmax = kernel_encode(x, block)
-    packed_2, absmax_2 = kernel_encode(x, block, nf4_kernels.encode_numpy)
-    assert packed.tolist() == packed_2.tolist()
-    assert bits(absmax) == bits(absmax_2)
-    out = kernel_decode(packed, absmax, x.size, block)
-    assert bits(out) == bits(kernel_decode(packed, absmax, x.size, block, nf4_kernels.decode_numpy))
-
-
-def test_numba_and_numpy_agree_beyond_one_chunk():
-    x = np.random.default_rng(3).standard_normal(200_001).astype(np.float32)
-    for block in (16, 64, 65_536):
-        packed, absmax = kernel_encode(x, block)
-        packed_2, absmax_2 = kernel_encode(x, block, nf4_kernels.encode_numpy)
-        assert np.array_equal(packed, packed_2)
-        assert np.array_equal(absmax, absmax_2)
-        out = kernel_decode(packed, absmax, x.size, block)
-        out_2 = kernel_decode(packed, absmax, x.size, block, nf4_kernels.decode_numpy)
-        assert np.array_equal(out, out_2)
-
-
-@pytest.mark.parametrize("kernel", [nf4_kernels.encode, nf4_kernels.encode_numpy])
-@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("at", [0, 63, 64, 150, 199])
-def test_both_see_nan_and_inf_anywhere(kernel, bad, at):
-    x = np.ones(200, np.float32)
-    x[at] = bad
-    with np.errstate(invalid="raise"):
-        assert not kernel(x, np.empty(4, np.float32), np.empty(100, np.uint8), 64)
 
 
 # --- what NF4 promises ----------------------------------------------------------------------------
@@ -213,29 +169,16 @@ def test_idempotent_for_every_denormal_scale_up_to_200_units():
 
 @given(x=any_finite(), block=st.sampled_from([16, 64]))
 @settings(max_examples=150, deadline=None)
-def test_error_bound_and_exact_block_maximum(x, block):
+def test_the_largest_magnitude_of_a_block_is_exact(x, block):
     out = there_and_back(x, block)
     for start in range(0, x.size, block):
-        a, b = x[start : start + block].astype(np.float64), out[start : start + block]
-        most = np.abs(a).max()
-        short = a.size < block
-        scale = max(most, FLOOR) if short else most
-        # a product in the denormal range is rounded to a multiple of 2**-149, by half at most
-        assert np.all(np.abs(b - a) <= HALF_GAP * scale + 2.0**-150)
-        if most >= FLOOR or not short:
-            top = np.abs(a).argmax()
-            assert b[top] == a[top]
-        if most == 0:
-            assert not b.any()
+        values = np.abs(x[start : start + block])
+        top = values.argmax()
+        if values.size == block or values[top] >= FLOOR:
+            assert out[start + top] == x[start + top]
 
 
-def test_gaussian_error():
-    x = np.random.default_rng(5).standard_normal(1_000_000).astype(np.float32)
-    error = np.linalg.norm(there_and_back(x) - x) / np.linalg.norm(x)
-    assert 0.091 < error < 0.095
-
-
-# --- the codec around the kernels -----------------------------------------------------------------
+# --- sections -----------------------------------------------------------------
 
 
 def test_sections_hold_all_scales_then_all_codes():
@@ -250,15 +193,6 @@ def test_sections_hold_all_scales_then_all_codes():
     assert np.frombuffer(wire.sections[0], "<f4").tolist() == [2, 3, 1, 0.5]
     # one byte a pair, the first value high; a missing second one is 7, the code of zero
     assert wire.sections[1] == bytes.fromhex("7f27" + "07" + "ff" * 32 + "f7")
-
-
-@pytest.mark.parametrize("scale", [-1.0, -0.0, np.nan, np.inf, -np.inf, -np.nan])
-def test_refuses_a_scale_that_no_sender_writes(scale):
-    tree = {"a": np.ones(65, np.float32)}
-    wire, _ = nf4().encode(tree, (), tree)
-    scales = np.array([1, scale], "<f4").tobytes()
-    with pytest.raises(WireError, match="scale"):
-        nf4().decode(Wire((scales, wire.sections[1])), tree)
 
 
 def test_refuses_padding_that_no_sender_writes():

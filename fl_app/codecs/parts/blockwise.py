@@ -40,7 +40,7 @@ class Symbols(Protocol):
 def blockwise(name: str, symbols: Symbols, block: int, scale: str) -> Codec:
     """Flatten every tensor, cut it into blocks and send a scale and the symbols of each.
 
-    Sections: the scales of all tensors (see `blockwise_scales`), then the symbols of all tensors,
+    Sections: the scales of all tensors (see `scales`), then the symbols of all tensors,
     each tensor padded to a whole byte.
 
     Raises:

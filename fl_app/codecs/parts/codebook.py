@@ -1,7 +1,7 @@
-"""Symbols of 4 bits out of any codebook of up to 16 values: numba kernels, and numpy, same bits.
+"""Symbols of 4 bits out of a codebook of up to 16 values: numba kernels, and numpy, same bits.
 
-The symbol of a value is how many of the codebook's midpoints lie below x / s (see `relative`): a
-tie goes to the lower.
+The symbol of a value is the number of the codebook's midpoints below x / s (see
+`block_kernels.relative`), so that a tie goes to the lower symbol.
 
 The kernels are written for a vectorizing compiler: no branch per value, the midpoints in local
 variables, inner loops of a constant `TILE`.
@@ -21,23 +21,25 @@ if permute.AVAILABLE:
 
 
 class Codebook:
-    """Up to 16 ascending values from -1 to 1, as the symbols of `blockwise`."""
+    """Up to 16 ascending values from -1 to 1, one of them 0, as the symbols of `blockwise`.
+
+    Attributes
+    ----------
+    table : float32 [16]
+        The value of each symbol; 1 for those that are never sent.
+    midpoints : float32 [15]
+        The midpoints of neighbouring values, then infinity, which no value exceeds.
+    """
 
     bits = 4
 
     def __init__(self, values: F32) -> None:
-        self.values = values
         self.count = values.size
         self.zero = int(np.flatnonzero(values == 0)[0])
-        midpoints = (values[:-1] + values[1:]) / np.float32(2)
-        # 15 in any case: nothing lies above infinity.
-        self.midpoints = np.full(15, np.inf, np.float32)
-        self.midpoints[: midpoints.size] = midpoints
         self.table = np.ones(16, np.float32)
-        self.table[: values.size] = values
-        pairs = np.stack([np.repeat(self.table, 16), np.tile(self.table, 16)], axis=1)
-        # The two values of every byte as 8 bytes, in this machine's own order: one load, one store.
-        self.pairs = pairs.view(np.uint64).reshape(-1)
+        self.table[: self.count] = values
+        self.midpoints = np.full(15, np.inf, np.float32)
+        self.midpoints[: self.count - 1] = (values[:-1] + values[1:]) / np.float32(2)
 
     def quantize(self, x: F32, scales: F32, out: U8, block: int) -> None:
         """Write two symbols a byte, the first in the high half; a missing second one is zero's."""
@@ -46,18 +48,8 @@ class Codebook:
     def dequantize(
         self, symbols: U8, scales: F32, out: F32, sizes: NDArray[np.int64], block: int
     ) -> None:
-        """Write ``values[symbol] * scale`` in float32."""
-        _dequantize(symbols, scales, out, sizes, block, self.table, self.pairs)
-
-    def quantize_numpy(self, x: F32, scales: F32, out: U8, block: int) -> None:
-        """`quantize` without numba."""
-        quantize_numpy(x, scales, out, block, self.midpoints, self.zero)
-
-    def dequantize_numpy(
-        self, symbols: U8, scales: F32, out: F32, sizes: NDArray[np.int64], block: int
-    ) -> None:
-        """`dequantize` without numba."""
-        dequantize_numpy(symbols, scales, out, sizes, block, self.table, self.pairs)
+        """Write ``table[symbol] * scale`` in float32."""
+        _dequantize(symbols, scales, out, sizes, block, self.table)
 
 
 # --- numpy ----------------------------------------------------------------------------------------
@@ -80,26 +72,17 @@ def quantize_numpy(x: F32, scales: F32, packed: U8, block: int, midpoints: F32, 
 
 
 def dequantize_numpy(
-    packed: U8,
-    scales: F32,
-    out: F32,
-    sizes: NDArray[np.int64],
-    block: int,
-    table: F32,
-    pairs: NDArray[np.uint64],
+    packed: U8, scales: F32, out: F32, sizes: NDArray[np.int64], block: int, table: F32
 ) -> None:
     """See `Codebook.dequantize`."""
+    pairs = np.stack([np.repeat(table, 16), np.tile(table, 16)], axis=1)  # the values of each byte
     a = p = o = 0
     for n in sizes.tolist():
         for start, end in chunks(n, block):
-            values = pairs[packed[p + start // 2 : p - (-end // 2)]].view(np.float32)
+            values = pairs[packed[p + start // 2 : p - (-end // 2)]].reshape(-1)[: end - start]
             scale = scales[a + start // block : a - (-end // block)]
-            to = out[o + start : o + end]
-            if (end - start) % block:
-                np.multiply(values[: end - start], scale[0], out=to)
-            else:
-                to = to.reshape(-1, block)
-                np.multiply(values.reshape(-1, block), scale[:, None], out=to)
+            to = out[o + start : o + end].reshape(scale.size, -1)
+            np.multiply(values.reshape(to.shape), scale[:, None], out=to)
         a, p, o = a - (-n // block), p - (-n // 2), o + n
 
 
@@ -169,27 +152,26 @@ def _quantize(x, scales, packed, block, midpoints, zero):
         _any_block(x[full:], packed[full // 2 :], False, scales[x.size // block], m, zero)
 
 
+@jit
+def _plain_tile(packed, scale, out, table):
+    for i in range(TILE // 2):
+        out[2 * i] = table[packed[i] >> 4] * scale
+        out[2 * i + 1] = table[packed[i] & 15] * scale
+
+
 if permute.AVAILABLE:
 
     @jit
-    def _tile(packed, scale, out, table, pairs, room, values):
+    def _tile(packed, scale, out, table):
         for i in range(0, TILE, 16):
             look_up(packed[i // 2 : i // 2 + 8], table, scale, out[i : i + 16])
 
 else:
-
-    @jit
-    def _tile(packed, scale, out, table, pairs, room, values):
-        for i in range(TILE // 2):
-            room[i] = pairs[packed[i]]
-        for i in range(TILE):
-            out[i] = values[i] * scale
+    _tile = _plain_tile
 
 
 @jit
-def _dequantize(packed, scales, out, sizes, block, table, pairs):
-    room = np.empty(TILE // 2, np.uint64)
-    values = room.view(np.float32)
+def _dequantize(packed, scales, out, sizes, block, table):
     a = p = o = 0
     for n in sizes:
         for b in range((n + block - 1) // block):
@@ -198,7 +180,7 @@ def _dequantize(packed, scales, out, sizes, block, table, pairs):
             tiles = (end - start) // TILE * TILE
             for at in range(start, start + tiles, TILE):
                 part = packed[p + at // 2 : p + (at + TILE) // 2]
-                _tile(part, scale, out[o + at : o + at + TILE], table, pairs, room, values)
+                _tile(part, scale, out[o + at : o + at + TILE], table)
             for at in range(start + tiles, end, 2):
                 byte = packed[p + at // 2]
                 out[o + at] = table[byte >> 4] * scale
