@@ -1,9 +1,9 @@
-"""``python -m deploy.demo``: a deployment on this machine, for real, and what it costs in bytes.
+"""``python -m deploy.demo``: a real deployment on this machine, and its bytes counted three ways.
 
-TLS, node authentication, a SuperLink and three SuperNodes; each node has its rows on its own disk
-and, where this machine allows, a network namespace with its own address. Two runs: the default
-experiment, shrunk, and one that sends the whole model in fp32. Beside the ledger's count of their
-messages is Flower's, and what the nodes' interfaces have counted.
+It has TLS, node authentication, a SuperLink and three SuperNodes. Each node has its rows on its own
+disk and, if this machine allows it, a network namespace with an address. There are two runs: the
+default experiment with less data, and one that sends the whole model in fp32. The table compares
+the ledger's count of their messages with Flower's and with that of the nodes' interfaces.
 """
 
 import sys
@@ -39,7 +39,21 @@ RUN_SECONDS = 600
 
 @dataclass
 class Counted:
-    """The bytes of one run, by who counted them; and its seconds."""
+    """The bytes of one run by counter, and its duration.
+
+    Attributes
+    ----------
+    name : str
+        What the table calls the run.
+    ledger, flower, interfaces : int
+        Bytes counted by the run's ledger, by Flower and by the nodes' interfaces.
+    polling : int
+        Bytes that idle nodes would have sent in the same time.
+    bundle : int
+        Bytes of the app's bundle to all nodes.
+    seconds : float
+        Duration.
+    """
 
     name: str
     ledger: int
@@ -51,7 +65,10 @@ class Counted:
 
 
 def main() -> int:
-    """Start everything, run both, print the counts, stop everything; return the exit status."""
+    """Start everything, do both runs, print the counts, and stop everything.
+
+    Return the exit status.
+    """
     keep_private()
     with ExitStack() as started:
         spaces: list[Namespace] = []
@@ -59,13 +76,13 @@ def main() -> int:
             spaces = started.enter_context(namespaces(NODES))
             print(f"{NODES} network namespaces on a bridge; the SuperLink is {HOST}")
         except NetworkError as error:
-            print(f"on loopback, whose counter has every node's own traffic in it too: {error}")
+            print(f"on loopback, whose counter includes each node's internal traffic: {error}")
         folder = Path(started.enter_context(tempfile.TemporaryDirectory(prefix="thinwire-demo-")))
         host = HOST if spaces else "127.0.0.1"
         here = started.enter_context(deployment(folder, nodes=0, host=host))
         _start_nodes(here, spaces)
         idle = _idle_rate(spaces)
-        print(f"idle: {idle / NODES:.0f} bytes/s a node, for asking for work and heartbeats")
+        print(f"idle: {idle / NODES:.0f} bytes/s per node, for asking for work and heartbeats")
         counted = [_run(here, spaces, name, words, idle) for name, words in RUNS.items()]
         pids = [process.pid for process in (here.superlink, *here.nodes.values()) if process]
     _table(counted)
@@ -95,7 +112,7 @@ def _start_nodes(here: Deployment, spaces: list[Namespace]) -> None:
 
 
 def _counter(spaces: list[Namespace]) -> int:
-    """Return the bytes of all nodes' links; of loopback, which counts both ends, one end's."""
+    """Return the bytes of all nodes' links; half of loopback's, which counts both ends."""
     return sum(s.counted() for s in spaces) if spaces else interface_bytes("lo") // 2
 
 

@@ -1,4 +1,4 @@
-"""A deployment on this machine, out of separate processes: TLS, node authentication, real nodes.
+"""A deployment on this machine in separate processes: TLS, node authentication, real nodes.
 
 It starts what an operator starts, with the scripts of this folder: ``superlink.sh`` and
 ``supernode.sh``. Everything is in one folder: ``certificates/``, ``keys/``, ``logs/NAME.log`` of
@@ -7,18 +7,16 @@ each process, ``database`` and Flower's own files.
     with deployment(folder, nodes=3) as d:               # node-0 .. node-2, partition k of 3 each
         run = d.submit("rounds=2 federation.clients=3 output.dir=/tmp/x output.name=y")
         assert d.wait(run, 120) == "finished:completed"
-        d.log(run)                                       # what the ServerApp printed
-        d.entry(run)["network-traffic"]                  # as `flwr list --run-id` has it
+        d.log(run)                                       # the output of the ServerApp
+        d.entry(run)["network-traffic"]                  # as in `flwr list --run-id`
         d.nodes["node-1"].kill()                         # SIGKILL, also of its apps; or .stop()
-        d.start_node("node-1", 1, 3)                     # again, with the key that it has
+        d.start_node("node-1", 1, 3)                     # again, with the same key
         d.superlink.kill(); d.start_superlink()          # database=True: it knows runs and nodes
 
-Nothing is started or registered for you with ``nodes=0``: ``d.register("late")`` makes and
-registers a key, ``d.start_node("late", 2, 3, config={"data-path": "/srv/rows.jsonl"})`` starts a
-node with it; ``key="other"`` has it use another node's key, ``tls=False`` speak plain text, and
-``environment={...}`` is added to the node's own (its policy is the strict one, unless ``config`` or
-``POLICY`` names another); ``d.unregister("late")`` revokes it.
-On exit, also by an exception or a signal, every process of it is gone.
+With ``nodes=0`` no node is registered or started. ``d.register("late")`` makes and registers a key,
+``d.start_node("late", 2, 3, config={"data-path": "/srv/rows.jsonl"})`` starts a node with it, and
+``d.unregister("late")`` revokes it. A node without a policy in ``config`` or ``POLICY`` has the
+strict one. On exit, also by an exception or a signal, all processes are ended.
 """
 
 import json
@@ -53,13 +51,22 @@ class Deployment:
     Parameters
     ----------
     folder : Path
-        Everything is in it; it may exist.
+        The folder for all files; it may exist.
     host : str
-        Address of the SuperLink, of this machine.
+        Address of the SuperLink on this machine.
     database : bool
         Whether the SuperLink keeps its state on disk.
     environment : mapping
-        What every process gets on top of this one's environment.
+        Added to this process's environment for all processes.
+
+    Attributes
+    ----------
+    superlink : Process or None
+        The SuperLink.
+    nodes : dict
+        Name -> Process of each SuperNode.
+    node_ids : dict
+        Name -> Flower's id of each registered node.
     """
 
     def __init__(
@@ -104,7 +111,13 @@ class Deployment:
     # ---- processes --------------------------------------------------------------------------
 
     def start_superlink(self, **environment: str) -> Process:
-        """Start the SuperLink, on the same port and with the same database as before."""
+        """Start the SuperLink, or start it again on its port and with its database.
+
+        Raises
+        ------
+        DeploymentError
+            If it does not start; the message contains its log.
+        """
         own = {
             "CERTIFICATES": str(self.certificates),
             "HOST": self.host,
@@ -113,15 +126,15 @@ class Deployment:
             "DATABASE": str(self.folder / "database") if self.database else "",
         }
         log = self.folder / "logs" / "superlink.log"
-        said = len(log.read_text()) if log.exists() else 0
+        before = len(log.read_text()) if log.exists() else 0
         self.superlink = Process(
             "superlink", [str(HERE / "superlink.sh")], self._environment(**own, **environment), log
         )
         deadline = time.monotonic() + START_SECONDS
-        while "Application startup complete" not in self.superlink.text()[said:]:
+        while "Application startup complete" not in self.superlink.text()[before:]:
             if self.superlink.poll() is not None or time.monotonic() > deadline:
                 raise DeploymentError(
-                    f"the SuperLink did not start:\n{self.superlink.text()[said:]}"
+                    f"the SuperLink did not start:\n{self.superlink.text()[before:]}"
                 )
             time.sleep(0.1)
         return self.superlink
@@ -137,20 +150,24 @@ class Deployment:
         environment: Mapping[str, str] | None = None,
         namespace: str | None = None,
     ) -> Process:
-        """Start a SuperNode that serves ``partition`` of ``partitions``; return at once.
+        """Start a SuperNode that serves ``partition`` of ``partitions``; do not wait for it.
 
         Parameters
         ----------
-        config : mapping
-            More of its node config.
-        key : str
-            The node whose key it uses; its own if None.
+        name : str
+            Its name.
+        partition, partitions : int
+            Its partition, and their number.
+        config : mapping or None
+            Additions to its node config.
+        key : str or None
+            The node whose key it uses; None: its own.
         tls : bool
-            Without, it speaks plain text and has no key.
-        environment : mapping
-            What only this node gets.
-        namespace : str
-            The network namespace it runs in.
+            Whether it uses TLS and a key, or neither.
+        environment : mapping or None
+            Additions to its environment.
+        namespace : str or None
+            The network namespace that it runs in; None: that of this process.
         """
         served: dict[str, Any] = {"partition-id": partition, "num-partitions": partitions}
         served |= config or {}
@@ -178,12 +195,12 @@ class Deployment:
         return self.nodes[name]
 
     def wait_for_nodes(self, *names: str, seconds: float = START_SECONDS) -> None:
-        """Wait until these nodes, or all, have connected.
+        """Wait until the named nodes, by default all, have connected.
 
         Raises
         ------
         TimeoutError
-            If one ended, or did not connect in time; the message holds the end of its log.
+            If one ended, or did not connect in time; the message contains the end of its log.
         """
         for name in names or self.nodes:
             self.nodes[name].wait_for(NODE_CONNECTED, seconds)
@@ -191,14 +208,14 @@ class Deployment:
     # ---- keys -------------------------------------------------------------------------------
 
     def key(self, name: str) -> Path:
-        """Return the path of a node's private key; made when first asked for."""
+        """Return the path of a node's private key; make the key if it is missing."""
         path = self.folder / "keys" / name
         if not path.exists():
             _script("node_key.sh", str(path))
         return path
 
     def register(self, name: str) -> int:
-        """Register a node's key, made if there is none; return its node id."""
+        """Register a node's key, which is made if it is missing; return the node's id."""
         answer = self.flwr("supernode", "register", f"{self.key(name)}.pub", "--name", name)
         self.node_ids[name] = int(answer["node-id"])
         return self.node_ids[name]
@@ -210,13 +227,13 @@ class Deployment:
     # ---- runs -------------------------------------------------------------------------------
 
     def submit(self, overrides: str) -> int:
-        """Submit a run over TLS; return its id at once."""
+        """Submit a run over TLS; return its id without waiting for its end."""
         run_config = self.folder / "run.toml"
         atomic_file(run_config, f"overrides = {json.dumps(overrides)}\n".encode())
         return int(self.flwr("run", str(self.app), run_config=str(run_config))["run-id"])
 
     def entry(self, run: int) -> dict[str, Any]:
-        """Return what ``flwr list`` says of a run: status, status-details, network-traffic ..."""
+        """Return the entry of ``flwr list``: status, status-details, network-traffic and more."""
         return dict(self.flwr("list", run_id=str(run))["runs"][0])
 
     def status(self, run: int) -> str:
@@ -224,7 +241,7 @@ class Deployment:
         return str(self.entry(run)["status"])
 
     def wait(self, run: int, seconds: float) -> str:
-        """Return a run's final status, or the one it has after ``seconds``."""
+        """Wait for a run; return its final status, or its status after ``seconds``."""
         deadline = time.monotonic() + seconds
         while True:
             status = self.status(run)
@@ -233,7 +250,7 @@ class Deployment:
             time.sleep(1)
 
     def log(self, run: int) -> str:
-        """Return what a run's ServerApp has printed."""
+        """Return the output of a run's ServerApp."""
         return flwr("log", str(run), CONNECTION, "--show", environment=self.cli)
 
     def stop_run(self, run: int) -> None:
@@ -243,15 +260,22 @@ class Deployment:
     def flwr(self, *command: str, **options: str) -> dict[str, Any]:
         """Return the answer of Flower's CLI.
 
+        Parameters
+        ----------
+        command : str
+            The command and its arguments.
+        options : str
+            Options and their values.
+
         Raises
         ------
         DeploymentError
-            If it says that it failed, or nothing that can be read.
+            If the command failed, or its answer cannot be read.
         """
         words = [
             w for k, v in options.items() for w in (f"--{k.replace('_', '-')}", v)
         ]  # fmt: skip
-        # The connection is the last argument; an option may stand before or after it.
+        # The connection must be the last positional argument; options may follow it.
         arguments, named = list(command), []
         if "--name" in arguments:
             at = arguments.index("--name")
@@ -270,7 +294,7 @@ class Deployment:
     # ---- end --------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Stop runs, then all nodes, then the SuperLink, and whatever they left."""
+        """Stop all runs, then the nodes and the SuperLink with all that they started."""
         if self.superlink and self.superlink.poll() is None:
             try:
                 for run in self.flwr("list")["runs"]:
@@ -278,7 +302,7 @@ class Deployment:
                         self.stop_run(int(run["run-id"]))
                         self.wait(int(run["run-id"]), 10)
             except DeploymentError:
-                pass  # it answers no more, and is stopped below
+                pass  # it does not answer any more; it is stopped below
         processes = [*self.nodes.values(), *([self.superlink] if self.superlink else [])]
         with ThreadPoolExecutor() as at_once:
             list(at_once.map(Process.stop, processes))
@@ -294,10 +318,17 @@ def deployment(
 ) -> Iterator[Deployment]:
     """Start a SuperLink and ``nodes`` registered SuperNodes, node-K with partition K of ``nodes``.
 
+    Parameters
+    ----------
+    folder, host, database, environment
+        See `Deployment`.
+    nodes : int
+        The number of nodes.
+
     Raises
     ------
     DeploymentError, TimeoutError
-        If a part of it did not start; the message holds the end of its log.
+        If a part of it did not start; the message contains the end of its log.
     """
     with handled_by(interrupt):
         here = Deployment(folder, host, database, environment)

@@ -1,6 +1,6 @@
-"""Network namespaces: every node on this machine gets an address and an interface of its own.
+"""Network namespaces: every node on this machine gets its own address and interface.
 
-What an interface counts is what went over the link: IP and TCP headers, acknowledgements, TLS.
+An interface counts everything that goes over the link: IP and TCP headers, acknowledgements, TLS.
 """
 
 import os
@@ -10,13 +10,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-SUBNET = "198.18.77"  # of the range that RFC 2544 sets aside for measurements
+SUBNET = "198.18.77"  # in the range that RFC 2544 reserves for measurements
 HOST = f"{SUBNET}.1"
 FIRST = 10
 
 
 class NetworkError(RuntimeError):
-    """This machine lets this process make no network namespaces."""
+    """This process cannot make network namespaces on this machine."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Namespace:
     Attributes
     ----------
     name : str
-        As ``ip netns`` has it.
+        Its name for ``ip netns``.
     address : str
         Its IPv4 address.
     interface : str
@@ -38,7 +38,7 @@ class Namespace:
     interface: str
 
     def counted(self) -> int:
-        """Return the bytes that its interface has sent and received so far."""
+        """Return the bytes that the interface has sent and received so far."""
         return interface_bytes(self.interface)
 
 
@@ -55,7 +55,8 @@ def namespaces(number: int) -> Iterator[list[Namespace]]:
     Raises
     ------
     NetworkError
-        Saying why this cannot be, as when this process is not root; nothing is left behind.
+        If this is not possible, for example because this process is not root; the message says why.
+        Nothing is left behind.
     """
     tag = f"tw{os.getpid() % 100000}"
     bridge = f"{tag}br"
@@ -72,10 +73,10 @@ def namespaces(number: int) -> Iterator[list[Namespace]]:
             _ip("netns", "add", space.name)
             made.callback(_ip, "netns", "delete", space.name)
             _ip("link", "add", space.interface, "type", "veth", "peer", "name", inner)
-            made.callback(_ip, "link", "delete", space.interface)  # and with it the other end
+            made.callback(_ip, "link", "delete", space.interface)  # this deletes both ends
             for end in (space.interface, inner):
                 _ip("link", "set", end, "addrgenmode", "none")
-                # Packets of the size that they have on a wire, not 64 KiB with one header.
+                # Use packets as large as on a wire, not 64 KiB with one header.
                 _ip("link", "set", end, "gso_max_segs", "1")
             _ip("link", "set", inner, "netns", space.name)
             _ip("link", "set", space.interface, "master", bridge, "up")

@@ -1,4 +1,4 @@
-"""A command of a deployment on this machine: its process, all that it starts, and its log."""
+"""A command of a deployment on this machine: its process, its descendants and its log."""
 
 import os
 import signal
@@ -14,22 +14,23 @@ from fl_app.files import OTHERS
 from fl_app.simulation.processes import is_alive
 
 STOP_SECONDS = 20
-GRACE_SECONDS = 5  # for what the command started, once it has ended itself
+GRACE_SECONDS = 5  # time for descendants to end after the command itself
 
 
 class Process:
-    """A running command in a session of its own, so that nothing it starts can be lost.
+    """A running command in its own session, by which all that it starts can be found.
 
     Parameters
     ----------
     name : str
-        What messages call it.
+        Its name in messages.
     command : sequence of str
         The program and its arguments.
     environment : mapping
         The whole environment.
     log : Path
-        Gets standard output and error, after what is there: whole errors, so it is the owner's.
+        The file that standard output and error are appended to. It contains complete error
+        messages, so that only its owner can read it.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Process:
         return self.popen.pid
 
     def poll(self) -> int | None:
-        """Return the exit status of the command, None while it runs."""
+        """Return the exit status of the command; None while it runs."""
         return self.popen.poll()
 
     def text(self) -> str:
@@ -62,7 +63,7 @@ class Process:
         return self.log.read_text(errors="replace")
 
     def family(self) -> list[psutil.Process]:
-        """Return what is alive of the command and all that it started."""
+        """Return the living processes of the command's session."""
         members = []
         for process in psutil.process_iter():
             with suppress(ProcessLookupError, PermissionError, psutil.NoSuchProcess):
@@ -71,7 +72,10 @@ class Process:
         return members
 
     def stop(self) -> int:
-        """End the command as an operator would (SIGTERM), and what it left; return its status."""
+        """End the command with SIGTERM, as an operator would, then its descendants.
+
+        Return its exit status.
+        """
         if self.poll() is None:
             self.popen.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -82,29 +86,33 @@ class Process:
         return self.kill()
 
     def kill(self) -> int:
-        """End the command and all that it started at once (SIGKILL), as a power cut would."""
+        """Kill the command and its descendants with SIGKILL, like a power failure.
+
+        Return its exit status.
+        """
         deadline = time.monotonic() + STOP_SECONDS
         while (family := self.family()) and time.monotonic() < deadline:
             for process in family:
                 with suppress(ProcessLookupError, psutil.NoSuchProcess):
                     process.send_signal(signal.SIGKILL)
-            self.popen.poll()  # or it would stay as a zombie
+            self.popen.poll()  # otherwise it would remain a zombie
             time.sleep(0.05)
         return self.popen.wait(STOP_SECONDS)
 
     def wait_for(self, text: str, seconds: float) -> None:
-        """Wait until its log holds ``text``.
+        """Wait until the log contains ``text``.
 
         Raises
         ------
         TimeoutError
-            If it ended, or did not say so in time; the message holds the end of its log.
+            If the command ended, or the text did not appear in time; the message contains the end
+            of the log.
         """
         deadline = time.monotonic() + seconds
         while text not in self.text():
             if self.poll() is not None or time.monotonic() > deadline:
-                ended = f"ended with {self.poll()}" if self.poll() is not None else "still runs"
+                state = f"ended with {self.poll()}" if self.poll() is not None else "still runs"
                 raise TimeoutError(
-                    f"{self.name} did not say {text!r}; it {ended}:\n{self.text()[-3000:]}"
+                    f"{self.name} did not log {text!r}; it {state}:\n{self.text()[-3000:]}"
                 )
             time.sleep(0.1)

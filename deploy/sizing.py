@@ -1,9 +1,9 @@
 """``python -m deploy.sizing``: bytes of a round by model and codec, for planning links.
 
-Shapes are those of the real architectures (``benchmarks.published``); a tensor of every shape is
-filled with normal values and really encoded, down and up, with the codecs of conf/codec. What
-entropy coders reach depends on the values: updates are a little more compressible than normal ones.
-Messages, Flower and the network add what docs/deployment.md says.
+Shapes are those of the real architectures (``benchmarks.published``). A tensor of each shape is
+filled with normal values and encoded, down and up, with the codecs of conf/codec. The size after
+entropy coding depends on the values: updates are a little more compressible than normal values.
+docs/deployment.md says what messages, Flower and the network add.
 """
 
 import sys
@@ -18,12 +18,22 @@ from fl_app.config import compose, plain
 
 CODECS = ("fp32", "fp16", "int8", "nf4", "thin")
 METHODS = ((FEDIT, 32, "LoRA, rank 32"), (FED_SB, 200, "LoRA-SB, rank 200"))
-LINK = 10e6 / 8  # bytes a second: 10 Mbit/s
+LINK = 10e6 / 8  # bytes per second: 10 Mbit/s
 
 
 @cache
 def payload(codec: str, direction: str, shape: Shape) -> int:
-    """Return the bytes that one tensor of normal values becomes."""
+    """Return the payload bytes of one tensor of normal values.
+
+    Parameters
+    ----------
+    codec : str
+        A file of conf/codec.
+    direction : str
+        "up" or "down".
+    shape : tuple of int
+        Shape of the tensor.
+    """
     coder = from_spec(plain(compose(f"codec={codec}").codec[direction]))
     tree = {"x": np.random.default_rng(0).standard_normal(shape, np.float32)}
     zero = {"x": np.zeros(shape, np.float32)}
@@ -32,13 +42,13 @@ def payload(codec: str, direction: str, shape: Shape) -> int:
 
 
 def total(codec: str, direction: str, shapes: list[Shape]) -> int:
-    """Return the payload bytes of a model of these shapes."""
+    """Return the payload bytes of a model with tensors of these shapes."""
     return sum(times * payload(codec, direction, shape) for shape, times in Counter(shapes).items())
 
 
 def main() -> int:
-    """Print the table."""
-    print("Megabytes of a client's round, down + up, and its seconds at 10 Mbit/s.\n")
+    """Print the table; return the exit status."""
+    print("Megabytes of a client's round, down + up, and seconds at 10 Mbit/s.\n")
     print(f"| model | trained | values | {' | '.join(CODECS)} |")
     print(f"|---|---|---:|{'---:|' * len(CODECS)}")
     for name in SETTINGS:

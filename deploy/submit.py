@@ -1,8 +1,8 @@
 """``python -m deploy.submit [OVERRIDE ...]``: run an experiment on the nodes of a deployment.
 
-``deploy/connect.sh`` has said where the SuperLink is. Shows the run's log; Ctrl-C only stops
-looking, ``flwr stop`` stops the run. The exit status is the run's: 0 completed, 1 failed, 2 wrong
-configuration.
+``deploy/connect.sh`` sets the SuperLink beforehand. This command shows the run's log; Ctrl-C only
+stops showing it, ``flwr stop`` stops the run. The exit status is that of the run: 0 completed, 1
+failed, 2 wrong configuration.
 """
 
 import json
@@ -23,16 +23,16 @@ from fl_app.runs.resume import ResumeError, with_stored_overrides
 from fl_app.simulation import bundle
 from fl_app.simulation.superlink import CONNECTION, script
 
-LINE = 2000  # characters of a line of the run's log that are shown
-COLOUR = re.compile(r"\x1b\[\d{1,2}m")  # of levels
+LINE = 2000  # characters shown of a line of the run's log
+COLOUR = re.compile(r"\x1b\[\d{1,2}m")  # Flower colours the level of a line
 
 
 def main(arguments: list[str]) -> int:
-    """Submit what the overrides name, watch it, and return the exit status."""
+    """Submit the run of these overrides, show its log, and return the exit status."""
     keep_private()
     overrides = " ".join(arguments)
     try:
-        with suppress(ResumeError):  # the folder is on another machine: the server looks there
+        with suppress(ResumeError):  # the folder is on another machine; the server checks it
             overrides = with_stored_overrides(overrides)
         cfg = compose(overrides)
         check_node(cfg)
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
     try:
         _show_log(run)
     except KeyboardInterrupt:
-        print(f"run {run} goes on", file=sys.stderr)
+        print(f"run {run} continues", file=sys.stderr)
         return 130
     listed = _flwr("list", CONNECTION, "--run-id", run)
     if listed is None:
@@ -60,14 +60,14 @@ def main(arguments: list[str]) -> int:
     traffic = entry["network-traffic"]["total-bytes"]
     print(f"{printable(entry['status'])}; Flower counted {traffic:,} bytes to and from the nodes")
     if entry["status"] != "finished:completed":
-        if entry["status"] == "finished:failed":  # of a run that was stopped there are none
+        if entry["status"] == "finished:failed":  # a stopped run has no details
             print(printable_lines(entry["status-details"]), file=sys.stderr)
         return 1
     return 0
 
 
 def _show_log(run: str) -> None:
-    """Show the run's log as it grows, each line as `printable` has it, without Flower's colours."""
+    """Show the run's log as it grows, made printable and without Flower's colours."""
     with subprocess.Popen(
         [script("flwr"), "log", run, CONNECTION, "--stream"],
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
@@ -82,14 +82,14 @@ def _show_log(run: str) -> None:
 
 
 def _flwr(*words: str) -> dict[str, list[dict[str, dict[str, int]]]] | None:
-    """Return the answer of Flower's CLI; None, after saying why, if it refused."""
+    """Return the answer of Flower's CLI; if it refuses, print the reason and return None."""
     done = subprocess.run(
         [script("flwr"), *words, "--format", "json"], stdout=subprocess.PIPE, text=True, check=False
     )
     answer = json.loads(done.stdout) if done.stdout.strip() else {}
     if not answer.get("success"):
-        said = answer.get("error-message", "flwr gave no answer")
-        print(printable_lines(said), file=sys.stderr)
+        reason = answer.get("error-message", "flwr gave no answer")
+        print(printable_lines(reason), file=sys.stderr)
         return None
     return dict(answer)
 

@@ -1,8 +1,7 @@
-"""``python -m fl_app.run [OVERRIDE ...]``: one hermetic ``flwr run`` in simulation.
+"""``python -m fl_app.run [OVERRIDE ...]``: one self-contained ``flwr run`` in simulation.
 
-Starts a SuperLink of its own, submits the app, shows its log, and stops everything that it
-started. The exit status is the run's: 0 completed, 1 failed, 2 wrong configuration, 130
-interrupted.
+It starts a SuperLink, submits the app, shows its log, and stops everything that it started. The
+exit status is that of the run: 0 completed, 1 failed, 2 wrong configuration, 130 interrupted.
 """
 
 import json
@@ -14,7 +13,7 @@ from typing import TextIO
 import joblib
 from omegaconf import DictConfig
 
-import fl_app.simulation.preload  # noqa: F401  the checks need most of it
+import fl_app.simulation.preload  # noqa: F401  the checks need most of these imports
 from fl_app.config import ConfigError, compose
 from fl_app.files import keep_private, project_root
 from fl_app.preflight.whole import check
@@ -39,9 +38,9 @@ def main(arguments: list[str]) -> int:
         overrides = with_stored_overrides(overrides)
         cfg = compose(overrides)
         check(cfg)
-        actors = joblib.cpu_count() // cpus_of_an_actor(cfg, joblib.cpu_count())
+        actors = joblib.cpu_count() // cpus_per_actor(cfg, joblib.cpu_count())
         if cfg.resume is not None:
-            last_round(cfg, folder(cfg))  # before anything is started
+            last_round(cfg, folder(cfg))  # refuse before anything is started
     except (ConfigError, ResumeError) as error:
         print(f"configuration: {error}", file=sys.stderr)
         return 2
@@ -57,7 +56,7 @@ def main(arguments: list[str]) -> int:
             return submit(overrides, environment)
     except KeyboardInterrupt:
         print(
-            "interrupted; what was measured so far is in the run's folder, to go on: resume=FOLDER",
+            "interrupted; the results so far are in the run's folder; to resume: resume=FOLDER",
             file=sys.stderr,
         )
         return 130
@@ -69,13 +68,28 @@ def main(arguments: list[str]) -> int:
 def submit(
     overrides: str, environment: dict[str, str], out: TextIO | None = None, wait: bool = True
 ) -> int:
-    """Submit the app with ``flwr run``, show its log, and return 0 only if it completed.
+    """Submit the app with ``flwr run``, show its log, and wait for its end.
 
-    Every client gets a simulated node; its log goes to ``out``, standard output by default. Without
-    ``wait`` the processes of a run that has written all its results may still be ending.
+    Every client gets a simulated node.
+
+    Parameters
+    ----------
+    overrides : str
+        Those of the run.
+    environment : dict
+        That of its SuperLink, see ``superlinks``.
+    out : TextIO or None
+        Where the log goes; None: standard output.
+    wait : bool
+        Wait until all processes have ended. Otherwise return as soon as all results are written.
+
+    Returns
+    -------
+    int
+        0 if the run completed, else 1.
     """
     cfg = compose(overrides)
-    # In a file, since Flower's KEY="VALUE" cannot hold both kinds of quotes.
+    # In a file, because Flower's KEY="VALUE" cannot contain both kinds of quotes.
     run_config = Path(environment[APP]).with_suffix(".toml")
     run_config.write_text(f"overrides = {json.dumps(overrides)}\n")
     command = [
@@ -83,7 +97,7 @@ def submit(
         "--run-config", str(run_config),
         "--federation-config",
         f"num-supernodes={cfg.federation.clients} "
-        f"client-resources-num-cpus={cpus_of_an_actor(cfg, int(environment[CPUS]))} "
+        f"client-resources-num-cpus={cpus_per_actor(cfg, int(environment[CPUS]))} "
         "init-args-log-to-driver=false",
     ]  # fmt: skip
     process = subprocess.Popen(
@@ -97,15 +111,15 @@ def submit(
     try:
         assert process.stdout is not None
         for line in process.stdout:
-            if not _is_chatter(line):
+            if not _is_noise(line):
                 print(line, end="", file=out, flush=True)
-            if line.startswith(text.LAST_LINE) and not wait and _says_completed(cfg):
+            if line.startswith(text.LAST_LINE) and not wait and _has_completed(cfg):
                 return 0
         process.wait()
     finally:
         if process.poll() is None:
             process.terminate()
-    if _says_completed(cfg):
+    if _has_completed(cfg):
         return 0
     final, details = status(environment)
     if final == "finished:completed":
@@ -114,30 +128,37 @@ def submit(
     return 1
 
 
-def _says_completed(cfg: DictConfig) -> bool:
-    """Tell whether the run's own summary says so; without a chosen name it is not known where."""
+def _has_completed(cfg: DictConfig) -> bool:
+    """Tell whether the run's summary says "completed"; False if its folder is not known."""
     path = _folder(cfg)
     return path is not None and is_complete(path)
 
 
 def _folder(cfg: DictConfig) -> Path | None:
-    """Return where a run is written, None if its name is not known beforehand."""
+    """Return the folder of a run; None if its name is chosen only when it starts."""
     if cfg.resume is not None:
         return project_root() / str(cfg.resume)
     name = cfg.output.name
     return None if name is None else project_root() / cfg.output.dir / str(name)
 
 
-def cpus_of_an_actor(cfg: DictConfig, cpus: int) -> int:
-    """Return the processors that Ray sets aside for an actor: what its threads need, at least.
+def cpus_per_actor(cfg: DictConfig, cpus: int) -> int:
+    """Return the number of processors that Ray reserves per actor, at least one per thread.
 
-    Flower starts as many actors as have room. More than the clients of a round would only import
-    torch and wait.
+    Flower starts as many actors as fit. More actors than clients in a round would only import torch
+    and wait.
+
+    Parameters
+    ----------
+    cfg : DictConfig
+        The configuration of the run.
+    cpus : int
+        The processors of the simulation.
 
     Raises
     ------
     ConfigError
-        If a client wants more threads than there are processors.
+        If a client needs more threads than there are processors.
     """
     threads = cfg.federation.torch_threads
     if threads > cpus:
@@ -149,16 +170,16 @@ def cpus_of_an_actor(cfg: DictConfig, cpus: int) -> int:
     return max(threads, cpus // at_once)
 
 
-# What Flower and Ray say in every run, and what says nothing about this one.
-CHATTER = (
+# Lines that Flower and Ray print in every run, without information about this one.
+NOISE = (
     "Using SuperLink", "Successfully started run", "Starting logstream",
     "Starting Flower Simulation", "Since flwr 1.32", "Federation `", "To change federation size",
     "flwr federation", "torch.jit.script_method", "  warnings.warn(",
 )  # fmt: skip
 
 
-def _is_chatter(line: str) -> bool:
-    return any(text in line for text in CHATTER)
+def _is_noise(line: str) -> bool:
+    return any(text in line for text in NOISE)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What a run brings to the processes that execute it: the project's description, and no code.
+"""The bundle that a run brings to its processes: the project's description, and no code.
 
 Flower sends a bundle (a FAB, which is a zip file) with every run and runs the components that it
-names. Every machine has this project installed, whose weights are too large for a bundle, and runs
-what is installed: a bundle only has to show that its sender means this app, in this version.
+names. Here every machine has this project installed, whose weights are too large for a bundle, and
+runs the installed app. A bundle only shows that its sender means this app in this version.
 """
 
 import tomllib
@@ -17,17 +17,17 @@ from fl_app.files import atomic_file, installed
 
 DESCRIPTION = "pyproject.toml"
 FILES = {DESCRIPTION, ".info/CONTENT"}  # the latter is Flower's list of the files
-MOST_BYTES = 64 * 1024  # of a bundle, and of each file in it; ours has 3 kB
-LONGEST_WORD = 80  # of a foreign bundle that is quoted
+MOST_BYTES = 64 * 1024  # largest bundle, and largest file in it; ours has 3 kB
+LONGEST_QUOTE = 80  # characters of another bundle's text in a message
 HOW = "submit with `make run` or `python -m deploy.submit`"
 
 
 class BundleError(ValueError):
-    """A bundle that is not run here; the message says why."""
+    """A bundle that is refused; the message says why."""
 
 
 def make(folder: Path) -> Path:
-    """Make the folder that ``flwr run`` takes, in ``folder``; return it."""
+    """Make the app that ``flwr run`` takes, in ``folder``; return its folder."""
     app = folder / "thinwire"
     app.mkdir(mode=0o700, exist_ok=True)
     atomic_file(app / DESCRIPTION, installed(DESCRIPTION).read_bytes())
@@ -35,26 +35,26 @@ def make(folder: Path) -> Path:
 
 
 def size(app: Path) -> int:
-    """Return the bytes that every node fetches in a run."""
+    """Return the size in bytes of the bundle, which every node downloads in a run."""
     return len(build_fab_from_disk(app))
 
 
 def check(bundle: bytes, ours: dict[str, Any]) -> None:
-    """Check that ``bundle`` describes the app ``ours`` and brings nothing else.
+    """Check that ``bundle`` describes the app ``ours`` and contains nothing else.
 
-    Nothing of it is written to disk, and no more than `MOST_BYTES` of a file are unpacked.
+    Nothing of it is written to disk, and at most `MOST_BYTES` of a file are unpacked.
 
     Parameters
     ----------
     bundle : bytes
-        What a peer sent.
+        The bundle of a peer.
     ours : dict
-        What `described` says of the installed app.
+        What `described` returns for the installed app.
 
     Raises
     ------
     BundleError
-        If it is another app, another version, or has other files.
+        If it is another app or version, or has other files.
     """
     if len(bundle) > MOST_BYTES:
         raise BundleError(f"the bundle has {len(bundle):,} bytes, {MOST_BYTES:,} at most: {HOW}")
@@ -62,18 +62,18 @@ def check(bundle: bytes, ours: dict[str, Any]) -> None:
         theirs = described(_description(bundle))
     except BundleError:
         raise
-    except Exception as error:  # whatever a zip file or TOML text can be made to raise
+    except Exception as error:  # a hostile zip file or TOML text can raise anything
         raise BundleError(f"the bundle cannot be read ({type(error).__name__}): {HOW}") from None
     for what, value in ours.items():
         if theirs[what] != value:
             raise BundleError(
-                f"the bundle is of another app than the one that is installed here: its {what} is "
+                f"the bundle is of another app than the installed one: its {what} is "
                 f"{_quoted(theirs[what])}, not {_quoted(value)}; {HOW}, with the same version"
             )
 
 
 def described(text: str) -> dict[str, Any]:
-    """Return what tells an app from another, in the text of its pyproject.toml."""
+    """Return what identifies an app, from the text of its pyproject.toml."""
     description = tomllib.loads(text)
     app = description["tool"]["flwr"]["app"]
     return {
@@ -92,11 +92,11 @@ def _description(bundle: bytes) -> str:
         foreign = [name for name in names if name not in FILES]
         if foreign:
             raise BundleError(
-                f"the bundle holds {_quoted(foreign[0])}, and runs bring no code and no files: "
-                "what is installed is what is run; " + HOW
+                f"the bundle contains {_quoted(foreign[0])}, but runs bring no code and no files: "
+                "only the installed app is run; " + HOW
             )
         if len(names) != len({*names}):
-            raise BundleError(f"the bundle holds a file twice: {HOW}")
+            raise BundleError(f"the bundle contains a file twice: {HOW}")
         for entry in archive.infolist():
             if entry.file_size > MOST_BYTES:
                 raise BundleError(
@@ -108,4 +108,4 @@ def _description(bundle: bytes) -> str:
 
 
 def _quoted(value: object) -> str:
-    return repr(value)[:LONGEST_WORD].encode("ascii", "backslashreplace").decode()
+    return repr(value)[:LONGEST_QUOTE].encode("ascii", "backslashreplace").decode()

@@ -1,11 +1,12 @@
-"""Flower's task processes, each forked from one that has imported what it needs.
+"""Start Flower's task processes by forking a process that has done their imports.
 
-Flower starts a process for every message to a node, and for every run: importing torch and
-transformers there takes longer than a short local training. A task itself is Flower's, unchanged.
+Flower starts a process for every message to a node, and for every run. Importing torch and
+transformers there takes longer than a short local training. The tasks themselves are Flower's,
+unchanged.
 
-What runs is the app that is installed here: a bundle that brings anything else is refused, and
-none is put on disk. Whoever submits a run chooses a configuration, and brings no code. Tasks of
-kinds that an executor is not for, such as Flower's agents, are not taken.
+Only the installed app is run: a bundle that brings anything else is refused, and no bundle is
+written to disk. The submitter of a run chooses a configuration and brings no code. An executor
+takes only tasks of its own types; Flower's agents, for example, are not run.
 """
 
 import importlib
@@ -29,24 +30,24 @@ from fl_app.faults.printable import WithoutTraceback
 from fl_app.files import installed
 from fl_app.simulation import bundle
 
-WARM = "fl_app.simulation.preload"
-# Where the commands are that Flower starts for a task.
+PRELOAD = "fl_app.simulation.preload"
+# The module and function of the command that Flower starts for a task.
 COMMANDS: Mapping[TaskType, tuple[str, str]] = {
     TaskType.SERVER_APP: ("flwr.superlink.cli.flwr_serverapp", "flwr_serverapp"),
     TaskType.CLIENT_APP: ("flwr.supernode.cli.flwr_clientapp", "flwr_clientapp"),
     TaskType.SIMULATION: ("flwr.simulation.app", "flwr_simulation"),
 }
 IMPORTS: Mapping[TaskType, tuple[str, ...]] = {
-    TaskType.SERVER_APP: (WARM, __name__),
-    TaskType.CLIENT_APP: (WARM, __name__),
-    TaskType.SIMULATION: (WARM, __name__, "ray"),
+    TaskType.SERVER_APP: (PRELOAD, __name__),
+    TaskType.CLIENT_APP: (PRELOAD, __name__),
+    TaskType.SIMULATION: (PRELOAD, __name__, "ray"),
 }
-# Read when the code is, which an upgrade replaces no earlier.
+# Read together with the code, so that an upgrade replaces neither alone.
 INSTALLED = installed(bundle.DESCRIPTION)
 OURS = bundle.described(INSTALLED.read_text())
-SAID_IN_FULL = WithoutTraceback(bundle.BundleError)
+MESSAGE_ONLY = WithoutTraceback(bundle.BundleError)
 
-# Where they look up what installs a bundle and what says where it was installed (Flower 1.41).
+# Where the commands look up the functions that install a bundle and find it (Flower 1.41).
 INSTALL, FIND = "install_from_fab", "get_project_dir"
 INSTALLS: Mapping[TaskType, tuple[tuple[str, str], ...]] = {
     TaskType.SERVER_APP: tuple(
@@ -61,11 +62,11 @@ INSTALLS: Mapping[TaskType, tuple[tuple[str, str], ...]] = {
 }
 
 
-class WarmExecutor(SubprocessExecutor):
-    """Starts Flower's processes for tasks of ``task_types``, and no others.
+class PreloadedExecutor(SubprocessExecutor):
+    """Starts Flower's processes for tasks of ``task_types``, and for no others.
 
-    On a machine with a GPU they import afresh, since CUDA does not survive a fork and some of the
-    imports touch it.
+    On a machine with a GPU, processes are spawned and do their own imports: CUDA does not survive a
+    fork, and some of the imports initialize it.
     """
 
     def __init__(self, *task_types: TaskType) -> None:
@@ -82,16 +83,16 @@ class WarmExecutor(SubprocessExecutor):
                 for name in (*IMPORTS[task_type], COMMANDS[task_type][0])
             ]
         )
-        forkserver.ensure_running()  # it imports at once
+        forkserver.ensure_running()  # it starts importing immediately
 
     def get_eligible_capacity(
         self, supported_task_types: set[TaskType], **_: Any
     ) -> tuple[set[TaskType], set[str]]:
-        """Ask for tasks of the kinds that this executor is for."""
+        """Request tasks of this executor's types."""
         return supported_task_types & {*self.task_types}, set()
 
     def launch(self, spec: ExecutionSpec) -> LaunchResult:
-        """Start the process that ``spec`` describes."""
+        """Start the process of a task."""
         if spec.task_type not in self.task_types:
             return LaunchResult.failed(f"tasks of type {spec.task_type} are not run here")
         arguments = [
@@ -106,20 +107,21 @@ class WarmExecutor(SubprocessExecutor):
         return LaunchResult.accepted()
 
     def start(self, task_type: TaskType, arguments: Sequence[str], quiet: bool) -> None:
-        """Start a process that is Flower's command for ``task_type``."""
+        """Start a process that runs Flower's command for ``task_type``."""
         self.contexts.Process(target=run_task, args=(task_type, arguments, quiet)).start()
 
 
-def keep_texts() -> None:
-    """Have Flower send a kind of fault where it would send the text of an exception.
+def hide_exception_texts() -> None:
+    """Make Flower send a kind of fault where it would send the text of an exception.
 
-    What happens in the app is said by ``fl_app.client.words``. This is for what happens around it:
-    looking at a bundle, loading the app; such a text names folders of the node. Flower logs it.
+    Errors within the app are reported by ``fl_app.client.words``. This is for errors around it, in
+    checking a bundle or loading the app, whose texts would name folders of the node. Flower still
+    logs them on the node.
     """
     from flwr.supernode.runtime import run_clientapp
 
     def error(code: int, reason: str) -> Error:
-        raised = sys.exc_info()[1]  # it calls this where it has caught something
+        raised = sys.exc_info()[1]  # Flower calls this where it has caught an exception
         known = noted(raised) if isinstance(raised, Exception) else None
         return Error(code=code, reason=(known or FaultError("unexpected")).said)
 
@@ -127,7 +129,17 @@ def keep_texts() -> None:
 
 
 def run_task(task_type: TaskType, arguments: Sequence[str], quiet: bool) -> None:
-    """Be Flower's command for ``task_type``; ``quiet``: what it says goes through Flower's log."""
+    """Run Flower's command for ``task_type`` in this process.
+
+    Parameters
+    ----------
+    task_type : TaskType
+        The type of the task.
+    arguments : sequence of str
+        Those of the command.
+    quiet : bool
+        Discard standard output and error; Flower's log has the messages.
+    """
     if quiet:
         nothing = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
@@ -135,24 +147,23 @@ def run_task(task_type: TaskType, arguments: Sequence[str], quiet: bool) -> None
     for name in IMPORTS[task_type]:
         importlib.import_module(name)
     if task_type == TaskType.CLIENT_APP:
-        keep_texts()
+        hide_exception_texts()
     module, function = COMMANDS[task_type]
     command = getattr(importlib.import_module(module), function)
-    run_what_is_installed(task_type)
+    use_installed_app(task_type)
     sys.argv = [task_type.value, *arguments]
     command()
 
 
-def run_what_is_installed(task_type: TaskType) -> None:
-    """Have Flower's command, in this process, load the installed app and refuse other bundles.
+def use_installed_app(task_type: TaskType) -> None:
+    """Make Flower's command, in this process, load the installed app and refuse other bundles.
 
     Raises
     ------
     RuntimeError
-        If this version of Flower installs bundles in another place than is known here.
+        If this version of Flower does not install bundles where this module expects it.
     """
-
-    logging.getLogger("flwr").addFilter(SAID_IN_FULL)
+    logging.getLogger("flwr").addFilter(MESSAGE_ONLY)
 
     def refuse(fab_file: bytes, **_: Any) -> Path:
         with during("bundle"):

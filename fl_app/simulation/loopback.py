@@ -1,4 +1,4 @@
-"""A grid whose nodes live in this process: the real ClientApp, without SuperLink and Ray."""
+"""A grid whose nodes are in this process: the real ClientApp, without SuperLink and Ray."""
 
 from collections.abc import Iterable, Sequence
 from itertools import count
@@ -14,7 +14,22 @@ from fl_app.client_app import app
 
 
 class Loopback:
-    """Nodes with ids that look random, each with one partition (or several, if there are fewer)."""
+    """A grid of nodes with one partition each.
+
+    Their ids look random, and replies never come in the order of the questions.
+
+    Parameters
+    ----------
+    overrides : str
+        Those of the run.
+    nodes : int
+        The number of nodes and partitions.
+
+    Attributes
+    ----------
+    contexts : dict
+        Node id -> Flower's Context of the node.
+    """
 
     def __init__(self, overrides: str, nodes: int) -> None:
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
@@ -44,29 +59,29 @@ class Loopback:
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
-        """Return the replies, never in the order of the questions."""
+        """Send the questions and return the replies."""
         return self.pull_messages(self.push_messages(list(messages)))
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Take the questions; nodes begin to work when a reply is asked for."""
+        """Take the questions; a node answers when its reply is pulled."""
         for message in messages:
             message.metadata.__dict__["_message_id"] = f"message-{next(self.numbers)}"
             self.waiting[message.metadata.message_id] = message
         return [message.metadata.message_id for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Return the replies, never in the order of the questions."""
+        """Return the replies to these questions, in reverse order."""
         asked = [self.waiting.pop(i) for i in message_ids if i in self.waiting]
         replies = [self.deliver(message) for message in asked]
         return [reply for reply in replies if reply is not None][::-1]
 
     def deliver(self, message: Message) -> Message | None:
-        """Return a node's reply to ``message``."""
+        """Return a node's reply to ``message``; None if it gives none."""
         context = self.contexts[message.metadata.dst_node_id]
         with simulated_in_process():
             return over_the_wire(app(over_the_wire(message), context))
 
 
 def over_the_wire(message: Message) -> Message:
-    """Return what arrives: the message serialised and read again."""
+    """Serialize a message and read it again, as sending it would."""
     return message_from_proto(message_to_proto(message))

@@ -1,7 +1,7 @@
-"""What a ServerApp or a ClientApp needs, imported at once and never garbage collected.
+"""Import everything that a ServerApp or a ClientApp needs, without garbage collection.
 
-Most of it is torch and transformers. A fifth of the time of importing them goes into looking for
-garbage where there is none; what is frozen stays shared by forks of the process that imported it.
+Most of it is torch and transformers. A fifth of their import time would be spent on garbage
+collection that finds nothing. Frozen objects stay shared by forks of this process.
 """
 
 import gc

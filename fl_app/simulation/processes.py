@@ -1,4 +1,4 @@
-"""Processes of this machine, and what asks this one to end."""
+"""Processes of this machine, and the signals that end this one."""
 
 import signal
 import sys
@@ -12,20 +12,23 @@ ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, a clos
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:
-    """Say so at once, since it takes a while; a second Ctrl-C changes nothing."""
+    """Raise KeyboardInterrupt, after a message, since stopping takes a while.
+
+    Further signals are ignored.
+    """
     for ending in ENDINGS:
         signal.signal(ending, signal.SIG_IGN)
-    with suppress(OSError):  # a closed terminal takes no text
+    with suppress(OSError):  # the terminal may be closed
         print("stopping; this takes up to a minute", file=sys.stderr, flush=True)
     raise KeyboardInterrupt
 
 
 @contextmanager
 def handled_by(handler: Callable[..., None] | signal.Handlers) -> Iterator[None]:
-    """Let ``handler`` answer what asks this process to end; under nohup a hang-up does not."""
+    """Handle the signals of ``ENDINGS`` by ``handler``; under nohup, SIGHUP stays ignored."""
     nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    heard = [ending for ending in ENDINGS if not (nohup and ending is signal.SIGHUP)]
-    before = {ending: signal.signal(ending, handler) for ending in heard}
+    handled = [ending for ending in ENDINGS if not (nohup and ending is signal.SIGHUP)]
+    before = {ending: signal.signal(ending, handler) for ending in handled}
     try:
         yield
     finally:
@@ -53,7 +56,7 @@ def is_simulation(process: psutil.Process) -> bool:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Tell whether a process is there and has not ended."""
+    """Tell whether a process exists and has not ended."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

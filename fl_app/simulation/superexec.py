@@ -1,8 +1,7 @@
-"""``python -m fl_app.simulation.superexec``: a Flower SuperExec whose processes start warm.
+"""``python -m fl_app.simulation.superexec``: a Flower SuperExec that preloads imports.
 
-With ``--cpus`` it serves the simulations of a SuperLink (see ``ray_workers``), without it a
-SuperLink or a SuperNode of a deployment. It ends with the process that it serves, and that one
-with it.
+With ``--cpus`` it serves the simulations of a SuperLink (see ``ray_workers``), otherwise a
+SuperLink or a SuperNode of a deployment. It ends together with the process that it serves.
 """
 
 import argparse
@@ -18,29 +17,29 @@ from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec import run_superexec as superexec
 
 from fl_app.files import keep_private
-from fl_app.simulation.executor import WarmExecutor
+from fl_app.simulation.executor import PreloadedExecutor
 
 GRACE_SECONDS = 10
 
 
 def main() -> None:
-    """Run the SuperExec until it is told to end."""
-    parser = argparse.ArgumentParser(description="a Flower SuperExec whose processes start warm")
+    """Run the SuperExec until a signal ends it."""
+    parser = argparse.ArgumentParser(description="a Flower SuperExec that preloads imports")
     parser.add_argument("--runtime-api-address", required=True, metavar="HOST:PORT")
     parser.add_argument("--parent-pid", type=int, required=True, help="this process ends with it")
     parser.add_argument("--served-pid", type=int, required=True, help="ends with this process")
     kinds = parser.add_mutually_exclusive_group(required=True)
-    kinds.add_argument("--cpus", type=int, help="serve simulations with as many processors")
+    kinds.add_argument("--cpus", type=int, help="serve simulations with this many processors")
     kinds.add_argument("--serverapp", action="store_true", help="serve a SuperLink")
     kinds.add_argument("--clientapp", action="store_true", help="serve a SuperNode")
-    parser.add_argument("--actors", type=int, help="of the one simulation that is to come")
-    parser.add_argument("--root-certificates", metavar="FILE", help="of a Runtime API with TLS")
+    parser.add_argument("--actors", type=int, help="there will be one simulation, with this many")
+    parser.add_argument("--root-certificates", metavar="FILE", help="for a Runtime API with TLS")
     parser.add_argument("--superexec-auth-secret-file", metavar="FILE")
     arguments = parser.parse_args()
     keep_private()
     _end_with(arguments.parent_pid, arguments.served_pid)
     executor = _executor(arguments)
-    superexec.get_executor = lambda *_, **__: executor  # Flower knows only executors of its own
+    superexec.get_executor = lambda *_, **__: executor  # Flower offers only its own executors
     try:
         superexec.run_superexec(
             runtime_api_address=arguments.runtime_api_address,
@@ -50,7 +49,7 @@ def main() -> None:
             parent_pid=arguments.parent_pid,
             runtime_dependency_install=False,
         )
-    finally:  # also if the parent was killed, of which a SuperLink takes no notice
+    finally:  # also if the parent was killed, which a SuperLink does not notice
         with suppress(ProcessLookupError):
             os.kill(arguments.served_pid, signal.SIGTERM)
 
@@ -58,8 +57,8 @@ def main() -> None:
 def _end_with(parent_pid: int, served_pid: int) -> None:
     """End this process some seconds after its parent.
 
-    Flower's own watch asks it to, but its answer to the signal closes a connection which the
-    interrupted code may hold the lock of, and then it waits for ever.
+    Flower's own watch sends a signal, but the signal's handler closes a connection whose lock the
+    interrupted code may hold, and then waits forever.
     """
 
     def watch() -> None:
@@ -68,21 +67,21 @@ def _end_with(parent_pid: int, served_pid: int) -> None:
         time.sleep(GRACE_SECONDS)
         for pid in (served_pid, os.getpid()):
             if pid == parent_pid:
-                continue  # it has ended, and its number may be another's
+                continue  # it has ended, and another process may have its number
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _executor(arguments: argparse.Namespace) -> WarmExecutor:
+def _executor(arguments: argparse.Namespace) -> PreloadedExecutor:
     if arguments.serverapp or arguments.clientapp:
-        return WarmExecutor(TaskType.SERVER_APP if arguments.serverapp else TaskType.CLIENT_APP)
-    from fl_app.simulation.ray_workers import (
-        WarmSimulations,  # with Ray, which nodes need not import
-    )
+        task_type = TaskType.SERVER_APP if arguments.serverapp else TaskType.CLIENT_APP
+        return PreloadedExecutor(task_type)
+    # It imports Ray, which nodes do not need.
+    from fl_app.simulation.ray_workers import SimulationExecutor
 
-    return WarmSimulations(arguments.cpus, arguments.actors)
+    return SimulationExecutor(arguments.cpus, arguments.actors)
 
 
 if __name__ == "__main__":

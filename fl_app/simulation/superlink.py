@@ -1,8 +1,8 @@
-"""A SuperLink of this process's own for simulations: started, asked and stopped with all it began.
+"""Start, query and stop a SuperLink for simulations, with all its processes.
 
-It has its own FLWR_HOME and free ports; no telemetry, no installation at run time. Its simulations
-start warm, see ``superexec``. Everything listens on loopback, and to this user alone: the SuperLink
-looks who connects, Ray asks for a token.
+It has its own FLWR_HOME and free ports, no telemetry and no installation at run time. Its
+simulations start with imports done, see ``superexec``. Everything listens on loopback and serves
+only this user: the SuperLink checks who connects, Ray requires a token.
 """
 
 import json
@@ -26,11 +26,11 @@ from fl_app.simulation.processes import descendants, handled_by, interrupt, is_a
 
 START_SECONDS = 60
 STOP_SECONDS = 20
-FLWR_SECONDS = 20  # for a question to the SuperLink
+FLWR_SECONDS = 20  # for a command of Flower's CLI
 CONNECTION = "thinwire"
-RAY_TOKEN = "ray.token"  # in the launcher's folder: what every connection to its Ray has to show
-CPUS = "THINWIRE_CPUS"  # of the environment: what the simulations of a SuperLink share
-APP = "THINWIRE_APP"  # the folder that is submitted
+RAY_TOKEN = "ray.token"  # file with the token that connections to Ray need
+CPUS = "THINWIRE_CPUS"  # environment variable: processors that a SuperLink's simulations share
+APP = "THINWIRE_APP"  # environment variable: the folder that is submitted
 
 
 class SuperLinkError(RuntimeError):
@@ -39,22 +39,21 @@ class SuperLinkError(RuntimeError):
 
 @contextmanager
 def superlinks(number: int = 1, actors: int | None = None) -> Iterator[list[dict[str, str]]]:
-    """Start SuperLinks that share this machine's processors; yield what Flower's CLI needs of each.
+    """Start SuperLinks that share this machine's processors; yield their environments for the CLI.
 
-    On exit, also by a signal that ends this process, every process that descends from them is
-    gone.
+    On exit, also by a signal that ends this process, all their processes are ended.
 
     Parameters
     ----------
     number : int
         How many.
     actors : int, optional
-        Each is for one run, which has so many actors. Without, it is for one run after another.
+        The number of actors, if each SuperLink is for one run; otherwise runs follow each other.
 
     Raises
     ------
     SuperLinkError
-        If one does not come up; the message holds the end of its log.
+        If one does not start; the message contains the end of its log.
     """
     cpus = max(1, joblib.cpu_count() // max(1, number))
     with handled_by(interrupt), ExitStack() as started:
@@ -109,7 +108,7 @@ def _start(command: list[str], environment: dict[str, str], log: Path) -> subpro
             cwd=project_root(),
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which then tidies up
+            start_new_session=True,  # Ctrl-C reaches only this process, which then stops the others
             umask=OTHERS,
         )
 
@@ -120,7 +119,7 @@ def write_secret(path: Path) -> None:
     Raises
     ------
     FileExistsError
-        If there is something at ``path``.
+        If ``path`` exists.
     """
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
@@ -137,7 +136,7 @@ def _environment(home: Path, cpus: int) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # torch's are torch_threads
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # torch uses torch_threads
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TMPDIR": str(home),
         "RAY_AUTH_MODE": "token",
@@ -152,12 +151,12 @@ def _environment(home: Path, cpus: int) -> dict[str, str]:
 
 
 def script(name: str) -> str:
-    """Return the path of a command that was installed beside this Python."""
+    """Return the path of a command that is installed beside this Python."""
     return str(Path(sys.executable).parent / name)
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
+    """Return a free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -177,7 +176,15 @@ def _wait_until_healthy(
 
 
 def status(environment: dict[str, str], patience: float = 30) -> tuple[str, str]:
-    """Return status and details of the last run, as ``flwr list`` says, once they are final."""
+    """Return status and details of the last run from ``flwr list``, waiting until they are final.
+
+    Parameters
+    ----------
+    environment : dict
+        That of its SuperLink.
+    patience : float
+        The longest wait in seconds.
+    """
     deadline = time.monotonic() + patience
     latest = ("unknown", "")
     while time.monotonic() < deadline:
@@ -199,7 +206,7 @@ def _runs(environment: dict[str, str]) -> list[dict[str, object]]:
 
 
 def flwr(*arguments: str, environment: dict[str, str]) -> str:
-    """Return what Flower's CLI prints, nothing if it hangs."""
+    """Return the output of Flower's CLI; "" if it does not end in time."""
     try:
         done = subprocess.run(
             [script("flwr"), *arguments],
@@ -215,10 +222,10 @@ def flwr(*arguments: str, environment: dict[str, str]) -> str:
 
 
 def stop(processes: list[subprocess.Popen[bytes]], environment: dict[str, str]) -> None:
-    """Stop a SuperLink, its SuperExec and everything that descends from them.
+    """Stop a SuperLink, its SuperExec and all their descendants.
 
-    A SIGTERM in the middle of a run would lose what the run still writes, so Flower is asked to
-    stop the run first.
+    A SIGTERM during a run would lose results that it has not written yet, so that Flower stops the
+    run first.
     """
     with handled_by(signal.SIG_IGN):
         family = [member for process in processes for member in descendants(process.pid)]

@@ -385,7 +385,7 @@ def test_what_fails_around_the_app_is_no_text_either(monkeypatch: pytest.MonkeyP
     source = Path(run_clientapp.__file__).read_text()
     assert source.count("Error(code=") == 1
     monkeypatch.setattr(run_clientapp, "Error", run_clientapp.Error)
-    executor.keep_texts()
+    executor.hide_exception_texts()
     made = run_clientapp.Error(code=1, reason=f"No such file: /srv/{MARKER}")
     assert (made.code, made.reason) == (1, FaultError("unexpected").said)
     try:

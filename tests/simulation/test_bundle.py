@@ -19,8 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_app.files import installed
-from fl_app.simulation import bundle
-from fl_app.simulation import executor as warm_executor
+from fl_app.simulation import bundle, executor
 from fl_app.simulation.bundle import BundleError
 
 TEXT = installed("pyproject.toml").read_text()
@@ -67,7 +66,7 @@ HOSTILE = {
     ),
     "another configuration": (changed(*APP, "config", "overrides", value="seed=1"), "flwr.app"),
     "code of our name": (fab(("fl_app/__init__.py", "raise SystemExit")), "fl_app/__init__.py"),
-    "code of another name": (fab(("conftest.py", "")), "'conftest.py', and runs bring no code"),
+    "code of another name": (fab(("conftest.py", "")), "'conftest.py', but runs bring no code"),
     "what is imported at start": (fab(("sitecustomize.pth", "import os")), "sitecustomize.pth"),
     "a configuration file": (fab(("conf/config.yaml", "a: 1")), "conf/config.yaml"),
     "a path that leads out": (fab(("../../x.py", "")), r"\.\./\.\./x\.py"),
@@ -129,17 +128,17 @@ def test_a_damaged_bundle_is_refused_or_still_says_the_same(honest, seed: int, n
         assert bundle.described(archive.read("pyproject.toml").decode()) == OURS
 
 
-@pytest.mark.parametrize("kind", warm_executor.COMMANDS)
+@pytest.mark.parametrize("kind", executor.COMMANDS)
 def test_flower_asks_us_to_install_and_finds_what_is_installed(kind, monkeypatch, honest) -> None:
     """If another version of Flower did so elsewhere, a bundle's code could run again."""
-    places = [(importlib.import_module(m), name) for m, name in warm_executor.INSTALLS[kind]]
+    places = [(importlib.import_module(m), name) for m, name in executor.INSTALLS[kind]]
     for place, name in places:
         monkeypatch.setattr(place, name, getattr(place, name))  # restored after the test
-    assert {name for _, name in places} == {warm_executor.INSTALL, warm_executor.FIND}
-    warm_executor.run_what_is_installed(kind)
+    assert {name for _, name in places} == {executor.INSTALL, executor.FIND}
+    executor.use_installed_app(kind)
     root = Path(installed("pyproject.toml")).parent
     for place, name in places:
-        if name == warm_executor.FIND:
+        if name == executor.FIND:
             assert getattr(place, name)("evil/evil", "/../../x", "0" * 64) == root
             continue
         install = getattr(place, name)
@@ -148,14 +147,14 @@ def test_flower_asks_us_to_install_and_finds_what_is_installed(kind, monkeypatch
             install(HOSTILE["code of our name"][0], skip_prompt=True)
         monkeypatch.delattr(place, name)
         with pytest.raises(RuntimeError, match="this version of Flower"):
-            warm_executor.run_what_is_installed(kind)
+            executor.use_installed_app(kind)
 
 
 def test_an_executor_takes_no_tasks_but_its_own() -> None:
     """Flower's agents, models and connectors run what a bundle or a server says."""
-    executor = object.__new__(warm_executor.WarmExecutor)
-    executor.task_types = (TaskType.CLIENT_APP,)
-    assert executor.get_eligible_capacity(set(TaskType), insecure=True) == (
+    own = object.__new__(executor.PreloadedExecutor)
+    own.task_types = (TaskType.CLIENT_APP,)
+    assert own.get_eligible_capacity(set(TaskType), insecure=True) == (
         {TaskType.CLIENT_APP}, set(),
     )  # fmt: skip
     for kind in set(TaskType) - {TaskType.CLIENT_APP}:
@@ -164,4 +163,4 @@ def test_an_executor_takes_no_tasks_but_its_own() -> None:
             root_certificates_path=None, runtime_dependency_install=False, parent_pid=None,
             suppress_output=True, task_id=1,
         )  # fmt: skip
-        assert executor.launch(spec).status == LaunchResultStatus.FAILED
+        assert own.launch(spec).status == LaunchResultStatus.FAILED

@@ -84,12 +84,12 @@ def test_a_name_that_is_taken_is_refused_before_anything_starts(tmp_path: Path, 
     ],
 )
 def test_no_more_actors_than_clients_at_once(words: str, cpus: int, wanted: int) -> None:
-    assert run.cpus_of_an_actor(compose(words), cpus) == wanted
+    assert run.cpus_per_actor(compose(words), cpus) == wanted
 
 
 def test_more_threads_than_processors_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"torch_threads=4.*2 processors"):
-        run.cpus_of_an_actor(compose("federation.torch_threads=4"), 2)
+        run.cpus_per_actor(compose("federation.torch_threads=4"), 2)
 
 
 @pytest.fixture
