@@ -17,8 +17,7 @@ from pathlib import Path
 from fl_app.config import ConfigError, compose
 from fl_app.faults.printable import printable, printable_lines
 from fl_app.files import keep_private
-from fl_app.preflight.strategy import check_strategy
-from fl_app.preflight.whole import check_node
+from fl_app.preflight import check_node, check_strategy
 from fl_app.runs.resume import ResumeError, with_stored_overrides
 from fl_app.simulation import bundle
 from fl_app.simulation.superlink import CONNECTION, script

@@ -14,7 +14,7 @@ from fl_app.adapters import ADAPTERS
 from fl_app.codecs import from_spec
 from fl_app.config import compose, plain
 from fl_app.faults import during
-from fl_app.preflight.whole import check_node
+from fl_app.preflight import check_node
 from fl_app.session import Session
 from fl_app.tree import manifest
 from fl_app.wire.conventions import alias_bytes

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 import fl_app.simulation.preload  # noqa: F401  the checks need most of these imports
 from fl_app.config import ConfigError, compose
 from fl_app.files import keep_private, project_root
-from fl_app.preflight.whole import check
+from fl_app.preflight import check
 from fl_app.runs import text
 from fl_app.runs.resume import ResumeError, folder, is_complete, last_round, with_stored_overrides
 from fl_app.simulation.superlink import (

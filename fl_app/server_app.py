@@ -17,7 +17,7 @@ from fl_app.aggregation.inner import inner_strategy
 from fl_app.build import session
 from fl_app.faults.printable import WithoutTraceback
 from fl_app.files import keep_private
-from fl_app.preflight.strategy import check_strategy
+from fl_app.preflight import check_strategy
 from fl_app.privacy import is_example_level
 from fl_app.runs import console, model_card
 from fl_app.runs.folder import RunFolder

@@ -9,6 +9,9 @@ An adapter is four functions, given as a module of this package:
 - ``export(model, folder)``: save so that ``PeftModel.from_pretrained`` (or, for the full adapter,
   ``from_pretrained`` of the model) loads it.
 
+It may bring rules of its own: ``check(cfg)``, which gets the whole configuration and raises a
+ConfigError for options of its own that cannot be, or others that do not go with it.
+
 Where frozen weights can change in a federation (see ``fl_app.client.patches``), also:
 
 - ``patch(model, tree, cfg)``: change them;

@@ -1,12 +1,13 @@
 """From a Hydra override string to the one configuration that server, clients and sweeps share.
 
-Every option and its default lives in ``conf/``. Keys and types are checked here, values against
-what the code knows in ``fl_app.preflight``.
+Every option and its default lives in ``conf/``. Keys and types are checked here; what values there
+are is said by each joint, see ``fl_app.preflight``.
 
 - ``compose``: the configuration that overrides ask for.
 - ``data_only``: overrides are data: no resolvers, no Hydra settings, no targets but strategies.
 - ``interpolation``: ``${a.b}``, resolved without OmegaConf's resolvers.
 - ``stored``: configurations and overrides read from a run's folder.
+- ``rules``: what a joint's rules are made of.
 - ``keys``, ``types``: which keys exist, and the types of their values.
 """
 

@@ -1,4 +1,4 @@
-"""Combinations of options that would not be private, refused before anything starts."""
+"""The rules of ``privacy``: what its options may be, and what would not be private with them."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -8,11 +8,30 @@ from omegaconf import DictConfig
 from fl_app import privacy
 from fl_app.adapters import needed_setup
 from fl_app.config import plain
+from fl_app.config.rules import (
+    POSITIVE,
+    POSITIVE_OR_NULL,
+    Choices,
+    Rule,
+    Rules,
+    check_choices,
+    check_rules,
+    is_number,
+)
 
 # Classes by name: a node checks this too, and imports no strategy.
 MEANS = (
     *("flwr.serverapp.strategy.FedAvg", "flwr.serverapp.strategy.FedProx"),
     "strategies.fed_sb.FedSB",
+)
+CHOICES: Choices = {"privacy.id": privacy.IDS, "privacy.noise": privacy.NOISES}
+RULES: Rules = (
+    (POSITIVE, ("privacy.max_grad_norm",)),
+    (POSITIVE_OR_NULL, ("privacy.epsilon", "privacy.noise_multiplier")),
+    (
+        Rule("null or in (0, 1)", lambda x: x is None or (is_number(x) and 0 < x < 1)),
+        ("privacy.delta",),
+    ),
 )
 
 
@@ -24,6 +43,8 @@ def check(cfg: DictConfig) -> None:
     ValueError
         Naming the key and what it may be.
     """
+    check_choices(cfg, CHOICES)
+    check_rules(cfg, RULES)
     example, client = privacy.is_example_level(cfg), privacy.is_client_level(cfg)
     if not example and not client:
         return

@@ -1,11 +1,29 @@
-"""Combinations of options that secure aggregation makes no sense with, refused before the start."""
+"""The rules of secure aggregation: its options, and what it makes no sense with."""
 
 from omegaconf import DictConfig
 
 from fl_app.adapters import needed_setup
 from fl_app.codecs.modular import ring
 from fl_app.config import plain
+from fl_app.config.rules import Rule, Rules, check_rules, is_number
 from fl_app.secure_aggregation.settings import KEY, LEAST_CLIENTS, is_on
+
+RULES: Rules = (
+    (
+        Rule(
+            "in (0.5, 1]: two halves of a group could reveal both secrets of a client",
+            lambda x: is_number(x) and 0.5 < x <= 1,
+        ),
+        (f"strategy.{KEY}.threshold",),
+    ),
+    (
+        Rule(
+            "null or a whole number",
+            lambda x: x is None or (isinstance(x, int) and not isinstance(x, bool)),
+        ),
+        (f"strategy.{KEY}.neighbours",),
+    ),
+)
 
 
 def check(cfg: DictConfig) -> None:
@@ -16,6 +34,7 @@ def check(cfg: DictConfig) -> None:
     ValueError
         Naming the key and what it may be.
     """
+    check_rules(cfg, RULES)
     if not is_on(cfg):
         return
     asked, cohort = cfg.strategy[KEY], cfg.clients_per_round

@@ -26,7 +26,7 @@ from omegaconf import DictConfig
 import fl_app.simulation.preload  # noqa: F401  the checks need most of it
 from fl_app.config import CONF_DIR, ConfigError, compose, identity
 from fl_app.files import keep_private, project_root
-from fl_app.preflight.whole import check
+from fl_app.preflight import check
 from fl_app.run import submit
 from fl_app.runs.read import Run, is_run, read
 from fl_app.runs.text import duration

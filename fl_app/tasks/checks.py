@@ -1,21 +1,65 @@
-"""What rows have to hold: for errors that say how many do not, and never what they hold."""
+"""The rules of ``task`` and ``target``: which tasks there are, and which rows and metrics fit."""
 
-from collections.abc import Iterable
+from omegaconf import DictConfig
 
-from datasets import Dataset
+from fl_app import data
+from fl_app.config import ConfigError
+from fl_app.config.rules import (
+    NAME_OR_NULL,
+    NUMBER_OR_NULL,
+    Choices,
+    Rule,
+    Rules,
+    check_choices,
+    check_rules,
+    is_list_of_names,
+    is_name,
+)
+from fl_app.tasks import TASKS
+from fl_app.tasks.answers import ANSWERS
+from fl_app.tasks.template import Template
 
-from fl_app.faults import FaultError
+CHOICES: Choices = {"task.id": TASKS, "task.answer": ANSWERS}
+RULES: Rules = (
+    (Rule("the name of a column", is_name), ("task.reference", "task.label")),
+    (
+        Rule("a list of one or two columns", lambda x: is_list_of_names(x) and len(x) in (1, 2)),
+        ("task.texts",),
+    ),
+    (
+        Rule(
+            "a list of at least two different names",
+            lambda x: is_list_of_names(x) and len({*x}) == len(x) > 1,
+        ),
+        ("task.labels",),
+    ),
+    (NAME_OR_NULL, ("task.average_over",)),
+    (NUMBER_OR_NULL, ("target.value",)),
+)
 
 
-def check_filled(columns: Iterable[str], rows: Dataset) -> None:
-    """Refuse rows that have nothing in one of ``columns``.
+def check(cfg: DictConfig) -> None:
+    """Check all that can be said without rows or a tokenizer.
 
     Raises
     ------
-    FaultError
-        Naming the first such column, and how many rows.
+    ValueError
+        Naming the key and what it may be.
     """
-    for column in columns:
-        values = rows.select_columns(column).with_format("arrow")[:]
-        if nothing := values.column(column).null_count:
-            raise FaultError("empty", column=column, rows=nothing)
+    check_choices(cfg, CHOICES)
+    check_rules(cfg, RULES)
+    if (cfg.task.id == "docvqa") != (cfg.data.id in data.DOCUMENTS):
+        fit = "task=docvqa" if cfg.data.id in data.DOCUMENTS else "task=causal_lm or another"
+        raise ConfigError(
+            f"task.id={cfg.task.id} does not fit data.id={cfg.data.id}, whose rows are of another "
+            f"kind: set {fit}"
+        )
+    metrics = TASKS[cfg.task.id].metrics
+    if cfg.target.metric not in metrics:
+        raise ConfigError(
+            f"target.metric={cfg.target.metric} should be one of {sorted(metrics)} with "
+            f"task.id={cfg.task.id}"
+        )
+    for key in ("prompt", "response"):
+        if key in cfg.task:
+            Template(f"task.{key}", cfg.task[key])

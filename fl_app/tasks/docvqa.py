@@ -10,9 +10,9 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
 from fl_app.tasks import anls
-from fl_app.tasks.checks import check_filled
 from fl_app.tasks.documents import Collator, predict
 from fl_app.tasks.evaluation import Rows
+from fl_app.tasks.filled import check_filled
 
 
 class DocVQA:

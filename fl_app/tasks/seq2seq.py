@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from fl_app.data.padding import IGNORED, pad
-from fl_app.tasks.checks import check_filled
 from fl_app.tasks.evaluation import Rows, batches, evaluating, greedy
+from fl_app.tasks.filled import check_filled
 from fl_app.tasks.instruction import Instruction
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from fl_app.faults import FaultError
-from fl_app.tasks.checks import check_filled
 from fl_app.tasks.evaluation import Rows, batches, evaluating
+from fl_app.tasks.filled import check_filled
 
 
 class SequenceClassification:

@@ -25,7 +25,7 @@ from fl_app.adapters.lora_sb.layers import layers, sandwiched
 from fl_app.adapters.quantized import dense_weight, full_precision, is_quantized, keep_trainable
 from fl_app.codecs import from_spec
 from fl_app.config import ConfigError, compose
-from fl_app.preflight.whole import check
+from fl_app.preflight import check
 from fl_app.tree import Tree, digest
 from fl_app.wire.frame import HEADER_BYTES, manifest, pack, unpack
 from tests import architectures

@@ -22,7 +22,7 @@ from fl_app.data.invoices.load import make_documents
 from fl_app.data.invoices.provider import POOLS
 from fl_app.models.draws import SeededDraws
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
-from fl_app.preflight.whole import check
+from fl_app.preflight import check
 from fl_app.tasks.documents import Collator, predict
 from tests.rounding import DOUBLES, apart, through
 

@@ -16,7 +16,7 @@ from fl_app.aggregation.inner import inner_strategy
 from fl_app.build import forget_session, session
 from fl_app.config import compose, plain
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
-from fl_app.preflight.whole import check
+from fl_app.preflight import check
 from fl_app.server.coded import Coded
 from fl_app.session import Session
 from fl_app.simulation.loopback import Loopback

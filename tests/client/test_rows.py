@@ -14,7 +14,7 @@ from fl_app.build import session
 from fl_app.client import rows as node_data
 from fl_app.config import compose
 from fl_app.data.pfl_docvqa_convert import main as convert
-from fl_app.preflight.whole import check_node
+from fl_app.preflight import check_node
 from fl_app.session import Session
 from tests import small
 from tests.pfl_docvqa import CLIENTS, write

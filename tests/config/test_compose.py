@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from fl_app.config import CONF_DIR, ConfigError, compose, plain
-from fl_app.preflight.whole import check
+from fl_app.preflight import check
 
 PATHS = ("data.train.path", "data.test.path")
 ROBUST = ("fedmedian", "fedtrimmedavg", "krum", "multikrum", "bulyan")

@@ -20,7 +20,7 @@ from fl_app.data import client_split, load
 from fl_app.data.pfl_docvqa import _truncated
 from fl_app.data.pfl_docvqa_convert import SourceError, convert, main, to_thousandths
 from fl_app.files import installed
-from fl_app.preflight.whole import check
+from fl_app.preflight import check
 from fl_app.server.coded import Coded
 from fl_app.wire.ledger import Ledger
 from fl_app.wire.records import to_record

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from fl_app import data
 from fl_app.config import CONF_DIR, ConfigError, compose
 from fl_app.data import table
-from fl_app.preflight.whole import check
+from fl_app.preflight import check
 
 ROWS = [{"question": f"what is {n}, 'and' \"so\"?\nNA", "answer": f"NA {n}"} for n in range(10)]
 

@@ -25,7 +25,7 @@ from fl_app.data.word_problems import (
     make_problems,
 )
 from fl_app.files import installed
-from fl_app.preflight.whole import check
+from fl_app.preflight import check
 from fl_app.pretraining.llama import add_fillers, filler_words
 from fl_app.tasks.answers import final_number
 

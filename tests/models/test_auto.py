@@ -14,7 +14,7 @@ from fl_app.config import ConfigError, compose
 from fl_app.files import installed
 from fl_app.models.head import classification_head
 from fl_app.models.sources import check_own_config
-from fl_app.preflight.whole import check, check_node
+from fl_app.preflight import check, check_node
 from tests import architectures
 from tests.adapters.test_any_model import saved
 from tests.rounding import DOUBLES, apart

@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from fl_app.adapters import full
+from fl_app.adapters.lora_sb import start
+from fl_app.aggregation import checks as aggregation
 from fl_app.config import CONF_DIR, OPEN, ConfigError, compose
-from fl_app.preflight.rules import RULES
-from fl_app.preflight.whole import CHOICES, check
+from fl_app.data import checks as data
+from fl_app.preflight import JOINTS, check
 
 POSITIVE = "greater than 0"
 
@@ -130,11 +133,19 @@ def keys_of(node, path: str) -> Iterator[str]:
             yield from keys_of(child, f"{path}{key}.")
 
 
+WITH_RULES = (*JOINTS, aggregation, full, start)
+
+
+def ruled() -> set[str]:
+    tables = [*(getattr(one, "RULES", ()) for one in WITH_RULES), data.SOURCES]
+    return {key for rules in tables for _, keys in rules for key in keys}
+
+
 def test_every_rule_is_for_a_key_that_exists() -> None:
     known = {*keys_of(OmegaConf.load(CONF_DIR / "config.yaml"), "")}
     for path in CONF_DIR.glob("*/*.yaml"):
         known |= {*keys_of(OmegaConf.load(path), f"{path.parent.name}.")}
-    assert {*CHOICES, *(key for _, _, keys in RULES for key in keys)} <= known
+    assert {*ruled(), *(key for one in WITH_RULES for key in getattr(one, "CHOICES", ()))} <= known
 
 
 def test_every_list_has_a_rule() -> None:
@@ -146,5 +157,4 @@ def test_every_list_has_a_rule() -> None:
             elif OmegaConf.is_dict(node[key]) and name not in OPEN:
                 yield from lists(node[key], f"{name}.")
 
-    ruled = {key for _, _, keys in RULES for key in keys}
-    assert {"optimizer.betas", "adapter.modules_to_save"} <= set(lists(compose(""))) <= ruled
+    assert {"optimizer.betas", "adapter.modules_to_save"} <= set(lists(compose(""))) <= ruled()

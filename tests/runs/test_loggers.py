@@ -24,7 +24,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from fl_app.build import session
 from fl_app.config import ConfigError, compose
-from fl_app.preflight.whole import check
+from fl_app.preflight import check
 from fl_app.server_app import Experiment
 from tests import small
 from tests.loopback import Loopback

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_app.config import ConfigError, compose, plain
-from fl_app.preflight.whole import check_node
+from fl_app.preflight import check_node
 from fl_app.server.nodes import MAX_PARTITIONS, find_clients
 
 

@@ -8,7 +8,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fl_app.codecs import WireError
 from fl_app.config import ConfigError, compose
-from fl_app.preflight.whole import check
+from fl_app.preflight import check
 from fl_app.server.replies import (
     MAX_EXAMPLES,
     MAX_LOSS,

@@ -7,7 +7,7 @@ import pytest
 from flwr.app import ConfigRecord, Message
 
 from fl_app.config import ConfigError, compose
-from fl_app.preflight.whole import check_node
+from fl_app.preflight import check_node
 from fl_app.server.coded import RoundFailedError
 from fl_app.server.mailbox import Mailbox
 from fl_app.tree import rms

@@ -15,7 +15,7 @@ from fl_app.codecs import Wire
 from fl_app.codecs.modular import ring
 from fl_app.codecs.streams import words
 from fl_app.config import ConfigError, compose
-from fl_app.preflight.whole import check
+from fl_app.preflight import check
 from fl_app.server.coded import Coded, RoundFailedError
 from fl_app.server.secure import SecureCoded
 from fl_app.server.start import set_up

@@ -15,7 +15,7 @@ from peft.tuners.lora.layer import LoraLayer
 from fl_app import models
 from fl_app.build import forget_session, session
 from fl_app.config import ConfigError, compose
-from fl_app.preflight.whole import check
+from fl_app.preflight import check
 from fl_app.session import Session
 from fl_app.tasks.documents import Collator
 from fl_app.tree import Tree

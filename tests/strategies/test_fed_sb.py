@@ -12,7 +12,7 @@ from fl_app.build import forget_session, session
 from fl_app.client import patches
 from fl_app.codecs import Wire, from_spec
 from fl_app.config import ConfigError, compose
-from fl_app.preflight.whole import check
+from fl_app.preflight import check
 from fl_app.server.coded import RoundFailedError
 from fl_app.server.start import set_up
 from fl_app.tree import Tree, digest

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fl_app.aggregation.inner import inner_strategy
 from fl_app.build import session
 from fl_app.config import ConfigError, compose
-from fl_app.preflight.whole import check
+from fl_app.preflight import check
 from fl_app.server.coded import Coded
 from fl_app.wire.frame import pack
 from fl_app.wire.ledger import Ledger

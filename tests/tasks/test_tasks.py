@@ -17,7 +17,7 @@ from fl_app.data.invoices.load import make_documents
 from fl_app.data.invoices.provider import POOLS
 from fl_app.data.padding import IGNORED
 from fl_app.models import load_vt5
-from fl_app.preflight.whole import check
+from fl_app.preflight import check
 from fl_app.tasks.anls import score
 from fl_app.tasks.documents import predict
 from fl_app.tasks.template import Template

@@ -23,6 +23,8 @@ from fl_app.adapters.lora_sb.gradients import batches, factors, gradients, mean_
 from fl_app.adapters.lora_sb.layers import layers
 from fl_app.adapters.setup import Collate, Setup
 from fl_app.codecs import WireError, from_spec
+from fl_app.config import ConfigError
+from fl_app.config.rules import POSITIVE, Choices, Rules, check_choices, check_rules
 from fl_app.seeds import turn_seed
 from fl_app.tree import Tree
 
@@ -30,6 +32,20 @@ RANDOM, SERVER_PUBLIC, CLIENT_MEAN, FIRST_CLIENT = INITS = (
     *("random", "server_public", "client_mean", "first_client"),
 )
 DOWNLOAD, DERIVE = SETUPS = ("download", "derive")
+
+CHOICES: Choices = {"adapter.init": INITS, "adapter.setup": SETUPS}
+RULES: Rules = ((POSITIVE, ("adapter.init_samples", "adapter.init_batch_size", "adapter.eta")),)
+
+
+def check(cfg: DictConfig) -> None:
+    """Check whose gradients are taken, and who takes them; ConfigError if that cannot be."""
+    check_choices(cfg, CHOICES)
+    check_rules(cfg, RULES)
+    if cfg.adapter.init in (CLIENT_MEAN, FIRST_CLIENT) and cfg.adapter.setup == DERIVE:
+        raise ConfigError(
+            f"with adapter.init={cfg.adapter.init} no client can find B and A by itself: set "
+            "adapter.setup=download (experiment=fed_sb sets derive)"
+        )
 
 
 def setup(cfg: DictConfig) -> Setup | None:

@@ -1,4 +1,7 @@
-"""Checks of the server's half of a method: what can be said only of the strategy that was built."""
+"""The rules of ``strategy``, which is built for them: a node, which builds none, has no part here.
+
+What a strategy asks of the rest of the configuration it says itself, in its own ``check(cfg)``.
+"""
 
 from omegaconf import DictConfig
 
@@ -6,31 +9,24 @@ from fl_app.aggregation.inner import inner_strategy
 from fl_app.aggregation.mean import is_mean_type
 from fl_app.aggregation.sampling import SAMPLERS
 from fl_app.config import ConfigError
+from fl_app.config.rules import Choices, check_choices
 from fl_app.secure_aggregation.settings import is_on as is_secure
 
+CHOICES: Choices = {"strategy.sampler": SAMPLERS}
 
-def check_strategy(cfg: DictConfig) -> None:
+
+def check(cfg: DictConfig) -> None:
     """Check the strategy with the rest of the configuration, where it will be built.
 
     Raises
     ------
-    ConfigError
+    ValueError
         Naming the key and what it may be.
     """
-    if cfg.strategy.sampler not in SAMPLERS:
-        raise ConfigError(
-            f"strategy.sampler={cfg.strategy.sampler} should be one of {sorted(SAMPLERS)}"
-        )
-    try:
-        _check(cfg)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-
-
-def _check(cfg: DictConfig) -> None:
+    check_choices(cfg, CHOICES)
     strategy = inner_strategy(cfg)
-    if check := getattr(strategy, "check", None):
-        check(cfg)
+    if own := getattr(strategy, "check", None):
+        own(cfg)
     if is_secure(cfg) and not is_mean_type(strategy):
         raise ConfigError(
             f"strategy.inner={cfg.strategy.inner._target_} looks at single updates, which secure "

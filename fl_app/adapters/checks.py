@@ -1,0 +1,45 @@
+"""The rules of ``adapter``: what PEFT takes, and what an adapter says of its own options."""
+
+from omegaconf import DictConfig
+
+from fl_app.adapters import ADAPTERS
+from fl_app.config.rules import (
+    NAMES,
+    POSITIVE,
+    SHARE,
+    Choices,
+    Rule,
+    Rules,
+    check_choices,
+    check_rules,
+    is_list_of_names,
+    is_name,
+)
+
+CHOICES: Choices = {"adapter.id": ADAPTERS}
+RULES: Rules = (
+    (POSITIVE, ("adapter.r", "adapter.alpha")),
+    (SHARE, ("adapter.dropout",)),
+    (
+        Rule(
+            "a name or a list of names, not empty",
+            lambda x: is_name(x) or (is_list_of_names(x) and x != []),
+        ),
+        ("adapter.target_modules",),
+    ),
+    (NAMES, ("adapter.modules_to_save",)),
+)
+
+
+def check(cfg: DictConfig) -> None:
+    """Check all that can be said without the model, with the chosen adapter's own ``check``.
+
+    Raises
+    ------
+    ValueError
+        Naming the key and what it may be.
+    """
+    check_choices(cfg, CHOICES)
+    check_rules(cfg, RULES)
+    if own := getattr(ADAPTERS[cfg.adapter.id], "check", None):
+        own(cfg)

@@ -1,0 +1,91 @@
+"""What a joint's ``check(cfg)`` says of its keys: which values there are, and what one should be.
+
+A key that the chosen group's file does not have is not asked for.
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from fl_app.config.keys import ConfigError, plain
+
+
+class Rule(NamedTuple):
+    """What a value should be, in words, and the test of it."""
+
+    should: str
+    holds: Callable[[Any], bool]
+
+
+Choices = Mapping[str, Collection[str]]
+Rules = tuple[tuple[Rule, tuple[str, ...]], ...]
+_ABSENT = object()
+
+
+def check_choices(cfg: DictConfig, choices: Choices) -> None:
+    """Check that the value of every key is one of those listed for it.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first key whose value is not, and the list.
+    """
+    for key, known in choices.items():
+        value = OmegaConf.select(cfg, key, default=_ABSENT)
+        if value is not _ABSENT and value not in known:
+            raise ConfigError(f"{key}={value} should be one of {sorted(known)}")
+
+
+def check_rules(cfg: DictConfig, rules: Rules) -> None:
+    """Check every key by its rule.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first key whose value breaks its rule, and what it should be.
+    """
+    for rule, keys in rules:
+        for key in keys:
+            value = OmegaConf.select(cfg, key, default=_ABSENT)
+            if value is not _ABSENT and not rule.holds(plain(value)):
+                raise ConfigError(f"{key}={value!r} should be {rule.should}")
+
+
+def is_number(value: Any) -> bool:
+    """Return whether this is a finite number, and no bool."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_share(value: Any) -> bool:
+    """Return whether this is a number in [0, 1)."""
+    return is_number(value) and 0 <= value < 1
+
+
+def is_whole(value: Any, least: int) -> bool:
+    """Return whether this is a whole number of at least ``least``."""
+    return type(value) is int and value >= least
+
+
+def is_name(value: Any) -> bool:
+    """Return whether this is a text that is not blank."""
+    return isinstance(value, str) and value.strip() != ""
+
+
+def is_list_of_names(value: Any) -> bool:
+    """Return whether this is a list, maybe empty, of names."""
+    return isinstance(value, list) and all(map(is_name, value))
+
+
+POSITIVE = Rule("greater than 0 and finite", lambda x: is_number(x) and x > 0)
+NOT_NEGATIVE = Rule("at least 0 and finite", lambda x: is_number(x) and x >= 0)
+SHARE = Rule("in [0, 1)", is_share)
+UNIT = Rule("in [0, 1]", lambda x: is_number(x) and 0 <= x <= 1)
+SEED = Rule("in [0, 2^63)", lambda x: is_number(x) and 0 <= x < 2**63)
+NUMBER_OR_NULL = Rule("a number or null", lambda x: x is None or is_number(x))
+POSITIVE_OR_NULL = Rule("null or greater than 0", lambda x: x is None or POSITIVE.holds(x))
+COUNT_OR_NULL = Rule("null or a whole number greater than 0", lambda x: x is None or is_whole(x, 1))
+NAME = Rule("a name", is_name)
+NAME_OR_NULL = Rule("null or a name", lambda x: x is None or is_name(x))
+NAMES = Rule("a list of names", is_list_of_names)

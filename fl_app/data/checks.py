@@ -1,0 +1,131 @@
+"""The rules of ``data``: which data sets there are, and what their options may be."""
+
+from typing import Any
+
+from omegaconf import DictConfig
+
+from fl_app import data
+from fl_app.config import SPLITS, ConfigError
+from fl_app.config.rules import (
+    COUNT_OR_NULL,
+    NAME_OR_NULL,
+    NUMBER_OR_NULL,
+    POSITIVE,
+    SEED,
+    Choices,
+    Rule,
+    Rules,
+    check_choices,
+    check_rules,
+    is_name,
+)
+from fl_app.data import pfl_docvqa, table
+
+
+def _is_map_of_names(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(is_name, [*value, *value.values()]))
+
+
+CHOICES: Choices = {"data.id": data.LOADERS}
+RULES: Rules = (
+    (
+        POSITIVE,
+        (
+            "data.providers_per_client", "data.documents_per_provider", "data.test_documents",
+            "data.unseen_providers", "data.public_documents", "data.unseen_documents_per_provider",
+            "data.problems_per_provider", "data.test_problems", "data.public_providers",
+            "data.public_problems_per_provider", "data.unseen_problems_per_provider",
+        ),
+    ),
+    (SEED, ("data.seed",)),
+    (NUMBER_OR_NULL, ("data.target",)),
+    (
+        Rule(
+            "null, an absolute path, or the id of a data set of the hub",
+            lambda x: x is None or table.is_source_name(x),
+        ),
+        tuple(f"data.{split}.path" for split in SPLITS),
+    ),
+    (Rule("the name of a split", is_name), tuple(f"data.{split}.split" for split in SPLITS)),
+    (
+        Rule("a mapping of names to names", _is_map_of_names),
+        tuple(f"data.{split}.columns" for split in SPLITS),
+    ),
+    (COUNT_OR_NULL, tuple(f"data.{split}.limit" for split in SPLITS)),
+    (NAME_OR_NULL, tuple(f"data.{split}.name" for split in SPLITS)),
+)  # fmt: skip
+# Of the machine that has the data: a node may have its own, and never has the test set.
+SOURCES: Rules = (
+    (
+        Rule(
+            "the absolute path of a folder written by `python -m fl_app.data.pfl_docvqa_convert`",
+            pfl_docvqa.is_converted,
+        ),
+        ("data.path",),
+    ),
+    (
+        Rule(
+            "the absolute path of a file or folder that exists, or the id of a data set of the hub",
+            table.is_source,
+        ),
+        ("data.train.path", "data.test.path"),
+    ),
+    (
+        Rule("null, or as data.train.path", lambda x: x is None or table.is_source(x)),
+        ("data.unseen.path", "data.public.path"),
+    ),
+)
+
+
+def check(cfg: DictConfig) -> None:
+    """Check all that can be said without reading any data.
+
+    Raises
+    ------
+    ValueError
+        Naming the key and what it may be.
+    """
+    check_choices(cfg, CHOICES)
+    check_rules(cfg, RULES)
+    _check_sizes(cfg)
+    _check_partitioner(cfg)
+
+
+def check_sources(cfg: DictConfig) -> None:
+    """Check that what a run reads is on this machine.
+
+    Raises
+    ------
+    ConfigError
+        Naming the key and what it may be.
+    """
+    check_rules(cfg, SOURCES)
+
+
+def _check_sizes(cfg: DictConfig) -> None:
+    clients = cfg.federation.clients
+    if cfg.data.get("clients", clients) != clients:
+        raise ConfigError(
+            f"data.clients={cfg.data.clients} should be federation.clients={clients}: set "
+            f"federation.clients={cfg.data.clients}"
+        )
+    held = clients * cfg.data.get("providers_per_client", 1)
+    if cfg.data.get("test_documents", held) > held:
+        raise ConfigError(
+            f"data.test_documents={cfg.data.test_documents} should be at most {held}, one of each "
+            "provider: federation.clients * data.providers_per_client"
+        )
+
+
+def _check_partitioner(cfg: DictConfig) -> None:
+    _, arguments = data.partitioner(cfg.data.partitioner)
+    if cfg.data.id not in data.COLUMNS:
+        return
+    known = data.COLUMNS[cfg.data.id]
+    if cfg.data.partitioner.id == "natural":  # its values are the clients' numbers
+        known = {name: kind for name, kind in known.items() if kind is int}
+    if "column" in arguments and arguments["column"] not in known:
+        raise ConfigError(
+            f"data.partitioner.column={arguments['column']} should be one of {sorted(known)} with "
+            f"data.id={cfg.data.id} and data.partitioner.id={cfg.data.partitioner.id}"
+        )

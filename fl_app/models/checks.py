@@ -1,0 +1,50 @@
+"""The rules of ``model``: which types of weights there are, and what a path may be."""
+
+import re
+
+from omegaconf import DictConfig
+
+from fl_app import models
+from fl_app.config.rules import (
+    NAME_OR_NULL,
+    POSITIVE,
+    Choices,
+    Rule,
+    Rules,
+    check_choices,
+    check_rules,
+    is_name,
+)
+
+CHOICES: Choices = {"model.dtype": models.DTYPES, "model.quantization": models.QUANTIZATIONS}
+RULES: Rules = (
+    (POSITIVE, ("model.max_length", "model.max_answer_length")),
+    (
+        Rule(
+            "embedded:NAME, a hub id (ORGANISATION/NAME), the absolute path of a folder, or random",
+            is_name,
+        ),
+        ("model.path",),
+    ),
+    (NAME_OR_NULL, ("model.tokenizer", "model.visual_path")),
+    (
+        Rule(
+            "null or a SHA-256 in hex",
+            lambda x: x is None or re.fullmatch("[0-9a-f]{64}", str(x)) is not None,
+        ),
+        ("model.sha256",),
+    ),
+)
+
+
+def check(cfg: DictConfig) -> None:
+    """Check all that can be said without loading the model.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Naming the key and what it may be.
+    """
+    check_choices(cfg, CHOICES)
+    check_rules(cfg, RULES)
+    models.find(cfg.model, cfg.task)

@@ -1,0 +1,59 @@
+"""The rules of ``output`` and ``logger``: where a run's results go."""
+
+import re
+from typing import Any
+
+from omegaconf import DictConfig
+
+from fl_app.config.rules import (
+    NAME,
+    NAME_OR_NULL,
+    NAMES,
+    Choices,
+    Rule,
+    Rules,
+    check_choices,
+    check_rules,
+    is_name,
+)
+from fl_app.runs import loggers
+from fl_app.wire.conventions import COLUMNS
+
+
+def _is_folder_name(value: Any) -> bool:
+    return re.fullmatch(r"[^/\\\0]+", str(value)) is not None and str(value) not in (".", "..")
+
+
+CHOICES: Choices = {"logger.wandb.mode": loggers.MODES, "output.convention": COLUMNS}
+RULES: Rules = (
+    (Rule("the path of a folder", is_name), ("output.dir",)),
+    (
+        Rule(
+            "null or the name of a folder, without / and \\",
+            lambda x: x is None or (isinstance(x, (str, int)) and _is_folder_name(x)),
+        ),
+        ("output.name",),
+    ),
+    (NAME, ("logger.wandb.project", "logger.mlflow.experiment_name")),
+    (NAME_OR_NULL, ("logger.wandb.entity", "logger.wandb.group")),
+    (NAMES, ("logger.wandb.tags",)),
+    (  # MLflow would import what another scheme names, and write to any file
+        Rule(
+            "null or the http:// or https:// address of a server",
+            lambda x: x is None or re.fullmatch(r"https?://\S+", str(x)) is not None,
+        ),
+        ("logger.mlflow.tracking_uri",),
+    ),
+)
+
+
+def check(cfg: DictConfig) -> None:
+    """Check where results go; that a logger can start is for ``loggers.check``.
+
+    Raises
+    ------
+    ConfigError
+        Naming the key and what it may be.
+    """
+    check_choices(cfg, CHOICES)
+    check_rules(cfg, RULES)
