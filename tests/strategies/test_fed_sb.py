@@ -254,6 +254,19 @@ def test_a_node_that_lost_its_state_gets_the_factors_again(tmp_path: Path) -> No
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("setup", ["download", "derive"])
+def test_a_resumed_server_is_of_the_patched_model(tmp_path: Path, setup: str) -> None:
+    words = f"{FED_SB} codec=fp32 adapter.setup={setup}"
+    rounds = SetUp(tmp_path, words)
+    rounds.round(1)
+    forget_session()  # the server's process is a new one
+    resumed = Rounds(tmp_path, words)
+    assert resumed.here.manifest != rounds.here.manifest
+    resumed.coded.restore(rounds.coded.state(rounds.arrays), rounds.arrays)
+    assert resumed.here.manifest == rounds.here.manifest
+    assert digest(outer(resumed.here.model)) == digest(outer(rounds.here.model))
+
+
 def test_a_damaged_patch_is_refused_and_not_kept(tmp_path: Path) -> None:
     rounds = SetUp(tmp_path, f"{FED_SB} codec=fp32")
     node, context = next(iter(rounds.grid.contexts.items()))
