@@ -33,6 +33,7 @@ from torch import nn
 from fl_app.build import forget_session, session
 from fl_app.privacy import accounting, dp_sgd
 from fl_app.privacy.budget import mechanism
+from fl_app.training.loop import Hooks
 
 ROWS = 4  # the canary is the last
 DELTA = 0.01
@@ -91,7 +92,9 @@ class Client:
             seen.append(torch.cat([g.double().flatten() for g in gradients]).numpy())
 
         self.here.adapter.set(self.here.model, self.start)
-        dp_sgd.train(self.here.model, rows, self.here.task, cfg, seed=seed, hooks=[look])
+        dp_sgd.train(
+            self.here.model, rows, self.here.task, cfg, seed=seed, hooks=Hooks(gradients=[look])
+        )
         (gradient,) = seen
         return gradient * (len(rows) / cfg.privacy.max_grad_norm)
 

@@ -25,14 +25,15 @@ from omegaconf import DictConfig
 
 from fl_app.adapters import ADAPTERS
 from fl_app.aggregation.inner import inner_strategy
-from fl_app.build import session
-from fl_app.codecs import from_spec
+from fl_app.build import compile_codecs, session
 from fl_app.config import plain
 from fl_app.server.coded import Coded
 from fl_app.session import Session
 from fl_app.simulation.loopback import Loopback
 from fl_app.tasks import TASKS
+from fl_app.training.local import local_method
 from fl_app.tree import Tree, manifest
+from fl_app.wire.forms import forms
 from fl_app.wire.ledger import Ledger
 from fl_app.wire.records import to_record
 
@@ -76,10 +77,7 @@ def as_sent(message: Message) -> bytes:
 
 def server_session(cfg: DictConfig, theta0: Tree) -> Session:
     """Return a session that has all that a server needs to aggregate, and no weights."""
-    up, down = (from_spec(plain(cfg.codec[d])) for d in ("up", "down"))
-    for codec in (up, down):  # compile what is compiled now, as a real session does
-        codec.decode(codec.encode(theta0, codec.init(theta0), theta0)[0], theta0)
-    return Session(
+    here = Session(
         cfg=cfg,
         device=torch.device("cpu"),
         model=torch.nn.Module(),  # without weights
@@ -88,10 +86,12 @@ def server_session(cfg: DictConfig, theta0: Tree) -> Session:
         adapter=ADAPTERS[cfg.adapter.id],
         theta0=theta0,
         manifest=manifest(theta0),
-        up=up,
-        down=down,
+        forms=forms(plain(cfg.codec), plain(cfg.strategy.get("forms"))),
+        method=local_method(plain(cfg.strategy.get("local"))),
         alias_bytes=0,
     )
+    compile_codecs(here)
+    return here
 
 
 class Recorded:

@@ -96,7 +96,7 @@ def measure(recording: Recording, overrides: str, clients: int) -> Cell:
     with tempfile.TemporaryDirectory() as folder:
         server = Coded(inner_strategy(cfg), here, Ledger(Path(folder, "ledger.csv")))
         began = time.perf_counter()
-        server.nodes = find_clients(grid, clients, NODE_SECONDS).nodes
+        server.clients.nodes = find_clients(grid, clients, NODE_SECONDS).nodes
         setup = time.perf_counter() - began
         gc.collect()
         before = psutil.Process().memory_info().rss

@@ -20,7 +20,7 @@ from torch import nn
 from fl_app.build import session
 from fl_app.config import compose
 from fl_app.seeds import turn_seed
-from fl_app.training.loop import train
+from fl_app.training.loop import Hooks, train
 
 EXPERIMENT = "experiment=fedavg_lora rounds=1"
 SETTINGS = {
@@ -118,7 +118,7 @@ def watch(overrides: str, seed: int) -> tuple[Factors, float]:
         epochs=1,
         batch_size=cfg.batch_size,
         seed=turn_seed(seed, 1, 0),
-        hooks=[factors],
+        hooks=Hooks(gradients=[factors]),
     )
     factors.stepped()
     return factors, turn.loss

@@ -3,10 +3,10 @@
 #
 #   deploy/certificates.sh FOLDER HOST...     HOST: names and addresses that nodes connect to
 #
-# FOLDER gets ca.crt (for every node and every submitter), ca.key (keep it offline), server.crt and
-# server.key (for the SuperLink only). An authority that is already in FOLDER is kept: run this again
-# to renew the server's certificate. It always includes localhost and 127.0.0.1, since the
-# SuperLink's own executor connects there. DAYS and CA_DAYS set how long they are valid.
+# FOLDER gets ca.crt (goes to every node and to who submits), ca.key (keep it offline), server.crt
+# and server.key (stay with the SuperLink). An authority that is already in FOLDER is kept: run it
+# again to renew the server's certificate. localhost and 127.0.0.1 are always in it, since the
+# SuperLink's own executor connects there. DAYS and CA_DAYS say how long they hold.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
@@ -25,7 +25,7 @@ refuse() {
 }
 
 [ -e "$folder/ca.key" ] || [ ! -e "$folder/ca.crt" ] ||
-    refuse "$folder has ca.crt but no ca.key: put the authority's key there, or choose another FOLDER"
+    refuse "$folder has ca.crt and no ca.key: put the authority's key there, or choose another FOLDER"
 names="DNS:localhost,IP:127.0.0.1"
 for host in "$@"; do
     if [[ $host =~ ^[0-9.]+$ || $host =~ ^[0-9a-fA-F:]+:[0-9a-fA-F:]*$ ]]; then
@@ -33,13 +33,13 @@ for host in "$@"; do
     elif [[ $host =~ ^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$ ]]; then
         names+=",DNS:$host"
     else
-        refuse "'$host' is not a name or an address: give it without https:// and without a port"
+        refuse "'$host' is no name and no address: give it without https:// and without a port"
     fi
 done
 
-scratch=$(mktemp -d "$folder/.new-XXXXXX") # existing files are replaced only by complete ones
+scratch=$(mktemp -d "$folder/.new-XXXXXX") # what is there is replaced by what is whole
 trap 'rm -rf "$scratch"' EXIT
-# Show the output of OpenSSL only if it fails.
+# Say what OpenSSL says only if it fails.
 run() {
     openssl "$@" 2>"$scratch/said" || {
         cat "$scratch/said" >&2

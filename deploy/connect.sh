@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Set the SuperLink for Flower's commands (flwr run, list, log, stop, supernode ...).
+# Tell Flower's commands (flwr run, list, log, stop, supernode ...) where the SuperLink is.
 #
 #   [FLWR_HOME=FOLDER] deploy/connect.sh HOST:PORT CA
 #
-# It writes config.toml into FLWR_HOME (default: ~/.flwr), with a connection called "thinwire" as
-# the default. CA is the authority's ca.crt.
+# Writes config.toml into FLWR_HOME (default: ~/.flwr); its connection is called "thinwire" and is
+# the default one. CA is the authority's ca.crt.
 set -euo pipefail
 umask 077
 
@@ -18,7 +18,7 @@ home=${FLWR_HOME:-$HOME/.flwr}
 mkdir -p "$home"
 if [ -e "$home/config.toml" ]; then
     mv "$home/config.toml" "$home/config.toml.before"
-    echo "the previous connections are in $home/config.toml.before"
+    echo "the connections before are in $home/config.toml.before"
 fi
 cat >"$home/config.toml" <<EOF
 [superlink]
@@ -28,4 +28,4 @@ default = "thinwire"
 address = "$1"
 root-certificates = "$(realpath "$2")"
 EOF
-echo "flwr connects to $1: $home/config.toml"
+echo "flwr talks to $1: $home/config.toml"

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# Sourced by superlink.sh and supernode.sh: common settings of Flower, and the folder for its files.
-# `refuse` and `need` print an error and end the script.
-umask 077 # memories, databases and logs reveal data: only this user may read them
+# Sourced by superlink.sh and supernode.sh: what both ask of Flower, and where they keep their
+# things. `refuse` and `need` say what is wrong and end the script.
+umask 077 # memories, databases and logs tell of data: they are this user's alone
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bin=${BIN:-$root/.venv/bin}
 [ -x "$bin/flower-superlink" ] || {
@@ -13,7 +13,7 @@ export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1
 export FLWR_SUPEREXEC_TASK_POLL_INTERVAL=${FLWR_SUPEREXEC_TASK_POLL_INTERVAL:-0.2}
 export HF_HUB_DISABLE_TELEMETRY=1 PYTHONUNBUFFERED=1
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # torch uses federation.torch_threads
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # torch's are federation.torch_threads
 export PYTHONWARNINGS=ignore::DeprecationWarning,ignore::FutureWarning
 
 refuse() {
@@ -35,8 +35,8 @@ readable() {
     done
 }
 
-# The executor proves with a secret that it belongs to this process: without it, anyone who reaches
-# the port could take a task.
+# The executor proves with a secret that it belongs to this start of this process: without one
+# anybody who reaches the port could take a task.
 secret() {
     export FLWR_HOME=${FLWR_HOME:?}
     own_folder "$FLWR_HOME"
@@ -45,8 +45,8 @@ secret() {
     head -c 32 /dev/urandom >"$secret_file"
 }
 
-# Make a folder that only this user can read. A folder that another user has made, or can write to,
-# is refused: in /tmp, for example, another user could make it first and choose its content.
+# Make a folder for this user alone. One that somebody else has made, or could have put something
+# into, is refused: in /tmp, say, whoever comes first may choose what is in it.
 own_folder() {
     local folder=${1%/}
     mkdir -p "$(dirname "$folder")"

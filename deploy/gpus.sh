@@ -4,11 +4,10 @@
 #   SUPERLINK=HOST:PORT CA=FILE KEYS=FOLDER FIRST=0 PARTITIONS=8 [DATA=FOLDER] [POLICY=FILE] \
 #       deploy/gpus.sh [GPU...]
 #
-# GPU: indices of nvidia-smi; all of this machine if none is given. The i-th serves
+# GPU: indices as nvidia-smi has them; all of this machine if none is given. The i-th serves
 # partition FIRST + i of PARTITIONS with the key KEYS/node-(FIRST + i), and with DATA the rows
 # DATA/node-(FIRST + i).jsonl. All have the POLICY, see supernode.sh. Runtime ports count up from
-# RUNTIME_PORT (9094). Logs go to LOGS (default: the current folder). It ends when one of them ends,
-# or on SIGTERM or Ctrl-C.
+# RUNTIME_PORT (9094). Logs go to LOGS (default: the current folder). Ends when one of them ends, or on SIGTERM or Ctrl-C.
 set -euo pipefail
 umask 077
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make a node's key, elliptic curve P-384 (SECP384R1): FILE stays on the node, FILE.pub is for
-# `flwr supernode register`.
+# Make a node's key, elliptic curve P-384 (SECP384R1): FILE stays on the node, FILE.pub is what
+# `flwr supernode register` takes.
 #
 #   deploy/node_key.sh FILE
 set -euo pipefail

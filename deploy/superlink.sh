@@ -3,9 +3,9 @@
 #
 #   CERTIFICATES=FOLDER [HOST=0.0.0.0] [PORT=9091] [DATABASE=FILE] deploy/superlink.sh [OPTION...]
 #
-# CERTIFICATES is the folder that deploy/certificates.sh made. With DATABASE, runs and registered
-# nodes survive a restart. FLWR_HOME (default: .flwr in the project) is for Flower's own files.
-# Further options go to flower-superlink. It ends on SIGTERM; stop runs first, with `flwr stop`.
+# CERTIFICATES holds what deploy/certificates.sh made. With DATABASE runs and registered nodes
+# survive a restart. FLWR_HOME (default: .flwr in the project) keeps Flower's own files. Further
+# options go to flower-superlink. Ends on SIGTERM; stop runs first, with `flwr stop`.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
@@ -25,7 +25,7 @@ options=(
     --disable-runtime-dependency-installation
 )
 if [ -n "${DATABASE:-}" ]; then
-    [ -w "$(dirname "$DATABASE")" ] || refuse "DATABASE=$DATABASE: its folder does not exist or cannot be written to"
+    [ -w "$(dirname "$DATABASE")" ] || refuse "DATABASE=$DATABASE: its folder is not there, or cannot be written to"
     [ ! -e "$DATABASE" ] || chmod go= "$DATABASE"
     options+=(--database "$DATABASE")
 fi

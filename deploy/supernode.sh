@@ -4,12 +4,12 @@
 #   SUPERLINK=HOST:PORT CA=FILE KEY=FILE NODE_CONFIG="partition-id=0 num-partitions=3" \
 #       [POLICY=FILE] [RUNTIME_PORT=9094] deploy/supernode.sh [OPTION...]
 #
-# CA is the authority's ca.crt, KEY the file that deploy/node_key.sh made. POLICY limits what a run
-# may do on this node (default: deploy/policy.yaml, the strict one); NODE_CONFIG may name it too, as
-# policy. RUNTIME_PORT is a port of this machine, a different one for each SuperNode on it. FLWR_HOME
-# (default: .flwr in the project) is for Flower's own files and, unless NODE_CONFIG has a state-dir,
-# for clients' memories, counts of runs and the audit log. Further options go to flower-supernode. It
-# ends on SIGTERM.
+# CA is the authority's ca.crt, KEY what deploy/node_key.sh made. POLICY says what a run may do on
+# this node (default: deploy/policy.yaml, the strict one); NODE_CONFIG may name it too, as policy.
+# RUNTIME_PORT is of this machine alone, another one for every SuperNode on it. FLWR_HOME (default:
+# .flwr in the project) keeps Flower's own files and, unless NODE_CONFIG has a state-dir, what clients
+# remember, what runs have had and the audit log. Further options go to flower-supernode. Ends on
+# SIGTERM.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"

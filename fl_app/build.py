@@ -11,13 +11,16 @@ import transformers
 
 from fl_app import models, tasks
 from fl_app.adapters import ADAPTERS
-from fl_app.codecs import from_spec
 from fl_app.config import compose, plain
 from fl_app.faults import during
 from fl_app.preflight import check_node
+from fl_app.privacy import is_client_level
+from fl_app.secure_aggregation.settings import is_on as is_secure
 from fl_app.session import Session
+from fl_app.training.local import local_method
 from fl_app.tree import manifest
 from fl_app.wire.conventions import alias_bytes
+from fl_app.wire.forms import forms
 
 _BUILDING = threading.Lock()
 
@@ -73,10 +76,10 @@ def _session(overrides: str) -> Session:
         if cfg.federation.device != "auto"
         else ("cuda" if torch.cuda.is_available() else "cpu")
     )
-    up, down = (from_spec(plain(cfg.codec[d])) for d in ("up", "down"))
-    for codec in (up, down):  # compile what is compiled now, not within the first transfer
-        codec.decode(codec.encode(theta0, codec.init(theta0), theta0)[0], theta0)
-    return Session(
+    with during("configuration"):
+        known = forms(plain(cfg.codec), plain(cfg.strategy.get("forms")))
+        method = local_method(plain(cfg.strategy.get("local")))
+    here = Session(
         cfg=cfg,
         device=device,
         model=model.to(device),
@@ -85,7 +88,34 @@ def _session(overrides: str) -> Session:
         adapter=adapter,
         theta0=theta0,
         manifest=manifest(theta0),
-        up=up,
-        down=down,
+        forms=known,
+        method=method,
         alias_bytes=alias_bytes(model),
     )
+    check_session(here)
+    compile_codecs(here)
+    return here
+
+
+def compile_codecs(here: Session) -> None:
+    """Compile what is compiled now, not within the first transfer."""
+    parcels = [p for form in here.forms.values() for p in (form.up, form.down)]
+    for parcel in {one.whole.fingerprint: one for one in parcels}.values():
+        codec, like = parcel.whole, here.references(parcel)
+        codec.decode(codec.encode(like, codec.init(like), like)[0], like)
+
+
+def check_session(here: Session) -> None:
+    """Check what only the built method says of itself.
+
+    Raises
+    ------
+    ValueError
+        If silence would tell what privacy hides, or leave a hole in a sum.
+    """
+    whole = is_secure(here.cfg) or is_client_level(here.cfg)
+    if here.method.may_be_silent and whole:
+        raise ValueError(
+            f"strategy.local={type(here.method).__name__} lets clients stay silent, and secure "
+            "aggregation and client-level privacy need an update of every client that was asked"
+        )

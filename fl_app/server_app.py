@@ -25,7 +25,8 @@ from fl_app.runs.node_state import default_state_dir, forget_runs, run_folder
 from fl_app.runs.resume import ResumeError
 from fl_app.runs.tracking import Tracking
 from fl_app.secure_aggregation.settings import is_on as is_secure
-from fl_app.server.coded import Coded, RoundFailedError
+from fl_app.server.coded import Coded
+from fl_app.server.round import RoundFailedError
 from fl_app.server.secure import SecureCoded
 from fl_app.server.start import set_up
 from fl_app.session import Session
@@ -132,7 +133,7 @@ class Experiment:
             self.strategy.restore(state["strategy"], arrays)
             self.rounds_done = self.strategy.rounds_done
             self.setup_seconds += state["setup_seconds"]
-            self.strategy.continues = [run_folder(one) for one in state["flower_runs"]]
+            self.strategy.clients.continues = [run_folder(one) for one in state["flower_runs"]]
             self.flower_runs = [*state["flower_runs"], *self.flower_runs]
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise ResumeError(
@@ -212,16 +213,18 @@ class Experiment:
             return
         from fl_app.privacy.budget import check_turns, mechanism  # of an extra, not on every server
 
-        self.strategy.find_nodes(self.grid)  # they alone know how many rows they have
+        self.strategy.clients.find(
+            self.grid, self.strategy.rounds_done
+        )  # they alone know how many rows they have
         without: dict[int, str] = {}
-        for client in self.strategy.nodes:
+        for client in self.strategy.clients.nodes:
             try:
-                mechanism(cfg, self.strategy.rows[client])
+                mechanism(cfg, self.strategy.clients.rows[client])
             except ValueError as error:
                 without[client] = str(error)
-        if len(without) == len(self.strategy.nodes):
+        if len(without) == len(self.strategy.clients.nodes):
             raise ValueError(next(iter(without.values())))
-        self.strategy.leave_out(without)
+        self.strategy.clients.leave_out(without, self.strategy.rounds_done)
         try:
             check_turns(cfg, turns.count() + self._planned())
         except ValueError:
@@ -237,7 +240,7 @@ class Experiment:
 
     def _planned(self) -> Counter[int]:
         """Return how often each client is sampled in the rounds to come."""
-        cfg, nodes = self.here.cfg, sorted(self.strategy.nodes)
+        cfg, nodes = self.here.cfg, sorted(self.strategy.clients.nodes)
         if len(nodes) < cfg.clients_per_round:
             return Counter()  # the first round will say so
         rounds = range(self.rounds_done + 1, cfg.rounds + 1)
@@ -250,7 +253,7 @@ class Experiment:
         from fl_app.privacy.budget import spent
 
         said = self.strategy.uplink.spent
-        return spent(self.here.cfg, self.strategy.rows, turns.count(), said)
+        return spent(self.here.cfg, self.strategy.clients.rows, turns.count(), said)
 
     def _finish(self, status: str) -> None:
         here = self.here

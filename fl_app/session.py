@@ -14,9 +14,13 @@ from fl_app import data, tasks
 from fl_app.adapters import needed_setup
 from fl_app.adapters.setup import Setup
 from fl_app.codecs import Codec, WireError
+from fl_app.codecs.by_part import MODEL
+from fl_app.config import plain
 from fl_app.faults import FaultError
 from fl_app.tasks import Task
+from fl_app.training.local import LocalMethod
 from fl_app.tree import Tree, chained
+from fl_app.wire.forms import Form, Parcel, plain_form
 from fl_app.wire.patch import decode_patch
 
 DERIVED = "derived"  # the name of a patch that no message brought
@@ -32,8 +36,10 @@ class Session:
         The start of every trained tensor, the same on every machine.
     manifest : bytes
         Its fingerprint, in every frame.
-    up, down : Codec
-        What a model becomes on its way to the server and to a client.
+    forms : dict of str to Form
+        What messages of training may carry.
+    method : LocalMethod
+        The client's half of the method.
     patches : list of str
         Names of the changes made to the frozen weights, see ``fl_app.client.patches``.
     alias_bytes : int
@@ -49,8 +55,8 @@ class Session:
     adapter: ModuleType
     theta0: Tree
     manifest: bytes
-    up: Codec
-    down: Codec
+    forms: dict[str, Form]
+    method: LocalMethod
     alias_bytes: int
     patches: list[str] = field(default_factory=list)
 
@@ -87,6 +93,49 @@ class Session:
     def reference(self, broadcast: Tree) -> Tree:
         """Return what an update is coded against, by ``codec.reference``."""
         return self.theta0 if self.cfg.codec.reference == "theta0" else broadcast
+
+    @property
+    def up(self) -> Codec:
+        """Return what a model alone becomes on its way to the server."""
+        return self.plain_form.up.whole
+
+    @property
+    def down(self) -> Codec:
+        """Return what a model alone becomes on its way to a client."""
+        return self.plain_form.down.whole
+
+    def like(self, part: str) -> Tree:
+        """Return the names, the shapes and, for ``delta``, the values of a part on its way down."""
+        return self.theta0 if part == MODEL else self.method.like(part, self.theta0)
+
+    def references(self, parcel: Parcel, broadcast: Tree | None = None) -> Tree:
+        """Return what the parts of a message are coded against, joined.
+
+        Parameters
+        ----------
+        broadcast : Tree or None
+            The model that the client got, for a message to the server; None for one to a client.
+        """
+        model = self.theta0 if broadcast is None else self.reference(broadcast)
+        return parcel.join(
+            {part: model if part == MODEL else self.like(part) for part in parcel.codecs}
+        )
+
+    @cached_property
+    def plain_form(self) -> Form:
+        """Return the form of the model alone."""
+        return plain_form(plain(self.cfg.codec))
+
+    @cached_property
+    def method_remembers(self) -> bool:
+        """Return whether the client's half of the method keeps something between rounds."""
+        return bool(self.method.start(self.theta0))
+
+    @property
+    def remembers(self) -> bool:
+        """Return whether a client keeps something between rounds: its codec, or its method."""
+        codecs = (form.up.whole for form in self.forms.values())
+        return self.method_remembers or any(codec.remembers for codec in codecs)
 
     def patch(self, tree: Tree, name: str) -> None:
         """Change the frozen weights as the adapter does with ``tree``; theta0 is taken anew.

@@ -16,6 +16,7 @@ from fl_app.privacy import CLIPPERS, CLIPPING_NORM
 from fl_app.privacy.clipping import shortened
 from fl_app.privacy.gaussian import normal
 from fl_app.privacy.keystream import KeyStream, secret_key, seeded_key
+from fl_app.tree import Tree
 from strategies._wrapper import Wrapper
 
 
@@ -87,7 +88,8 @@ class PrivateRelease(Wrapper):
         if self.clipped_by == "server":
             for reply in replies:
                 ((name, arrays),) = reply.content.array_records.items()
-                reply.content[name] = shortened(arrays, self._start, self.clipping_norm)
+                short = shortened(_arrays(arrays), _arrays(self._start), self.clipping_norm)
+                reply.content[name] = ArrayRecord({key: Array(x) for key, x in short.items()})
         mean, metrics = self.strategy.aggregate_train(server_round, replies)
         return (None if mean is None else self._noised(mean, server_round)), metrics
 
@@ -102,3 +104,7 @@ class PrivateRelease(Wrapper):
             noise = deviation * normal(stream, values.size).reshape(values.shape)
             noised[name] = Array((values + noise).astype(values.dtype))
         return ArrayRecord(noised)
+
+
+def _arrays(record: ArrayRecord) -> Tree:
+    return {name: array.numpy() for name, array in record.items()}

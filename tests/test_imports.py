@@ -84,7 +84,7 @@ def test_imports_go_one_way() -> None:
         ("models", GROUND),
         ("tasks", GROUND | {"data", "models"}),
         ("adapters", GROUND | {"codecs", "models"}),
-        ("training", GROUND | {"data", "models", "tasks", "adapters"}),
+        ("training", GROUND | {"codecs", "data", "models", "tasks", "adapters"}),
         (
             "strategies",
             GROUND | {"wire", "data", "models", "tasks", "adapters", "training", "aggregation"}

@@ -1,32 +1,57 @@
-"""The client's half of client-level privacy: each clips its own update."""
+"""The client's half of client-level privacy: each client clips its own update.
 
-from flwr.app import Context, Message
-from flwr.clientapp.typing import ClientAppCallable
+With ``strategy=fedavg_dp_client``, whatever its method is. The length is the configuration's: a
+message that says another is refused.
+"""
 
-from fl_app.build import session
-from fl_app.client.configured import clipping_norm
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from flwr.app import ConfigRecord
+from omegaconf import DictConfig
+
+from fl_app.codecs.by_part import MODEL
+from fl_app.config import plain
+from fl_app.faults import FaultError
+from fl_app.privacy import CLIPPING_NORM
 from fl_app.privacy.clipping import shortened
-from fl_app.wire import readers
+from fl_app.training.local import Answer
+from fl_app.tree import Tree
 
 
-def clipped(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Clip the client's update if the run's configuration says to what length.
+def clipped(answer: Answer, parts: Mapping[str, Tree], length: float | None) -> Answer:
+    """Return the answer with its model's update clipped to ``length``; as it is for None.
 
-    Within ``fl_app.client.coded.coded``: what is clipped is the trained model against the decoded
-    broadcast, and then it is encoded.
+    Parameters
+    ----------
+    parts : dict of str to Tree
+        What the client received; its model is where the update starts.
+    """
+    if length is None:
+        return answer
+    model = shortened(answer.parts[MODEL], parts[MODEL], length)
+    return replace(answer, parts={**answer.parts, MODEL: model})
+
+
+def clipping_norm(cfg: DictConfig, said: ConfigRecord) -> float | None:
+    """Return the length to which clients clip their updates, None if they do not.
 
     Raises
     ------
     FaultError
-        If the server says another length.
+        If the message says another, or nothing where there is one.
     """
-    cfg = session(str(context.run_config["overrides"])).cfg
-    length = clipping_norm(cfg, readers.record(message))
-    if length is None:
-        return call_next(message, context)
-    (start,) = message.content.array_records.values()
-    reply = call_next(message, context)
-    if not reply.has_error():
-        ((name, arrays),) = reply.content.array_records.items()
-        reply.content[name] = shortened(arrays, start, length)
-    return reply
+    own = [part[CLIPPING_NORM] for part in _parts(cfg) if part.get("clipped_by") == "client"]
+    norm = float(own[0]) if own else None
+    if (other := said.get(CLIPPING_NORM)) != norm:
+        raise FaultError("other_value", key=CLIPPING_NORM, said=str(other), own=str(norm))
+    return norm
+
+
+def _parts(cfg: DictConfig) -> Iterator[dict[str, Any]]:
+    """Yield the strategies of the configuration, a wrapper before what it is around."""
+    part = plain(cfg.strategy.inner)
+    while isinstance(part, dict):
+        yield part
+        part = part.get("strategy")

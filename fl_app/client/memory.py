@@ -1,4 +1,6 @@
-"""What a client's codec remembers between rounds: in Flower's ``Context.state``, and on disk.
+"""What a client remembers between rounds, in Flower's ``Context.state`` and on disk.
+
+That is the state of its codec, and what the client's half of the method keeps.
 
 A sender cannot know whether its reply arrived. So it keeps two states: the one that its last reply
 started from and the one after it, each under the number of the round that made it. The server's
@@ -20,7 +22,7 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from fl_app.codecs import Codec, State, Tree
+from fl_app.codecs import State
 from fl_app.faults.printable import printable
 from fl_app.files import atomic_file
 
@@ -31,7 +33,7 @@ HEADER_BYTES = 1000  # of a file, and of an array in it, at most
 
 @dataclass(frozen=True)
 class Memory:
-    """The states of one client's codec, in the records of its node and in files.
+    """The states of one client, in the records of its node and in files.
 
     Parameters
     ----------
@@ -43,13 +45,12 @@ class Memory:
     partition: int
     folders: Sequence[Path] = ()
 
-    def recall(self, accepted: int, codec: Codec, ref: Tree, seed: int) -> tuple[State, int]:
+    def recall(self, accepted: int, fresh: State) -> tuple[State, int]:
         """Return the state after the reply of round ``accepted``, and that round.
 
-        Every other state is forgotten. A new state and 0 if there is none of that round, or if
-        what is there was made by another codec.
+        Every other state is forgotten. ``fresh`` and 0 if there is none of that round, or if what
+        is there has another form: it was made by another codec or method.
         """
-        fresh = codec.init(ref, seed)
         kept = self.records.get(self._key(accepted)) if accepted else None
         if accepted and kept is None:
             kept = self._on_disk(accepted, fresh)

@@ -78,6 +78,7 @@ def _check_names(policy: Policy, config: dict[str, Any]) -> None:
         ("adapters", rules.adapters, "adapter.id", [config["adapter"]["id"]]),
         ("codecs", rules.codecs, "codec.up", _named(config["codec"]["up"], "id")),
         ("codecs", rules.codecs, "codec.down", _named(config["codec"]["down"], "id")),
+        ("codecs", rules.codecs, "strategy.forms", _named(config["strategy"].get("forms"), "id")),
     ):
         if allowed != ALL and not {*map(str, found)} <= {*allowed}:
             raise RefusedError(f"run.{rule}", key)

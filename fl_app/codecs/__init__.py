@@ -5,6 +5,7 @@ to the table of tests/codecs/test_codec_laws.py.
 """
 
 from fl_app.codecs.base import Codec, CodecError, Spec, State, Stream, Wire, WireError, receive
+from fl_app.codecs.by_part import by_part
 from fl_app.codecs.chain import chain
 from fl_app.codecs.delta import delta
 from fl_app.codecs.entropy import entropy
@@ -35,6 +36,7 @@ __all__ = [
     "Tree",
     "Wire",
     "WireError",
+    "by_part",
     "chain",
     "delta",
     "entropy",

@@ -114,10 +114,11 @@ def check(config: dict[str, Any]) -> None:
         if "${" in text:  # from a file, or made by joining; OmegaConf would interpolate it again
             raise ConfigError(f"{key}: interpolation must not remain in a configuration")
     strategy = config.get("strategy")
-    inner = strategy.get("inner") if isinstance(strategy, dict) else None
-    if isinstance(inner, dict):
-        check_strategy("strategy.inner", inner)
-        config = {**config, "strategy": {**strategy, "inner": None}}  # type: ignore[dict-item]
+    if isinstance(strategy, dict):
+        for half, check_half in (("inner", check_strategy), ("local", check_local)):
+            if isinstance(arguments := strategy.get(half), dict):
+                check_half(f"strategy.{half}", arguments)
+        config = {**config, "strategy": {**strategy, "inner": None, "local": None}}
     _check_reserved("", config)
     model = config.get("model")
     if isinstance(model, dict) and isinstance(model.get("config"), dict):
@@ -145,6 +146,31 @@ def check_strategy(key: str, arguments: dict[str, Any]) -> None:
             f"{key}.{TARGET}={target!r} is not a Flower strategy: it should be one of {FLOWER} "
             f"({', '.join(FLOWERS)}), or a class of the package {OURS}, as in conf/strategy"
         )
+    _check_arguments(key, arguments)
+
+
+def check_local(key: str, arguments: dict[str, Any]) -> None:
+    """Check the client's half of a method: a LocalMethod of `strategies`, with plain arguments.
+
+    A node imports the module that it names, and nothing else of a run.
+
+    Raises
+    ------
+    ConfigError
+        Naming the key and what may stand there.
+    """
+    target = arguments.get(TARGET)
+    module, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
+    if name not in _local_methods().get(module, ()):
+        known = [f"{where}.{one}" for where, names in _local_methods().items() for one in names]
+        raise ConfigError(
+            f"{key}.{TARGET}={target!r} is no client's half of a method: it should be one of "
+            f"{', '.join(sorted(known))}"
+        )
+    _check_arguments(key, arguments)
+
+
+def _check_arguments(key: str, arguments: dict[str, Any]) -> None:
     for name, value in arguments.items():
         where = f"{key}.{name}"
         if name == TARGET:
@@ -170,13 +196,34 @@ def _is_strategy(target: str) -> bool:
 
 
 @cache
-def _own_classes() -> dict[str, frozenset[str]]:
-    """Return the classes that each module of `strategies` defines, read from its source."""
+def _local_methods() -> dict[str, frozenset[str]]:
+    """Return the classes of each module of `strategies` that are a LocalMethod, by their bases."""
     found = {}
+    for module, bases in _bases().items():
+        known = {"LocalMethod"}
+        for name, above in bases.items():  # a base stands before what derives from it
+            if known & above:
+                known.add(name)
+        found[module] = frozenset(known & {*bases})
+    return found
+
+
+def _own_classes() -> dict[str, frozenset[str]]:
+    """Return the classes that each module of `strategies` defines."""
+    return {module: frozenset(bases) for module, bases in _bases().items()}
+
+
+@cache
+def _bases() -> dict[str, dict[str, set[str]]]:
+    """Return the names of the bases of the classes of `strategies`, read from the source."""
+    found: dict[str, dict[str, set[str]]] = {}
     for path in (CONF_DIR.parent / OURS).glob("*.py"):
         body = ast.parse(path.read_text(encoding="utf-8")).body
-        names = frozenset(part.name for part in body if isinstance(part, ast.ClassDef))
-        found[f"{OURS}.{path.stem}"] = names
+        found[f"{OURS}.{path.stem}"] = {
+            part.name: {base.id for base in part.bases if isinstance(base, ast.Name)}
+            for part in body
+            if isinstance(part, ast.ClassDef)
+        }
     return found
 
 
@@ -186,7 +233,8 @@ def _check_reserved(key: str, value: Any) -> None:
             where = f"{key}.{name}" if key else str(name)
             if RESERVED.fullmatch(str(name)):
                 raise ConfigError(
-                    f"{where}: {name} is allowed only in strategy.inner and in its `strategy`"
+                    f"{where}: {name} is allowed only in strategy.inner, in its `strategy`, and in "
+                    "strategy.local"
                 )
             _check_reserved(where, part)
     elif isinstance(value, list):

@@ -9,10 +9,12 @@ CONF_DIR = Path(__file__).parents[2] / "conf"
 
 SPLITS = ("train", "test", "unseen", "public")  # of a table: see fl_app.data.table
 
-# Below these keys an override may add keys: arguments of a Flower strategy, of a Hugging Face model
-# configuration, a codec or a partitioner, or columns of data. Those check them.
+# Below these keys an override may add keys: forms of messages, arguments of a strategy's halves,
+# of a Hugging Face model configuration, a codec or a partitioner, or columns of data. Those check
+# them.
 OPEN = (
-    *("strategy.inner", "model.config", "codec.up", "codec.down", "data.partitioner"),
+    *("strategy.inner", "strategy.local", "strategy.forms"),
+    *("model.config", "codec.up", "codec.down", "data.partitioner"),
     *(f"data.{split}.{key}" for split in SPLITS for key in ("columns", "drop")),
 )
 

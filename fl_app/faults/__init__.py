@@ -62,6 +62,7 @@ KINDS: dict[str, str] = {
     "budget_lost": f"the node's count of what its rows have spent is damaged or gone{ASK}: it has "
     "to be put back from a copy",
     "other_value": "the server says {key}={said}, and the run's configuration {own}",
+    "private_rows": "the method reads rows itself, and the run promises that they are private",
     "round_again": "client {client} was asked for round {round}, and has answered for {last}",
     "scores": "the configuration asks no client for scores on its rows",
     "secure_sum": "secure aggregation: {why}",

@@ -90,6 +90,11 @@ def _check_release(cfg: DictConfig) -> None:
             "wrappers fail at an update of zero and draw their noise from a generator that can be "
             "guessed; set strategy=fedavg_dp_server or fedavg_dp_client"
         )
+    if cfg.strategy.get("forms") is not None:
+        raise ValueError(
+            "strategy.forms: the noise of a whole client's privacy is for its model, and there is "
+            "none for other parts of a message"
+        )
     averaging = release.get("strategy") or {}
     if averaging.get("_target_") not in MEANS:
         raise ValueError(

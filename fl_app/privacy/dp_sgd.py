@@ -21,7 +21,7 @@ from fl_app.privacy.gaussian import normal
 from fl_app.privacy.keystream import KeyStream, derived, secret_key, seeded_key
 from fl_app.tasks import Task
 from fl_app.training import optimizers
-from fl_app.training.loop import GradientHook
+from fl_app.training.loop import NO_HOOKS, Hooks
 
 logger = logging.getLogger("thinwire")
 
@@ -41,7 +41,7 @@ def train(
     cfg: DictConfig,
     *,
     seed: int,
-    hooks: Sequence[GradientHook] = (),
+    hooks: Hooks = NO_HOOKS,
 ) -> PrivateTurn:
     """Train ``model`` in place for a turn, by ``budget.mechanism`` of ``cfg`` and the rows.
 
@@ -56,13 +56,15 @@ def train(
         at a time. All that is random comes from one key: with ``privacy.noise=secret`` from the
         operating system; with ``seeded`` from ``seed``, which the server and every client know,
         who could take the noise off again: to repeat a simulation.
-    hooks : gradient hooks
-        After the noise: what they add may depend on the model and its start, not on rows.
+    hooks : Hooks
+        Those on gradients come after the noise: what they add may depend on the model and its
+        start, not on rows. None on losses: those are of rows.
 
     Raises
     ------
     ValueError
-        If there are no rows, or if ``privacy`` asks for what cannot be (see ``budget``).
+        If there are no rows, if ``privacy`` asks for what cannot be (see ``budget``), or for hooks
+        on losses.
     FaultError
         If the model mixes rows (see ``clipped_sum``).
     """
@@ -70,6 +72,8 @@ def train(
         raise FaultError(
             "no_rows", "this client holds no documents: check data and federation.clients"
         )
+    if hooks.losses:
+        raise ValueError("privacy=dp_sgd clips gradients of rows: no method may change losses")
     began = time.perf_counter()
     asked = mechanism(cfg, len(rows))
     key = secret_key() if cfg.privacy.noise == "secret" else seeded_key(seed)
@@ -88,11 +92,13 @@ def train(
                 noise = torch.from_numpy(normal(for_noise, values.numel())).view(values.shape)
                 values += (asked.noise_multiplier * asked.max_grad_norm) * noise.to(values.device)
                 parameter.grad = (values / asked.expected_rows).to(parameter.dtype)
-            for hook in hooks:
+            for hook in hooks.gradients:
                 hook(model)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
+            for step_hook in hooks.steps:
+                step_hook(model)
     model.eval()
     if clipped.not_finite:  # for who runs the node: elsewhere it would tell of the rows
         logger.warning(

@@ -50,6 +50,8 @@ def check(cfg: DictConfig) -> None:
             f"strategy.{KEY}.neighbours={asked.neighbours} should be null, for all, or even and in "
             f"2..{cohort - 1}"
         )
+    if cfg.strategy.get("forms") is not None:
+        raise ValueError("strategy.forms: secure aggregation adds up models, and no other parts")
     weight = cfg.strategy.inner.get("weighted_by_key")
     if weight != "one":
         raise ValueError(

@@ -4,37 +4,29 @@ The inner strategy sees plain arrays and partition ids; clients see one packed A
 half, on the client, is ``fl_app.client.coded.coded``.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, cast
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fl_app.aggregation import inner_state
 from fl_app.aggregation.inner import Cohort
-from fl_app.aggregation.mean import Mean, is_mean_type
-from fl_app.aggregation.sampling import SAMPLERS
-from fl_app.config import plain
-from fl_app.privacy import is_example_level
+from fl_app.aggregation.mean import is_mean_type
 from fl_app.privacy.turns import Turns
-from fl_app.seeds import turn_seed
-from fl_app.server.downlink import Coding, Downlink
-from fl_app.server.mailbox import Mailbox
-from fl_app.server.nodes import find_clients
+from fl_app.server.clients import Clients
+from fl_app.server.downlink import Downlink
 from fl_app.server.patches import Patches, Patching
-from fl_app.server.round import Pending, Round, Usable, left_out
+from fl_app.server.round import Round, RoundFailedError, Usable, averaged, seed_only_bytes
+from fl_app.server.rounds import run_rounds
+from fl_app.server.sending import Sender
 from fl_app.server.uplink import Uplink
 from fl_app.session import Session
-from fl_app.tree import scalars
-from fl_app.wire.ledger import Kind, Ledger, Transfer, short_name
+from fl_app.wire.ledger import Kind, Ledger
 from fl_app.wire.messages import ACCEPTED, ARRAYS
-from fl_app.wire.records import message_bytes, pack_record, to_record
-
-
-class RoundFailedError(RuntimeError):
-    """Too few clients of a round gave a usable reply."""
+from fl_app.wire.records import to_record
 
 
 @dataclass
@@ -52,13 +44,13 @@ class Coded(Strategy):
 
     Attributes
     ----------
+    clients : Clients
+        Who serves whom.
     seed_only_saving : int
         Message bytes that the first round's downloads would save if they brought only the seed,
         from which every client can rebuild theta0.
     rounds_done : int
         Rounds that need not be run again, see `restore`.
-    continues : list of str
-        Ids of the runs that this one continues, for nodes to find what their codecs remember.
     turns : Turns or None
         Where it is written whom a round asks, before they are asked; where training is private.
     """
@@ -69,13 +61,11 @@ class Coded(Strategy):
     seed_only_saving: int = 0
     rounds_done: int = 0
     restored: bool = False
-    continues: list[str] = field(default_factory=list)
-    nodes: dict[int, int] = field(default_factory=dict)
-    rows: dict[int, int] = field(default_factory=dict)
     turns: Turns | None = None
     _asked: Round | None = None
 
     def __post_init__(self) -> None:
+        self.clients = Clients(self.session, self.ledger)
         self.patches = Patches(self.session, self.ledger)
         self.downlink = Downlink(self.session)
         self.uplink = Uplink(self.session, self.ledger)
@@ -89,153 +79,59 @@ class Coded(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Sample clients by partition and send them the coded model."""
-        cfg = self.session.cfg
-        cohort = self._sample(cfg.clients_per_round, server_round, grid, "train")
-        cohort = self._patch(cohort, server_round, grid)
-        broadcast = self.downlink.encode(arrays)
-        messages = self.inner.configure_train(
-            server_round, to_record(broadcast.decoded), config, cast(Grid, Cohort(cohort))
-        )
-        return self._send(messages, broadcast, server_round, "train")
+        """Sample clients by partition and send them the coded model, and other parts."""
+        count = self.session.cfg.clients_per_round
+        return self._ask("train", count, server_round, arrays, config, grid)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send the coded model to the clients that score it; none by default."""
         count = self.session.cfg.evaluate_clients_per_round
-        if count == 0:
-            return []
-        cohort = self._sample(count, server_round, grid, "evaluate")
-        cohort = self._patch(cohort, server_round, grid)
-        broadcast = self.downlink.encode(arrays)
-        messages = self.inner.configure_evaluate(
-            server_round, to_record(broadcast.decoded), config, cast(Grid, Cohort(cohort))
-        )
-        return self._send(messages, broadcast, server_round, "evaluate")
+        return self._ask("evaluate", count, server_round, arrays, config, grid) if count else []
 
-    def _check_nodes(self) -> None:
-        """Refuse nodes that hold several clients, where two of them work at once and remember.
-
-        Flower would keep the state of only one.
-        """
-        cfg = self.session.cfg
-        shared = len(set(self.nodes.values())) < len(self.nodes)
-        if shared and self.session.up.remembers and cfg.clients_per_round > 1:
-            raise RoundFailedError(
-                f"codec.up={short_name(self.session.up.spec)} remembers, and clients share nodes: "
-                "start one SuperNode per client, as make run does, or flwr run with "
-                f'--federation-config "num-supernodes={cfg.federation.clients}"'
-            )
-
-    def find_nodes(self, grid: Grid) -> None:
-        """Ask the nodes what they serve, once; TimeoutError if none answers."""
-        if not self.nodes:
-            cfg = self.session.cfg.federation
-            private = is_example_level(self.session.cfg)
-            continues = self.continues if self.session.up.remembers or private else []
-            found = find_clients(
-                grid, cfg.clients, cfg.node_timeout, continues, plain(cfg.clients_per_node),
-                private=private,
-            )  # fmt: skip
-            self.nodes = found.nodes
-            self.rows |= found.rows
-            # Of a run that goes on, nodes are asked again; what that costs is its next round's.
-            at = self.rounds_done + 1 if self.rounds_done else 0
-            self.ledger.add(replace(row, round=at) for row in found.transfers)
-            self._check_nodes()
-
-    def leave_out(self, clients: Mapping[int, str]) -> None:
-        """Ask these clients for nothing in this run, each for a reason."""
-        for client, why in clients.items():
-            left_out(self.rounds_done, client, why)
-            self.nodes.pop(client)
-            self.rows.pop(client, None)
-
-    def _patch(self, cohort: list[int], server_round: int, grid: Grid) -> list[int]:
-        """Bring the cohort's frozen weights up to date; return who is.
-
-        Raises
-        ------
-        RoundFailedError
-            If that is nobody.
-        """
-        nodes = {client: self.nodes[client] for client in cohort}
-        timeout = self.session.cfg.federation.reply_timeout
-        failed = self.patches.deliver(grid, nodes, server_round, timeout)
-        for client, reason in failed.items():
-            left_out(server_round, client, reason)
-        ready = [client for client in cohort if client not in failed]
-        if not ready:
-            raise RoundFailedError(
-                f"no client of round {server_round} could be brought up to date:\n  "
-                + "\n  ".join(f"client {client}: {reason}" for client, reason in failed.items())
-            )
-        return ready
-
-    def _sample(self, count: int, server_round: int, grid: Grid, kind: Kind) -> list[int]:
-        cfg = self.session.cfg
-        self.find_nodes(grid)
-        available = sorted(self.nodes)
-        if len(available) < count:
-            raise RoundFailedError(
-                f"round {server_round} needs {count} clients, only {available} have a node"
-            )
-        # Evaluation draws from a stream of its own: not just those who have trained this round.
-        seed = cfg.seed if kind == "train" else turn_seed(cfg.seed, 0, 0)
-        return SAMPLERS[cfg.strategy.sampler](available, count, seed, server_round)
-
-    def _send(
-        self, messages: Iterable[Message], broadcast: Coding, server_round: int, kind: Kind
+    def _ask(
+        self,
+        kind: Kind,
+        count: int,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
     ) -> list[Message]:
-        pending: list[Pending] = []
-        for plaintext in sorted(messages, key=lambda m: m.metadata.dst_node_id):
-            partition = plaintext.metadata.dst_node_id
-            (config,) = plaintext.content.config_records.values()
-            content = RecordDict(
-                {
-                    ARRAYS: pack_record(broadcast.frame),
-                    "config": ConfigRecord({**config, **self._addressed(partition)}),
-                }
+        """Return the messages of a round: what the inner strategy says, coded and addressed."""
+        self.clients.find(grid, self.rounds_done)
+        cohort = self.clients.sample(count, server_round, kind)
+        cohort = self._prepare(cohort, server_round, grid)
+        plain = to_record(self.downlink.encode(arrays).decoded)
+        configure = getattr(self.inner, f"configure_{kind}")
+        messages = configure(server_round, plain, config, cast(Grid, Cohort(cohort)))
+        sender = Sender(self.session, self.downlink, server_round, kind, {id(plain): arrays})
+        pending = [
+            sender.coded(one, self.clients.nodes[k], self._addressed(k))
+            for k, one in sorted((one.metadata.dst_node_id, one) for one in messages)
+        ]
+        if server_round == 1 and kind == "train":
+            self.seed_only_saving += sum(
+                one.down.message_bytes - seed_only_bytes(one.message, self.session.cfg.seed)
+                for one in pending
             )
-            message = Message(content, self.nodes[partition], plaintext.metadata.message_type)
-            weight = message_bytes(message)
-            if server_round == 1 and kind == "train":
-                self.seed_only_saving += weight - self._seed_only_bytes(message)
-            down = Transfer(
-                server_round,
-                partition,
-                "down",
-                kind,
-                codec=short_name(self.session.down.spec),
-                scalars=scalars(self.session.theta0),
-                payload_bytes=broadcast.payload_bytes,
-                frame_bytes=len(broadcast.frame),
-                message_bytes=weight,
-                encode_s=broadcast.encode_s,
-                competition_bytes=broadcast.payload_bytes + self.session.alias_bytes,
-            )
-            pending.append(Pending(message, down))
         if self.turns is not None and kind == "train":
             self.turns.add(server_round, [one.down.partition for one in pending])
-        self._asked = Round(server_round, kind, broadcast, pending)
+        self._asked = Round(server_round, kind, pending)
         return [one.message for one in pending]
 
-    def _addressed(self, partition: int) -> dict[str, int]:
+    def _prepare(self, cohort: list[int], server_round: int, grid: Grid) -> list[int]:
+        """Give the cohort the patches that it lacks; return who has them all."""
+        nodes = {client: self.clients.nodes[client] for client in cohort}
+        timeout = self.session.cfg.federation.reply_timeout
+        return self.patches.bring_up_to_date(grid, nodes, server_round, timeout)
+
+    def _addressed(self, partition: int) -> dict[str, Any]:
         """Return what only this client is told: who it is, and what was accepted of it."""
-        if not self.session.up.remembers:
+        if not self.session.remembers:
             return {"partition": partition}
         return {"partition": partition, ACCEPTED: self.uplink.accepted(partition)}
-
-    def _seed_only_bytes(self, message: Message) -> int:
-        config = message.content.config_records["config"]
-        seed = ConfigRecord({**config, "seed": self.session.cfg.seed})
-        alone = Message(
-            RecordDict({"config": seed}),
-            message.metadata.dst_node_id,
-            message.metadata.message_type,
-        )
-        return message_bytes(alone)
 
     # ---- clients to server ----------------------------------------------------------------
 
@@ -257,11 +153,11 @@ class Coded(Strategy):
         arriving = self.uplink.receive(asked, replies)
         usable: list[Usable] = []
         if is_mean_type(self.inner):
-            plain = self._mean(arriving)
+            plain = averaged(arriving, cast(Any, self.inner).weighted_by_key)
         else:
             usable = sorted(arriving, key=lambda one: one.partition)
             plain = [one.plain() for one in usable]
-        self._check_enough(asked)
+        self._settle(asked)
         arrays, metrics = self.inner.aggregate_train(server_round, plain)
         if arrays is None:
             raise RoundFailedError(f"round {server_round}: the strategy returned no model")
@@ -282,48 +178,22 @@ class Coded(Strategy):
             return None
         return self.inner.aggregate_evaluate(server_round, [one.message for one in usable])
 
+    def _settle(self, asked: Round) -> None:
+        """Check that enough clients replied; those that crashed get patches anew."""
+        for client in asked.crashed:
+            self.patches.forget(self.clients.nodes[client])  # it may have lost its state
+        asked.check_enough(self.session.cfg.federation)
+
     def _asked_for(self, server_round: int, kind: Kind) -> Round:
         asked, self._asked = self._asked, None
         assert asked is not None
         assert (asked.number, asked.kind) == (server_round, kind)
         return asked
 
-    def _mean(self, arriving: Iterable[Usable]) -> list[Message]:
-        """Return one message that stands for all: of the mean model, with the whole weight."""
-        mean, key = Mean(), cast(Any, self.inner).weighted_by_key
-        last = None
-        for one in arriving:
-            assert one.tree is not None
-            metrics = cast(Any, one.message.content["metrics"])
-            mean.add(one.tree, metrics[key], metrics)
-            last = one.message
-        if last is None:
-            return []
-        whole = MetricRecord({**mean.metrics(), key: mean.weight})
-        last.content = RecordDict({ARRAYS: to_record(mean.tree()), "metrics": whole})
-        return [last]
-
-    def _check_enough(self, asked: Round) -> None:
-        """Raise RoundFailedError if too many clients failed; crashed ones get patches anew."""
-        for client in asked.crashed:
-            self.patches.forget(self.nodes[client])  # it may have lost its state
-        limits = self.session.cfg.federation
-        failed, count = asked.failed, len(asked.pending)
-        reasons = "\n  ".join(f"client {k}: {failed[k]}" for k in sorted(failed))
-        if len(failed) == count:
-            raise RoundFailedError(f"every client of round {asked.number} failed:\n  {reasons}")
-        usable = count - len(failed)
-        if usable < limits.min_replies or len(failed) > limits.max_failures * count:
-            raise RoundFailedError(
-                f"round {asked.number}: {usable} of {count} replies are usable, where "
-                f"federation.min_replies={limits.min_replies} and "
-                f"federation.max_failures={limits.max_failures:g}:\n  {reasons}"
-            )
-
     def _relay(self, arrays: ArrayRecord, usable: list[Usable]) -> None:
         """Have the reply that the new model is sent on as it came."""
         for one in usable:
-            if one.message.content[ARRAYS] is arrays and one.relayed and self.downlink.relays():
+            if one.message.content.get(ARRAYS) is arrays and one.relayed and self.downlink.relays():
                 self.downlink.relay(arrays, one.relayed)
 
     # ---- the run --------------------------------------------------------------------------
@@ -343,38 +213,31 @@ class Coded(Strategy):
         Unlike it, replies are aggregated while others are still under way, and ``evaluate_fn``
         scores the initial arrays only if they are not those of a checkpoint.
         """
-        mailbox, result = Mailbox(grid), Result(arrays=initial_arrays)
-        train_config = train_config or ConfigRecord()
-        evaluate_config = evaluate_config or ConfigRecord()
 
-        def score(number: int) -> None:
-            if evaluate_fn and (scores := evaluate_fn(number, result.arrays)):
-                result.evaluate_metrics_serverapp[number] = scores
-
-        if not self.restored:
-            score(0)
-        for number in range(self.rounds_done + 1, num_rounds + 1):
-            messages = self.configure_train(number, result.arrays, train_config, grid)
-            arrays, metrics = self.aggregate_train(number, mailbox.ask(messages, timeout))
-            result.arrays = cast(ArrayRecord, arrays)
-            if metrics:
-                result.train_metrics_clientapp[number] = metrics
-            messages = self.configure_evaluate(number, result.arrays, evaluate_config, grid)
-            metrics = self.aggregate_evaluate(number, mailbox.ask(messages, timeout))
-            if metrics:
-                result.evaluate_metrics_clientapp[number] = metrics
+        def done(number: int) -> None:
             self.rounds_done = number
-            score(number)
-        return result
+
+        return run_rounds(
+            self,
+            grid,
+            initial_arrays,
+            range(self.rounds_done + 1, num_rounds + 1),
+            timeout=timeout,
+            train_config=train_config or ConfigRecord(),
+            evaluate_config=evaluate_config or ConfigRecord(),
+            evaluate_fn=evaluate_fn,
+            score_first=not self.restored,
+            after=done,
+        )
 
     def state(self, arrays: ArrayRecord) -> dict[str, Any]:
         """Return what `restore` needs to go on after the round that made ``arrays``."""
         return {
             "rounds_done": self.rounds_done,
             "seed_only_saving": self.seed_only_saving,
-            "rows": [[client, count] for client, count in self.rows.items()],
+            "rows": [[client, count] for client, count in self.clients.rows.items()],
             "inner": inner_state.get(self.inner),
-            "patches": self.patches.state(self.nodes),
+            "patches": self.patches.state(self.clients.nodes),
             "downlink": self.downlink.state(arrays),
             "uplink": self.uplink.state(),
         }
@@ -389,7 +252,7 @@ class Coded(Strategy):
         """
         self.restored, self.rounds_done = True, state["rounds_done"]
         self.seed_only_saving = state["seed_only_saving"]
-        self.rows = dict(state["rows"])
+        self.clients.rows = dict(state["rows"])
         self.session.derive()
         self.patches.restore(state["patches"])  # first: frames are of the patched model
         inner_state.put(self.inner, state["inner"])

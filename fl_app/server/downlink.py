@@ -1,78 +1,105 @@
-"""The way down: the model as one coded frame, coded once however many clients get it."""
+"""The way down: every part of a message is coded once, however many clients get it."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import ArrayRecord
 
-from fl_app.codecs import State
+from fl_app.codecs import Codec, State, Wire
+from fl_app.codecs.by_part import MODEL
 from fl_app.session import Session
 from fl_app.tree import Tree
+from fl_app.wire.forms import Form
 from fl_app.wire.frame import pack, unpack
 from fl_app.wire.records import to_tree
+
+Stream = tuple[str, bytes]
+"""A part and the fingerprint of the codec that it is coded with, whose memory goes on."""
 
 
 @dataclass
 class Coding:
-    """A model and the frame that carries it."""
+    """A part as it travels, and as it arrives."""
 
     decoded: Tree
-    frame: bytes
-    payload_bytes: int
+    wire: Wire
     encode_s: float = 0.0
 
 
 class Downlink:
-    """Codes models with ``codec.down``, whose memory it keeps.
+    """Codes the parts of a round's messages; keeps the codecs' memories.
 
     Parameters
     ----------
     session : Session
-        Codec and theta0 of the run.
+        Codecs, forms and theta0 of the run.
     """
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self._memory: State = None
-        self._known: tuple[ArrayRecord, Coding] | None = None  # the last model and its frame
+        self._memory: dict[Stream, State] = {}
+        self._known: dict[Stream, tuple[ArrayRecord, Coding]] = {}  # what was coded last
 
-    def encode(self, arrays: ArrayRecord) -> Coding:
-        """Code ``arrays``, unless they are the very record that was coded last or is relayed."""
-        if self._known is None or self._known[0] is not arrays:
-            here = self.session
+    @property
+    def _model(self) -> Stream:
+        return MODEL, self.session.down.fingerprint
+
+    def encode(self, arrays: ArrayRecord, part: str = MODEL, codec: Codec | None = None) -> Coding:
+        """Code a part, unless it is the very record that was coded last or is relayed.
+
+        Parameters
+        ----------
+        codec : Codec or None
+            None for ``codec.down``.
+        """
+        here = self.session
+        codec = codec or here.down
+        stream = part, codec.fingerprint
+        known = self._known.get(stream)
+        if known is None or known[0] is not arrays:
             began = time.perf_counter()
-            tree = to_tree(arrays, like=here.theta0)
-            if self._memory is None:
-                self._memory = here.down.init(here.theta0, here.cfg.seed)
-            wire, self._memory = here.down.encode(tree, self._memory, here.theta0)
-            frame = pack(wire, here.down, here.manifest)
+            like = here.like(part)
+            tree = to_tree(arrays, like=like)
+            if stream not in self._memory:
+                self._memory[stream] = codec.init(like, here.cfg.seed)
+            wire, self._memory[stream] = codec.encode(tree, self._memory[stream], like)
             seconds = time.perf_counter() - began
-            decoded = here.down.decode(wire, here.theta0)
-            self._known = arrays, Coding(decoded, frame, wire.nbytes, seconds)
-        return self._known[1]
+            known = arrays, Coding(codec.decode(wire, like), wire, seconds)
+            self._known[stream] = known
+        return known[1]
+
+    def frame(self, form: Form, codings: Mapping[str, Coding]) -> bytes:
+        """Return the frame of a message of ``form`` that carries these parts."""
+        sections = [section for part in form.down.codecs for section in codings[part].wire.sections]
+        return pack(Wire(tuple(sections)), form.down.whole, self.session.manifest)
 
     def relays(self) -> bool:
-        """Return whether a client's frame means the same on its way down to the next one."""
+        """Return whether a client's model means the same on its way down to the next one."""
         here = self.session
         same_meaning = here.up.spec == here.down.spec and here.up.receive is None
         return bool(same_meaning and here.cfg.codec.reference == "theta0")
 
     def relay(self, arrays: ArrayRecord, coding: Coding) -> None:
-        """Send ``arrays`` on in the bytes that they came in."""
-        self._known = arrays, coding
+        """Send the model ``arrays`` on in the bytes that it came in."""
+        self._known[self._model] = arrays, coding
 
     def state(self, arrays: ArrayRecord) -> dict[str, Any]:
-        """Return what `restore` needs: the codec's memory, and the frame of ``arrays`` if known."""
-        known = self._known is not None and self._known[0] is arrays
-        frame = self._known[1].frame if self._known and known else None
-        return {"memory": self._memory, "frame": frame}
+        """Return what `restore` needs: memories, and the frame of the model ``arrays`` if known."""
+        here, known = self.session, self._known.get(self._model)
+        frame = None
+        if known is not None and known[0] is arrays:
+            frame = pack(known[1].wire, here.down, here.manifest)
+        others = [[*stream, kept] for stream, kept in self._memory.items() if stream != self._model]
+        return {"memory": self._memory.get(self._model), "frame": frame, "others": others}
 
     def restore(self, state: dict[str, Any], arrays: ArrayRecord) -> None:
         """Go on from ``state`` with the model ``arrays``."""
         here = self.session
-        self._memory = state["memory"]
+        self._memory = {(part, codec): kept for part, codec, kept in state.get("others", [])}
+        if state["memory"] is not None:
+            self._memory[self._model] = state["memory"]
         if state["frame"] is not None:
             wire = unpack(state["frame"], here.down, here.manifest)
-            decoded = here.down.decode(wire, here.theta0)
-            self._known = arrays, Coding(decoded, state["frame"], wire.nbytes)
+            self.relay(arrays, Coding(here.down.decode(wire, here.theta0), wire))

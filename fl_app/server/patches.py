@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 
 from fl_app.server.ask import ask
 from fl_app.server.replies import reason
+from fl_app.server.round import RoundFailedError, left_out
 from fl_app.session import Session
 from fl_app.tree import Tree
 from fl_app.wire.ledger import Kind, Ledger, Transfer, short_name
@@ -113,6 +114,27 @@ class Patches:
     def forget(self, node: int) -> None:
         """Send all patches again: a node that failed may have lost them."""
         self.delivered.pop(node, None)
+
+    def bring_up_to_date(
+        self, grid: Grid, nodes: dict[int, int], server_round: int, timeout: float
+    ) -> list[int]:
+        """Send the nodes of a round's clients what they lack; return the clients that have all.
+
+        Raises
+        ------
+        RoundFailedError
+            If that is nobody.
+        """
+        failed = self.deliver(grid, nodes, server_round, timeout)
+        for client, why in failed.items():
+            left_out(server_round, client, why)
+        ready = [client for client in nodes if client not in failed]
+        if not ready:
+            raise RoundFailedError(
+                f"no client of round {server_round} could be brought up to date:\n  "
+                + "\n  ".join(f"client {client}: {why}" for client, why in failed.items())
+            )
+        return ready
 
     def deliver(
         self, grid: Grid, nodes: dict[int, int], server_round: int, timeout: float

@@ -1,46 +1,69 @@
 """What was sent in a round, and what became of it."""
 
 import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, cast
 
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from omegaconf import DictConfig
 
+from fl_app.aggregation.mean import Mean
+from fl_app.codecs.by_part import MODEL
 from fl_app.server.downlink import Coding
 from fl_app.tree import Tree
+from fl_app.wire.forms import Form
 from fl_app.wire.ledger import Kind, Transfer
 from fl_app.wire.messages import ARRAYS
-from fl_app.wire.records import to_record
+from fl_app.wire.records import message_bytes, to_record
 
 logger = logging.getLogger("thinwire")
 
 WEIGHT_ONE = "one"  # a metric that is 1 for every client, for weighted_by_key
 
 
+class RoundFailedError(RuntimeError):
+    """Too few clients of a round gave a usable reply."""
+
+
 @dataclass
 class Pending:
-    """A message that waits for its reply."""
+    """A message that waits for its reply.
+
+    Attributes
+    ----------
+    down : Transfer
+        Its row in the ledger.
+    form : Form
+        Of the message, and of the reply.
+    start : dict of str to Tree
+        The parts as the client decodes them.
+    """
 
     message: Message
     down: Transfer
+    form: Form
+    start: Mapping[str, Tree]
 
 
 @dataclass
 class Usable:
-    """A reply that passed every check, and the model that it brought.
+    """A reply that passed every check, and the parts that it brought.
 
-    The message holds metrics alone, the model is ``tree``; `plain` puts it in. ``relayed`` is the
-    frame that it came in, as long as it says what the tree says. Evaluation brings no model.
+    The message holds metrics alone; `plain` puts the parts in. ``relayed`` is the model's coding,
+    as long as it says what the model says. Evaluation brings no parts, and neither does a client
+    that stays silent.
     """
 
     partition: int
     message: Message
-    tree: Tree | None
-    relayed: Coding | None
+    parts: Mapping[str, Tree]
+    relayed: Coding | None = None
 
     def plain(self) -> Message:
-        """Return the message with the model in it, as a strategy expects it."""
-        if self.tree is not None:
-            self.message.content[ARRAYS] = to_record(self.tree)
+        """Return the message with the parts in it, as a strategy expects it."""
+        for part, tree in self.parts.items():
+            self.message.content[record_name(part)] = to_record(tree)
         return self.message
 
 
@@ -50,8 +73,6 @@ class Round:
 
     Attributes
     ----------
-    broadcast : Coding
-        The model that the clients got.
     pending : list of Pending
         In the order of the partitions.
     failed : dict
@@ -62,10 +83,62 @@ class Round:
 
     number: int
     kind: Kind
-    broadcast: Coding
     pending: list[Pending]
     failed: dict[int, str] = field(default_factory=dict)
     crashed: set[int] = field(default_factory=set)
+
+    def check_enough(self, limits: DictConfig) -> None:
+        """Check that enough replies are usable, by ``federation`` of the configuration.
+
+        Raises
+        ------
+        RoundFailedError
+            If not; the message gives every client's reason.
+        """
+        count = len(self.pending)
+        reasons = "\n  ".join(f"client {k}: {self.failed[k]}" for k in sorted(self.failed))
+        if len(self.failed) == count:
+            raise RoundFailedError(f"every client of round {self.number} failed:\n  {reasons}")
+        usable = count - len(self.failed)
+        if usable < limits.min_replies or len(self.failed) > limits.max_failures * count:
+            raise RoundFailedError(
+                f"round {self.number}: {usable} of {count} replies are usable, where "
+                f"federation.min_replies={limits.min_replies} and "
+                f"federation.max_failures={limits.max_failures:g}:\n  {reasons}"
+            )
+
+
+def averaged(arriving: Iterable[Usable], weighted_by: str) -> list[Message]:
+    """Return one message that stands for all: of the mean model, with the whole weight.
+
+    Clients that stayed silent are not in it. Replies are folded in one by one, see
+    ``fl_app.aggregation.mean``.
+    """
+    mean, last = Mean(), None
+    for one in arriving:
+        if one.parts:
+            metrics = cast(Any, one.message.content["metrics"])
+            mean.add(one.parts[MODEL], metrics[weighted_by], metrics)
+            last = one.message
+    if last is None:
+        return []
+    metrics = MetricRecord({**mean.metrics(), weighted_by: mean.weight})
+    last.content = RecordDict({ARRAYS: to_record(mean.tree()), "metrics": metrics})
+    return [last]
+
+
+def record_name(part: str) -> str:
+    """Return the name of a part's ArrayRecord in the messages that a strategy sees."""
+    return ARRAYS if part == MODEL else part
+
+
+def seed_only_bytes(message: Message, seed: int) -> int:
+    """Return what ``message`` would weigh with the run's seed in place of its arrays."""
+    config = ConfigRecord({**message.content.config_records["config"], "seed": seed})
+    sent = message.metadata
+    return message_bytes(
+        Message(RecordDict({"config": config}), sent.dst_node_id, sent.message_type)
+    )
 
 
 def left_out(server_round: int, client: int, why: str) -> None:

@@ -12,17 +12,18 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 
 from fl_app.codecs import Wire, WireError
+from fl_app.codecs.by_part import MODEL
 from fl_app.codecs.modular import ring
 from fl_app.codecs.streams import words
 from fl_app.secure_aggregation.settings import settings
 from fl_app.secure_aggregation.sum import SecureSum, SecureSumError
-from fl_app.server.coded import Coded, RoundFailedError
+from fl_app.server.ask import ask
+from fl_app.server.coded import Coded
 from fl_app.server.replies import check_timing, reason
-from fl_app.server.round import WEIGHT_ONE, Round, Usable, left_out
+from fl_app.server.round import WEIGHT_ONE, Pending, RoundFailedError, Usable, left_out
 from fl_app.server.uplink import Uplink
-from fl_app.tree import scalars
 from fl_app.wire.frame import unpack
-from fl_app.wire.ledger import Transfer, short_name
+from fl_app.wire.ledger import Transfer
 from fl_app.wire.messages import ARRAYS, CONFIG, SEALED, SENDERS
 from fl_app.wire.records import message_bytes, to_record, unpack_record
 
@@ -54,11 +55,11 @@ class SecureCoded(Coded):
         """
         asked, here = self._asked_for(server_round, "train"), self.session
         usable = list(self.uplink.receive(asked, replies))
-        self._check_enough(asked)
+        self._settle(asked)
         total = self.uplink.sum
         try:
             section = words.pack(total.reveal(), total.ring.bits)
-            tree = here.up.decode(Wire((section,)), here.reference(asked.broadcast.decoded))
+            tree = here.up.decode(Wire((section,)), here.reference(asked.pending[0].start[MODEL]))
         except (SecureSumError, WireError) as error:
             raise RoundFailedError(str(error)) from None
         (message, *_) = [one.message for one in usable]
@@ -67,17 +68,17 @@ class SecureCoded(Coded):
         message.content = RecordDict({ARRAYS: to_record(tree), "metrics": metrics})
         return self.inner.aggregate_train(server_round, [message])
 
-    def _patch(self, cohort: list[int], server_round: int, grid: Grid) -> list[int]:
+    def _prepare(self, cohort: list[int], server_round: int, grid: Grid) -> list[int]:
         """Return who is up to date, and has shared its secrets for the round."""
-        ready = super()._patch(cohort, server_round, grid)
+        ready = super()._prepare(cohort, server_round, grid)
         here = self.session
         added = ring(here.up.spec)
 
-        def ask(action: str, questions: dict[int, ConfigRecord]) -> dict[int, ConfigRecord]:
-            return self._ask(action, questions, server_round)
+        def query(action: str, questions: dict[int, ConfigRecord]) -> dict[int, ConfigRecord]:
+            return self._query(action, questions, server_round)
 
         self.uplink.sum = SecureSum(
-            ask, server_round, settings(here.cfg), added, added.count(here.theta0)
+            query, server_round, settings(here.cfg), added, added.count(here.theta0)
         )
         try:
             return self.uplink.sum.set_up(ready, here.cfg.seed)
@@ -90,7 +91,7 @@ class SecureCoded(Coded):
         shares = {SENDERS: list(sealed), SEALED: list(sealed.values())}
         return {**super()._addressed(partition), **shares}
 
-    def _ask(
+    def _query(
         self, action: str, questions: dict[int, ConfigRecord], server_round: int
     ) -> dict[int, ConfigRecord]:
         """Send a query to each client and return the answers; every message gets its row."""
@@ -99,22 +100,19 @@ class SecureCoded(Coded):
         messages = {
             client: Message(
                 RecordDict({CONFIG: ConfigRecord({**record, **who, "partition": client})}),
-                self.nodes[client],
+                self.clients.nodes[client],
                 f"query.{action}",
             )
             for client, record in sorted(questions.items())
         }
         timeout = self.session.cfg.federation.reply_timeout
-        replies = {
-            reply.metadata.reply_to_message_id: reply
-            for reply in self._grid.send_and_receive(messages.values(), timeout=timeout)
-        }
         answers: dict[int, ConfigRecord] = {}
         rows: list[Transfer] = []
-        for client, message in messages.items():
+        for client, (message, reply) in zip(
+            messages, ask(self._grid, list(messages.values()), timeout), strict=True
+        ):
             weight = message_bytes(message)
             rows.append(Transfer(server_round, client, "down", "setup", message_bytes=weight))
-            reply = replies.get(message.metadata.message_id)
             if reply is None:
                 left_out(server_round, client, f"no answer to {action} in time")
                 continue
@@ -126,16 +124,6 @@ class SecureCoded(Coded):
                 answers[client] = reply.content.config_records[CONFIG]
         self.ledger.add(rows)
         return answers
-
-    def _check_nodes(self) -> None:
-        """Refuse nodes that hold several clients: Flower keeps what one of them remembers."""
-        if len({*self.nodes.values()}) < len(self.nodes):
-            clients = self.session.cfg.federation.clients
-            raise RoundFailedError(
-                "secure aggregation keeps secrets between messages, and clients share nodes: start "
-                "one SuperNode per client, as make run does, or flwr run with "
-                f'--federation-config "num-supernodes={clients}"'
-            )
 
 
 class SecureUplink(Uplink):
@@ -149,7 +137,7 @@ class SecureUplink(Uplink):
 
     sum: SecureSum
 
-    def _decode(self, reply: Message, asked: Round, down: Transfer, up: Transfer) -> Usable:
+    def _decode(self, reply: Message, pending: Pending, up: Transfer) -> Usable:
         """Check a reply, add its vector to the sum, and fill in its two ledger rows.
 
         Raises
@@ -164,10 +152,8 @@ class SecureUplink(Uplink):
         wire = unpack(frame, here.up, here.manifest)
         (section,) = wire.sections
         self.sum.add(up.partition, words.unpack(section, added.bits, added.count(here.theta0)))
-        up.encode_s, down.decode_s = timing["encode"], timing["decode"]
-        up.codec, up.scalars = short_name(here.up.spec), scalars(here.theta0)
-        up.payload_bytes, up.frame_bytes = wire.nbytes, len(frame)
-        up.competition_bytes = wire.nbytes + here.alias_bytes
+        up.encode_s, pending.down.decode_s = timing["encode"], timing["decode"]
+        self._fill(up, pending, wire, frame)
         self.train_seconds += timing["work"]
         reply.content = RecordDict()
-        return Usable(up.partition, reply, None, None)
+        return Usable(up.partition, reply, {})

@@ -5,8 +5,9 @@ from flwr.serverapp import Grid
 from fl_app.adapters.setup import Setup
 from fl_app.codecs import WireError
 from fl_app.server.ask import ask
-from fl_app.server.coded import Coded, RoundFailedError
+from fl_app.server.coded import Coded
 from fl_app.server.replies import reason
+from fl_app.server.round import RoundFailedError
 from fl_app.tree import Tree
 from fl_app.wire.frame import unpack
 from fl_app.wire.ledger import Transfer, short_name
@@ -43,8 +44,8 @@ def _answers(setup: Setup, coded: Coded, grid: Grid) -> list[Tree]:
     RuntimeError
         If a client gave none: a patch without it would be another than the one asked for.
     """
-    coded.find_nodes(grid)
-    missing = sorted({*setup.asked} - {*coded.nodes})
+    coded.clients.find(grid)
+    missing = sorted({*setup.asked} - {*coded.clients.nodes})
     if missing:
         raise RoundFailedError(
             f"clients {missing} have no node, and each is asked for {setup.what}"
@@ -53,7 +54,7 @@ def _answers(setup: Setup, coded: Coded, grid: Grid) -> list[Tree]:
     clients = sorted(setup.asked)
     answers: list[Tree] = []
     rows: list[Transfer] = []
-    questions = [setup_question(coded.nodes[client], client) for client in clients]
+    questions = [setup_question(coded.clients.nodes[client], client) for client in clients]
     timeout = coded.session.cfg.federation.reply_timeout
     try:
         for client, (question, reply) in zip(clients, ask(grid, questions, timeout), strict=True):

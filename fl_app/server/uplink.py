@@ -6,24 +6,25 @@ from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
 from typing import Any
 
-import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 
-from fl_app.codecs import State, WireError, receive
+from fl_app.codecs import State, Wire, WireError, receive
+from fl_app.codecs.by_part import MODEL
 from fl_app.faults.printable import printable
 from fl_app.privacy import is_example_level
 from fl_app.privacy.spent import Spent
 from fl_app.privacy.spent import read as read_spent
-from fl_app.server.clip import _within
+from fl_app.server.clip import within
 from fl_app.server.downlink import Coding
 from fl_app.server.pulling import bound_replies
 from fl_app.server.replies import capped, check_metrics, check_since, check_timing, reason
-from fl_app.server.round import WEIGHT_ONE, Round, Usable, left_out
+from fl_app.server.round import WEIGHT_ONE, Pending, Round, Usable, left_out
 from fl_app.session import Session
-from fl_app.tree import Tree, rms, scalars
+from fl_app.tree import Tree, scalars
+from fl_app.wire.forms import Parcel
 from fl_app.wire.frame import unpack
 from fl_app.wire.ledger import Kind, Ledger, Transfer, short_name
-from fl_app.wire.messages import EVALUATE_METRICS, PRIVATE_METRICS, TRAIN_METRICS
+from fl_app.wire.messages import ARRAYS, EVALUATE_METRICS, PRIVATE_METRICS, TRAIN_METRICS
 from fl_app.wire.records import message_bytes, unpack_record
 
 logger = logging.getLogger("thinwire")
@@ -96,7 +97,7 @@ class Uplink:
                 _fail(asked, partition, reason(reply))
                 continue
             try:
-                usable = self._decode(reply, asked, pending.down, up)
+                usable = self._decode(reply, pending, up)
             except WireError as error:
                 _fail(asked, partition, str(error))
                 continue
@@ -123,13 +124,13 @@ class Uplink:
         )  # fmt: skip
         return [Transfer(number, partition, "up", kind, message_bytes=message_bytes(reply))]
 
-    def _decode(self, reply: Message, asked: Round, down: Transfer, up: Transfer) -> Usable:
-        """Check a reply, fill in its two ledger rows, and take the model out of it.
+    def _decode(self, reply: Message, pending: Pending, up: Transfer) -> Usable:
+        """Check a reply, fill in its two ledger rows, and take the parts out of it.
 
         Raises
         ------
         WireError
-            If the frame is not one of this codec and theta0, or metrics or timing are not those
+            If the frame is not one of this form and theta0, or metrics or timing are not those
             of this app.
         """
         here = self.session
@@ -139,37 +140,50 @@ class Uplink:
         metrics = capped(check_metrics(reply, names), here.cfg.federation.max_examples)
         timing = check_timing(reply)
         self._note_spent(up, reply)
-        plain = RecordDict({"metrics": MetricRecord({**metrics, WEIGHT_ONE: 1.0})})
-        tree = relayed = None
+        usable = Usable(up.partition, reply, {})
         if up.kind == "train":
-            began = time.perf_counter()
-            frame = unpack_record(reply.content)
-            wire = unpack(frame, here.up, here.manifest)
-            reference = here.reference(asked.broadcast.decoded)
-            memory = self._memory(up.partition, up.round, reply, reference)
-            tree, memory = receive(here.up, wire, reference, memory)
-            relayed = Coding(tree, frame, wire.nbytes)
-            up.decode_s = time.perf_counter() - began
+            self._take_parts(usable, pending, up)
             up.encode_s = timing["encode"]
-            up.codec, up.scalars = short_name(here.up.spec), scalars(tree)
-            up.payload_bytes, up.frame_bytes = wire.nbytes, len(frame)
-            up.competition_bytes = wire.nbytes + here.alias_bytes
-            clipped = self._clipped(tree, asked.broadcast.decoded, up)
-            if clipped is not tree:
-                tree, relayed = clipped, None
             self.train_seconds += timing["work"]
-            if here.up.remembers:
-                self._received[up.partition] = Received(up.round, memory)
-        down.decode_s = timing["decode"]
-        reply.content = plain
-        return Usable(up.partition, reply, tree, relayed)
+        pending.down.decode_s = timing["decode"]
+        reply.content = RecordDict({"metrics": MetricRecord({**metrics, WEIGHT_ONE: 1.0})})
+        return usable
+
+    def _take_parts(self, usable: Usable, pending: Pending, up: Transfer) -> None:
+        """Decode what a training reply brings; nothing of a client that may stay silent and did."""
+        here, parcel, reply = self.session, pending.form.up, usable.message
+        broadcast = pending.start.get(MODEL, here.theta0)
+        began = time.perf_counter()
+        reference = here.references(parcel, broadcast)
+        memory = self._memory(up.partition, up.round, reply, parcel, reference)
+        if ARRAYS in reply.content or not here.method.may_be_silent:
+            frame = unpack_record(reply.content)
+            wire = unpack(frame, parcel.whole, here.manifest)
+            tree, memory = receive(parcel.whole, wire, reference, memory)
+            usable.parts = parcel.separate(tree)
+            if [*usable.parts] == [MODEL]:
+                usable.relayed = Coding(tree, wire)
+            up.decode_s = time.perf_counter() - began
+            self._fill(up, pending, wire, frame)
+            self._clip(usable, broadcast, up)
+        if here.remembers:
+            self._received[up.partition] = Received(up.round, memory)
+
+    def _fill(self, up: Transfer, pending: Pending, wire: Wire, frame: bytes) -> None:
+        """Write into a reply's row what its frame weighs."""
+        parcel, here = pending.form.up, self.session
+        up.codec, up.scalars = short_name(parcel.whole.spec), scalars(here.references(parcel))
+        up.payload_bytes, up.frame_bytes = wire.nbytes, len(frame)
+        up.competition_bytes = wire.nbytes + here.alias_bytes
 
     def _note_spent(self, up: Transfer, reply: Message) -> None:
         """Keep what the client of a private turn says; WireError if it does not."""
         if up.kind == "train" and is_example_level(self.session.cfg):
             self.spent[up.partition] = read_spent(reply)
 
-    def _memory(self, partition: int, server_round: int, reply: Message, reference: Tree) -> State:
+    def _memory(
+        self, partition: int, server_round: int, reply: Message, parcel: Parcel, reference: Tree
+    ) -> State:
         """Return the up codec's memory of the client, as of the state that its reply started from.
 
         Raises
@@ -179,31 +193,27 @@ class Uplink:
         """
         since = check_since(reply, server_round)
         if since == 0:
-            return self.session.up.init_receiver(reference)
+            return parcel.whole.init_receiver(reference)
         last = self._received.get(partition)
         if last is None or last.server_round != since:
             accepted = last.server_round if last else "none"
             raise WireError(f"the reply builds on round {since}, the last accepted is {accepted}")
         return last.memory
 
-    def _clipped(self, tree: Tree, broadcast: Tree, up: Transfer) -> Tree:
-        """Return ``tree``, its update scaled down to ``federation.max_update_rms`` if beyond."""
+    def _clip(self, usable: Usable, broadcast: Tree, up: Transfer) -> None:
+        """Scale the model's update down to ``federation.max_update_rms`` if it is beyond."""
         limit = self.session.cfg.federation.max_update_rms
-        if limit is None or all(_within(limit, tree[name], x) for name, x in broadcast.items()):
-            return tree
-        found = rms(tree, broadcast)
-        if found <= limit:
-            return tree
+        if limit is None or MODEL not in usable.parts:
+            return
+        model = usable.parts[MODEL]
+        clipped, found = within(limit, model, broadcast)
+        if clipped is model:
+            return
         logger.warning(
             "round %d: the update of client %d has a root mean square of %.3g and is scaled down "
             "to federation.max_update_rms=%g", up.round, up.partition, found, limit,
         )  # fmt: skip
-        return {
-            name: (start + limit / found * (tree[name] - start.astype(np.float64))).astype(
-                np.float32
-            )
-            for name, start in broadcast.items()
-        }
+        usable.parts, usable.relayed = {**usable.parts, MODEL: clipped}, None
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs: seconds, and what is remembered of every client."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from fl_app.data.padding import IGNORED
 from fl_app.faults import FaultError
@@ -18,7 +18,23 @@ from fl_app.training import optimizers
 
 Row = dict[str, Any]
 GradientHook = Callable[[nn.Module], None]
-"""Called with the model after the backward pass and before clipping; changes gradients in place."""
+"""Changes the gradients of a model in place, after the backward pass and before clipping."""
+LossHook = Callable[[nn.Module, Tensor], Tensor]
+"""Returns what to minimise, out of the model and the loss of a batch."""
+StepHook = Callable[[nn.Module], None]
+"""Reads or changes the parameters of a model, after a step of the optimizer."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a method adds to the local loop; each list is called in its order."""
+
+    gradients: Sequence[GradientHook] = ()
+    losses: Sequence[LossHook] = ()
+    steps: Sequence[StepHook] = ()
+
+
+NO_HOOKS = Hooks()
 
 
 class DivergedError(RuntimeError):
@@ -54,7 +70,7 @@ def train(
     batch_size: int,
     seed: int,
     gradient_accumulation: int = 1,
-    hooks: Sequence[GradientHook] = (),
+    hooks: Hooks = NO_HOOKS,
 ) -> Turn:
     """Train ``model`` in place on ``rows`` for ``epochs`` passes in a seeded random order.
 
@@ -112,6 +128,8 @@ def train(
             step_loss = 0.0
             for batch, count in zip(batches, labels, strict=True):
                 loss = model(**{k: v.to(device) for k, v in batch.items()}).loss
+                for loss_hook in hooks.losses:
+                    loss = loss_hook(model, loss)
                 if not torch.isfinite(loss):
                     raise DivergedError(
                         f"the loss became {loss.item()}: lower optimizer.lr={cfg.lr} or raise "
@@ -120,12 +138,14 @@ def train(
                 loss = loss * (count / sum(labels))
                 loss.backward()
                 step_loss += loss.item()
-            for hook in hooks:
+            for hook in hooks.gradients:
                 hook(model)
             nn.utils.clip_grad_norm_(trained, cfg.max_grad_norm)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
+            for step_hook in hooks.steps:
+                step_hook(model)
             losses.append(step_loss)
     model.eval()
     return Turn(

@@ -5,6 +5,7 @@ from omegaconf import DictConfig
 from fl_app.codecs import from_spec
 from fl_app.config import ConfigError, plain
 from fl_app.config.rules import Choices, check_choices
+from fl_app.wire.forms import forms
 
 REFERENCES = ("theta0", "broadcast")  # what an update is coded against
 CHOICES: Choices = {"codec.reference": REFERENCES}
@@ -33,4 +34,18 @@ def check(cfg: DictConfig) -> None:
             raise ConfigError(
                 f"codec.down={codec.spec} wants receivers that have heard every message before, "
                 "but clients miss rounds: use it on the way up, or error_feedback on the way down"
+            )
+    _check_forms(cfg)
+
+
+def _check_forms(cfg: DictConfig) -> None:
+    try:
+        known = forms(plain(cfg.codec), plain(cfg.strategy.get("forms")))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    for form in known.values():
+        if form.down.whole.receive is not None:
+            raise ConfigError(
+                f"strategy.forms.{form.name}.down wants receivers that have heard every message "
+                "before, but clients miss rounds: use such a codec on the way up"
             )

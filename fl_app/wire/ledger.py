@@ -54,7 +54,13 @@ COLUMNS = tuple(field.name for field in fields(Transfer))
 
 
 def short_name(spec: dict[str, Any]) -> str:
-    """Return a codec's ids in the order of its links, for a column: ``entropy(delta+nf4)``."""
+    """Return a codec's ids in the order of its links, for a column: ``entropy(delta+nf4)``.
+
+    Of several parts: ``model:delta+nf4 control:nf4``.
+    """
+    if "names" in spec:
+        named = zip(spec["names"], spec["codecs"], strict=True)
+        return " ".join(f"{part}:{short_name(codec)}" for part, codec in named)
     if "links" in spec:
         return "+".join(map(short_name, spec["links"]))
     return f"{spec['id']}({short_name(spec['inner'])})" if "inner" in spec else str(spec["id"])

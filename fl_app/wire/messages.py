@@ -27,6 +27,8 @@ CONFIG = "config"  # the key of a question's or an answer's record
 SENDERS, SEALED = "secure.senders", "secure.sealed"  # in a training message's config
 
 
+FORM = "form"  # in a message's config: which form of the run its parts have, if not the default
+
 CONTINUES = "continues"  # in the server's first question: the ids of the run before, oldest first
 
 

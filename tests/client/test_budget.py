@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from fl_app import client_app
 from fl_app.aggregation.inner import inner_strategy
 from fl_app.aggregation.sampling import turns as planned
 from fl_app.build import forget_session, session
@@ -22,7 +21,7 @@ from fl_app.client import budget
 from fl_app.client.simulated import simulated_in_process
 from fl_app.config import compose
 from fl_app.faults import FaultError
-from fl_app.privacy import accounting
+from fl_app.privacy import accounting, dp_sgd
 from fl_app.privacy.budget import check_turns, mechanism, most_turns, spent
 from fl_app.privacy.spent import SPENT, Spent
 from fl_app.privacy.turns import Turns
@@ -88,8 +87,9 @@ def test_a_round_is_answered_once_and_rounds_go_up(asked: Asked) -> None:
 
 def test_the_configuration_says_what_a_method_is(asked: Asked) -> None:
     message = asked.messages()[0]
-    assert "the server says proximal-mu=100.0, and the run's configuration 0.0" in asked.send(
-        message, **{"proximal-mu": 100.0}
+    assert (
+        "the server says proximal-mu=100.0, and the run's configuration nothing of it"
+        in asked.send(message, **{"proximal-mu": 100.0})
     )
     assert "the server says clipping_norm=9.0" in asked.send(message, clipping_norm=9.0)
     assert "asks no client for scores" in asked.send(message, "evaluate")
@@ -118,8 +118,8 @@ def test_signs_are_sent_once_in_a_run_and_by_those_that_are_asked(tmp_path: Path
     forget_session()
     words = f"{small.RUN} strategy=fed_sb adapter=lora_sb codec=fp32"
     everyone = Asked(tmp_path, f"{words} adapter.init=client_mean")
-    everyone.coded.find_nodes(everyone.grid)
-    for client, node in everyone.coded.nodes.items():
+    everyone.coded.clients.find(everyone.grid)
+    for client, node in everyone.coded.clients.nodes.items():
         question = setup_question(node, client)
         assert everyone.send(question, f"query.{SETUP}") == ""
         for _ in range(2):
@@ -127,8 +127,8 @@ def test_signs_are_sent_once_in_a_run_and_by_those_that_are_asked(tmp_path: Path
             assert f"signs of client {client} was answered in this run already" in again
     forget_session()
     one = Asked(tmp_path, f"{words} adapter.init=first_client")
-    one.coded.find_nodes(one.grid)
-    question = setup_question(one.coded.nodes[1], 1)
+    one.coded.clients.find(one.grid)
+    question = setup_question(one.coded.clients.nodes[1], 1)
     assert "asks client 1 for no signs of its gradient" in one.send(question, f"query.{SETUP}")
 
 
@@ -136,7 +136,7 @@ def test_a_turn_counts_that_was_killed_before_its_reply(asked: Asked, monkeypatc
     message = asked.messages()[0]
     child = os.fork()
     if child == 0:
-        monkeypatch.setattr(client_app, "_turn", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        monkeypatch.setattr(dp_sgd, "train", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
         asked.send(message)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL

@@ -24,7 +24,7 @@ from fl_app.codecs import (
     shift,
     top_k,
 )
-from fl_app.server.coded import RoundFailedError
+from fl_app.server.round import RoundFailedError
 from fl_app.tree import digest
 from tests.server.test_coded import Rounds, cohort, drop, same
 
@@ -360,10 +360,10 @@ def test_a_memory_forgets_all_but_what_was_accepted() -> None:
         _, state = codec.encode(tree, state, REF)
         memory.remember(number, state)
     Memory(records, 31).remember(5, state)
-    _, since = memory.recall(5, codec, REF, seed=0)
+    _, since = memory.recall(5, codec.init(REF, 0))
     assert since == 5
     assert sorted(records) == ["codec.3.5", "codec.31.5"]
-    _, since = memory.recall(9, codec, REF, seed=0)
+    _, since = memory.recall(9, codec.init(REF, 0))
     assert since == 0
     assert sorted(records) == ["codec.31.5"]
 
@@ -378,7 +378,7 @@ def test_a_file_that_is_no_memory_of_this_codec_is_as_if_there_were_none(
     _, state = codec.encode(tree, codec.init(REF), REF)
     memory.remember(4, state)
     (file,) = tmp_path.iterdir()
-    assert Memory(RecordDict(), 3, [tmp_path]).recall(4, codec, REF, seed=0)[1] == 4
+    assert Memory(RecordDict(), 3, [tmp_path]).recall(4, codec.init(REF, 0))[1] == 4
     if spoil == "huge":
         with file.open("r+b") as open_file:
             open_file.truncate(2**33)  # of no blocks on the disk
@@ -386,5 +386,5 @@ def test_a_file_that_is_no_memory_of_this_codec_is_as_if_there_were_none(
         file.write_bytes(file.read_bytes()[:20])
     else:
         file.write_bytes(file.read_bytes().replace(b'"F32"', b'"BF8"'))
-    assert Memory(RecordDict(), 3, [tmp_path]).recall(4, codec, REF, seed=0)[1] == 0
+    assert Memory(RecordDict(), 3, [tmp_path]).recall(4, codec.init(REF, 0))[1] == 0
     assert "what a codec remembered is not read" in caplog.text

@@ -36,6 +36,7 @@ from fl_app.faults import KINDS, FaultError, during
 from fl_app.privacy.spent import SPENT
 from fl_app.simulation import bundle, executor
 from fl_app.simulation.loopback import over_the_wire
+from fl_app.training.local import LocalMethod
 from fl_app.wire.frame import pack
 from fl_app.wire.messages import ARRAYS, FRAME, PATCH, SECURE_KEYS, SETUP, TIMING
 from fl_app.wire.records import pack_record
@@ -126,6 +127,23 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
         policies[-1].write_text(json.dumps({"rows": rows, "models": models, "privacy": privacy}))
         policies[-1].chmod(0o600)
     return Node(folder, policies)
+
+
+class _Reader(LocalMethod):
+    """Looks at the rows by itself, past the noise."""
+
+    def run(self, given):
+        given.rows()
+        return super().run(given)
+
+
+def _reads_rows(node: Node) -> None:
+    here = session(f"{RUN} {TEXTS} {PRIVATE}")
+    before, here.method = here.method, _Reader()
+    try:
+        node.train(f"{TEXTS} {PRIVATE}", node.rows(ROWS))
+    finally:
+        here.method = before
 
 
 def _without_weights(node: Node) -> None:
@@ -226,6 +244,7 @@ PROVOKED: dict[str, Callable[[Node], object]] = {
     ],
     "budget_lost": _no_budget,
     "other_value": lambda node: node.train(TEXTS, node.rows(ROWS), **{"proximal-mu": 1.0}),
+    "private_rows": _reads_rows,
     "round_again": lambda node: [
         node.train(f"{TEXTS} {PRIVATE}", node.rows(ROWS)) for _ in range(2)
     ],

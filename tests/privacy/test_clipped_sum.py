@@ -15,6 +15,7 @@ from fl_app.data.padding import IGNORED
 from fl_app.faults import FaultError
 from fl_app.privacy import dp_sgd
 from fl_app.privacy.clipped_sum import ClippedSum
+from fl_app.training.loop import Hooks
 from tests.private import build, configured, trained
 
 KEY = bytes(32)
@@ -73,7 +74,7 @@ def sums(model, task, rows, cfg, seed: int = 0) -> torch.Tensor:
         for parameter in trained(model).values():
             parameter.grad.zero_()  # the model stays where it is
 
-    dp_sgd.train(model, rows, task, cfg, seed=seed, hooks=[look])
+    dp_sgd.train(model, rows, task, cfg, seed=seed, hooks=Hooks(gradients=[look]))
     (gradient,) = seen
     return gradient * len(rows)
 

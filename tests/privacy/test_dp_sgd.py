@@ -15,6 +15,7 @@ from fl_app.privacy.budget import Mechanism, mechanism
 from fl_app.privacy.clipped_sum import ClippedSum
 from fl_app.privacy.keystream import KeyStream, seeded_key
 from fl_app.training.hooks.proximal import proximal
+from fl_app.training.loop import Hooks
 from fl_app.tree import digest
 from tests.private import build, configured, trained
 
@@ -111,7 +112,7 @@ def test_what_hooks_add_is_added_after_the_noise(recorded) -> None:
             parameter.add_(1.0)
     before = copy.deepcopy(model.state_dict())
     turn(model, task, rows, cfg)
-    turn(model, task, rows, cfg, hooks=[hook])
+    turn(model, task, rows, cfg, hooks=Hooks(gradients=[hook]))
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     for without, pulled in zip(recorded[1].steps[0], recorded[2].steps[0], strict=True):
         torch.testing.assert_close(pulled - without, torch.ones_like(without), rtol=0, atol=1e-3)

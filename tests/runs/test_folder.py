@@ -165,10 +165,10 @@ def test_a_client_whose_rows_allow_no_privacy_is_left_out_alone(tmp_path: Path, 
     words = f"{small.RUN} output.dir={tmp_path} output.name=run"
     overrides = f"{words} privacy=dp_sgd privacy.delta=1e-5"
     run = Experiment(session(overrides), Loopback(overrides, 3), overrides, setup_seconds=0.0)
-    run.strategy.find_nodes(run.grid)
-    run.strategy.rows[1] = 10**6
+    run.strategy.clients.find(run.grid)
+    run.strategy.clients.rows[1] = 10**6
     run._check_privacy()
-    assert sorted(run.strategy.nodes) == sorted(run.strategy.rows) == [0, 2]
+    assert sorted(run.strategy.clients.nodes) == sorted(run.strategy.clients.rows) == [0, 2]
     assert "left out: client 1: privacy.delta=1e-05 should be below 1/1000000" in caplog.text
 
 

@@ -12,7 +12,8 @@ from fl_app.build import session
 from fl_app.codecs import from_spec
 from fl_app.config import CONF_DIR, ConfigError, compose
 from fl_app.seeds import turn_seed
-from fl_app.server.coded import Coded, RoundFailedError
+from fl_app.server.coded import Coded
+from fl_app.server.round import RoundFailedError
 from fl_app.training.loop import train
 from fl_app.wire.frame import pack, unpack
 from fl_app.wire.ledger import Ledger

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fl_app.codecs import WireError
-from fl_app.server.coded import RoundFailedError
 from fl_app.server.nodes import find_clients
+from fl_app.server.round import RoundFailedError
 from fl_app.wire.messages import TIMING
 from tests.server.test_coded import Rounds
 from tests.server.test_nodes import Nodes, serves

@@ -8,8 +8,8 @@ from flwr.app import ConfigRecord, Message
 
 from fl_app.config import ConfigError, compose
 from fl_app.preflight import check_node
-from fl_app.server.coded import RoundFailedError
 from fl_app.server.mailbox import Mailbox
+from fl_app.server.round import RoundFailedError
 from fl_app.tree import rms
 from fl_app.wire.frame import pack, unpack
 from fl_app.wire.records import pack_record, unpack_record

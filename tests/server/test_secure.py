@@ -16,7 +16,8 @@ from fl_app.codecs.modular import ring
 from fl_app.codecs.streams import words
 from fl_app.config import ConfigError, compose
 from fl_app.preflight import check
-from fl_app.server.coded import Coded, RoundFailedError
+from fl_app.server.coded import Coded
+from fl_app.server.round import RoundFailedError
 from fl_app.server.secure import SecureCoded
 from fl_app.server.start import set_up
 from fl_app.wire.frame import unpack
@@ -278,7 +279,7 @@ def _asking(tmp_path: Path):
 
     def ask(client: int, action: str, **config) -> str:
         record = ConfigRecord({"partition": client, "server-round": 1, **config})
-        node = secure.coded.nodes[client]
+        node = secure.coded.clients.nodes[client]
         (reply,) = secure.grid.send_and_receive(
             [Message(RecordDict({"config": record}), node, f"query.{action}")]
         )
@@ -304,7 +305,7 @@ def test_a_client_never_reveals_both_secrets_nor_twice(asking) -> None:
 def test_messages_at_once_are_no_way_to_be_answered_twice(asking) -> None:
     """Each is worked on by a process of its own, with the node's state as it was before."""
     secure, messages, ask = asking
-    node = secure.coded.nodes[0]
+    node = secure.coded.clients.nodes[0]
     before = secure.grid.contexts[node]
 
     def stale(context: Context) -> None:
@@ -340,12 +341,18 @@ def test_a_server_that_hands_out_all_keys_gets_no_shares(tmp_path: Path) -> None
     """Groups of three among four: with shares for four, it could ask for either secret."""
     few = f"{SECURE} strategy.secure_aggregation.neighbours=2"
     secure = Federation(tmp_path, few)
-    secure.coded.find_nodes(secure.grid)
+    secure.coded.clients.find(secure.grid)
 
     def ask(action: str, client: int, **config) -> Message:
         record = ConfigRecord({"partition": client, "server-round": 1, **config})
         (reply,) = secure.grid.send_and_receive(
-            [Message(RecordDict({"config": record}), secure.coded.nodes[client], f"query.{action}")]
+            [
+                Message(
+                    RecordDict({"config": record}),
+                    secure.coded.clients.nodes[client],
+                    f"query.{action}",
+                )
+            ]
         )
         return reply
 
@@ -400,7 +407,7 @@ def test_without_secure_aggregation_no_client_takes_part(tmp_path: Path) -> None
     plain = Federation(tmp_path, f"{BASE} strategy=fedavg")
     plain.coded.configure_train(1, plain.arrays, ConfigRecord(), plain.grid)
     record = ConfigRecord({"partition": 0, "server-round": 1})
-    node = plain.coded.nodes[0]
+    node = plain.coded.clients.nodes[0]
     (reply,) = plain.grid.send_and_receive(
         [Message(RecordDict({"config": record}), node, "query.secure_keys")]
     )

@@ -13,7 +13,7 @@ from fl_app.client import patches
 from fl_app.codecs import Wire, from_spec
 from fl_app.config import ConfigError, compose
 from fl_app.preflight import check
-from fl_app.server.coded import RoundFailedError
+from fl_app.server.round import RoundFailedError
 from fl_app.server.start import set_up
 from fl_app.tree import Tree, digest
 from fl_app.wire.frame import pack, unpack
@@ -252,19 +252,6 @@ def test_a_node_that_lost_its_state_gets_the_factors_again(tmp_path: Path) -> No
     assert {r.partition for r in rounds.rows("train", "up") if r.round == 3 and r.scalars} == {
         0, 1, 2,
     }  # fmt: skip
-
-
-@pytest.mark.parametrize("setup", ["download", "derive"])
-def test_a_resumed_server_is_of_the_patched_model(tmp_path: Path, setup: str) -> None:
-    words = f"{FED_SB} codec=fp32 adapter.setup={setup}"
-    rounds = SetUp(tmp_path, words)
-    rounds.round(1)
-    forget_session()  # the server's process is a new one
-    resumed = Rounds(tmp_path, words)
-    assert resumed.here.manifest != rounds.here.manifest
-    resumed.coded.restore(rounds.coded.state(rounds.arrays), rounds.arrays)
-    assert resumed.here.manifest == rounds.here.manifest
-    assert digest(outer(resumed.here.model)) == digest(outer(rounds.here.model))
 
 
 def test_a_damaged_patch_is_refused_and_not_kept(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from fl_app.data.padding import IGNORED, pad
 from fl_app.seeds import turn_seed
 from fl_app.training import optimizers
 from fl_app.training.hooks.proximal import proximal
-from fl_app.training.loop import DivergedError, train
+from fl_app.training.loop import NO_HOOKS, DivergedError, Hooks, train
 from fl_app.tree import digest
 from tests import small
 from tests.rounding import assert_within, summed
@@ -26,7 +26,7 @@ def here():
     return here
 
 
-def run(here, seed=0, epochs=2, hooks=(), **optimizer):
+def run(here, seed=0, epochs=2, hooks=NO_HOOKS, **optimizer):
     cfg = compose(" ".join([small.DATA, *(f"optimizer.{k}={v}" for k, v in optimizer.items())]))
     here.adapter.set(here.model, here.theta0)
     rows = here.documents(0).to_list()
@@ -84,7 +84,7 @@ def test_a_strong_proximal_term_keeps_the_model_near(here) -> None:
     free = distance(run(here, epochs=4)[1])
     here.adapter.set(here.model, here.theta0)
     hook = proximal(100.0, here.model)
-    assert distance(run(here, epochs=4, hooks=[hook])[1]) < 0.7 * free
+    assert distance(run(here, epochs=4, hooks=Hooks(gradients=[hook]))[1]) < 0.7 * free
 
 
 class Regression(torch.nn.Module):

@@ -1,0 +1,163 @@
+"""A client's turn of a round: decode what came, let the method work, encode what it returns.
+
+The server's half is ``fl_app.server.coded.Coded``.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+
+from fl_app.client import disk
+from fl_app.client.clipping import clipped, clipping_norm
+from fl_app.client.memory import Memory
+from fl_app.client.patches import patched
+from fl_app.client.training import LocalTraining
+from fl_app.codecs import State, receive
+from fl_app.codecs.by_part import MODEL
+from fl_app.faults import FaultError
+from fl_app.privacy import CLIPPING_NORM
+from fl_app.seeds import turn_seed
+from fl_app.session import Session
+from fl_app.training.local import Answer, Assignment, LocalMethod
+from fl_app.tree import Tree
+from fl_app.wire import readers
+from fl_app.wire.forms import Form, named
+from fl_app.wire.frame import pack, unpack
+from fl_app.wire.messages import ACCEPTED, ARRAYS, FORM, SEALED, SENDERS, SINCE, TIMING
+from fl_app.wire.records import pack_record, unpack_record
+
+# Of a training message's config: what this app says itself. The rest is for the method.
+OURS = {readers.PARTITION, readers.ROUND, ACCEPTED, FORM, SENDERS, SEALED, CLIPPING_NORM}
+
+
+def turn(message: Message, context: Context) -> Message:
+    """Return a client's reply to a message for training.
+
+    Raises
+    ------
+    WireError
+        If the frame is damaged, of another codec, or from another theta0, or the form is none of
+        the run.
+    FaultError
+        If the server asks for what the run's configuration does not.
+    CodecError
+        If what the method returns cannot be encoded, for example because it holds NaN.
+    """
+    here = patched(context)
+    config = readers.record(message)
+    client, server_round = readers.turn(message, here.cfg)
+    asked = _of_the_method(config, here.method)
+    length = clipping_norm(here.cfg, config)
+    form = named(config, here.forms)
+    clock = Clock()
+    parts = decoded(message, here, form)
+    clock.stop("decode")
+    seed = turn_seed(here.cfg.seed, server_round, client)
+    training = LocalTraining(here, context, client, server_round, seed)
+    reference = here.references(form.up, parts.get(MODEL, here.theta0))
+    states = States(here, form, context, client, reference, seed)
+    codec_state, method_state, receiver = states.recall(config, server_round)
+    here.adapter.set(here.model, parts.get(MODEL, here.theta0))
+    answer = here.method.run(
+        Assignment(
+            parts=parts,
+            theta0=here.theta0,
+            memory=method_state,
+            config=asked,
+            form=form.name,
+            client=client,
+            server_round=server_round,
+            seed=seed,
+            model=here.model,
+            rows=training.rows,
+            train=training,
+        )
+    )
+    answer = clipped(answer, parts, length)
+    clock.stop("work")
+    content: dict[str, Any] = {"metrics": MetricRecord(dict(answer.metrics)), **training.spent}
+    sent: Mapping[str, Tree] = {}
+    if _speaks(answer, here.method):
+        codec, tree = form.up.whole, form.up.join(answer.parts)
+        wire, codec_state = codec.encode(tree, codec_state, reference)
+        if here.method_remembers:
+            tree, receiver = receive(codec, wire, reference, receiver)
+            sent = form.up.separate(tree)
+        content[ARRAYS] = pack_record(pack(wire, codec, here.manifest))
+    states.remember(server_round, (codec_state, answer.remember(sent), receiver))
+    clock.stop("encode")
+    content[TIMING] = ConfigRecord({**clock.seconds, **states.since})
+    return Message(RecordDict(content), reply_to=message)
+
+
+def decoded(message: Message, here: Session, form: Form) -> dict[str, Tree]:
+    """Return the parts that ``message`` brings; WireError if it is no frame of this form."""
+    parcel = form.down
+    wire = unpack(unpack_record(message.content), parcel.whole, here.manifest)
+    return parcel.separate(parcel.whole.decode(wire, here.references(parcel)))
+
+
+def _of_the_method(config: ConfigRecord, method: LocalMethod) -> dict[str, Any]:
+    """Return what a message's config says to the method; FaultError for what is not for it."""
+    asked = {key: value for key, value in config.items() if key not in OURS}
+    for key, said in asked.items():
+        if key not in method.config_keys:
+            raise FaultError("other_value", key=key, said=str(said), own="nothing of it")
+    return asked
+
+
+def _speaks(answer: Answer, method: LocalMethod) -> bool:
+    """Return whether there is something to send; ValueError if there has to be and is not."""
+    if not answer.parts and not method.may_be_silent:
+        raise ValueError(f"{type(method).__name__} returned no parts, and may not stay silent")
+    return bool(answer.parts)
+
+
+class Clock:
+    """Seconds of the steps of a turn, one after the other."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = time.perf_counter()
+
+    def stop(self, step: str) -> None:
+        """End a step; the next one begins."""
+        now = time.perf_counter()
+        self.seconds[step], self._began = now - self._began, now
+
+
+class States:
+    """What a client has between turns: its codec's state, its method's, and the receiver's memory.
+
+    The last is the server's, followed here where the method has to know what the server decoded.
+
+    Attributes
+    ----------
+    since : dict
+        For the reply: which round's state it started from, where anything is remembered.
+    """
+
+    def __init__(
+        self, here: Session, form: Form, context: Context, client: int, reference: Tree, seed: int
+    ) -> None:
+        codec = form.up.whole
+        receiver = codec.init_receiver(reference) if here.method_remembers else ()
+        self.fresh = codec.init(reference, seed), here.method.start(here.theta0), receiver
+        self.memory = Memory(context.state, client, disk.folders(context))
+        self.remembers = here.remembers
+        self.since: dict[str, int] = {}
+
+    def recall(self, config: ConfigRecord, server_round: int) -> tuple[State, Tree, State]:
+        """Return the states after the reply that the server accepted last, else fresh ones."""
+        if not self.remembers:
+            return self.fresh
+        accepted = readers.integer(config, ACCEPTED, 0, server_round - 1)
+        states, self.since[SINCE] = self.memory.recall(accepted, self.fresh)
+        return states
+
+    def remember(self, server_round: int, states: tuple[State, Tree, State]) -> None:
+        """Keep the states after the reply of ``server_round``."""
+        if self.remembers:
+            self.memory.remember(server_round, states)
