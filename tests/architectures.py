@@ -1,4 +1,4 @@
-"""Random models of a few thousand weights, tokenizers of their kinds, and batches for them."""
+"""Random models with a few thousand weights, matching tokenizers, and batches for them."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +26,7 @@ from tests import small
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 PAD, START, END, UNKNOWN = range(4)
-VOCABULARY = 260  # these and a token for each byte
+VOCABULARY = 260  # the special tokens and one for each byte
 
 _SIZE = {
     "vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
         AutoModelForCausalLM,
         _DECODER
         | {"sliding_window": 24, "head_dim": 16, "query_pre_attn_scalar": 16}
-        | {"initializer_range": 0.02},  # its tied embedding, made longer, would echo its input
+        | {"initializer_range": 0.02},  # with a larger one, its tied embedding repeats the input
     ),
     "opt": (
         AutoModelForCausalLM,
@@ -68,18 +68,25 @@ ADAPTERS: dict[str, dict] = {
     "bert": {"target_modules": ["query", "value", "dense"]},
     "vt5": {},
 }
-"""What the ``adapter`` group says for each, where it is not the default."""
+"""Options of the ``adapter`` group for each model that differ from the defaults."""
 
 
 def config(name: str, **changes: Any) -> PreTrainedConfig:
-    """The config of a kind, with changes."""
+    """Return the config of a kind of ``KINDS``, with changes."""
     return CONFIG_MAPPING[name](**(KINDS[name][1] | changes))
 
 
 def model(name: str, spread: float = 1.0, **changes: Any) -> PreTrainedModel:
-    """The same weights at every call, in evaluation mode; vt5 is the embedded model.
+    """Return a model in evaluation mode, with the same weights at every call.
 
-    ``spread`` widens the matrices, so that predictions differ more.
+    Parameters
+    ----------
+    name : str
+        A kind of ``KINDS``, or "vt5" for the embedded model.
+    spread : float
+        Factor of the matrices; with a larger one, predictions differ more.
+    changes
+        Changes of the config.
     """
     if name == "vt5":
         return models.load_vt5(compose(small.DATA).model, 0)[0]
@@ -94,9 +101,14 @@ def model(name: str, spread: float = 1.0, **changes: Any) -> PreTrainedModel:
 
 
 def tokenizer(template: str, pad: bool = True, start: bool = True) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer without merges: a token for each byte.
+    """Return a byte-level tokenizer without merges: a token for each byte.
 
-    ``template`` is what it puts around a text: "<s> $A" as Llama, "$A </s>" as T5.
+    Parameters
+    ----------
+    template : str
+        The special tokens around a text: "<s> $A" as in Llama, "$A </s>" as in T5.
+    pad, start : bool
+        Whether it has a padding token and a start token.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *alphabet])}
@@ -118,7 +130,7 @@ def tokenizer(template: str, pad: bool = True, start: bool = True) -> PreTrained
 
 
 def quantized(folder: Path, bits: int) -> PreTrainedModel:
-    """The causal model saved in ``folder``, with a base in 4 (NF4) or 8 bits."""
+    """Load the causal model saved in ``folder``, with its base in 4 (NF4) or 8 bits."""
     quantization = BitsAndBytesConfig(
         load_in_4bit=bits == 4,
         load_in_8bit=bits == 8,
@@ -131,7 +143,7 @@ def quantized(folder: Path, bits: int) -> PreTrainedModel:
 
 
 def batch(name: str, rows: int = 3, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Arguments of the model's forward pass, with labels."""
+    """Return arguments of the model's forward pass, with labels."""
     if name == "vt5":
         return dict(_vt5_batch(rows, seed))
     generator = torch.Generator().manual_seed(seed)
@@ -151,5 +163,5 @@ def _vt5_batch(rows: int, seed: int) -> dict[str, torch.Tensor]:
 
 
 def normal(out: int, n_in: int, seed: int = 0) -> torch.Tensor:
-    """A matrix of normal values, [out, in]."""
+    """Return a matrix of normal values, [out, in]."""
     return torch.randn(out, n_in, generator=torch.Generator().manual_seed(seed))

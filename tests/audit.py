@@ -1,4 +1,4 @@
-"""What a piece of code does to the machine, told by Python's audit hook."""
+"""Watch what code does to the machine, by Python's audit hook."""
 
 import os
 import site
@@ -17,10 +17,10 @@ INSTALLED = (
     *(path for path in sys.path if path.endswith(".zip")), *site.getsitepackages(),
     sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"),
 )  # fmt: skip
-# The last is what an editable install leaves beside the code: where the project is installed.
+# The last one is made by an editable install: it says where the project is installed.
 OURS = tuple(PROJECT / name for name in ("fl_app", "conf", "strategies", "thinwire.egg-info"))
 MAY_READ = tuple(str(Path(path).resolve()) for path in (*INSTALLED, *OURS))
-# Read by the platform itself, whatever is asked.
+# Files that the platform itself reads in any case.
 PLATFORM = ("/proc/cpuinfo", "/sys/devices/system/")
 FORBIDDEN = (
     "socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork",
@@ -37,13 +37,22 @@ def _is_below(path: str) -> bool:
 
 @dataclass
 class Watch:
-    """What was seen that may not be, of the thread that watches."""
+    """The forbidden events of one thread.
+
+    Attributes
+    ----------
+    thread : int
+        The thread that is watched.
+    seen : list of str
+        Forbidden events: files opened outside of the project and of Python, network, processes,
+        imports of strategies.
+    """
 
     thread: int = field(default_factory=threading.get_ident)
     seen: list[str] = field(default_factory=list)
 
     def hear(self, event: str, arguments: tuple[object, ...]) -> None:
-        """Note an event of Python's."""
+        """Record an audit event if it is forbidden."""
         if threading.get_ident() != self.thread:
             return
         if event == "open" and isinstance(arguments[0], (str, bytes, os.PathLike)):
@@ -68,12 +77,12 @@ def _hear(event: str, arguments: tuple[object, ...]) -> None:
         watch.hear(event, arguments)
 
 
-sys.addaudithook(_hear)  # there is no taking it off again
+sys.addaudithook(_hear)  # a hook cannot be removed
 
 
 @contextmanager
 def watched() -> Iterator[Watch]:
-    """Watch what this thread does within the block."""
+    """Watch this thread within the block."""
     watch = Watch()
     _WATCHES.append(watch)
     try:

@@ -15,31 +15,31 @@ from hypothesis import settings
 from fl_app.simulation.superlink import superlinks
 
 torch.set_num_threads(1)
-gc.disable()  # until all is imported
+gc.disable()  # until everything is imported
 settings.register_profile("thinwire", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("thinwire")
 
 
 @pytest.fixture(scope="session")
 def flower() -> Iterator[dict[str, str]]:
-    """A SuperLink of its own, as the environment in which it is the one of `flwr run`."""
+    """Start a SuperLink, and yield the environment in which `flwr run` uses it."""
     with superlinks() as (environment,):
         yield environment
 
 
 def pytest_collection_finish() -> None:
-    """Begin to collect garbage, but not among what was imported."""
+    """Enable garbage collection, except for imported objects."""
     gc.freeze()
     gc.enable()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def frozen() -> None:
-    """Leave alone what earlier modules keep: Flower collects garbage with every reply."""
+    """Exempt objects of earlier test modules: Flower collects garbage with every reply."""
     gc.collect()
     gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the long ones, which wait for Flower's processes, at the start of every worker."""
+    """Run the long tests, which wait for Flower's processes, first in every worker."""
     items.sort(key=lambda item: item.get_closest_marker("e2e") is None)

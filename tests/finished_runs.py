@@ -1,4 +1,4 @@
-"""Folders of finished runs, written by the classes that write those of real ones."""
+"""Folders of finished runs, written by the classes that write those of real runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,10 @@ from fl_app.wire.ledger import Transfer
 
 
 def transfers(payload: int, rounds: int) -> list[Transfer]:
-    """Return set-up and ``rounds`` rounds of one client, the payload up as given, down half."""
+    """Return the transfers of set-up and ``rounds`` rounds of one client.
+
+    Each upload has ``payload`` bytes, each download half as many.
+    """
     rows = [
         Transfer(0, 0, "down", "setup", message_bytes=160),
         Transfer(0, 0, "up", "setup", message_bytes=420),
@@ -34,9 +37,22 @@ def finished(
     payload: int = 1000,
     status: str = "completed",
 ) -> Path:
-    """Write the folder of a run whose score after round i was ``scores[i]``; return its path.
+    """Write the folder of a run; return its path.
 
-    ``status`` "unfinished" leaves it without a summary.
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    words : str
+        Overrides of the run.
+    seed : int
+        Its seed.
+    scores : sequence of float
+        Score after each round, from round 0.
+    payload : int
+        Payload bytes of an upload.
+    status : str
+        Its status; "unfinished": without a summary.
     """
     overrides = f"{words} seed={seed} output.dir={folder.parent} output.name={folder.name}".strip()
     run = RunFolder(compose(overrides))

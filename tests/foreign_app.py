@@ -1,4 +1,4 @@
-"""An app that somebody brings to other people's machines; whatever runs of it leaves a file."""
+"""A foreign app that someone submits; if any of its code runs, it leaves a file."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def query(message, context):
 
 
 def write(folder: Path, name: str = "evil", version: str = "0.1.0") -> Path:
-    """Write the app; return its folder. What runs of it touches a file in ``folder/ran``."""
+    """Write the app and return its folder; code of it that runs makes a file in ``folder/ran``."""
     app, marks = folder / name, folder / "ran"
     (app / "evilpkg").mkdir(parents=True)
     marks.mkdir(exist_ok=True)
@@ -65,5 +65,5 @@ def write(folder: Path, name: str = "evil", version: str = "0.1.0") -> Path:
 
 
 def ran(folder: Path) -> set[str]:
-    """Return which modules of the app were imported by anybody."""
+    """Return the modules of the app that were imported by any process."""
     return {path.name.rpartition("-")[0] for path in (folder / "ran").iterdir()}

@@ -1,4 +1,4 @@
-"""The loopback grid, with a record of what was sent, and with replies that can be tampered with."""
+"""The loopback grid, with a list of sent messages, and with replies that can be changed."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,20 @@ Tamper = Callable[[Message], Message | None]
 
 
 class Loopback(loopback.Loopback):
-    """``tamper`` may change or drop the reply of a partition."""
+    """A loopback grid for tests.
+
+    Parameters
+    ----------
+    overrides, nodes
+        See ``fl_app.simulation.loopback.Loopback``.
+    tamper : dict or None
+        Partition -> a function that changes its replies, or drops them by returning None.
+
+    Attributes
+    ----------
+    sent : list of Message
+        All messages to nodes.
+    """
 
     def __init__(self, overrides: str, nodes: int, tamper: dict[int, Tamper] | None = None) -> None:
         super().__init__(overrides, nodes)
@@ -34,8 +47,8 @@ class RealNodes(Loopback):
 
     Parameters
     ----------
-    config : mapping
-        What all of them have in their node config beside what a node needs.
+    config
+        Additions to the node config of all nodes.
     """
 
     def __init__(self, overrides: str, nodes: int, **config: str) -> None:

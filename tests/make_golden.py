@@ -1,6 +1,6 @@
-"""Golden frames: the bytes that a format promises. Run by hand: ``python tests/make_golden.py``.
+"""Write the golden frames, which fix the bytes of each format: ``python tests/make_golden.py``.
 
-Only for a new codec, or after the frame's version was raised on purpose. No test ever writes one.
+Run it by hand, only for a new codec or after raising the frame's version. No test writes a golden.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SPECS = {
     "fp16": {"id": "fp16"},
     "nf4": {"id": "nf4", "block": 64},
     "nf4_16": {"id": "nf4", "block": 16},
-    # The change has scales that half precision does not hold.
+    # The change has scales that half precision cannot represent.
     "nf4_fp16": {"id": "chain", "links": [{"id": "delta"}, {"id": "nf4", "scale": "fp16"}]},
     "nf4_dq": {"id": "nf4", "scale": "int8"},
     "fp4": {"id": "fp4"},
@@ -56,7 +56,7 @@ SPECS = {
     "error_feedback": {"id": "error_feedback", "inner": {"id": "nf4"}},
     "shift": {"id": "shift", "inner": {"id": "nf4"}},
     "momentum_correction": {"id": "momentum_correction", "inner": {"id": "nf4"}},
-    # Sections for each coder but zstd, whose bytes its version may change.
+    # Sections of each coder but zstd, whose bytes may change with its version.
     "entropy_rans": {
         "id": "entropy",
         "inner": {"id": "chain", "links": [{"id": "delta"}, {"id": "nf4", "block": 64}]},
@@ -71,7 +71,10 @@ SHAPES = {"full": (2, 64), "short": (9, 8), "odd": (3,), "scalar": (), "none": (
 
 
 def tree(salt: int) -> dict[str, np.ndarray]:
-    """Values k / 512 with |k| < 2048 out of a multiplicative hash: exact in every float format."""
+    """Return values k / 512 with |k| < 2048 from a multiplicative hash.
+
+    They are exact in every float format.
+    """
     out, i = {}, salt
     for name, shape in SHAPES.items():
         values = []
@@ -83,7 +86,7 @@ def tree(salt: int) -> dict[str, np.ndarray]:
 
 
 def frame(spec: dict) -> bytes:
-    """Encode and pack the golden tree."""
+    """Return the golden tree, encoded and packed."""
     from fl_app.codecs import from_spec
     from fl_app.wire.frame import manifest, pack
 
@@ -93,7 +96,7 @@ def frame(spec: dict) -> bytes:
 
 
 def decoded(spec: dict, data: bytes) -> str:
-    """Digest of what a golden frame decodes to."""
+    """Return the digest of the values that a golden frame decodes to."""
     from fl_app.codecs import from_spec
     from fl_app.tree import digest
     from fl_app.wire.frame import manifest, unpack
@@ -103,7 +106,7 @@ def decoded(spec: dict, data: bytes) -> str:
 
 
 def main() -> None:
-    """Write every golden frame and the digests of what they decode to."""
+    """Write every golden frame and the digests of the decoded values."""
     FOLDER.mkdir(exist_ok=True)
     digests = {}
     for name, spec in SPECS.items():

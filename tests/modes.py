@@ -1,4 +1,4 @@
-"""Who may read what a run, a node or a script has left."""
+"""Modes of the files that a run, a node or a script has written."""
 
 import stat
 from pathlib import Path
@@ -10,7 +10,10 @@ def of(path: Path) -> int:
 
 
 def open_to_others(folder: Path) -> dict[str, str]:
-    """Return what group or others may read, write or search, in and below ``folder``."""
+    """Return the files and folders, from ``folder`` down, that group or others may access.
+
+    Each path is mapped to its mode.
+    """
     return {
         str(path): oct(of(path))
         for path in (folder, *folder.rglob("*"))

@@ -1,18 +1,18 @@
 """The environment in which numpy, torch and numba compute as on an old x86 processor.
 
-``make test-portable`` runs the unit tests in it: sums in other orders, products that are rounded
-before they are added, no vectors wider than SSE's. What only holds on the processor that a test was
-written on fails there.
+``make test-portable`` runs the unit tests in it: sums have another order, products are rounded
+before they are added, and vectors are not wider than SSE's. Tests that pass only on the processor
+that they were written on fail there.
 """
 
-from numpy._core._multiarray_umath import (  # no public name says what can be switched off
+from numpy._core._multiarray_umath import (  # no public name lists what can be switched off
     __cpu_dispatch__,
     __cpu_features__,
 )
 
 
 def environment() -> dict[str, str]:
-    """Return the variables; of numpy's vector instructions those that this machine has."""
+    """Return the variables; they disable those of numpy's vector instructions that exist here."""
     return {
         "ATEN_CPU_CAPABILITY": "default",
         "ONEDNN_MAX_CPU_ISA": "SSE41",

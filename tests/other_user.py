@@ -1,9 +1,9 @@
-"""What another user of this machine tries against a simulation::
+"""Attempts of another user of this machine to access a simulation::
 
     python -m tests.other_user USER FOLDER '{"superlink": PORT, "gcs": PORT, "ray": [PORT, ...]}'
 
-Everything is imported before this process becomes USER, who need not be able to read this project;
-without one (-) it stays who it is. Prints as JSON how each attempt ended: "did", or the error.
+All imports are done before this process becomes USER, who may be unable to read this project. With
+"-" it keeps its user. It prints the outcome of each attempt as JSON: "did", or the error.
 """
 
 import http.client
@@ -25,6 +25,7 @@ METHODS = (
 
 
 def main() -> None:
+    """Change the user, try everything, and print the outcomes."""
     user, folder, ports = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     if user != "-":
         os.setgroups([])
@@ -64,7 +65,7 @@ def _get(port: int, path: str) -> None:
 
 
 def _call(port: int) -> None:
-    """Ask one of Ray's processes; each knows one of these questions."""
+    """Call one of Ray's processes; each implements one of ``METHODS``."""
     codes = []
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         for method in METHODS:

@@ -1,4 +1,4 @@
-"""What a run leaves, as far as a repetition has to leave the same."""
+"""The results of a run that a repetition must reproduce."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ from fl_app.tree import digest
 
 
 def result(folder: Path) -> dict[str, object]:
-    """All that a run leaves but seconds, and the set-up, which a new start repeats."""
+    """Return a run's results without durations and without set-up, which a new start repeats."""
     tree, _ = checkpoint.load(folder / "checkpoints")
     summary = json.loads((folder / "summary.json").read_text())
     with (folder / "ledger.csv").open(newline="") as file:
@@ -30,7 +30,7 @@ def result(folder: Path) -> dict[str, object]:
 
 
 def setups(folder: Path) -> list[tuple[int, int, str]]:
-    """The rows of asking nodes what they serve."""
+    """Return the ledger's rows of asking nodes what they serve: (round, partition, direction)."""
     with (folder / "ledger.csv").open(newline="") as file:
         return [
             (int(row["round"]), int(row["partition"]), row["direction"])

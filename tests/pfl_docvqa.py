@@ -1,4 +1,4 @@
-"""Small files in the format of PFL-DocVQA, track 1: real pickled .npy, header, pictures."""
+"""Write small files in the format of PFL-DocVQA, track 1: pickled .npy, header, pictures."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ HEADER = {"creation_time": "", "version": "1", "dataset_type": "train", "has_ans
 
 
 def record(page: str, total: int) -> dict[str, Any]:
-    """A question about a page of three words."""
+    """Return a record: a question about a page of three words."""
     return {
         "question": "What is the total?",
         "answers": [f"EUR {total}", f"eur {total}", str(total)],
@@ -26,17 +26,22 @@ def record(page: str, total: int) -> dict[str, Any]:
 
 
 def write_records(path: Path, records: list[Any], header: Any = HEADER) -> None:
+    """Write a pickled .npy of records."""
     array = np.empty(1 + len(records), dtype=object)
     array[:] = [header, *records]
     np.save(path, array, allow_pickle=True)
 
 
 def write_picture(path: Path) -> None:
+    """Write a small JPEG of noise."""
     Image.effect_noise((64, 83), 80).convert("RGB").save(path)
 
 
 def write(source: Path) -> dict[str, dict[str, list[int]]]:
-    """Write a source of ten clients with three questions on two pages each; return data_points."""
+    """Write a source with ten clients, each with three questions on two pages.
+
+    Return the content of data_points.json.
+    """
     (source / "images").mkdir(parents=True)
     data_points = {}
     for client in range(CLIENTS):
@@ -47,6 +52,6 @@ def write(source: Path) -> dict[str, dict[str, list[int]]]:
         for page in {*pages}:
             write_picture(source / "images" / f"{page}.jpg")
     write_records(source / "imdb_val.npy", [record("val_0", 7), record("val_0", 8)])
-    write_picture(source / "val_0.jpg")  # beside the records: both places are looked in
+    write_picture(source / "val_0.jpg")  # beside the records: both folders are searched
     (source / "data_points.json").write_text(json.dumps(data_points))
     return data_points

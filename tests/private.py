@@ -36,7 +36,7 @@ TOKENS = {"t5": ("$A </s>", False)}
 
 
 def overrides(kind: str, adapter: str = "lora_sb", more: str = "") -> str:
-    """What ``build`` composes, for a whole configuration."""
+    """Return the overrides that ``build`` composes."""
     chosen = small.DATA if kind == "vt5" else f"{KINDS[kind][0]} {LIMITS}"
     only = "adapter.target_modules=[query,value,dense] adapter.modules_to_save=[classifier]"
     rank = "" if adapter == "full" else f"adapter.r=4 {only if kind == 'bert' else ''}"
@@ -52,8 +52,19 @@ def build(
 ) -> tuple[nn.Module, Any, list[Any]]:
     """Return a model in training mode whose adapter is not at its start, its task, and rows.
 
-    ``dropout`` is that of every layer that has any, so that without it two passes can be compared;
-    ``rotary`` says how a decoder's positions are made, of 16 tokens as long as they are short.
+    Parameters
+    ----------
+    kind : str
+        A kind of ``KINDS``, or "vt5".
+    adapter : str
+        Its adapter.
+    more : str
+        Further overrides.
+    dropout : float
+        Dropout of all layers; with 0 two passes can be compared.
+    rotary : dict or None
+        Options of a decoder's rotary positions; it then has at most 16 positions before they are
+        scaled.
     """
     if dropout and adapter in ("lora", "ffa_lora"):
         more += f" adapter.dropout={dropout}"
@@ -81,7 +92,10 @@ DP = "privacy=dp_sgd privacy.epsilon=null privacy.noise_multiplier=1.0 local_epo
 
 
 def configured(kind: str, adapter: str = "lora_sb", **values: Any) -> DictConfig:
-    """The configuration of a private turn, with other values of it: ``privacy__noise="seeded"``."""
+    """Return the configuration of a private turn.
+
+    ``values`` are changes of options, with ``__`` for a dot: ``privacy__noise="seeded"``.
+    """
     cfg = compose(overrides(kind, adapter, DP))
     pairs = [f"{key.replace('__', '.')}={value}" for key, value in values.items()]
     return cast(DictConfig, OmegaConf.merge(cfg, OmegaConf.from_dotlist(pairs)))
@@ -89,7 +103,7 @@ def configured(kind: str, adapter: str = "lora_sb", **values: Any) -> DictConfig
 
 @lru_cache
 def documents() -> list[dict[str, Any]]:
-    """Documents with several questions each, one with a single one, and one with none."""
+    """Return documents with several questions, one with a single one, and one with none."""
     rows = load(compose(small.DATA).data, 0)["train"].to_list()[:5]
     rows[1] = asks(rows[1], 1)
     rows[2] = asks(rows[2], 0)
@@ -97,17 +111,18 @@ def documents() -> list[dict[str, Any]]:
 
 
 def asks(row: dict[str, Any], questions: int) -> dict[str, Any]:
-    """The document with its first questions only."""
+    """Return a document with only its first questions."""
     kept = {key: row[key][:questions] for key in ("questions", "answers")}
     return {**row, **kept}
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are trained, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def drop(model: nn.Module, share: float) -> None:
-    """Set the share that dropout of every kind takes: layers, attention, whole layers."""
+    """Set the probability of all kinds of dropout: of activations, attention and layers."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = share

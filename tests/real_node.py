@@ -1,4 +1,4 @@
-"""A node that is real to itself, with a policy, answering single messages; and what it opens."""
+"""A node with a policy, not marked as simulated, that answers messages; and the files it opens."""
 
 import json
 import sys
@@ -44,7 +44,17 @@ def opened() -> Iterator[list[str]]:
 
 
 class Node:
-    """One node with a policy, whose state outlives its processes."""
+    """One node with a policy, whose state on disk outlives its processes.
+
+    Parameters
+    ----------
+    folder : Path
+        For its policy and state.
+    overrides : str
+        Those of the run.
+    policy
+        The content of its policy file.
+    """
 
     def __init__(self, folder: Path, overrides: str = WORDS, **policy: object) -> None:
         folder.mkdir(exist_ok=True)
@@ -58,20 +68,22 @@ class Node:
         }  # fmt: skip
 
     def answer(self, message: Message, run: int = 7) -> Message:
-        """Answer in a process of its own, as far as Flower's state goes."""
+        """Answer with a new Flower Context, as a new process would."""
         context = Context(run, 5, dict(self.config), RecordDict(), {"overrides": self.overrides})
         return over_the_wire(app(over_the_wire(message), context))
 
     def refusal(self, message: Message, run: int = 7) -> str:
-        """Return why the message was refused, less the number of the fault; "" if it was not."""
+        """Return why the message was refused, without the fault's number; "" if it was accepted."""
         reply = self.answer(message, run)
         return reply.error.reason.partition(" (fault")[0] if reply.has_error() else ""
 
     def audit(self) -> list[dict]:
+        """Return the entries of the audit log."""
         return [json.loads(line) for line in (self.state / "audit.jsonl").read_text().splitlines()]
 
 
 def question(kind: str = MessageType.QUERY, **config: object) -> Message:
+    """Return a message of the server with this config."""
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
     message = Message(RecordDict({"config": ConfigRecord(config)}), 5, kind)
     message.metadata.__dict__["_message_id"] = "m"

@@ -1,13 +1,13 @@
-"""How far apart two results of the same arithmetic may be, whatever processor they come from.
+"""Bounds on the difference of two results of the same arithmetic on any processors.
 
-In which order a sum is taken, and whether a product is rounded before it is added, depends on the
-width of vectors, on blocking and on threads. So results are compared in one of three ways:
+The order of a sum, and whether a product is rounded before it is added, depend on the width of
+vectors, on blocking and on threads. Results are therefore compared in one of three ways:
 
-- bit for bit, where both sides run the same operations on the same shapes in one process, or only
-  such as IEEE 754 rounds rightly, value by value (copies, + - * / and sqrt of arrays);
-- within `summed` or `through`, where it is known how much is added up;
-- in float64, to within `DOUBLES`, where the mathematics is what is tested: there an error that is
-  none of rounding is a million times larger than one that is.
+- bit for bit, if both sides run the same operations on the same shapes in one process, or only
+  operations that IEEE 754 rounds exactly, value by value (copies, + - * / and sqrt of arrays);
+- within `summed` or `through`, if the number of summands is known;
+- in float64, within `DOUBLES`, if the mathematics is tested: there a real error is a million times
+  larger than a rounding error.
 """
 
 from typing import Any
@@ -18,20 +18,22 @@ from numpy.typing import NDArray
 from torch import nn
 
 UNIT = 2.0**-24
-"""Of float32: the largest relative error of one rounding."""
+"""The largest relative error of one rounding to float32."""
 DOUBLES = 16 * UNIT
-"""Of models in float64: here and there transformers casts to float32 and back in between."""
+"""The bound for models in float64: transformers casts some values to float32 and back."""
 
 
 def summed(terms: int, size: float = 1.0) -> float:
-    """Return how far two float32 sums of as many terms, in any order, may be apart.
+    """Return the largest difference of two float32 sums of the same terms in any order.
 
-    Each is within ``terms`` roundings of the true one (Higham, Accuracy and Stability of Numerical
-    Algorithms, section 4.2). A product counts as one term more, and so does what was rounded to
-    float32 before.
+    Each is within ``terms`` roundings of the exact sum (Higham, Accuracy and Stability of Numerical
+    Algorithms, section 4.2).
 
     Parameters
     ----------
+    terms : int
+        The number of terms; one more if they are products, and one more if they were rounded to
+        float32 before.
     size : float
         The sum of the terms' magnitudes.
     """
@@ -40,10 +42,10 @@ def summed(terms: int, size: float = 1.0) -> float:
 
 
 def through(model: nn.Module) -> float:
-    """Return how far two float32 passes through a network may be apart, by their L2 norm.
+    """Return a bound on the relative L2 difference of two float32 passes through a network.
 
-    Its terms are those of all matrix products one after the other. It is a bound to first order:
-    rounding errors hardly ever add up, and two passes are mostly a hundredth of it apart.
+    It counts the terms of all matrix products as one sum. It is a first-order bound: rounding
+    errors rarely add up, and two passes usually differ by a hundredth of it.
     """
     matrices = [p for p in model.parameters() if p.dim() > 1]
     return summed(sum(p.shape[-1] for p in matrices))
@@ -57,7 +59,7 @@ def apart(got: Any, expected: Any) -> float:
 
 
 def assert_within(got: Any, expected: Any, bound: Any) -> None:
-    """Assert that no value is further from ``expected`` than ``bound``, a number or as many."""
+    """Assert that no value differs from ``expected`` by more than ``bound``, a number or array."""
     a, b = _doubles(got), _doubles(expected)
     assert a.shape == b.shape
     excess = np.abs(a - b) - _doubles(bound)
@@ -66,7 +68,7 @@ def assert_within(got: Any, expected: Any, bound: Any) -> None:
 
 
 def assert_orthonormal(columns: Any) -> None:
-    """Assert it of the columns of a float32 matrix, to the rounding of its QR decomposition."""
+    """Assert that the columns of a float32 matrix are orthonormal up to rounding of its QR."""
     q = _doubles(columns)
     assert_within(q.T @ q, np.eye(q.shape[1]), summed(2 * sum(q.shape)))
 

@@ -1,4 +1,4 @@
-"""Overrides that shrink a run to seconds and leave its code path whole."""
+"""Overrides that shorten a run to seconds without changing its code path."""
 
 DATA = (
     "federation.clients=3 data.providers_per_client=2 data.documents_per_provider=2 "

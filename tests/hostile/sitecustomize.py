@@ -1,7 +1,8 @@
-"""Put first in a SuperNode's PYTHONPATH: its ClientApp then answers as the file HOSTILE says.
+"""Makes a SuperNode hostile, if this folder is first in its PYTHONPATH.
 
-The file is JSON: round to what is done in it. Python imports this module at the start of every
-process, and of these only the ones that load the ClientApp do something.
+The variable HOSTILE names a JSON file: round -> name of an attack of ``ATTACKS``; and optionally
+"serves" -> the answer to which clients the node serves. Python imports this module at the start of
+every process; it acts only in processes that load the ClientApp.
 """
 
 import importlib.abc
@@ -13,7 +14,7 @@ from pathlib import Path
 
 
 class Hook(importlib.abc.MetaPathFinder):
-    """Lets the ClientApp be loaded as ever, and tampers with it then."""
+    """Loads the ClientApp as usual, then tampers with it."""
 
     def find_spec(self, name, path, target=None):
         if name != "fl_app.client_app":
@@ -31,7 +32,7 @@ class Hook(importlib.abc.MetaPathFinder):
 
 
 def tamper(app) -> None:
-    """Have every reply of a training changed, and the answer what is served."""
+    """Change the replies to training, and the answer to which clients the node serves."""
     from flwr.app import ConfigRecord, RecordDict
 
     honest = type(app).__call__
@@ -44,7 +45,7 @@ def tamper(app) -> None:
         if message.metadata.message_type == "train":
             server_round = str(message.content["config"]["server-round"])
             if server_round in plan:
-                ways[plan[server_round]](reply)
+                ATTACKS[plan[server_round]](reply)
         return reply
 
     type(app).__call__ = answer
@@ -61,12 +62,12 @@ def put(reply, data: bytes) -> None:
 
 
 def garbage(reply) -> None:
-    """Random bytes."""
+    """Send random bytes."""
     put(reply, os.urandom(5000))
 
 
 def damaged(reply) -> None:
-    """One bit of the frame changed."""
+    """Flip one bit of the frame."""
     data = bytearray(frame(reply))
     data[len(data) // 2] ^= 1
     put(reply, bytes(data))
@@ -83,7 +84,7 @@ def _forged(reply, change) -> None:
 
 
 def theta0(reply) -> None:
-    """A valid frame of another theta0."""
+    """Send a valid frame of another theta0."""
 
     def change(data: bytearray) -> None:
         data[16:24] = bytes(8)
@@ -92,7 +93,7 @@ def theta0(reply) -> None:
 
 
 def nan(reply) -> None:
-    """A valid frame, its values NaN: the last section is fp32."""
+    """Send a valid frame with NaN: its last section is fp32."""
 
     def change(data: bytearray) -> None:
         data[-400:] = b"\xff" * 400
@@ -101,29 +102,29 @@ def nan(reply) -> None:
 
 
 def weight(reply) -> None:
-    """An honest model that claims to be of nearly all examples of the world."""
+    """Send an honest model with an absurd number of examples."""
     reply.content["metrics"]["num-examples"] = 10**15
 
 
 def loss(reply) -> None:
-    """A loss that is no number."""
+    """Send a loss that is NaN."""
     reply.content["metrics"]["loss"] = float("nan")
 
 
 def huge(reply) -> None:
-    """A frame of HUGE bytes, announced as such."""
+    """Send a frame of HUGE bytes whose header states that length."""
     size = int(os.environ["HUGE"])
     head = frame(reply)[:24] + (size - 32).to_bytes(4, "little") + bytes(4)
     put(reply, head + os.urandom(2**20) * (size // 2**20))
 
 
 def empty(reply) -> None:
-    """No records at all."""
+    """Send no records at all."""
     from flwr.app import RecordDict
 
     reply.content = RecordDict()
 
 
-ways = {way.__name__: way for way in (garbage, damaged, theta0, nan, weight, loss, huge, empty)}
+ATTACKS = {f.__name__: f for f in (garbage, damaged, theta0, nan, weight, loss, huge, empty)}
 if "HOSTILE" in os.environ:
     sys.meta_path.insert(0, Hook())

@@ -122,8 +122,8 @@ def ended(here: Deployment, run: int) -> str:
 def test_what_a_hostile_node_sends_costs_its_own_reply_alone(
     here: Deployment, plan: Path, tmp_path: Path
 ) -> None:
-    ways = ("garbage", "damaged", "theta0", "nan", "weight", "loss", "empty", "huge")
-    put(plan, {str(number): way for number, way in enumerate(ways, 1)})
+    attacks = ("garbage", "damaged", "theta0", "nan", "weight", "loss", "empty", "huge")
+    put(plan, {str(number): attack for number, attack in enumerate(attacks, 1)})
     peak, over = {}, threading.Event()
 
     def watch() -> None:
@@ -137,7 +137,7 @@ def test_what_a_hostile_node_sends_costs_its_own_reply_alone(
     threading.Thread(target=watch, daemon=True).start()
     folder = tmp_path / "run"
     run = here.submit(
-        f"{WORDS} rounds={len(ways)} output.dir={tmp_path} output.name=run "
+        f"{WORDS} rounds={len(attacks)} output.dir={tmp_path} output.name=run "
         "federation.min_replies=2 federation.max_failures=0.34"
     )
     log = ended(here, run)
@@ -164,7 +164,7 @@ def test_what_a_hostile_node_sends_costs_its_own_reply_alone(
         assert [row["partition"] for row in sent] == ["0", "1", "2"]
         assert all(int(row["message_bytes"]) > 0 for row in sent)
         assert [int(row["payload_bytes"]) > 0 for row in sent[:2]] == [True, True]
-    assert summary(folder)["rounds"] == len(ways)
+    assert summary(folder)["rounds"] == len(attacks)
     print(f"the server's peak: {max(peak.values()):,} bytes")
     assert max(peak.values()) < 2**30  # the frame of 1 GB was never in memory
 
