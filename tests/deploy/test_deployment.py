@@ -35,14 +35,14 @@ from tests.loopback import Loopback
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]  # of a machine that does more
 NODES = 3
 KIT = Path(__file__).resolve().parents[2] / "deploy"
-ALL = f"{small.DATA} strategy=fedavg clients_per_round={NODES} local_epochs=1"
+ALL = f"{small.DATA} clients_per_round={NODES} local_epochs=1"
 # The first one is large enough for the bytes that Flower and the network add to be a small share;
-# the second one's clients remember from round to round.
+# the second one's messages have two parts, and its clients remember from round to round.
 RUNS = {
-    "full": f"{ALL} adapter=full codec=fp32 rounds=1",
-    "remembers": f"{ALL} codec=thin rounds=2",
+    "full": f"{ALL} strategy=fedavg adapter=full codec=fp32 rounds=1",
+    "remembers": f"{ALL} strategy=scaffold codec=uniform_entropy rounds=2",
 }
-REFUSED = f"{ALL} codec=fp32 rounds=1001"  # the strict policy allows 1000
+REFUSED = f"{ALL} strategy=fedavg codec=fp32 rounds=1001"  # the strict policy allows 1000
 SECONDS = 240
 SAME = ("round", "partition", "direction", "kind", "codec", "scalars", "payload_bytes",
         "frame_bytes")  # fmt: skip

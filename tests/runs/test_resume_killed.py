@@ -33,7 +33,8 @@ ROUNDS = 3
 WAYS = {
     "nf4, one client": "experiment=nf4_single",
     "fedavg of two": "strategy=fedavg codec=nf4 clients_per_round=2",
-    "error feedback": "strategy=fedavg codec=sign clients_per_round=2",
+    "SCAFFOLD's two parts, memory, and error feedback": "strategy=scaffold codec=sign "
+    "clients_per_round=2",
     "shift and error feedback, both ways": "strategy=fedavg codec=fp32 clients_per_round=2"
     " '++codec.down={id: chain, links: [{id: delta}, {id: error_feedback, inner: {id: nf4}}]}'"
     " '++codec.up={id: chain, links: [{id: delta}, {id: shift, inner: {id: nf4}}]}'"
@@ -235,7 +236,7 @@ def check_that_it_is_its_users_alone(home: Path, run: Path, nodes: Path) -> None
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
 def test_server_launcher_and_actor_are_killed_in_turn(tmp_path: Path, launcher: Launcher) -> None:
-    forks = Forks(tmp_path, WAYS["error feedback"], rounds=20)
+    forks = Forks(tmp_path, WAYS["SCAFFOLD's two parts, memory, and error feedback"], rounds=20)
     forks.prepare(forks.words)
     assert forks.start(forks.words) == 0, forks.told.read_text()
     forks.run.rename(tmp_path / "undisturbed")
