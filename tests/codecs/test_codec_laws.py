@@ -18,6 +18,7 @@ from fl_app.codecs import (
     CodecError,
     Wire,
     WireError,
+    by_part,
     chain,
     delta,
     entropy,
@@ -129,6 +130,9 @@ def sign_bound(x, ref):
 
 TABLE = {
     "fp32": Row(fp32(), lambda x, ref: np.zeros_like(x), lambda n: 4 * n),
+    "by_part": Row(
+        by_part(nf4(), fp32(), names=["model", "control"]), nf4_bound(64), nf4_bytes(64)
+    ),
     "fp16": Row(fp16(), lambda x, ref: np.maximum(2.0**-11 * np.abs(x), 2.0**-25), lambda n: 2 * n),
     "nf4": Row(nf4(), nf4_bound(64), nf4_bytes(64)),
     "nf4-16": Row(nf4(block=16), nf4_bound(16), nf4_bytes(16)),
@@ -445,7 +449,7 @@ def test_memory_of_a_decode_is_bounded_by_the_tree(row):
     tracemalloc.stop()
     memory = ref["t0"].nbytes if row.codec.receive else 0  # decode begins with a fresh one
     assert honest <= 2.1 * ref["t0"].nbytes + memory + 50_000
-    assert peak <= honest
+    assert peak <= honest + 4096  # the error itself
 
 
 # --- single codecs --------------------------------------------------------------------------------
