@@ -56,12 +56,7 @@ def by_part(*codecs: Codec, names: Sequence[str]) -> Codec:
         When used, as of the codecs.
     """
     names = list(names)
-    if not names or len(codecs) != len(names):
-        raise ValueError(f"by_part: {len(codecs)} codecs for {len(names)} names of parts")
-    if len({*names}) != len(names) or not all(name and "/" not in name for name in names):
-        raise ValueError(f"by_part: names should be different and without '/', got {names!r}")
-    for codec in codecs:
-        terminal("by_part", codec)
+    _check(codecs, names)
     ends = [sum(codec.sections for codec in codecs[: i + 1]) for i in range(len(codecs))]
 
     def cut(tree: Tree) -> list[Tree]:
@@ -115,3 +110,12 @@ def by_part(*codecs: Codec, names: Sequence[str]) -> Codec:
         init_receiver=init_receiver,
         receive=receive if any(codec.receive for codec in codecs) else None,
     )
+
+
+def _check(codecs: Sequence[Codec], names: Sequence[str]) -> None:
+    if not names or len(codecs) != len(names):
+        raise ValueError(f"by_part: {len(codecs)} codecs for {len(names)} names of parts")
+    if len({*names}) != len(names) or not all(name and "/" not in name for name in names):
+        raise ValueError(f"by_part: names should be different and without '/', got {names!r}")
+    for codec in codecs:
+        terminal("by_part", codec)

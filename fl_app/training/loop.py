@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,8 +93,8 @@ def train(
     gradient_accumulation : int
         Batches in a step. Their losses are weighted by their numbers of labels (tokens, or rows of
         a classifier), as in transformers' Trainer, so that a step equals that of one large batch.
-    hooks : sequence of GradientHook
-        Called in this order before every step.
+    hooks : Hooks
+        What a method adds to a step.
 
     Raises
     ------
@@ -109,7 +109,6 @@ def train(
         )
     began = time.perf_counter()
     trained = [p for p in model.parameters() if p.requires_grad]
-    device = trained[0].device
     step_size = batch_size * gradient_accumulation
     steps_per_epoch = math.ceil(len(rows) / step_size)
     optimizer, schedule = optimizers.build(trained, cfg, epochs * steps_per_epoch)
@@ -124,20 +123,7 @@ def train(
                 task.training([rows[i] for i in some.tolist()])
                 for some in indices.split(batch_size)
             ]
-            labels = [int((batch["labels"] != IGNORED).sum()) for batch in batches]
-            step_loss = 0.0
-            for batch, count in zip(batches, labels, strict=True):
-                loss = model(**{k: v.to(device) for k, v in batch.items()}).loss
-                for loss_hook in hooks.losses:
-                    loss = loss_hook(model, loss)
-                if not torch.isfinite(loss):
-                    raise DivergedError(
-                        f"the loss became {loss.item()}: lower optimizer.lr={cfg.lr} or raise "
-                        f"optimizer.warmup={cfg.warmup}"
-                    )
-                loss = loss * (count / sum(labels))
-                loss.backward()
-                step_loss += loss.item()
+            step_loss = _accumulate_gradients(model, batches, hooks, cfg)
             for hook in hooks.gradients:
                 hook(model)
             nn.utils.clip_grad_norm_(trained, cfg.max_grad_norm)
@@ -153,3 +139,25 @@ def train(
         loss=sum(losses) / len(losses),
         seconds=time.perf_counter() - began,
     )
+
+
+def _accumulate_gradients(
+    model: nn.Module, batches: Sequence[Mapping[str, Tensor]], hooks: Hooks, cfg: DictConfig
+) -> float:
+    """Add the gradients of one step's batches, each weighted by its labels; return the loss."""
+    device = next(p.device for p in model.parameters() if p.requires_grad)
+    labels = [int((batch["labels"] != IGNORED).sum()) for batch in batches]
+    step_loss = 0.0
+    for batch, count in zip(batches, labels, strict=True):
+        loss = model(**{k: v.to(device) for k, v in batch.items()}).loss
+        for hook in hooks.losses:
+            loss = hook(model, loss)
+        if not torch.isfinite(loss):
+            raise DivergedError(
+                f"the loss became {loss.item()}: lower optimizer.lr={cfg.lr} or raise "
+                f"optimizer.warmup={cfg.warmup}"
+            )
+        loss = loss * (count / sum(labels))
+        loss.backward()
+        step_loss += loss.item()
+    return step_loss
