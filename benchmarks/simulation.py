@@ -1,7 +1,7 @@
 """``python -m benchmarks.simulation``: a simulated round beside the same training in a plain loop.
 
 Both sides train the same clients with the same seeds, model, data and number of threads: one
-through `flwr run` (SuperLink, server, Ray), the other by ``fl_app.training.train`` and nothing
+through `flwr run` (SuperLink, server, Ray), the other by ``fl_app.training.loop.train`` and nothing
 else, in as many processes as clients train at once, with everything built. They take turns, since
 the machine may be busy with more, and the ratio is that of medians. Seconds of processor are beside
 those of the clock for the same reason.

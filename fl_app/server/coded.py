@@ -1,7 +1,7 @@
 """``Coded``: gives any Flower strategy a codec for each direction, and a ledger.
 
 The inner strategy sees plain arrays and partition ids; clients see one packed Array. Its other
-half, on the client, is ``fl_app.client.coded.coded``.
+half, on the client, is ``fl_app.client.turn.turn``.
 """
 
 from collections.abc import Callable, Iterable

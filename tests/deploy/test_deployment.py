@@ -202,7 +202,9 @@ def test_a_node_that_fails_says_a_kind_and_its_own_log_has_the_rest(deployed) ->
         )
         assert found, said
         node = here.nodes[f"node-{k}"]
-        assert f"fault {found[1]}: fl_app.training.DivergedError: the loss became" in node.text()
+        assert (
+            f"fault {found[1]}: fl_app.training.loop.DivergedError: the loss became" in node.text()
+        )
         assert node.log.stat().st_mode & 0o777 == 0o600
     assert "DivergedError" not in said
     assert "disk-" not in said

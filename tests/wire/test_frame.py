@@ -41,7 +41,7 @@ def sealed(frame: bytes) -> bytes:
 @pytest.mark.parametrize("name", make_golden.SPECS)
 def test_golden_bytes_have_not_changed(name):
     assert make_golden.frame(make_golden.SPECS[name]) == golden(name), (
-        "the byte format changed: raise fl_app.wire.VERSION, then run tests/make_golden.py"
+        "the byte format changed: raise fl_app.wire.frame.VERSION, then run tests/make_golden.py"
     )
     digests = json.loads(make_golden.DIGESTS.read_text())
     assert make_golden.decoded(make_golden.SPECS[name], golden(name)) == digests[name]

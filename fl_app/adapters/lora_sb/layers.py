@@ -103,7 +103,7 @@ class _Quantized(SandwichLayer):
         if isinstance(self.get_base_layer(), QUANTIZED):
             raise ValueError(
                 "a small update does not survive in the 4 or 8 bits of this base: "
-                "fl_app.adapters.lora_sb.merged merges into a full-precision copy"
+                "fl_app.adapters.lora_sb.adapter.merged merges into a full-precision copy"
             )
         lora.Linear.merge(cast(Any, self), safe_merge, adapter_names)
 
