@@ -4,7 +4,7 @@ A model is an embedded one, a folder, a hub id, or an architecture with weights 
 
 - ``sources``: where the files are, and what is refused.
 - ``auto``: any model of transformers, with the head of a task.
-- ``vt5``, ``vt5_checkpoint``: the model for documents, and how it is loaded.
+- ``vt5``, ``spatial``, ``vt5_checkpoint``: the model for documents, and how it is loaded.
 - ``head``: the head of a classifier. ``draws``: weights from a seed.
 """
 
