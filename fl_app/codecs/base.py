@@ -1,4 +1,4 @@
-"""What a codec is: the types, the two errors, the checks and the registry that all of them share.
+"""What a codec is: its types and its two errors.
 
 A codec is a pair of pure functions with a JSON name, composed like optax's gradient
 transformations and identified like numcodecs' codecs. It never holds state: the sender does, and
@@ -17,48 +17,64 @@ from fl_app.faults import FaultError
 from fl_app.faults.printable import printable
 from fl_app.tree import Tree
 
-MOST_SAID = 1000  # characters of a WireError
-
+LONGEST = 1000
+"""Characters of the text of a `WireError`."""
 
 Spec = dict[str, Any]
 """JSON mapping that names a codec: ``{"id": "nf4", "block": 64}``. Data, never code."""
 
+State = Any
+"""What one end remembers: a float32 or uint64 array, a Tree, or a tuple of States; ``()`` is none.
+
+Nothing else, so that it can be written to a record and read back into the shape of a fresh one.
+"""
+
 
 class CodecError(FaultError):
-    """The sender handed a codec something that it cannot encode."""
+    """The sender handed a codec something that it cannot encode.
+
+    Parameters
+    ----------
+    text : str
+        What is wrong, and how to mend it.
+    kind : str
+        See `FaultError`.
+    """
 
     def __init__(self, text: str, kind: str = "codec") -> None:
         super().__init__(kind, text)
 
 
 class WireError(FaultError):
-    """The receiver got bytes that are not what an honest sender writes.
-
-    What the text quotes of them is made printable, and cut.
+    """The receiver got bytes that no honest sender writes.
 
     Parameters
     ----------
     text : str
-        What is wrong.
+        What is wrong. It may quote the bytes: it is made printable, and cut to `LONGEST`.
     kind, facts
         See `FaultError`.
     """
 
     def __init__(self, text: str, kind: str = "wire", **facts: int | str) -> None:
-        super().__init__(kind, printable(text, most=MOST_SAID), **facts)
+        super().__init__(kind, printable(text, most=LONGEST), **facts)
 
 
 @dataclass(frozen=True)
 class Stream:
-    """What a section holds: ``count`` symbols of ``bits`` bits each, packed without gaps.
+    """What a section holds: symbols of a fixed number of bits, packed without gaps.
 
     Symbols are packed most significant bit first, the last byte filled up with zero bits. Symbols
     of 8 bits are plain bytes.
 
-    Attributes:
-        bits: bits of a symbol: 1, 2, 4 or 8.
-        count: symbols; at most so many if ``variable``.
-        variable: True for a section whose length follows from the values.
+    Attributes
+    ----------
+    bits : int
+        Bits of a symbol: 1, 2, 4 or 8.
+    count : int
+        Number of symbols; the largest possible if ``variable``.
+    variable : bool
+        True for a section whose length depends on the values.
     """
 
     bits: int
@@ -67,7 +83,7 @@ class Stream:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the section; at most so many if ``variable``."""
+        """Bytes of the section; the most possible if ``variable``."""
         return -(-self.bits * self.count // 8)
 
 
@@ -75,9 +91,12 @@ class Stream:
 class Wire:
     """What a link of a codec wrote.
 
-    Attributes:
-        sections: the bytes to send, one entry per section of the codec.
-        rest: the values that the next link has still to encode; empty when nothing is left.
+    Attributes
+    ----------
+    sections : tuple of bytes
+        The bytes to send, one entry per section of the codec.
+    rest : Tree
+        The values that the next link has still to encode; empty when nothing is left.
     """
 
     sections: tuple[bytes, ...]
@@ -89,49 +108,53 @@ class Wire:
         return sum(map(len, self.sections))
 
 
-State = Any
-"""What one end remembers: a float32 or uint64 array, a Tree, or a tuple of States; ``()`` is none.
-
-Nothing else, so that it can be written to a record and read back into the shape of a fresh one.
-"""
-
-
 def stateless(ref: Tree, seed: int = 0) -> State:
-    """``init`` of a codec that remembers nothing."""
+    """Return the state of a codec that remembers nothing."""
     del ref, seed
     return ()
 
 
 def unchanged(ref: Tree) -> Tree:
-    """``narrow`` of a link whose rest has the names and shapes of its input."""
+    """Return the names and shapes of a rest that has those of the input."""
     return ref
 
 
 @dataclass(frozen=True, eq=False)
 class Codec:
-    """A pure pair of functions that turns a Tree into bytes and back.
+    """A pair of pure functions that turn a Tree into bytes and back.
 
     ``ref`` is a Tree that both sides hold, with the names and shapes of the Tree to send (theta0,
     or this round's decoded broadcast). ``delta`` uses its values, most codecs only its shapes.
 
-    Attributes:
-        init: ``init(ref, seed=0) -> state``, what the sender remembers between calls; ``()`` for
-            nothing. ``seed`` feeds the draws of stochastic codecs.
-        encode: ``encode(tree, state, ref) -> (Wire, state)``. Raises CodecError.
-        decode: ``decode(wire, ref) -> Tree``, writable arrays, new or those of ``wire.rest``, which
-            it may overwrite. Raises WireError, and nothing else, on sections that do not fit
-            ``ref``. For a codec whose receiver remembers, it
-            decodes the first message of a sender.
-        sections: how many sections it writes.
-        streams: ``streams(ref) -> tuple[Stream, ...]``, what each section holds.
-        terminal: True when encode leaves no rest, so that nothing can follow it in a chain.
-        narrow: ``narrow(ref) -> Tree`` with the names and shapes of the rest, out of those of the
-            input alone.
-        remembers: True when losing the sender's state loses information.
-        init_receiver: ``init_receiver(ref) -> memory``, what the receiver remembers per sender.
-        receive: ``receive(wire, ref, memory) -> (Tree, memory)``, decode with that memory; None
-            for a codec whose receiver remembers nothing.
-        spec: JSON mapping that rebuilds it with `from_spec`; set by `register`.
+    Attributes
+    ----------
+    init : callable
+        ``init(ref, seed=0) -> state``, what the sender remembers between calls; ``()`` for
+        nothing. ``seed`` feeds the draws of stochastic codecs.
+    encode : callable
+        ``encode(tree, state, ref) -> (Wire, state)``. Raises CodecError.
+    decode : callable
+        ``decode(wire, ref) -> Tree`` of writable arrays: new ones, or those of ``wire.rest``, which
+        it may overwrite. Raises WireError, and nothing else, on sections that do not fit ``ref``.
+        Where the receiver remembers, it decodes a sender's first message.
+    sections : int
+        How many sections it writes.
+    streams : callable
+        ``streams(ref) -> tuple[Stream, ...]``, what each section holds.
+    terminal : bool
+        True when encode leaves no rest, so that nothing can follow in a chain.
+    narrow : callable
+        ``narrow(ref) -> Tree`` with the names and shapes of the rest; of ref it sees only names and
+        shapes.
+    remembers : bool
+        True when losing the sender's state loses information.
+    init_receiver : callable
+        ``init_receiver(ref) -> memory``, what the receiver remembers of each sender.
+    receive : callable or None
+        ``receive(wire, ref, memory) -> (Tree, memory)``, decode with that memory; None where the
+        receiver remembers nothing.
+    spec : dict
+        JSON mapping from which `from_spec` builds the same codec; set by `register`.
     """
 
     init: Callable[..., State]
@@ -156,30 +179,11 @@ class Codec:
 def receive(codec: Codec, wire: Wire, ref: Tree, memory: State) -> tuple[Tree, State]:
     """Decode with the receiver's memory of this sender, where the codec has one.
 
-    Raises:
-        WireError: as ``codec.decode``.
+    Raises
+    ------
+    WireError
+        As ``codec.decode``.
     """
     if codec.receive is None:
         return codec.decode(wire, ref), memory
     return codec.receive(wire, ref, memory)
-
-
-# --- registry -------------------------------------------------------------------------------------
-
-
-# --- checks ---------------------------------------------------------------------------------------
-
-
-def terminal(wrapper: str, inner: Codec) -> None:
-    """Refuse an inner codec that leaves a rest: its wrapper could not see the loss after it.
-
-    Raises:
-        ValueError: naming both.
-    """
-    if not isinstance(inner, Codec):
-        raise ValueError(f"{wrapper}: inner must be a codec, got {inner!r}")
-    if not inner.terminal:
-        raise ValueError(
-            f"{wrapper}: {inner.spec['id']!r} leaves values to encode; wrap the whole chain,"
-            " as in {id: chain, links: [{id: top_k}, {id: nf4}]}"
-        )

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fl_app.codecs import base
-from fl_app.codecs.base import Codec, State, Stream, Wire, WireError, terminal
-from fl_app.codecs.checks import check_tree
+from fl_app.codecs.base import Codec, State, Stream, Wire, WireError
+from fl_app.codecs.checks import check_terminal, check_tree
 from fl_app.codecs.registry import register
 from fl_app.tree import Tree
 
-MODEL = "model"  # the part whose tensors keep their names
+MODEL = "model"
+"""The part whose tensors keep their names."""
 
 
 def join(parts: Mapping[str, Tree]) -> Tree:
-    """Return the parts of a message as one Tree: ``NAME`` of the model, else ``PART/NAME``."""
+    """Return the parts as one Tree: ``NAME`` for a tensor of the model, else ``PART/NAME``."""
     return {
         name if part == MODEL else f"{part}/{name}": values
         for part, tree in parts.items()
@@ -23,7 +24,7 @@ def join(parts: Mapping[str, Tree]) -> Tree:
 
 
 def separate(tree: Tree, names: Sequence[str]) -> dict[str, Tree]:
-    """Undo `join` for the parts ``names``."""
+    """Return the parts ``names`` of a Tree that `join` made."""
     parts: dict[str, Tree] = {name: {} for name in names}
     for name, values in tree.items():
         part, slash, rest = name.partition("/")
@@ -38,8 +39,8 @@ def separate(tree: Tree, names: Sequence[str]) -> dict[str, Tree]:
 def by_part(*codecs: Codec, names: Sequence[str]) -> Codec:
     """Encode part ``names[i]`` with ``codecs[i]``.
 
-    The Tree is `join` of the parts. Its sections are those of the codecs, in order, and so are
-    state and rate; the error of a part is its codec's.
+    The Tree is the parts in one (see `join`). Sections and states are those of the codecs, in
+    order; the rate is the sum of theirs, the error of a part its codec's.
 
     Parameters
     ----------
@@ -51,12 +52,15 @@ def by_part(*codecs: Codec, names: Sequence[str]) -> Codec:
     Raises
     ------
     ValueError
-        If the numbers differ, a name stands twice or has a slash, or a codec leaves a rest.
-    CodecError, WireError
-        When used, as of the codecs.
+        The numbers of codecs and names differ, a name occurs twice or has a slash, or a codec
+        leaves a rest.
+    CodecError
+        In encode: those of the codecs.
+    WireError
+        In decode: another number of sections, and those of the codecs.
     """
     names = list(names)
-    _check(codecs, names)
+    _check_arguments(codecs, names)
     ends = [sum(codec.sections for codec in codecs[: i + 1]) for i in range(len(codecs))]
 
     def cut(tree: Tree) -> list[Tree]:
@@ -97,13 +101,10 @@ def by_part(*codecs: Codec, names: Sequence[str]) -> Codec:
         whole = join(parts)
         return {name: whole[name] for name in ref}, tuple(kept)
 
-    def decode(wire: Wire, ref: Tree) -> Tree:
-        return receive(wire, ref, init_receiver(ref))[0]
-
     return Codec(
         init,
         encode,
-        decode,
+        lambda wire, ref: receive(wire, ref, init_receiver(ref))[0],
         ends[-1],
         streams,
         remembers=any(codec.remembers for codec in codecs),
@@ -112,10 +113,10 @@ def by_part(*codecs: Codec, names: Sequence[str]) -> Codec:
     )
 
 
-def _check(codecs: Sequence[Codec], names: Sequence[str]) -> None:
+def _check_arguments(codecs: Sequence[Codec], names: list[str]) -> None:
     if not names or len(codecs) != len(names):
         raise ValueError(f"by_part: {len(codecs)} codecs for {len(names)} names of parts")
     if len({*names}) != len(names) or not all(name and "/" not in name for name in names):
         raise ValueError(f"by_part: names should be different and without '/', got {names!r}")
     for codec in codecs:
-        terminal("by_part", codec)
+        check_terminal("by_part", codec)

@@ -15,31 +15,29 @@ def chain(*links: Codec) -> Codec:
     ``encode = links[-1] o ... o links[0]`` and ``decode`` runs them backwards. The sections are
     those of the links in order; the state is the tuple of the links' states. A link sees the
     ``ref`` that the links before it have narrowed. Its rate is the sum of the rates of its links,
-    its error what the last link loses, seen through the others. After optax.chain.
+    its error what the last link loses, seen through the others.
 
-    Raises:
-        ValueError: no link, a link that is not a codec, or a terminal link before the end.
+    Raises
+    ------
+    ValueError
+        No link, a link that is not a codec, or a terminal link before the end.
+
+    References
+    ----------
+    After optax.chain.
     """
-    if not links:
-        raise ValueError("chain needs at least one link")
-    for link in links:
-        if not isinstance(link, Codec):
-            raise ValueError(f"a link must be a codec, got {link!r}")
-    for link in links[:-1]:
-        if link.terminal:
-            raise ValueError(f"{link.spec['id']!r} leaves no rest: it must be the last link")
+    _check_links(links)
     sections = sum(link.sections for link in links)
 
     def references(ref: Tree) -> list[Tree]:
-        """The reference of every link, and last that of the chain's rest."""
+        """Return the reference of every link, and last that of the chain's rest."""
         refs = [ref]
         for link in links:
             refs.append(link.narrow(refs[-1]))
         return refs
 
     def init(ref: Tree, seed: int = 0) -> tuple[State, ...]:
-        refs = references(ref)
-        return tuple(link.init(r, seed) for link, r in zip(links, refs, strict=False))
+        return tuple(link.init(r, seed) for link, r in zip(links, references(ref), strict=False))
 
     def encode(tree: Tree, state: tuple[State, ...], ref: Tree) -> tuple[Wire, tuple[State, ...]]:
         written: list[bytes] = []
@@ -52,10 +50,8 @@ def chain(*links: Codec) -> Codec:
         return Wire(tuple(written), tree), tuple(states)
 
     def streams(ref: Tree) -> tuple[Stream, ...]:
-        found: list[Stream] = []
-        for link, link_ref in zip(links, references(ref), strict=False):
-            found.extend(link.streams(link_ref))
-        return tuple(found)
+        refs = references(ref)
+        return tuple(s for link, r in zip(links, refs, strict=False) for s in link.streams(r))
 
     def init_receiver(ref: Tree) -> tuple[State, ...]:
         return tuple(link.init_receiver(r) for link, r in zip(links, references(ref), strict=False))
@@ -72,13 +68,10 @@ def chain(*links: Codec) -> Codec:
             end = start
         return tree, tuple(kept)
 
-    def decode(wire: Wire, ref: Tree) -> Tree:
-        return receive(wire, ref, init_receiver(ref))[0]
-
     return Codec(
         init,
         encode,
-        decode,
+        lambda wire, ref: receive(wire, ref, init_receiver(ref))[0],
         sections,
         streams,
         terminal=links[-1].terminal,
@@ -87,3 +80,14 @@ def chain(*links: Codec) -> Codec:
         init_receiver=init_receiver,
         receive=receive if any(link.receive for link in links) else None,
     )
+
+
+def _check_links(links: tuple[Codec, ...]) -> None:
+    if not links:
+        raise ValueError("chain needs at least one link")
+    for link in links:
+        if not isinstance(link, Codec):
+            raise ValueError(f"a link must be a codec, got {link!r}")
+    for link in links[:-1]:
+        if link.terminal:
+            raise ValueError(f"{link.spec['id']!r} leaves no rest: it must be the last link")

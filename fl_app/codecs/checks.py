@@ -7,15 +7,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_app.codecs.base import CodecError, Stream, Wire, WireError
+from fl_app.codecs.base import Codec, CodecError, Stream, Wire, WireError
 from fl_app.tree import Tree
+
+
+def check_terminal(wrapper: str, inner: Codec) -> None:
+    """Refuse to wrap a codec that leaves a rest: what is lost after it would not be seen.
+
+    Raises
+    ------
+    ValueError
+        If ``inner`` is such a codec, or no codec; names ``wrapper``.
+    """
+    if not isinstance(inner, Codec):
+        raise ValueError(f"{wrapper}: inner must be a codec, got {inner!r}")
+    if not inner.terminal:
+        raise ValueError(
+            f"{wrapper}: {inner.spec['id']!r} leaves values to encode; wrap the whole chain,"
+            " as in {id: chain, links: [{id: top_k}, {id: nf4}]}"
+        )
 
 
 def check_tree(tree: Tree, ref: Tree) -> None:
     """Refuse a Tree to encode whose names, order, shapes, dtype or layout are not those of ref.
 
-    Raises:
-        CodecError: naming the first tensor that differs and how to mend it.
+    Raises
+    ------
+    CodecError
+        Names the first tensor that differs, and how to mend it.
     """
     if list(tree) != list(ref):
         missing = [name for name in ref if name not in tree]
@@ -43,11 +62,26 @@ def check_tree(tree: Tree, ref: Tree) -> None:
             raise CodecError(f"{name!r} is not C-contiguous; use np.asarray(x, order='C')")
 
 
-def check_sections(wire: Wire, streams: Sequence[Stream]) -> None:
-    """Refuse sections that are not as many and as long as the reference asks for.
+def check_finite(tree: Tree) -> None:
+    """Refuse NaN and Inf.
 
-    Raises:
-        WireError: naming the first section that differs.
+    Raises
+    ------
+    CodecError
+        Names the first tensor that holds one.
+    """
+    for name, x in tree.items():
+        if not is_finite(x):
+            raise not_finite(name)
+
+
+def check_sections(wire: Wire, streams: Sequence[Stream]) -> None:
+    """Refuse sections whose number or lengths are not those that the reference asks for.
+
+    Raises
+    ------
+    WireError
+        Names the first section that differs.
     """
     if len(wire.sections) != len(streams):
         raise WireError(f"{len(wire.sections)} sections, expected {len(streams)}")
@@ -61,14 +95,14 @@ def check_sections(wire: Wire, streams: Sequence[Stream]) -> None:
 
 
 def is_finite(x: NDArray[np.floating[Any]]) -> bool:
-    """True when x holds neither NaN nor Inf. Two reductions, no temporary of the size of x."""
+    """Return whether x holds neither NaN nor Inf: two reductions, no temporary of its size."""
     return x.size == 0 or (
         math.isfinite(np.minimum.reduce(x, None)) and math.isfinite(np.maximum.reduce(x, None))
     )
 
 
 def not_finite(name: str) -> CodecError:
-    """The error for a tensor with NaN or Inf."""
+    """Return the error of a tensor with NaN or Inf."""
     return CodecError(
         f"{name!r} holds NaN or Inf; the training diverged: lower the learning rate or clip"
         " gradients, and do not send this update",

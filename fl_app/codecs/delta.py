@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 from fl_app.codecs.base import Codec, CodecError, Wire, WireError, stateless
 from fl_app.codecs.checks import check_tree, is_finite
 from fl_app.codecs.parts.compiled import jit, numba
-from fl_app.codecs.parts.pages import new_values
 from fl_app.codecs.registry import register
-from fl_app.tree import Tree, split
+from fl_app.tree import Tree, scalars, split
 
 F32 = NDArray[np.float32]
 
@@ -23,16 +22,21 @@ def delta() -> Codec:
     ``|decoded - x| <= 2**-23 * (|x| + |ref|)``. A difference of zero gives back ref bit for bit.
     decode adds in place: the rest, which the next link has just decoded, becomes the result.
 
-    Raises:
-        CodecError: x holds NaN or Inf, or x - ref is beyond float32.
-        WireError: the rest does not belong to ref, or rest + ref is beyond float32.
+    Raises
+    ------
+    CodecError
+        In encode: x holds NaN or Inf, or x - ref is beyond float32.
+    WireError
+        In decode: the rest does not belong to ref, or rest + ref is beyond float32.
 
-    Source: the change since a reproducible start, as the 4-bit LoRA entry of PFL-DocVQA sends it.
+    References
+    ----------
+    The change since a reproducible start, as the 4-bit LoRA entry of PFL-DocVQA sends it.
     """
 
     def encode(tree: Tree, state: tuple[()], ref: Tree) -> tuple[Wire, tuple[()]]:
         check_tree(tree, ref)
-        rest = split(new_values(sum(r.size for r in ref.values())), ref)
+        rest = split(np.empty(scalars(ref), np.float32), ref)
         for name, x in tree.items():
             if not _minus(x.reshape(-1), ref[name].reshape(-1), rest[name].reshape(-1)):
                 raise CodecError(
@@ -58,13 +62,13 @@ _ZERO = np.float32(0)
 
 
 def minus_numpy(x: F32, ref: F32, out: F32) -> bool:
-    """Write x - ref; False where it is not finite."""
+    """Write x - ref to out; return whether it is finite."""
     with np.errstate(over="ignore", invalid="ignore"):
         return is_finite(np.subtract(x, ref, out=out))
 
 
 def plus_numpy(ref: F32, x: F32) -> bool:
-    """Make x ref + x; False where it is not finite."""
+    """Write ref + x to x; return whether it is finite."""
     # ref - (0 - x), not ref + x: for x == 0 only the former keeps a ref of -0.0, so that an
     # untrained client's tensors have the digest of theta0.
     with np.errstate(over="ignore", invalid="ignore"):

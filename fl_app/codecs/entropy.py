@@ -1,4 +1,4 @@
-"""A lossless stage around any codec."""
+"""A lossless stage around any codec, an entropy coder for each of its sections."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fl_app.tree import Tree
 
 @register("entropy")
 def entropy(inner: Codec) -> Codec:
-    """Code each section of ``inner`` again, in the fewest bytes of several lossless coders.
+    """Code each section of ``inner`` again, by the lossless coder that needs the fewest bytes.
 
     A section is a stream of symbols of 1, 2, 4 or 8 bits, see `Stream`. It is sent raw, as one
     constant, by rANS under the frequencies of its symbols, as Golomb-Rice coded gaps, in 2 or 4
     planes (bytes of floats), or by zstd, whichever is shortest; the first of them at a tie.
-    What remains to be encoded after a link, and what both ends remember, is inner's.
+    The rest that a link leaves, and what both ends remember, are inner's.
 
     Sections: those of inner, each as a tag byte and a body (see `streams.smallest`). Where inner's
     length varies and the body is not raw, the length stands between them as a varint. An empty
@@ -31,16 +31,24 @@ def entropy(inner: Codec) -> Codec:
     ``sum_s -p_s log2 p_s`` bits a symbol and 10 bits per different symbol.
     Error: inner's; the sections that inner decodes are bit for bit those that it encoded.
 
-    Args:
-        inner: any codec, also a link that leaves a rest.
+    Parameters
+    ----------
+    inner : Codec
+        Any codec, also a link that leaves a rest.
 
-    Raises:
-        ValueError: inner is not a codec.
-        CodecError: inner's.
-        WireError: sections that are not such streams of the lengths that the reference asks for,
-            before any memory beyond theirs is taken; and inner's.
+    Raises
+    ------
+    ValueError
+        inner is not a codec.
+    CodecError
+        In encode: inner's.
+    WireError
+        In decode: sections that are not such streams of the lengths that the reference asks for,
+        before any memory beyond theirs is taken; and inner's.
 
-    Source: Duda, arXiv 1311.2540 (rANS); Rice, JPL 79-22 (gaps); RFC 8878 (zstd).
+    References
+    ----------
+    Duda, arXiv 1311.2540 (rANS); Rice, JPL 79-22 (gaps); RFC 8878 (zstd).
     """
     if not isinstance(inner, Codec):
         raise ValueError(f"entropy: inner must be a codec, got {inner!r}")
@@ -89,5 +97,5 @@ def _decode(coded: bytes, stream: Stream) -> bytes:
             nbytes, body = read_varint(coded[1:], stream.nbytes)
             coded = coded[:1] + body
             if not nbytes:
-                raise WireError("an empty section with bytes")
+                raise WireError("a section of length 0 that has bytes")
     return pack(smallest.decode(coded, 8 * nbytes // stream.bits, stream.bits), stream.bits)

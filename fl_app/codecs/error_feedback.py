@@ -1,12 +1,14 @@
-"""What a lossy codec left out is added to what is sent next."""
+"""Error feedback: what a lossy codec left out is added to what is sent next."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
 from fl_app.codecs import base
-from fl_app.codecs.base import Codec, CodecError, State, Wire, terminal
-from fl_app.codecs.checks import check_tree, is_finite
+from fl_app.codecs.base import Codec, CodecError, State, Wire
+from fl_app.codecs.checks import check_terminal, check_tree, is_finite
 from fl_app.codecs.registry import register
 from fl_app.tree import Tree, zeros
 
@@ -15,24 +17,33 @@ from fl_app.tree import Tree, zeros
 def error_feedback(inner: Codec, decay: float = 1.0) -> Codec:
     """Send ``C(x + decay * e)`` and keep ``e <- x + decay * e - C(x + decay * e)``.
 
-    With decay 1 nothing is ever lost: over any number of messages, sum of decoded + e = sum of x.
-    It suits values that are themselves changes, so put it after ``delta``.
+    C is ``inner``. With decay 1 nothing is ever lost: over any number of messages, sum of decoded +
+    e = sum of x. It suits values that are themselves changes, so put it after ``delta``.
 
     Sections, rate and errors raised: those of ``inner``. State: the residual e, a Tree that starts
-    at zero, and what inner remembers. It is the sender's alone; the receiver decodes with inner.
+    at zero, and what inner remembers at both ends. Only the sender has it; the receiver decodes
+    with inner.
 
-    Args:
-        inner: the lossy codec, one that leaves no rest.
-        decay: in [0, 1]; below 1 a client that was away for long brings back less that is stale.
+    Parameters
+    ----------
+    inner : Codec
+        The lossy codec, one that leaves no rest.
+    decay : float
+        In [0, 1]. Below 1 the residual of a client that was away for long counts less.
 
-    Raises:
-        ValueError: inner leaves a rest, or another decay.
-        CodecError: what inner raises; x + decay * e beyond float32.
+    Raises
+    ------
+    ValueError
+        inner leaves a rest, or another decay.
+    CodecError
+        In encode: what inner raises; x + decay * e beyond float32.
 
-    Source: Seide et al. 2014; Karimireddy et al., Error Feedback Fixes SignSGD, arXiv 1901.09847,
-    algorithm 2 (EF-SGD, line 4 to 7, without the step size).
+    References
+    ----------
+    Seide et al. 2014; Karimireddy et al., Error Feedback Fixes SignSGD, arXiv 1901.09847, algorithm
+    2 (EF-SGD, lines 4 to 7, without the step size).
     """
-    terminal("error_feedback", inner)
+    check_terminal("error_feedback", inner)
     if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 <= decay <= 1:
         raise ValueError(f"error_feedback: decay must be in [0, 1], got {decay!r}")
 
@@ -55,13 +66,4 @@ def error_feedback(inner: Codec, decay: float = 1.0) -> Codec:
                 raise CodecError(f"{name!r}: what is left to send is beyond float32")
         return wire, (target, inner_state, memory)
 
-    return Codec(
-        init,
-        encode,
-        inner.decode,
-        inner.sections,
-        inner.streams,
-        remembers=True,
-        init_receiver=inner.init_receiver,
-        receive=inner.receive,
-    )
+    return replace(inner, init=init, encode=encode, remembers=True)

@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_app.codecs.base import Codec, CodecError, Stream, Wire, WireError, stateless
-from fl_app.codecs.checks import check_sections, check_tree, is_finite, not_finite
+from fl_app.codecs.checks import check_finite, check_sections, check_tree, is_finite, not_finite
 from fl_app.codecs.parts.half import from_half, to_half
-from fl_app.codecs.parts.pages import new_values
 from fl_app.codecs.registry import register
-from fl_app.tree import Tree, split
+from fl_app.tree import Tree, scalars, split
 
 # Half way from the largest value of fp16 to the next power of two, which rounds to Inf.
 _FP16_LIMIT = 65_520.0
@@ -21,28 +20,29 @@ _FP16_INF = 0x7C00
 
 @register("fp32")
 def fp32() -> Codec:
-    """Every value as it is: one section of little-endian float32, tensors in order.
+    """Send every value as it is: one section of little-endian float32, tensors in order.
 
     Rate: ``4 n`` bytes. Error: none, bit for bit (also -0.0 and denormals).
 
-    Raises:
-        CodecError: NaN or Inf.
-        WireError: wrong length, NaN or Inf.
+    Raises
+    ------
+    CodecError
+        In encode: NaN or Inf.
+    WireError
+        In decode: wrong length, NaN or Inf.
     """
 
     def streams(ref: Tree) -> tuple[Stream]:
-        return (Stream(8, 4 * _count(ref)),)
+        return (Stream(8, 4 * scalars(ref)),)
 
     def encode(tree: Tree, state: tuple[()], ref: Tree) -> tuple[Wire, tuple[()]]:
         check_tree(tree, ref)
-        for name, x in tree.items():
-            _largest(name, x)
+        check_finite(tree)
         return Wire((b"".join([x.astype("<f4", copy=False).data for x in tree.values()]),)), state
 
     def decode(wire: Wire, ref: Tree) -> Tree:
         check_sections(wire, streams(ref))
-        flat = new_values(_count(ref))
-        np.copyto(flat, np.frombuffer(wire.sections[0], "<f4"))
+        flat = np.array(np.frombuffer(wire.sections[0], "<f4"), np.float32)
         if not is_finite(flat):
             raise WireError("the values hold NaN or Inf")
         return split(flat, ref)
@@ -52,21 +52,24 @@ def fp32() -> Codec:
 
 @register("fp16")
 def fp16() -> Codec:
-    """Every value as little-endian IEEE half precision, round to nearest even; one section.
+    """Send every value as little-endian IEEE half precision, rounded to nearest even; one section.
 
     Rate: ``2 n`` bytes. Error: ``max(2**-11 |x|, 2**-25)`` per value.
 
-    Raises:
-        CodecError: NaN or Inf, or a value that rounds beyond 65,504, fp16's largest.
-        WireError: wrong length, NaN or Inf.
+    Raises
+    ------
+    CodecError
+        In encode: NaN or Inf, or a value that rounds beyond 65,504, fp16's largest.
+    WireError
+        In decode: wrong length, NaN or Inf.
     """
 
     def streams(ref: Tree) -> tuple[Stream]:
-        return (Stream(8, 2 * _count(ref)),)
+        return (Stream(8, 2 * scalars(ref)),)
 
     def encode(tree: Tree, state: tuple[()], ref: Tree) -> tuple[Wire, tuple[()]]:
         check_tree(tree, ref)
-        halves, start = np.empty(_count(ref), np.uint16), 0
+        halves, start = np.empty(scalars(ref), np.uint16), 0
         for name, x in tree.items():
             if _largest(name, x) >= _FP16_LIMIT:
                 raise CodecError(
@@ -82,19 +85,15 @@ def fp16() -> Codec:
         halves = np.frombuffer(wire.sections[0], "<u2").astype(np.uint16, copy=False)
         if (halves & 0x7FFF).max(initial=0) >= _FP16_INF:
             raise WireError("the values hold NaN or Inf")
-        flat = new_values(halves.size)
+        flat = np.empty(halves.size, np.float32)
         from_half(halves, flat)
         return split(flat, ref)
 
     return Codec(stateless, encode, decode, 1, streams)
 
 
-def _count(ref: Tree) -> int:
-    return sum(r.size for r in ref.values())
-
-
 def _largest(name: str, x: NDArray[np.float32]) -> float:
-    """Return the largest magnitude; refuse NaN and Inf, which both reductions pass on."""
+    """Return the largest magnitude; refuse NaN and Inf, which both reductions keep."""
     most = max(float(x.max()), -float(x.min())) if x.size else 0.0
     if not math.isfinite(most):
         raise not_finite(name)

@@ -18,7 +18,7 @@ _STEP = np.float32(1) / _LARGEST  # 127 * _STEP is 1 in float32
 
 @register("int8")
 def int8(block: int = 64, scale: str = "fp32") -> Codec:
-    """Each value as one of 255 even steps of the largest magnitude of its block.
+    """Send each value as one of 255 even steps of the largest magnitude of its block.
 
     ``s = max |x|`` of the block, ``q = round(127 x / s)``, halves to even; decoded ``q / 127 * s``.
     The symbol is q + 127: zero in the middle, magnitudes around it, 255 is never sent.
@@ -28,21 +28,30 @@ def int8(block: int = 64, scale: str = "fp32") -> Codec:
 
     Rate: ``n + 4 ceil(n / block)`` bytes a tensor with fp32 scales, 8.5 bits a value for block
     64; 8.25 with fp16, 8.127 with int8 (see `nf4`). Error: at most 0.003938 s per value, half a
-    step, s as it is sent; zeros are exact, and with fp32 scales the block's largest magnitude;
-    relative L2 about 0.0059 on Gaussian values for block 64. For short blocks the scale is at
-    least 1e-38.
+    step, with the s that is sent; zeros are exact, and with fp32 scales the block's largest
+    magnitude; relative L2 about 0.0059 on Gaussian values for block 64. For short blocks the scale
+    is at least 1e-38.
 
-    Args:
-        block: values per scale, a power of two of at least 16.
-        scale: how scales are sent, as in `nf4`.
+    Parameters
+    ----------
+    block : int
+        Values per scale, a power of two of at least 16.
+    scale : str
+        How scales are sent, as in `nf4`.
 
-    Raises:
-        ValueError: another block or scale.
-        CodecError: NaN or Inf; with fp16 scales a magnitude beyond 65,504.
-        WireError: wrong lengths, a scale that is negative, NaN or Inf, symbol 255.
+    Raises
+    ------
+    ValueError
+        Another block or scale.
+    CodecError
+        In encode: NaN or Inf; with fp16 scales a magnitude beyond 65,504.
+    WireError
+        In decode: wrong lengths, a scale that is negative, NaN or Inf, symbol 255.
 
-    Source: blockwise absmax quantization, Dettmers et al., 8-bit Optimizers via Block-wise
-    Quantization, arXiv 2110.02861, section 2.1, with even steps.
+    References
+    ----------
+    Blockwise absmax quantization, Dettmers et al., 8-bit Optimizers via Block-wise Quantization,
+    arXiv 2110.02861, section 2.1, with even steps.
     """
     return blockwise("int8", Integers(), block, scale)
 

@@ -11,22 +11,22 @@ from fl_app.codecs.parts import groups
 from fl_app.codecs.parts.groups import Scope
 from fl_app.codecs.registry import register
 from fl_app.codecs.streams.bits import pack
-from fl_app.tree import Tree, split
+from fl_app.tree import Tree, scalars, split
 
 _ROUNDS = 100
 _QUANTILES = 4096
-"""So many of the sorted values show their density."""
+"""Sorted values that the density is estimated from."""
 
 
 @register("kmeans")
 def kmeans(centroids: int = 16, scope: Scope = "tree") -> Codec:
-    """Each value as the nearest of so many centroids, each of them the mean of its values.
+    """Send each value as the nearest of some centroids, each the mean of the values nearest to it.
 
-    Lloyd's algorithm on the values of a group: sorted, a cell of the line is a run of them, and
-    its sum a difference of prefix sums, so that a round takes no longer for more values. It starts
-    with centroids as dense as the cube root of the values' density, the optimum for many (Panter
-    and Dite), which a tail neither empties nor takes over, and ends when no value changes its cell,
-    or after 100 rounds. The square error falls from round to round.
+    Lloyd's algorithm on the values of a group, sorted: a cell is then a run of values, and its sum
+    a difference of prefix sums, so that a round takes no longer for more values. It starts with
+    centroids as dense as the cube root of the values' density, which is the optimum for many
+    centroids (Panter and Dite), and ends when no value changes its cell, or after 100 rounds. The
+    square error falls from round to round.
 
     Sections: the centroids of each group, ascending, little-endian float32; one symbol per value
     of all tensors in a row, the number of its centroid, in 1, 2, 4 or 8 bits.
@@ -36,18 +36,27 @@ def kmeans(centroids: int = 16, scope: Scope = "tree") -> Codec:
     0.098 and 0.0064 for 4, 16 and 256 centroids, the least at fixed length. Groups of no more
     distinct values than centroids are exact.
 
-    Args:
-        centroids: 2 to 256.
-        scope: what shares centroids, the whole "tree" or each "tensor" (which FedZip does).
+    Parameters
+    ----------
+    centroids : int
+        2 to 256.
+    scope : str
+        What shares centroids, the whole "tree" or each "tensor" (as in FedZip).
 
-    Raises:
-        ValueError: other arguments.
-        CodecError: NaN or Inf.
-        WireError: wrong lengths, a centroid that is NaN or Inf, a symbol without a centroid,
-            padding that is not zero.
+    Raises
+    ------
+    ValueError
+        Other arguments.
+    CodecError
+        In encode: NaN or Inf.
+    WireError
+        In decode: wrong lengths, a centroid that is NaN or Inf, a symbol without a centroid,
+        padding that is not zero.
 
-    Source: Lloyd, Least squares quantization in PCM, IEEE T-IT 1982; Malekijoo et al., FedZip,
-    arXiv 2102.01593.
+    References
+    ----------
+    Lloyd, Least squares quantization in PCM, IEEE T-IT 1982; Malekijoo et al., FedZip, arXiv
+    2102.01593.
     """
     if type(centroids) is not int or not 2 <= centroids <= 256:
         raise ValueError(f"kmeans: centroids must be 2 to 256, got {centroids!r}")
@@ -73,7 +82,7 @@ def kmeans(centroids: int = 16, scope: Scope = "tree") -> Codec:
         books = np.frombuffer(wire.sections[0], "<f4").astype(np.float32, copy=False)
         if not is_finite(books):
             raise WireError("kmeans: a centroid is NaN or Inf")
-        n = sum(r.size for r in ref.values())
+        n = scalars(ref)
         symbols = groups.read_symbols(wire.sections[1], n, width, most=centroids - 1)
         out = np.empty(n, np.float32)
         for at, book in zip(groups.slices(ref, scope), books.reshape(-1, centroids), strict=True):
@@ -84,7 +93,7 @@ def kmeans(centroids: int = 16, scope: Scope = "tree") -> Codec:
 
 
 def lloyd(x: NDArray[np.float64], k: int, rounds: int = _ROUNDS) -> NDArray[np.float64]:
-    """Return k ascending centroids of ascending values."""
+    """Return k ascending centroids of ascending values, after at most ``rounds`` rounds."""
     distinct = x[np.concatenate([[True], x[1:] > x[:-1]])]
     if distinct.size <= k:
         return np.pad(distinct, (0, k - distinct.size), mode="edge")
@@ -99,7 +108,7 @@ def lloyd(x: NDArray[np.float64], k: int, rounds: int = _ROUNDS) -> NDArray[np.f
         full = counts > 0  # an empty cell keeps its centroid
         first, last = edges[:-1][full], edges[1:][full] - 1
         means = np.diff(sums[edges])[full] / counts[full]
-        # Sums of large values round more than a small cell is wide.
+        # The rounding of a sum of large values may be more than a small cell is wide.
         centroids[full] = np.clip(means, x[first], x[last])
     return centroids
 
@@ -107,8 +116,8 @@ def lloyd(x: NDArray[np.float64], k: int, rounds: int = _ROUNDS) -> NDArray[np.f
 def start(x: NDArray[np.float64], k: int) -> NDArray[np.float64]:
     """Return k points of ascending values, about as dense as the cube root of the values' density.
 
-    Between neighbouring quantiles at distance d the density is 1/d to a factor and the cube root
-    integrates to d**(2/3), here d**(5/8), since every machine rounds square roots alike.
+    Between neighbouring quantiles at distance d the density is 1/d to a factor, and its cube root
+    integrates to d**(2/3). Here it is d**(5/8), as every machine rounds square roots alike.
     """
     quantiles = x[np.linspace(0, x.size - 1, _QUANTILES).round().astype(np.intp)]
     gaps = np.diff(quantiles)
@@ -120,9 +129,10 @@ def start(x: NDArray[np.float64], k: int) -> NDArray[np.float64]:
 
 
 def nearest(x: NDArray[np.float32], book: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return the number of the nearest centroid, the lower one of two: how many middles are below.
+    """Return the number of each value's nearest centroid, at a tie the lower one.
 
-    One comparison per middle, without branches, is faster than a binary search.
+    It is the number of midpoints below the value: one comparison each, without branches, is faster
+    than a binary search.
     """
     middles = (book[:-1].astype(np.float64) / 2 + book[1:].astype(np.float64) / 2).astype(
         np.float32

@@ -1,4 +1,4 @@
-"""Every matrix as the product of two thin ones."""
+"""Low-rank factors: every matrix as the product of two thin ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_app.codecs.base import Codec, CodecError, Wire, WireError, stateless
-from fl_app.codecs.checks import check_tree, is_finite, not_finite
+from fl_app.codecs.checks import check_finite, check_tree, is_finite
 from fl_app.codecs.parts import draws
 from fl_app.codecs.parts.compiled import jit
 from fl_app.codecs.registry import register
@@ -18,16 +18,17 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 STEPS = 3
+"""Steps of subspace iteration."""
 
 
 @register("low_rank")
 def low_rank(rank: int = 2) -> Codec:
-    """Each tensor as ``P Q^T`` of the given rank, by three steps of subspace iteration.
+    """Send each tensor as ``P Q^T`` of the given rank, found by three steps of subspace iteration.
 
     A tensor of two or more dimensions is a matrix M (m x n), its first dimension by all others. It
     is factored if that leaves fewer values, ``rank (m + n) < m n``; other tensors pass as they are.
     From a Q that is the same for every matrix of its size, each step is
-    ``P = orthonormalize(M Q)``, ``Q = M^T P``. A link: it writes nothing, its rest has
+    ``P = orthonormalize(M Q)``, ``Q = M^T P``. It is a link and writes nothing: its rest has
     "name/P" (rank, m) and "name/Q" (rank, n) in place of a factored tensor.
 
     Rate: 0 bits, and ``rank (m + n)`` values for the next link.
@@ -37,29 +38,37 @@ def low_rank(rank: int = 2) -> Codec:
 
     It is for updates of whole matrices and few bits: there, rank 2 in NF4 sends 0.13 bits a value
     at a relative L2 error of 0.80, where entropy-coded `top_k` and `uniform` are above 0.95. On
-    updates of LoRA, thin already, it pays only before entropy-coded `uniform` and below one bit a
-    value (see ``make bench-codecs``).
+    updates of LoRA, which are thin already, it pays only before entropy-coded `uniform` and below
+    one bit a value (see ``make bench-codecs``).
 
-    Unlike the paper's it starts afresh every message and so keeps no state: one step from the Q of
-    the client's last message was measured 1 to 9 % worse than these three from nothing, three
-    steps from it less than 1 % better.
+    Unlike PowerSGD it starts anew in every message and so keeps no state: one step from the Q of
+    the client's last message was measured 1 to 9 % worse than these three steps, three steps from
+    that Q less than 1 % better.
 
-    Args:
-        rank: columns of P and Q, at least 1.
+    Parameters
+    ----------
+    rank : int
+        Columns of P and Q, at least 1.
 
-    Raises:
-        ValueError: another rank.
-        CodecError: NaN or Inf, factors beyond float32, or a tensor already named "name/P".
-        WireError: the rest does not belong to ref, or P Q^T is beyond float32.
+    Raises
+    ------
+    ValueError
+        Another rank.
+    CodecError
+        In encode: NaN or Inf, factors beyond float32, or a tensor already named "name/P".
+    WireError
+        In decode: the rest does not belong to ref, or P Q^T is beyond float32.
 
-    Source: Vogels et al., PowerSGD, arXiv 1905.13727, algorithm 1; the steps: Halko et al., arXiv
+    References
+    ----------
+    Vogels et al., PowerSGD, arXiv 1905.13727, algorithm 1; the steps: Halko et al., arXiv
     0909.4061, algorithm 4.4.
     """
     if type(rank) is not int or rank < 1:
         raise ValueError(f"low_rank: rank must be an integer of at least 1, got {rank!r}")
 
     def matrix_shape(r: F32) -> tuple[int, int] | None:
-        """Of a tensor that is factored; None for one that passes."""
+        """Return m and n of a tensor that is factored; None for one that passes."""
         m, n = (r.shape[0], math.prod(r.shape[1:])) if r.ndim >= 2 else (1, r.size)
         return (m, n) if rank * (m + n) < m * n else None
 
@@ -77,10 +86,9 @@ def low_rank(rank: int = 2) -> Codec:
 
     def encode(tree: Tree, state: tuple[()], ref: Tree) -> tuple[Wire, tuple[()]]:
         check_tree(tree, ref)
+        check_finite(tree)
         rest = {}
         for name, x in tree.items():
-            if not is_finite(x):
-                raise not_finite(name)
             if shape := matrix_shape(x):
                 p, q = factors(x.reshape(shape), rank)
                 # No value of P is above 1, so that no value of P Q^T is above this.
@@ -110,7 +118,16 @@ def low_rank(rank: int = 2) -> Codec:
 
 
 def factors(matrix: F32, rank: int) -> tuple[F64, F64]:
-    """Return P^T, its rows orthonormal or zero, and Q^T: the best product found is P Q^T."""
+    """Return P^T, its rows orthonormal or zero, and Q^T, so that P Q^T is close to the matrix.
+
+    Parameters
+    ----------
+    matrix : float32 [m, n]
+
+    Returns
+    -------
+    float64 [rank, m], float64 [rank, n]
+    """
     columns = np.ascontiguousarray(matrix.T)
     n = len(columns)
     q = draws.uniform(bytes(draws.NONCE.nbytes), rank * n).reshape(rank, n).astype(np.float64) - 0.5
@@ -122,13 +139,13 @@ def factors(matrix: F32, rank: int) -> tuple[F64, F64]:
 
 @jit
 def dot(a: F64, b: F64) -> float:
-    """Inner product, added up in order: BLAS and np.sum have an order for each machine."""
+    """Return the inner product, added up in order: BLAS and np.sum have one for each machine."""
     return np.cumsum(a * b)[-1]
 
 
 @jit
 def orthonormalize(rows: F64) -> F64:
-    """Gram-Schmidt in place, each row twice; a row that depends on those above becomes zero."""
+    """Apply Gram-Schmidt in place, twice to each row; a row that depends on others becomes zero."""
     for i, row in enumerate(rows):
         before = dot(row, row)
         for _ in range(2):
@@ -141,7 +158,7 @@ def orthonormalize(rows: F64) -> F64:
 
 
 def product(p: F32, q: F32) -> F32:
-    """P Q^T out of P^T and Q^T, one rank after the other."""
+    """Return P Q^T out of P^T and Q^T, one rank after the other."""
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         out = np.multiply.outer(p[0], q[0])
         for a, b in zip(p[1:], q[1:], strict=True):
@@ -151,7 +168,7 @@ def product(p: F32, q: F32) -> F32:
 
 @jit
 def weighted_sum(rows: F32, weights: F64) -> F64:
-    """``weights @ rows`` in float64, the rows added up in order."""
+    """Return ``weights @ rows`` in float64, the rows added up in order."""
     out = np.zeros((weights.shape[0], rows.shape[1]))
     for i in range(rows.shape[0]):
         for c in range(weights.shape[0]):

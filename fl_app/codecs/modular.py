@@ -16,40 +16,51 @@ from fl_app.codecs.parts.uniform_step import LARGEST
 from fl_app.codecs.registry import register
 from fl_app.codecs.streams import words
 from fl_app.codecs.streams.words import Words
-from fl_app.tree import Tree, split
+from fl_app.tree import Tree, scalars, split
 
 
 @register("modular")
 def modular(clip: float, bits: int, clients: int, max_weight: int = 1) -> Codec:
-    """Values clipped to [-clip, clip] as ``q = round(Q x / clip)``, ``Q = 2**(bits-1) - 1``.
+    """Send values clipped to [-clip, clip] as ``q = round(Q x / clip)``, ``Q = 2**(bits-1) - 1``.
 
     A message holds the q of all values and then the weight 1, as words modulo 2**k. With
     ``k = ceil(log2(2 N Q + 1))``, N = clients * max_weight, the words of clients with weights
-    w_i up to ``max_weight`` can be added modulo 2**k, and `decode` takes the sum:
+    w_i up to ``max_weight`` can be added modulo 2**k, and decode takes the sum:
 
     .. math:: x = \\frac{clip}{Q} \\frac{\\sum_i w_i q_i \\bmod 2^k}{\\sum_i w_i \\bmod 2^k},
 
-    where the sum of w_i q_i is the representative in [-2**(k-1), 2**(k-1)). What is added may
-    carry masks that cancel: that is secure aggregation, see ``fl_app.secure_aggregation``.
+    where the sum of w_i q_i is the representative in [-2**(k-1), 2**(k-1)). The messages may carry
+    masks that cancel in the sum: that is secure aggregation, see ``fl_app.secure_aggregation``.
 
-    One section: n + 1 words of k bits for a tree of n values. For 4 clients and 16 bits k is 18.
+    Section: n + 1 words of k bits for a tree of n values. For 4 clients and 16 bits k is 18.
 
-    Rate: k bits a value. Error: half a step, ``clip / (2 Q)``, for values within the range;
-    what is beyond it is cut off.
+    Rate: k bits a value. Error: half a step, ``clip / (2 Q)``, for values within the range; values
+    beyond it become its ends.
 
-    Args:
-        clip: the largest magnitude that is sent.
-        bits: 2 to 24, of a value within one client's message.
-        clients: the most that are ever added.
-        max_weight: the most that a client may count.
+    Parameters
+    ----------
+    clip : float
+        The largest magnitude that is sent.
+    bits : int
+        2 to 24, of a value within one client's message.
+    clients : int
+        The largest number of clients that are added.
+    max_weight : int
+        The largest weight of a client.
 
-    Raises:
-        ValueError: an argument out of range, or k above 56.
-        CodecError: NaN or Inf.
-        WireError: wrong length, a weight of 0 or above N, a sum beyond its weight times Q.
+    Raises
+    ------
+    ValueError
+        An argument out of range, or k above 56.
+    CodecError
+        In encode: NaN or Inf.
+    WireError
+        In decode: wrong length, a weight of 0 or above N, a sum beyond its weight times Q.
 
-    Source: the quantization of Bonawitz et al., Practical Secure Aggregation, CCS 2017, section
-    7; with Bell et al., CCS 2020.
+    References
+    ----------
+    The quantization of Bonawitz et al., Practical Secure Aggregation, CCS 2017, section 7; with
+    Bell et al., CCS 2020.
     """
     if not isinstance(clip, (int, float)) or isinstance(clip, bool) or not 0 < clip <= LARGEST:
         raise ValueError(f"modular: clip must be a float32 greater than 0, got {clip!r}")
@@ -105,7 +116,7 @@ class Ring:
     total : int
         N, the largest sum of weights.
     max_weight : int
-        The most that one client may count.
+        The largest weight of a client.
     """
 
     largest: int
@@ -114,7 +125,7 @@ class Ring:
 
     @classmethod
     def of(cls, bits: int, clients: int, max_weight: int) -> Ring:
-        """Return the ring of `modular` with these arguments."""
+        """Return the ring of a `modular` codec with these arguments."""
         return cls(2 ** (bits - 1) - 1, clients * max_weight, max_weight)
 
     @property
@@ -129,7 +140,7 @@ class Ring:
 
     def count(self, ref: Tree) -> int:
         """Return the words of a message: the values of ``ref``, and the weight."""
-        return 1 + sum(r.size for r in ref.values())
+        return 1 + scalars(ref)
 
     def pack(self, levels: NDArray[np.int64], weight: int) -> bytes:
         """Return the section of a client whose values are ``levels``."""
@@ -139,8 +150,10 @@ class Ring:
     def weighted(self, message: Words, weight: int) -> Words:
         """Return a message of weight 1 as one of ``weight``.
 
-        Raises:
-            ValueError: the weight is not in 1..max_weight.
+        Raises
+        ------
+        ValueError
+            The weight is not in 1..max_weight.
         """
         if not 1 <= weight <= self.max_weight:
             raise ValueError(f"a weight of {weight}, it should be in 1..{self.max_weight}")
@@ -149,8 +162,10 @@ class Ring:
     def weight(self, section: bytes, count: int) -> int:
         """Return the last of the ``count`` words of a section.
 
-        Raises:
-            WireError: no sum of weights, as when masks are left in it.
+        Raises
+        ------
+        WireError
+            It is no sum of weights, as when masks are left in it.
         """
         tail = int.from_bytes(section[(count - 1) * self.bits // 8 :])
         weight = tail >> -count * self.bits % 8 & int(self.mask)
@@ -165,10 +180,12 @@ class Ring:
 
 
 def ring(spec: Mapping[str, Any]) -> Ring:
-    """Return the ring of a codec that is ``modular`` or a chain that ends in it.
+    """Return the ring of a codec that is ``modular``, or a chain of ``delta`` and it.
 
-    Raises:
-        ValueError: it is another, so that sums of its messages mean nothing.
+    Raises
+    ------
+    ValueError
+        It is another codec, so that sums of its messages mean nothing.
     """
     links = spec.get("links", [spec])
     last = links[-1]

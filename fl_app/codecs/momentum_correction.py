@@ -1,12 +1,14 @@
-"""Momentum on what is sent, so that an entry sent late brings the velocity it gathered."""
+"""Momentum correction: error feedback of velocities, so that a value sent late has gathered one."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
 from fl_app.codecs import base
-from fl_app.codecs.base import Codec, CodecError, State, Wire, terminal
-from fl_app.codecs.checks import check_tree, is_finite
+from fl_app.codecs.base import Codec, CodecError, State, Wire
+from fl_app.codecs.checks import check_terminal, check_tree, is_finite
 from fl_app.codecs.registry import register
 from fl_app.tree import Tree, zeros
 
@@ -15,26 +17,36 @@ from fl_app.tree import Tree, zeros
 def momentum_correction(inner: Codec, momentum: float = 0.9, masking: bool = True) -> Codec:
     """Error feedback of momentum: ``u <- m u + x``, ``v <- v + u``, send ``q = C(v)``.
 
-    Then ``v <- v - q`` and, with masking, ``u <- 0`` where q is not zero, so that momentum from
-    before an entry was sent does not push it on. For an inner codec that is exact where it sends
-    (``chain(top_k, fp32)``) this is DGC's ``v <- 0`` on the mask; for a quantizing one the rest
-    stays in v, so nothing is lost. Momentum 0 is ``error_feedback(inner)``.
+    C is ``inner``. Then ``v <- v - q`` and, with masking, ``u <- 0`` where q is not zero, so that
+    the momentum from before a value was sent does not move it further. For an inner codec that is
+    exact where it sends (``chain(top_k, fp32)``) this is DGC's ``v <- 0`` on the mask; for a
+    quantizing one its error stays in v, so nothing is lost. Momentum 0 is
+    ``error_feedback(inner)``.
 
     Sections, rate and errors raised: those of ``inner``. State: u and v, Trees that start at zero,
-    and what inner remembers. It is the sender's alone; the receiver decodes with inner.
+    and what inner remembers at both ends. Only the sender has it; the receiver decodes with inner.
 
-    Args:
-        inner: a codec that leaves no rest.
-        momentum: m, in [0, 1).
-        masking: DGC's momentum factor masking.
+    Parameters
+    ----------
+    inner : Codec
+        A codec that leaves no rest.
+    momentum : float
+        m, in [0, 1).
+    masking : bool
+        DGC's momentum factor masking.
 
-    Raises:
-        ValueError: inner leaves a rest, or another momentum.
-        CodecError: what inner raises; u or v beyond float32.
+    Raises
+    ------
+    ValueError
+        inner leaves a rest, or another momentum.
+    CodecError
+        In encode: what inner raises; u or v beyond float32.
 
-    Source: Lin et al., Deep Gradient Compression, arXiv 1712.01887, section 3.1 and 3.2.
+    References
+    ----------
+    Lin et al., Deep Gradient Compression, arXiv 1712.01887, sections 3.1 and 3.2.
     """
-    terminal("momentum_correction", inner)
+    check_terminal("momentum_correction", inner)
     if type(momentum) not in (int, float) or not 0 <= momentum < 1:
         raise ValueError(f"momentum_correction: momentum must be in [0, 1), got {momentum!r}")
     if type(masking) is not bool:
@@ -61,13 +73,4 @@ def momentum_correction(inner: Codec, momentum: float = 0.9, masking: bool = Tru
                 raise CodecError(f"{name!r}: momentum is beyond float32; lower the learning rate")
         return wire, (u, v, inner_state, memory)
 
-    return Codec(
-        init,
-        encode,
-        inner.decode,
-        inner.sections,
-        inner.streams,
-        remembers=True,
-        init_receiver=inner.init_receiver,
-        receive=inner.receive,
-    )
+    return replace(inner, init=init, encode=encode, remembers=True)

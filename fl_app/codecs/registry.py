@@ -18,8 +18,10 @@ def register(codec_id: str) -> Callable[[Factory], Factory]:
 
     Arguments must be JSON values or codecs (``inner``, or ``*links`` for a sequence of them).
 
-    Raises:
-        ValueError: the id is taken.
+    Raises
+    ------
+    ValueError
+        The id is taken.
     """
 
     def decorate(factory: Factory) -> Factory:
@@ -42,19 +44,23 @@ def register(codec_id: str) -> Callable[[Factory], Factory]:
 
 
 def known_ids() -> list[str]:
-    """The registered ids, sorted."""
+    """Return the registered ids, sorted."""
     return sorted(_factories)
 
 
 def from_spec(spec: Mapping[str, Any]) -> Codec:
     """Build the codec that a spec names; ``from_spec(c.spec).spec == c.spec``.
 
-    Args:
-        spec: mapping with an ``id`` and the arguments of that codec's factory, as plain dicts,
-            lists and scalars. A nested mapping is a codec again.
+    Parameters
+    ----------
+    spec : mapping
+        An ``id`` and the arguments of that codec's factory, as plain dicts, lists and scalars. A
+        nested mapping is a codec again.
 
-    Raises:
-        ValueError: not such a mapping, an unknown id, an unknown, missing or wrong argument.
+    Raises
+    ------
+    ValueError
+        Not such a mapping, an unknown id, an unknown, missing or wrong argument.
     """
     if not isinstance(spec, Mapping) or not isinstance(spec.get("id"), str):
         raise ValueError(

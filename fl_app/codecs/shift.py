@@ -1,12 +1,14 @@
-"""The change since what this sender sent last, which both ends remember."""
+"""The change since what this sender has sent before, which both ends remember."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
 from fl_app.codecs import base
-from fl_app.codecs.base import Codec, CodecError, State, Wire, WireError, terminal
-from fl_app.codecs.checks import check_tree, is_finite
+from fl_app.codecs.base import Codec, CodecError, State, Wire, WireError
+from fl_app.codecs.checks import check_terminal, check_tree, is_finite
 from fl_app.codecs.registry import register
 from fl_app.tree import Tree, zeros
 
@@ -15,30 +17,40 @@ from fl_app.tree import Tree, zeros
 def shift(inner: Codec) -> Codec:
     """Send ``q = C(x - h)``; both ends set ``h <- h + q``, and h is what is decoded.
 
-    h starts at zero. If x changes slowly, x - h gets small and so does the error of a codec whose
-    error is relative to what it encodes; h is also an estimate of x for a server that does not
-    hear from the sender this round.
+    C is ``inner`` and h starts at zero. If x changes slowly, x - h gets small and so does the error
+    of a codec whose error is relative to what it encodes; h is also an estimate of x for a server
+    that does not hear from the sender in a round.
 
-    Sections, rate and errors raised: those of ``inner``. State of the sender: h and what inner
-    remembers; of the receiver, per sender: the same h, bit for bit, and inner's memory.
+    Sections, rate and errors raised: those of ``inner``. State of the sender: h, and what inner
+    remembers at both ends; of the receiver, per sender: the same h, bit for bit, and inner's
+    memory.
 
-    Args:
-        inner: the codec of the change, one that leaves no rest.
+    Parameters
+    ----------
+    inner : Codec
+        The codec of the change, one that leaves no rest.
 
-    Raises:
-        ValueError: inner leaves a rest.
-        CodecError: what inner raises; x - h or h + q beyond float32.
-        WireError: what inner raises; h + q beyond float32.
+    Raises
+    ------
+    ValueError
+        inner leaves a rest.
+    CodecError
+        In encode: what inner raises; x - h or h + q beyond float32.
+    WireError
+        In decode: what inner raises; h + q beyond float32.
 
-    Source: Mishchenko et al., DIANA, arXiv 1901.09269, algorithm 1 with alpha = 1; the form that
-    SCALLION, SCAFCOM (Huang et al., arXiv 2308.08165) and AQUILA share.
+    References
+    ----------
+    Mishchenko et al., DIANA, arXiv 1901.09269, algorithm 1 with alpha = 1; the form that SCALLION,
+    SCAFCOM (Huang et al., arXiv 2308.08165) and AQUILA share.
     """
-    terminal("shift", inner)
+    check_terminal("shift", inner)
 
     def init(ref: Tree, seed: int = 0) -> State:
         return zeros(ref), inner.init(ref, seed), inner.init_receiver(ref)
 
     def moved(h: Tree, q: Tree) -> Tree | None:
+        """Return h + q in the memory of q; None where it is beyond float32."""
         total = {}
         with np.errstate(over="ignore"):
             for name, change in q.items():
@@ -70,12 +82,11 @@ def shift(inner: Codec) -> Codec:
             raise WireError("shift: the sum of what was received is beyond float32")
         return {name: x.copy() for name, x in h.items()}, (h, inner_memory)
 
-    return Codec(
-        init,
-        encode,
-        lambda wire, ref: receive(wire, ref, init_receiver(ref))[0],
-        inner.sections,
-        inner.streams,
+    return replace(
+        inner,
+        init=init,
+        encode=encode,
+        decode=lambda wire, ref: receive(wire, ref, init_receiver(ref))[0],
         remembers=True,
         init_receiver=init_receiver,
         receive=receive,

@@ -1,4 +1,4 @@
-"""One bit a value, its sign, and the mean magnitude of each group."""
+"""Signs: one bit a value, and the mean magnitude of each group."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _SIGN = np.array([1, -1], np.float32)
 
 @register("sign")
 def sign(scope: str | int = "tensor") -> Codec:
-    """Each value as ``s sign(x)`` with ``s = mean |x|`` of its group; the sign of 0 is +.
+    """Send each value as ``s sign(x)`` with ``s = mean |x|`` of its group; the sign of 0 is +.
 
-    This s is the one of least L2 error, ``|decoded - x|_2**2 = |x|_2**2 - n s**2``; 1-bit Adam's,
-    ``|x|_2 / sqrt(n)``, keeps the norm instead. Wrap it in error_feedback, as both papers do.
+    This s is the one of least L2 error, ``|decoded - x|_2**2 = |x|_2**2 - n s**2``; that of 1-bit
+    Adam, ``|x|_2 / sqrt(n)``, keeps the norm instead. Wrap it in `error_feedback`, as both papers
+    do.
 
     Sections: s of each group, little-endian float32; one bit per value of all tensors in a row, 1
     where x < 0.
@@ -28,17 +29,25 @@ def sign(scope: str | int = "tensor") -> Codec:
     Error: ``| |x| - s |`` per value; relative L2 0.60 on Gaussian values. Values of one magnitude
     are exact, a group of zeros too; other zeros are not.
 
-    Args:
-        scope: what shares s, the whole "tree", each "tensor", or runs of so many values of a
-            tensor.
+    Parameters
+    ----------
+    scope : str or int
+        What shares s: the whole "tree", each "tensor", or this number of values of a tensor in a
+        row.
 
-    Raises:
-        ValueError: another scope.
-        CodecError: NaN or Inf.
-        WireError: wrong lengths, a scale that is negative, NaN or Inf, padding that is not zero.
+    Raises
+    ------
+    ValueError
+        Another scope.
+    CodecError
+        In encode: NaN or Inf.
+    WireError
+        In decode: wrong lengths, a scale that is negative, NaN or Inf, padding that is not zero.
 
-    Source: Karimireddy et al., Error feedback fixes SignSGD, arXiv 1901.09847; Tang et al., 1-bit
-    Adam, arXiv 2102.02888.
+    References
+    ----------
+    Karimireddy et al., Error feedback fixes SignSGD, arXiv 1901.09847; Tang et al., 1-bit Adam,
+    arXiv 2102.02888.
     """
     if type(scope) is not int:
         groups.check_scope("sign", scope)

@@ -10,14 +10,14 @@ from fl_app.codecs.parts import groups
 from fl_app.codecs.parts.groups import Scope
 from fl_app.codecs.registry import register
 from fl_app.codecs.streams.bits import pack
-from fl_app.tree import Tree, split
+from fl_app.tree import Tree, scalars, split
 
 
 @register("ternary")
 def ternary(scope: Scope = "tensor") -> Codec:
-    """Each value as ``s sign(x)`` if ``|x| > 0.7 mean |x|``, else as 0; s the mean of those |x|.
+    """Send ``s sign(x)`` where ``|x| > 0.7 mean |x|``, else 0; s is the mean of those |x|.
 
-    The threshold approximates the one of least L2 error, given which s is optimal:
+    The threshold approximates the one of least L2 error; given a threshold, this s is optimal:
     ``|decoded - x|_2**2 = |x|_2**2 - k s**2`` with k values that are not zero.
 
     Sections: s of each group, little-endian float32; one symbol of 2 bits per value of all tensors
@@ -28,16 +28,24 @@ def ternary(scope: Scope = "tensor") -> Codec:
     Error: ``| |x| - s |`` or |x| per value, less than the largest |x|; relative L2 0.44 on
     Gaussian values. Zeros are exact, values of one magnitude too.
 
-    Args:
-        scope: what shares s, the whole "tree" or each "tensor".
+    Parameters
+    ----------
+    scope : str
+        What shares s, the whole "tree" or each "tensor".
 
-    Raises:
-        ValueError: another scope.
-        CodecError: NaN or Inf.
-        WireError: wrong lengths, a scale that is negative, NaN or Inf, a symbol 3, padding that is
-            not zero.
+    Raises
+    ------
+    ValueError
+        Another scope.
+    CodecError
+        In encode: NaN or Inf.
+    WireError
+        In decode: wrong lengths, a scale that is negative, NaN or Inf, a symbol 3, padding that is
+        not zero.
 
-    Source: Li and Liu, Ternary weight networks, arXiv 1605.04711, equations 4 to 6.
+    References
+    ----------
+    Li and Liu, Ternary weight networks, arXiv 1605.04711, equations 4 to 6.
     """
     groups.check_scope("ternary", scope)
 
@@ -61,7 +69,7 @@ def ternary(scope: Scope = "tensor") -> Codec:
     def decode(wire: Wire, ref: Tree) -> Tree:
         check_sections(wire, streams(ref))
         scales = groups.read_scales(wire.sections[0])
-        n = sum(r.size for r in ref.values())
+        n = scalars(ref)
         symbols = groups.read_symbols(wire.sections[1], n, 2, most=2)
         out = np.empty(n, np.float32)
         for at, s in zip(groups.slices(ref, scope), scales, strict=True):

@@ -1,4 +1,4 @@
-"""What the kernels of all blockwise codecs share: largest magnitudes, and how x / s is rounded."""
+"""Shared by the kernels of blockwise codecs: largest magnitudes, and how x / s is rounded."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
 FLOOR = np.float32(1e-38)
-"""The least scale of a short last block, and the least whose inverse is taken."""
+"""The least scale of a short last block, and the least scale whose inverse is taken."""
 TILE = 64
 """Values of a kernel's inner loop, a constant for the vectorizing compiler."""
 CHUNK = 1 << 15
-"""Values at a time in numpy: the temporaries stay in the cache and small beside the tensor."""
+"""Values at a time in numpy, so that the temporaries are small and stay in the cache."""
 
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 
-# Floats without their sign order like their bits as integers, NaN and Inf on top: an integer
-# maximum vectorizes (a float one must mind NaN) and finds them on the way.
+# Without their sign, floats are ordered like their bits as integers, with Inf and NaN above all: a
+# maximum of integers is vectorized (one of floats has to mind NaN), and finds Inf and NaN as well.
 
 
 def absmax_numpy(x: F32, out: F32, block: int) -> None:
@@ -66,10 +66,14 @@ def _absmax(x, out, block):
 def absmax(x: F32, out: F32, block: int) -> None:
     """Write the largest magnitude of every block; not finite where a value is not.
 
-    Args:
-        x: n float32 values, contiguous.
-        out: ceil(n / block) scales; of a short last block at least `FLOOR`.
-        block: values per scale, even.
+    Parameters
+    ----------
+    x : float32 [n]
+        Contiguous.
+    out : float32 [ceil(n / block)]
+        Where to write; of a short last block at least `FLOOR`.
+    block : int
+        Values per block, even.
     """
     _absmax(x, out, block)
 
@@ -79,10 +83,10 @@ if numba is None:
 
 
 def relative(x: F32, scales: F32, block: int) -> F32:
-    """Return ``x / s`` of whole blocks, or of one short block alone, as every kernel rounds it.
+    """Return ``x / s`` of whole blocks, or of one short block, rounded as every kernel does.
 
-    It is x * (1 / s) in a full block and x / s in a short one (as in bitsandbytes 0.50.2), and
-    also x / s where 0 < s < `FLOOR`, whose inverse is beyond float32.
+    It is x * (1 / s) in a full block and x / s in a short one, as in bitsandbytes 0.50.2; also
+    x / s where 0 < s < `FLOOR`, as 1 / s is then beyond float32.
     """
     if x.size % block:
         return x / scales[0]
@@ -94,7 +98,7 @@ def relative(x: F32, scales: F32, block: int) -> F32:
 
 
 def chunks(n: int, block: int) -> list[tuple[int, int]]:
-    """Cut n values into runs of whole blocks and, last, the short block."""
+    """Return the start and end of runs of whole blocks of n values and, last, of the short one."""
     full = n // block * block
     step = max(CHUNK // block, 1) * block
     runs = [(start, min(start + step, full)) for start in range(0, full, step)]

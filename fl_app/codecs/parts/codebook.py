@@ -75,12 +75,13 @@ def dequantize_numpy(
     packed: U8, scales: F32, out: F32, sizes: NDArray[np.int64], block: int, table: F32
 ) -> None:
     """See `Codebook.dequantize`."""
-    pairs = np.stack([np.repeat(table, 16), np.tile(table, 16)], axis=1)  # the values of each byte
+    pairs = np.stack([np.repeat(table, 16), np.tile(table, 16)], axis=1)
+    both = pairs.view(np.uint64).reshape(-1)  # the two values of each byte as one item: one look-up
     a = p = o = 0
     for n in sizes.tolist():
         for start, end in chunks(n, block):
-            values = pairs[packed[p + start // 2 : p - (-end // 2)]].reshape(-1)[: end - start]
             scale = scales[a + start // block : a - (-end // block)]
+            values = both[packed[p + start // 2 : p - (-end // 2)]].view(np.float32)[: end - start]
             to = out[o + start : o + end].reshape(scale.size, -1)
             np.multiply(values.reshape(to.shape), scale[:, None], out=to)
         a, p, o = a - (-n // block), p - (-n // 2), o + n

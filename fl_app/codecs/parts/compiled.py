@@ -1,10 +1,10 @@
-"""``jit``: numba where it is there, the plain function where it is not; compiled once a machine.
+"""``jit``: numba where it is installed, the plain function where not; compiled once a machine.
 
-Flower unpacks an app into another folder for every run, so numba's own cache, which goes by the
-path of the source, would never be hit. Here it goes by content: the kernels of one state of this
-package live in ``$XDG_CACHE_HOME/thinwire/<digest>`` (``~/.cache`` by default). Numba adds Python,
-its own version, the argument types, the CPU's name and features to the key. The folder may be
-deleted at any time.
+Flower unpacks an app into another folder for every run, so numba's own cache, whose key is the path
+of the source, would never be hit. Here the key is the content: the kernels of one version of this
+package are in ``$XDG_CACHE_HOME/thinwire/<digest>`` (``~/.cache`` by default). Numba adds the
+versions of Python and its own, the argument types, the CPU's name and features to the key. The
+folder may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -19,30 +19,43 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 try:
     import numba
     from numba.core import caching
-except ImportError:  # the numpy versions serve alone
+except ImportError:  # the numpy versions serve instead
     numba = None  # type: ignore[assignment]
 
 _PACKAGE = Path(__file__).parents[1]
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile ``function`` at its first call, without holding the interpreter's lock in it."""
+    """Compile ``function`` at its first call; while it runs, it does not hold Python's lock."""
     if numba is None:
         return function
     kernel: Any = numba.njit(function, nogil=True, error_model="numpy")
-    with contextlib.suppress(RuntimeError):  # no folder to cache in: compile once a process
+    with contextlib.suppress(RuntimeError):  # no folder for a cache: compiled once a process
         kernel._cache = _Cache(function)
     return kernel
 
 
+def run(kernel: Callable[..., Any], *args: Any) -> Any:
+    """Call a function that went through `jit`, one that loops over integers that never overflow.
+
+    Without numba it gets the buffers of its arrays, whose items are Python's own integers, and
+    which are faster to loop over.
+    """
+    if hasattr(kernel, "py_func"):
+        return kernel(*args)
+    return kernel(*(a.data if isinstance(a, np.ndarray) else a for a in args))
+
+
 def cache_root() -> Path | None:
-    """Return this user's private cache folder, made if need be; None where there is none.
+    """Return this user's private cache folder, created if missing; None where there is none.
 
     The entries are pickles and machine code: whoever can write them runs code as this user, so a
-    folder of somebody else, or open to others, is not used.
+    folder that belongs to or is open to others is not used.
     """
     try:
         home = Path(os.environ.get("XDG_CACHE_HOME", ""))
@@ -57,7 +70,7 @@ def cache_root() -> Path | None:
 
 @functools.cache
 def _digest() -> str:
-    # Of the whole package, not of one file: a kernel takes in constants and kernels of others.
+    # Of the whole package, not of one file: a kernel contains constants and kernels of others.
     digest = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*.py")):
         digest.update(f"{path.relative_to(_PACKAGE).as_posix()}\0".encode())
@@ -68,7 +81,7 @@ def _digest() -> str:
 if numba is not None:
 
     class _Locator(caching._CacheLocator):
-        """Where a kernel is cached: by the digest of this package, whatever its path and times."""
+        """Where a kernel is cached: by the digest of this package, not its path and times."""
 
         def __init__(self, root: Path, line: int) -> None:
             self._path, self._line = root / _digest()[:32], line
@@ -102,14 +115,14 @@ if numba is not None:
         _locator_classes = (_Locator,)  # type: ignore[assignment]
 
     class _Cache(caching.Cache):
-        """A cache that is never the reason why a run fails: full disk, damaged or removed file."""
+        """A cache that never makes a run fail: not by a full disk or a damaged or missing file."""
 
         _impl_class = _Impl  # type: ignore[assignment]
 
         def load_overload(self, sig: Any, target_context: Any) -> Any:
             try:
                 return super().load_overload(sig, target_context)
-            except Exception:  # what a damaged file raises may be anything
+            except Exception:  # a damaged file may raise anything
                 return None
 
         def save_overload(self, sig: Any, data: Any) -> None:

@@ -1,7 +1,7 @@
-"""Shared randomness: what sender and receiver both draw from the 4 bytes that travel.
+"""Shared randomness: what sender and receiver both draw from 4 bytes that are sent.
 
-The draws are Philox's raw output, which numpy promises to keep, and not a Generator's methods,
-which it may improve.
+The draws are the raw output of Philox, which numpy promises to keep, and not those of a Generator,
+which it may change.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NONCE = Stream(8, 4)
 
 
 def init(ref: Tree, seed: int = 0) -> State:
-    """Return the state of a codec that draws: its seed and how often it has drawn, uint64."""
+    """Return the state of a codec that draws: its seed and the number of its draws, uint64."""
     del ref
     return np.array([seed % 2**64, 0], np.uint64)
 

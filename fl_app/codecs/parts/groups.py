@@ -1,4 +1,4 @@
-"""Values in groups that share a scale: the whole tree, a tensor, or a run of values of a tensor."""
+"""Values in groups that share a scale: the whole tree, a tensor, or a part of a tensor."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from fl_app.codecs.base import Stream, WireError
-from fl_app.codecs.checks import check_tree, is_finite, not_finite
+from fl_app.codecs.checks import check_finite, check_tree
 from fl_app.codecs.streams.bits import unpack
-from fl_app.tree import Tree
+from fl_app.tree import Tree, scalars
 
 Scope = Literal["tree", "tensor"]
 
@@ -22,18 +22,23 @@ CHUNK = 1 << 13
 def check_scope(codec: str, scope: object) -> None:
     """Refuse a scope that is not "tree" or "tensor".
 
-    Raises:
-        ValueError: naming the codec.
+    Raises
+    ------
+    ValueError
+        Names the codec.
     """
     if scope not in ("tree", "tensor"):
         raise ValueError(f'{codec}: scope must be "tree" or "tensor", got {scope!r}')
 
 
 def sizes(ref: Tree, scope: str | int) -> NDArray[np.intp]:
-    """Return how many values each group has, in the order of the tensors; none is empty.
+    """Return the number of values of each group, in the order of the tensors; none is empty.
 
-    With an int as the scope, every tensor is cut into runs of that many values, the last of which
-    may be shorter.
+    Parameters
+    ----------
+    scope : str or int
+        "tree", "tensor", or a number of values: every tensor is then cut into groups of that size,
+        the last of which may be shorter.
     """
     tensors = [r.size for r in ref.values()]
     if scope == "tree":
@@ -50,46 +55,56 @@ def sizes(ref: Tree, scope: str | int) -> NDArray[np.intp]:
 
 
 def slices(ref: Tree, scope: Scope) -> list[slice]:
-    """Return where each group is among all values of a tree."""
+    """Return the range of each group among all values of a tree."""
     ends = np.cumsum([0, *sizes(ref, scope)]).tolist()
     return [slice(start, end) for start, end in pairwise(ends)]
 
 
 def flatten(tree: Tree, ref: Tree) -> NDArray[np.float32]:
-    """Return all values of a tree that is to be encoded, tensor by tensor.
+    """Check a tree that is to be encoded and return all its values, tensor by tensor, a copy.
 
-    Raises:
-        CodecError: the tree does not fit ref, or holds NaN or Inf.
+    Raises
+    ------
+    CodecError
+        The tree does not fit ref, or holds NaN or Inf.
     """
     check_tree(tree, ref)
-    for name, x in tree.items():
-        if not is_finite(x):
-            raise not_finite(name)
+    check_finite(tree)
+    return concatenate(tree)
+
+
+def concatenate(tree: Tree) -> NDArray[np.float32]:
+    """Return all values of a tree, tensor by tensor, a copy."""
     return np.concatenate([np.empty(0, np.float32), *(x.reshape(-1) for x in tree.values())])
 
 
-def read_scales(section: bytes) -> NDArray[np.float32]:
-    """Return the scales of a section.
+def read_scales(section: bytes, dtype: DTypeLike = "<f4") -> NDArray[np.float32]:
+    """Return the scales of a section of floats of ``dtype``.
 
-    Raises:
-        WireError: one is negative, NaN or Inf.
+    Raises
+    ------
+    WireError
+        One is negative, NaN or Inf.
     """
-    scales = np.frombuffer(section, "<f4").astype(np.float32, copy=False)
-    # As unsigned bits everything from +Inf on is +Inf, NaN or has a sign.
-    if scales.size and scales.view(np.uint32).max() >= 0x7F800000:
+    infinity = np.array(np.inf, dtype)
+    bits = f"<u{infinity.itemsize}"
+    # As unsigned integers everything from +Inf on is +Inf, NaN or has a sign.
+    if np.frombuffer(section, bits).max(initial=0) >= infinity.view(bits):
         raise WireError("a scale is negative, NaN or Inf")
-    return scales
+    return np.frombuffer(section, dtype).astype(np.float32, copy=False)
 
 
 def read_symbols(section: bytes, count: int, bits: int, most: int) -> NDArray[np.uint8]:
     """Return the ``count`` symbols of a section.
 
-    Raises:
-        WireError: one is above ``most``, or the padding is not zero.
+    Raises
+    ------
+    WireError
+        One is above ``most``, or the padding is not zero.
     """
     symbols = unpack(section, bits)
     if symbols[count:].any():
-        raise WireError("the symbols are padded with something else than zeros")
+        raise WireError("the symbols are padded with something other than zeros")
     symbols = symbols[:count]
     if most < 2**bits - 1 and count and symbols.max() > most:
         raise WireError(f"a symbol above {most}")
@@ -99,11 +114,11 @@ def read_symbols(section: bytes, count: int, bits: int, most: int) -> NDArray[np
 def look_up(
     table: NDArray[np.float32], symbols: NDArray[np.uint8], out: NDArray[np.float32]
 ) -> None:
-    """Write the value of each symbol to out, in chunks, as numpy's indices are 8 bytes each."""
+    """Write the value of each symbol to out, in chunks: numpy's indices take 8 bytes each."""
     for i in range(0, out.size, CHUNK):
         np.take(table, symbols[i : i + CHUNK], out=out[i : i + CHUNK], mode="clip")
 
 
 def symbol_stream(ref: Tree, bits: int) -> Stream:
     """Return the stream of one symbol per value."""
-    return Stream(bits, sum(r.size for r in ref.values()))
+    return Stream(bits, scalars(ref))

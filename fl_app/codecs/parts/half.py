@@ -1,4 +1,4 @@
-"""float32 to IEEE half precision and back as integers: numpy's bits at the speed of memory."""
+"""float32 to IEEE half precision and back, in integers: the same bits as numpy's, but faster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fl_app.codecs.parts.compiled import jit, numba
 F32 = NDArray[np.float32]
 U16 = NDArray[np.uint16]
 
-# The least normal half as a float32, and a float32 whose unit in the last place is the least half.
+# Bits of the least normal half as a float32; a float32 whose last place is the least half.
 _NORMAL = np.int32((127 - 14) << 23)
 _DENORMAL = np.float32(0.5)
 _DENORMAL_BITS = np.int32(126 << 23)
@@ -36,7 +36,7 @@ def _to_half(x, out):
         magnitude = np.int32(bits[i] & np.int32(0x7FFFFFFF))
         odd = np.int32((magnitude >> 13) & 1)
         normal = np.int32(np.int32(magnitude + _REBIAS + np.int32(0xFFF) + odd) >> 13)
-        # Below the normal halves the sum rounds as they do, to a multiple of 2**-24.
+        # The sum is rounded to a multiple of 2**-24, as halves below the normal ones are.
         shifted = np.float32(abs(x[i]) + _DENORMAL).view(np.int32)
         denormal = np.int32(shifted - _DENORMAL_BITS)
         half = denormal if magnitude < _NORMAL else normal

@@ -1,7 +1,8 @@
-"""The values of 16 nibbles at a time by AVX2's ``vpermps``, where the processor has it.
+"""Table look-up of 16 nibbles at a time by AVX2's ``vpermps``, where the processor has it.
 
-A look-up in a loop becomes one load a value, or a gather, which is no faster. A table of 16 values
-fits two registers, in which one instruction finds 8 of them at once.
+Numba has no name for that instruction, so the code is LLVM's intermediate representation. A plain
+loop takes a load from memory for every value. A table of 16 values fits two registers, in each of
+which one instruction finds 8 values. docs/codecs.md says what that is worth.
 """
 
 from __future__ import annotations
@@ -25,7 +26,15 @@ if numba is not None:
     _EIGHT, _SIXTEEN = ir.VectorType(_F32, 8), ir.VectorType(_F32, 16)
 
     def _look_up(typing: Any, packed: Any, table: Any, scale: Any, out: Any) -> Any:
-        """Write ``out[i] = table[i] * scale`` of the 16 nibbles of ``packed``, high ones first."""
+        """Write ``table[nibble] * scale`` for 16 nibbles, the high one of each byte first.
+
+        Parameters
+        ----------
+        packed : uint8 [8]
+        table : float32 [16]
+        scale : float32
+        out : float32 [16]
+        """
         del typing
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:

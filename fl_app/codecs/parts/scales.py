@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fl_app.codecs.base import Stream
 from fl_app.codecs.parts.block_kernels import F32
+from fl_app.codecs.parts.groups import read_scales
 
 GROUP = 256
 """Scales of one tensor that share a float32 in the format int8, as in QLoRA."""
@@ -23,9 +24,12 @@ Counts = NDArray[np.int64]
 class Scales(Protocol):
     """A format of scales.
 
-    Attributes:
-        sections: how many sections it writes.
-        limit: the largest scale that it holds.
+    Attributes
+    ----------
+    sections : int
+        How many sections it writes.
+    limit : float
+        The largest scale that it holds.
     """
 
     sections: int
@@ -38,7 +42,13 @@ class Scales(Protocol):
         """Return the sections, and the scales as `read` will find them."""
 
     def read(self, sections: tuple[bytes, ...], blocks: Counts) -> F32:
-        """Return the scales: finite and not negative. Raises ValueError on others."""
+        """Return the scales, finite and not negative.
+
+        Raises
+        ------
+        WireError
+            One is negative, NaN or Inf.
+        """
 
 
 class _Float:
@@ -48,7 +58,6 @@ class _Float:
 
     def __init__(self, dtype: str) -> None:
         self._dtype = np.dtype(dtype)
-        self._bits = np.dtype(f"<u{self._dtype.itemsize}")
         self.limit = float(np.finfo(self._dtype).max)
 
     def streams(self, blocks: Counts) -> tuple[Stream, ...]:
@@ -57,23 +66,20 @@ class _Float:
     def write(self, absmax: F32, blocks: Counts) -> tuple[tuple[bytes, ...], F32]:
         with np.errstate(under="ignore"):
             rounded = absmax.astype(self._dtype)
-        # The next float is the next integer; beyond float16's largest there is nothing to round.
-        rounded.view(self._bits)[rounded.astype(np.float32) < absmax] += 1
+        # As integers, the next float is the next integer.
+        bits = rounded.view(f"<u{self._dtype.itemsize}")
+        bits[rounded.astype(np.float32) < absmax] += 1
         return (rounded.tobytes(),), rounded.astype(np.float32)
 
     def read(self, sections: tuple[bytes, ...], blocks: Counts) -> F32:
-        infinity = np.array(np.inf, self._dtype).view(self._bits)
-        # As unsigned integers everything from +Inf on is +Inf, NaN or has a sign.
-        if np.frombuffer(sections[0], self._bits).max(initial=0) >= infinity:
-            raise ValueError("a scale is negative, NaN or Inf")
-        return np.frombuffer(sections[0], self._dtype).astype(np.float32)
+        return read_scales(sections[0], self._dtype)
 
 
 class _Int8:
-    """``s = S c / 255``, c in 8 bits; S, the largest s of a group of a tensor's blocks, in float32.
+    """``s = S c / 255`` with c in 8 bits, S the largest s of a group of a tensor's blocks, float32.
 
-    ``c = ceil(255 s / S)``. ``n + 4 ceil(n / 256)`` bytes a tensor of n blocks: the double
-    quantization of QLoRA (section 3), upwards and in even steps.
+    ``c = ceil(255 s / S)``. It takes ``n + 4 ceil(n / 256)`` bytes for a tensor of n blocks. This
+    is the double quantization of QLoRA (section 3), but rounded upwards and in even steps.
     """
 
     sections = 2

@@ -1,4 +1,4 @@
-"""Values to multiples of a step, and back."""
+"""Values to multiples of a step, as symbols, and back."""
 
 import numpy as np
 
@@ -10,19 +10,35 @@ from fl_app.codecs.parts.uniform_step import LARGEST, Draw, Floats
 from fl_app.codecs.parts.zigzag import Escapes, Symbols
 
 
-def _quantize(x: Floats, step: float, draw: Draw | None) -> tuple[Symbols, Escapes]:
+def quantize(x: Floats, step: float, draw: Draw | None) -> tuple[Symbols, Escapes]:
+    """Return the symbols of ``round(x / step)``, or of ``round(x / step + u)``, and their escapes.
+
+    Parameters
+    ----------
+    draw : uint32 [n], optional
+        The draws that the dither u is made of.
+    """
     parts = [zigzag.encode(np.rint(a, out=a).astype(np.int32)) for a in steps.scaled(x, step, draw)]
     symbols, escapes = zip(*parts, strict=True)
     return np.concatenate(symbols), np.concatenate(escapes)
 
 
-def _dequantize(
+def dequantize(
     symbols: Symbols, escapes: Escapes, step: float, shift: float, draw: Draw | None, out: Floats
 ) -> Escapes:
     """Write ``step (q - shift sign(q))`` or ``step (q - u)`` to out; return the escapes left over.
 
-    Raises:
-        WireError: a value beyond float32, by more than the rounding of its largest values.
+    Parameters
+    ----------
+    escapes : uint32
+        Those of these symbols, and of others after them.
+    draw : uint32 [n], optional
+        The draws that the dither u is made of; out may be their memory.
+
+    Raises
+    ------
+    WireError
+        A value beyond float32, by more than the rounding of its largest values.
     """
     shifted = step * (zigzag.LEVELS - shift * np.sign(zigzag.LEVELS))
     # An honest step is at most LARGEST and no level more than a step from its value.

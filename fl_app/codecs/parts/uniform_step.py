@@ -1,4 +1,4 @@
-"""How wide the step of a uniform quantizer is: for an error, for bits, or as AQUILA has it.
+"""The step of a uniform quantizer: for an error, for a number of bits, or as in AQUILA.
 
 Everything is float64 and summed in a fixed order, so that every machine finds the same step.
 """
@@ -19,9 +19,9 @@ Draw = NDArray[np.uint32]
 
 LARGEST = float(np.finfo(np.float32).max)
 TINIEST = 2.0**-149
-"""The ends of float32."""
+"""The largest and the least positive float32."""
 MOST_LEVEL = 2**29
-"""The largest level, so that its symbol fits an int32."""
+"""The largest level, chosen so that its number fits an int32."""
 SAMPLE = 1 << 16
 """Values that the search for a step starts with."""
 
@@ -45,7 +45,7 @@ def norm(x: Floats, y: Floats | None = None) -> float:
 def for_bits(x: Floats, bits: int, dither: bool) -> float:
     """Return the narrowest step for which all levels fit: ``max|x| / (2**(bits-1) - 1)``.
 
-    Half a level less of x with dither, which may move a value by half a step.
+    With dither, which may move a value by half a step, it is ``max|x| / (2**(bits-1) - 1.5)``.
     """
     levels = 2 ** (bits - 1) - 1
     return _above(largest(x) / (levels - 0.5 if dither else levels))
@@ -54,9 +54,9 @@ def for_bits(x: Floats, bits: int, dither: bool) -> float:
 def aquila(x: Floats) -> float:
     """Return AQUILA's step ``2 R / (2**b - 1)``, ``b = ceil(log2(R sqrt(n) / |x|_2 + 1))``.
 
-    R is max |x|. The equation is reconstructed, not checked against the paper. At b = 1, for values
-    of one magnitude, all levels of a mid-tread quantizer would be 0: b is at least 2. All levels
-    are then within 2**(b-1) - 1, since R is just less than 2**(b-1) - 1/2 steps.
+    R is max |x|. The equation is reconstructed, not checked against the paper. b is at least 2: at
+    b = 1, for values of one magnitude, all levels of a mid-tread quantizer would be 0. All levels
+    are within 2**(b-1) - 1, since R is just less than 2**(b-1) - 1/2 steps.
     """
     peak = largest(x)
     if not peak:
@@ -68,7 +68,14 @@ def aquila(x: Floats) -> float:
 def for_error(x: Floats, error: float, draw: Draw | None, centroid: bool) -> tuple[float, float]:
     """Return (almost) the widest step for which ``|decoded - x|_2 <= error |x|_2``, and its shift.
 
-    It starts from ``step**2 / 12``, the square error of many small steps, on a sample of x.
+    The search starts from ``step**2 / 12``, the square error of many small steps, on a sample of x.
+
+    Parameters
+    ----------
+    draw : uint32 [n], optional
+        The draws of the dither.
+    centroid : bool
+        Whether levels are shifted to the mean of their cells.
     """
     peak, length = largest(x), norm(x)
     if not peak:
@@ -86,12 +93,28 @@ def for_error(x: Floats, error: float, draw: Draw | None, centroid: bool) -> tup
 def _widest(
     at: Callable[[float], tuple[float, float]], error: float, step: float, peak: float
 ) -> tuple[float, float]:
-    """Solve ``at(step)[0] = error`` by secants in logarithms, within a bracket.
+    """Solve ``at(step)[0] = error`` by the secant method on logarithms, within a bracket.
 
-    What it returns has 0.997 to 0.9999 of the error, which leaves room for rounding to float32,
+    The step returned has 0.997 to 0.9999 of the error, which leaves room for rounding to float32,
     unless the error jumps, as that of few values does.
+
+    Parameters
+    ----------
+    at : callable
+        ``at(step) -> (error, shift)``.
+    error : float
+        The error to find, in the same units.
+    step : float
+        The first guess.
+    peak : float
+        max |x|.
+
+    Returns
+    -------
+    float, float
+        The step and its shift.
     """
-    low, high = narrowest(peak), min(4 * peak, LARGEST)  # there nothing of x is left
+    low, high = narrowest(peak), min(4 * peak, LARGEST)  # at high all levels are 0
     best = low, 0.0
     slope, last = 1.0, (0.0, 0.0)
     for _ in range(60):
@@ -116,15 +139,15 @@ def _widest(
 
 
 def narrowest(peak: float) -> float:
-    """Return the narrowest step used where max |x| is ``peak``: levels are to `MOST_LEVEL`."""
+    """Return the narrowest step where max |x| is ``peak``: its largest level is `MOST_LEVEL`."""
     return _above(peak / MOST_LEVEL)
 
 
 def distortion(x: Floats, step: float, draw: Draw | None, centroid: bool) -> tuple[float, float]:
     """Return ``|decoded - x|_2`` before values are rounded to float32, and the shift.
 
-    The shift, 0 unless ``centroid``, says how far, in steps and towards zero, the mean of the
-    values in the cells other than zero's is from the middle of their cells.
+    The shift, 0 unless ``centroid``, is the distance in steps, towards zero, of the mean of values
+    from the middle of their cell, over all cells but that of zero.
     """
     squares = outside = 0.0  # sums of (a - q)**2, and of a - q where q is not 0
     nonzero = 0
@@ -158,12 +181,12 @@ def dither(draw: Draw) -> Floats:
 
 
 def _above(step: float) -> float:
-    """Round up to the next float32, so that x / step rounds to no further level."""
+    """Return the next float32 above, so that x / step is not rounded to a further level."""
     rounded = np.float32(min(step, LARGEST))
     return float(np.nextafter(rounded, np.float32(LARGEST))) if step else 0.0
 
 
 def _short(step: float) -> float:
-    """Round to 11 bits: no machine's logarithm is so far off that this would differ."""
+    """Return the step rounded to 11 bits, so that logarithms of all machines give the same."""
     mantissa, exponent = math.frexp(step)
     return float(np.float32(min(math.ldexp(round(mantissa * 2048) / 2048, exponent), LARGEST)))

@@ -1,6 +1,7 @@
-"""Signed levels as bytes: 0, -1, 1, -2, 2, ... are 0, 1, 2, 3, 4, ...; large ones escape.
+"""Signed levels as bytes: 0, -1, 1, -2, 2, ... are numbered 0, 1, 2, 3, 4, ...
 
-A level whose number is 255 or more is the byte 255 and, beside the bytes, its number less 255.
+A level whose number is 255 or more is the byte 255 and an escape: its number less 255, in a list
+beside the bytes.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ ESCAPE = 255
 
 
 def encode(levels: NDArray[np.int32]) -> tuple[Symbols, Escapes]:
-    """Return one symbol per level, and what the escaped ones are beyond 255."""
+    """Return one symbol per level, and the escapes."""
     number = (levels << 1) ^ (levels >> 31)
     escapes = number[number >= ESCAPE] - ESCAPE
     return np.minimum(number, ESCAPE).astype(np.uint8), escapes.astype(np.uint32)
 
 
 def escaped(escapes: Escapes) -> Levels:
-    """Return the levels that symbols `ESCAPE` stand for."""
+    """Return the levels of these escapes."""
     return _levels(escapes.astype(np.int64) + ESCAPE)
 
 

@@ -1,1 +1,1 @@
-"""Lossless coders of a stream of symbols; `smallest` chooses among them."""
+"""Lossless coders of a stream of symbols; `smallest` chooses the one with the fewest bytes."""

@@ -11,7 +11,7 @@ Symbols = NDArray[np.uint8]
 
 
 def unpack(packed: bytes, bits: int) -> Symbols:
-    """Return the ``8 len(packed) / bits`` symbols of 1, 2, 4 or 8 bits, those of padding too."""
+    """Return the ``8 len(packed) / bits`` symbols of 1, 2, 4 or 8 bits, with those of padding."""
     raw = np.frombuffer(packed, np.uint8)
     if bits == 8:
         return raw
@@ -26,7 +26,7 @@ def unpack(packed: bytes, bits: int) -> Symbols:
 
 
 def pack(symbols: Symbols | NDArray[np.bool_], bits: int) -> bytes:
-    """Undo `unpack`; the last byte is filled up with zero bits."""
+    """Return the symbols in bytes, the first in the highest bits, filled up with zero bits."""
     if bits == 8:
         return symbols.tobytes()
     if bits == 1:
@@ -50,10 +50,12 @@ def varint(value: int) -> bytes:
 
 
 def read_varint(data: bytes, most: int) -> tuple[int, bytes]:
-    """Return the integer at the start of ``data``, and what follows it.
+    """Return the integer at the start of ``data``, and the bytes after it.
 
-    Raises:
-        WireError: truncated, above ``most``, or longer than need be.
+    Raises
+    ------
+    WireError
+        It is truncated, above ``most``, or in more bytes than `varint` writes.
     """
     value = 0
     for i, byte in enumerate(data[:10]):
@@ -64,11 +66,11 @@ def read_varint(data: bytes, most: int) -> tuple[int, bytes]:
             if i and not byte:
                 break
             return value, data[i + 1 :]
-    raise WireError("a length is truncated or longer than need be")
+    raise WireError("a length is truncated or longer than needed")
 
 
 class BitWriter:
-    """A short string of bits, first bit first."""
+    """Writes a short string of bits, from the first to the last."""
 
     def __init__(self) -> None:
         self.value, self.length = 0, 0
@@ -97,8 +99,10 @@ class BitReader:
     def bits(self, width: int) -> int:
         """Return the next ``width`` bits.
 
-        Raises:
-            WireError: the data end before.
+        Raises
+        ------
+        WireError
+            The data end before.
         """
         end = self.at + width
         if end > 8 * len(self.data):
@@ -110,8 +114,10 @@ class BitReader:
     def gamma(self, widest: int) -> int:
         """Return the next number in gamma code, of at most ``widest`` bits.
 
-        Raises:
-            WireError: the data end before, or the number is larger.
+        Raises
+        ------
+        WireError
+            The data end before, or the number is larger.
         """
         width = 1
         while not self.bits(1):
@@ -123,9 +129,11 @@ class BitReader:
     def rest(self) -> bytes:
         """Return the bytes after the string.
 
-        Raises:
-            WireError: the last byte is filled up with something else than zeros.
+        Raises
+        ------
+        WireError
+            The last byte of the string is filled up with something other than zeros.
         """
         if self.bits(-self.at % 8):
-            raise WireError("a table is padded with something else than zeros")
+            raise WireError("a table is padded with something other than zeros")
         return self.data[self.at // 8 :]

@@ -1,4 +1,4 @@
-"""Frequency tables: counts of symbols as whole numbers that sum to a power of two, in few bits.
+"""Frequency tables: integers that sum to a power of two, in proportion to counts, in few bits.
 
 All choices are made in integers, so that every machine makes the same.
 """
@@ -18,30 +18,33 @@ PRECISION = 14
 
 ONE = 1 << 16
 LOG2 = [0] + [round(ONE * math.log2(f)) for f in range(1, (1 << PRECISION) + 1)]
-"""Fixed-point base-2 logarithms; none is close to a half, so each machine rounds them alike."""
+"""Base-2 logarithms in units of 1 / `ONE`; none is close to a half, so all machines round alike."""
 
 
 @dataclass(frozen=True)
 class Table:
     """Frequencies of the symbols from 0 on, at least two of them not zero.
 
-    Attributes:
-        precision: they sum to ``2**precision``.
-        frequencies: one per symbol up to the last that occurs.
+    Attributes
+    ----------
+    precision : int
+        The frequencies sum to ``2**precision``.
+    frequencies : tuple of int
+        One per symbol up to the last that occurs.
     """
 
     precision: int
     frequencies: tuple[int, ...]
 
     def cost(self, counts: Sequence[int]) -> int:
-        """Return the length of these symbols in bits, times `ONE`."""
+        """Return the bits that symbols of these counts take, times `ONE`."""
         scale = self.precision * ONE
         pairs = zip(counts, self.frequencies, strict=False)
         return sum(c * (scale - LOG2[f]) for c, f in pairs if c)
 
 
 def best(counts: Sequence[int]) -> Table:
-    """Return the table for which table and symbols together are shortest."""
+    """Return the table for which the table and symbols of these counts are shortest together."""
     present = sum(c > 0 for c in counts)
     choices = range((present - 1).bit_length(), PRECISION + 1)
     tables = [Table(k, apportion(counts, 1 << k)) for k in choices]
@@ -49,7 +52,7 @@ def best(counts: Sequence[int]) -> Table:
 
 
 def size(table: Table, counts: Sequence[int]) -> int:
-    """Return the bytes of the table and of these symbols, rounded up."""
+    """Return the bytes of the table and of symbols of these counts, rounded up."""
     writer = BitWriter()
     write(table, writer)
     return -(-writer.length // 8) + -(-table.cost(counts) // (8 * ONE))
@@ -86,11 +89,11 @@ def apportion(counts: Sequence[int], total: int) -> tuple[int, ...]:
 
 
 def write(table: Table, to: BitWriter) -> None:
-    """Write a table: its precision, then the frequencies until they have their sum.
+    """Write a table: its precision, then the frequencies up to the last.
 
     A frequency is written as the change of its width in bits since the one before (in gamma code,
     signs interleaved) and the bits below its leading one. A width of 0 is followed by the number
-    of zeros in a row, in gamma code.
+    of zeros in a row, in gamma code. The reader knows the last one by the sum.
     """
     to.bits(table.precision - 1, 4)
     width, s = table.precision, 0
@@ -109,10 +112,12 @@ def write(table: Table, to: BitWriter) -> None:
 
 
 def read(source: BitReader, alphabet: int) -> Table:
-    """Read what `write` wrote.
+    """Return a table that `write` wrote.
 
-    Raises:
-        WireError: not such a table for symbols below ``alphabet``.
+    Raises
+    ------
+    WireError
+        Not such a table for symbols below ``alphabet``.
     """
     precision = 1 + source.bits(4)
     if precision > PRECISION:
@@ -131,7 +136,7 @@ def read(source: BitReader, alphabet: int) -> Table:
         else:
             freq += [0] * source.gamma(8)
         if left < 0 or len(freq) > alphabet:
-            raise WireError("frequencies that do not have their sum")
+            raise WireError("frequencies beyond their sum or their number")
     if sum(f > 0 for f in freq) < 2:
         raise WireError("a table of a single symbol")
     return Table(precision, tuple(freq))

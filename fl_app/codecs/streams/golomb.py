@@ -3,9 +3,9 @@
 R. F. Rice, Some practical universal noiseless coding techniques, JPL 79-22 (1979): a gap g is
 ``g >> r`` zeros, a one, and the r low bits of g.
 
-Layout: the common symbol; r in 5 bits; m, how many others there are, in gamma code; after padding
-to a byte their m gaps, padded to a byte with zeros. What the others are, where that is not clear,
-is a stream of its own.
+Layout: the common symbol; r in 5 bits; m, the number of other symbols, in gamma code; after padding
+to a byte their m gaps, padded to a byte with zeros. Symbols of more than one bit follow as a stream
+of their own, see `smallest`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from __future__ import annotations
 import numpy as np
 
 from fl_app.codecs.base import WireError
-from fl_app.codecs.parts.compiled import jit
+from fl_app.codecs.parts.compiled import jit, run
 from fl_app.codecs.streams.bits import BitReader, BitWriter, Symbols
-from fl_app.codecs.streams.kernels import run
 
 WIDEST = 31
+"""The largest r."""
 
 
 def encode(symbols: Symbols, common: int, bits: int) -> tuple[bytes, Symbols]:
     """Return the code of the gaps, and the symbols other than ``common``, at least one."""
     at = np.flatnonzero(symbols != common)
     gaps = np.diff(at, prepend=-1) - 1
-    # Bits in all as a function of r; the smallest r of the best.
+    # All bits as a function of r; of several best r the smallest.
     total = [int((gaps >> r).sum()) + (1 + r) * gaps.size for r in range(WIDEST + 1)]
     rice = total.index(min(total))
     header = BitWriter()
@@ -40,10 +40,12 @@ def encode(symbols: Symbols, common: int, bits: int) -> tuple[bytes, Symbols]:
 
 
 def decode(data: bytes, count: int, bits: int) -> tuple[int, np.ndarray, bytes]:
-    """Return the common symbol, a mask of where ``count`` symbols are others, and what follows.
+    """Return the common symbol, a mask of the other ones of ``count``, and the bytes after them.
 
-    Raises:
-        WireError: not what `encode` writes for so many.
+    Raises
+    ------
+    WireError
+        Not what `encode` writes for this number of symbols.
     """
     reader = BitReader(data)
     common, rice = reader.bits(bits), reader.bits(5)

@@ -1,12 +1,13 @@
-"""Range asymmetric numeral systems: every symbol at its information content.
+"""Range asymmetric numeral systems: every symbol takes its information content.
 
 J. Duda, Asymmetric numeral systems, arXiv 1311.2540; with bytes in and out as in F. Giesen's
-rans_byte. The coder does not refill after the last byte, so that it can start below its lower
-bound: the start costs the 16 bits by which the end is checked, no more. n symbols of frequencies
-f take ``16 + sum log2(2**precision / f)`` bits, rounded up to a byte, after their table.
+rans_byte. The reader does not refill its state after the last byte, so the writer may start below
+the lower bound of states: the start takes only the 16 bits by which the end is checked. n symbols
+of frequencies f take ``16 + sum log2(2**precision / f)`` bits, rounded up to a byte, after their
+table.
 
 Layout: the table (see `frequencies`), then the bytes in the order in which they are read, the
-first not zero. Under a given table no other bytes are read as the same symbols: reading undoes
+first not zero. With a given table no other bytes are read as the same symbols: reading undoes
 writing step by step, down to the start.
 """
 
@@ -17,23 +18,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from fl_app.codecs.base import WireError
-from fl_app.codecs.parts.compiled import jit
+from fl_app.codecs.parts.compiled import jit, run
 from fl_app.codecs.streams import frequencies
 from fl_app.codecs.streams.bits import BitReader, BitWriter, Symbols
 from fl_app.codecs.streams.frequencies import Table
-from fl_app.codecs.streams.kernels import run
 
-_LOW = 1 << 23  # states are in [2**23, 2**31), below only until the first byte leaves
+_LOW = 1 << 23  # states are in [2**23, 2**31), and below until the first byte is written
 _START = 1 << 16
 
 
 def size(table: Table, counts: Sequence[int]) -> int:
-    """Return about how many bytes `encode` takes for symbols of these counts."""
+    """Return the bytes that `encode` takes for symbols of these counts, about."""
     return frequencies.size(table, counts) + 2
 
 
 def encode(symbols: Symbols, table: Table) -> bytes | None:
-    """Return table and symbols; None where that takes more bytes than there are symbols."""
+    """Return table and symbols; None where these take more bytes than there are symbols."""
     writer = BitWriter()
     frequencies.write(table, writer)
     out = np.empty(symbols.size, np.uint8)
@@ -43,10 +43,12 @@ def encode(symbols: Symbols, table: Table) -> bytes | None:
 
 
 def decode(data: bytes, count: int, alphabet: int) -> Symbols:
-    """Return the ``count`` symbols below ``alphabet``.
+    """Return the ``count`` symbols, each below ``alphabet``.
 
-    Raises:
-        WireError: not what `encode` writes for so many.
+    Raises
+    ------
+    WireError
+        Not what `encode` writes for this number of symbols.
     """
     reader = BitReader(data)
     table = frequencies.read(reader, alphabet)

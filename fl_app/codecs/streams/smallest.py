@@ -1,19 +1,19 @@
-"""A stream as one tag byte and the bytes of the coder that needs fewest; at a tie the first.
+"""A stream as one tag byte and the bytes of the coder that needs the fewest; at a tie the first.
 
     tag  coder     body
       0  raw       the symbols packed, see `bits`
       1  constant  the one symbol
       2  rans      see `rans`
-      3  golomb    the gaps, see `golomb`; then the symbols between them as a stream, if more
-                   than one is possible
+      3  golomb    the gaps, see `golomb`; then the other symbols as a stream, if more than one
+                   is possible
       4  planes    w = 2 or 4; then as streams the bytes 0, w, 2 w, ..., the bytes 1, w + 1, ...,
                    each but the last after its length (varint)
       5  zstd      the packed symbols, see `zstd`
 
 A stream in a stream has one of the first three. An empty one has no tag.
 
-Huffman's code is not among them: over Gaussian, sparse and NF4 symbols it was never 9 bytes
-shorter than rans, and then for a thousand symbols.
+Huffman's code is not among them: on Gaussian, sparse and NF4 symbols it was at most 8 bytes shorter
+than rans, and that for a thousand symbols.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from fl_app.codecs.streams.bits import Symbols, pack, read_varint, unpack, varin
 
 RAW, CONSTANT, RANS, GOLOMB, PLANES, ZSTD = range(6)
 
-_SPARSE = 8  # gaps are tried where at most one in so many symbols is not the common one
-_PROBE = 1 << 16  # bytes: of longer streams zstd must first win on that many from the middle
+_SPARSE = 8  # gaps are tried where at most one symbol in 8 is not the common one
+_PROBE = 1 << 16  # bytes; on a longer stream zstd must first win on this many from its middle
 _CHUNK = 1 << 16
 
 
@@ -39,8 +39,10 @@ def encode(symbols: Symbols, bits: int) -> bytes:
 def decode(data: bytes, count: int, bits: int) -> Symbols:
     """Return the ``count`` symbols.
 
-    Raises:
-        WireError: not a stream of so many symbols.
+    Raises
+    ------
+    WireError
+        Not a stream of this number of symbols.
     """
     return _decode(data, count, bits, nested=False)
 
@@ -75,13 +77,13 @@ def _encode(symbols: Symbols, bits: int, nested: bool) -> bytes:
 
 def _histogram(symbols: Symbols, bits: int) -> list[int]:
     counts = np.zeros(2**bits, np.int64)
-    for start in range(0, symbols.size, _CHUNK):  # bincount works on a copy in 8 times the bytes
+    for start in range(0, symbols.size, _CHUNK):  # bincount makes a copy of 8 bytes a symbol
         counts += np.bincount(symbols[start : start + _CHUNK], minlength=2**bits)
     return counts.tolist()
 
 
 def _planes(symbols: Symbols, width: int, limit: int) -> bytes | None:
-    """Return the body, None where it would not be shorter than ``limit``."""
+    """Return the body; None where it would not be shorter than ``limit`` bytes."""
     if symbols.size % width:
         return None
     planes = [np.ascontiguousarray(symbols[i::width]) for i in range(width)]
@@ -139,7 +141,7 @@ def _unpack(body: bytes, count: int, bits: int) -> Symbols:
         raise WireError(f"{len(body)} bytes, not {count} symbols of {bits} bits")
     symbols = unpack(body, bits)
     if symbols[count:].any():
-        raise WireError("symbols padded with something else than zeros")
+        raise WireError("symbols padded with something other than zeros")
     return symbols[:count]
 
 
@@ -159,7 +161,7 @@ def _fill(common: int, mask: np.ndarray, rest: bytes, bits: int) -> Symbols:
 def _interleave(body: bytes, count: int, bits: int) -> Symbols:
     width, rest = body[:1], body[1:]
     if bits != 8 or width not in (b"\2", b"\4") or count % width[0]:
-        raise WireError("planes: not 2 or 4 that divide the stream")
+        raise WireError("planes: their number is not 2 or 4, or does not divide the stream")
     symbols = np.empty((count // width[0], width[0]), np.uint8)
     for i in range(width[0]):
         length = len(rest)

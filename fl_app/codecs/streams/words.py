@@ -13,24 +13,24 @@ from fl_app.codecs.base import WireError
 Words = NDArray[np.unsignedinteger[Any]]
 
 MOST = 56
-"""Bits of a word at most: with up to 7 bits before it in its first byte, it spans 8 bytes."""
+"""The most bits of a word: with up to 7 bits before it in its first byte, it spans 8 bytes."""
 
 CHUNK = 1 << 11  # words at a time; a multiple of 8, which are a whole number of bytes
 _U8 = np.uint64(0xFF)
 
 
 def dtype(bits: int) -> type[np.uint32] | type[np.uint64]:
-    """Return the type that holds words of so many bits: uint32, or uint64 beyond 32."""
+    """Return the type for words of this number of bits: uint32, or uint64 beyond 32."""
     return np.uint32 if bits <= 32 else np.uint64
 
 
 def nbytes(bits: int, count: int) -> int:
-    """Return the bytes that `pack` makes of ``count`` words."""
+    """Return the number of bytes of ``count`` words."""
     return -(-bits * count // 8)
 
 
 def pack(words: Words, bits: int) -> bytes:
-    """Return the words, each below 2**bits; the last byte is filled up with zero bits."""
+    """Return words below 2**bits as bytes; the last byte is filled up with zero bits."""
     packed = bytearray()
     for i in range(0, words.size, CHUNK):
         part = words[i : i + CHUNK]
@@ -48,10 +48,12 @@ def pack(words: Words, bits: int) -> bytes:
 
 
 def unpack(packed: bytes, bits: int, count: int) -> Words:
-    """Undo `pack`.
+    """Return the words in the bytes of `pack`.
 
-    Raises:
-        WireError: not the bytes of so many words, or padded with something else than zeros.
+    Raises
+    ------
+    WireError
+        Not the bytes of ``count`` words, or padded with something other than zeros.
     """
     words = np.empty(count, dtype(bits))
     for i, part in enumerate(chunks(packed, bits, count)):
@@ -60,15 +62,17 @@ def unpack(packed: bytes, bits: int, count: int) -> Words:
 
 
 def chunks(packed: bytes, bits: int, count: int) -> Iterator[NDArray[np.uint64]]:
-    """Yield what `unpack` returns, `CHUNK` words at a time.
+    """Yield the words that `unpack` returns, `CHUNK` at a time.
 
-    Raises:
-        WireError: see `unpack`.
+    Raises
+    ------
+    WireError
+        See `unpack`.
     """
     if len(packed) != nbytes(bits, count):
-        raise WireError(f"{len(packed)} bytes, {count} words of {bits} bits have others")
+        raise WireError(f"{len(packed)} bytes, not {count} words of {bits} bits")
     if count and packed[-1] & (1 << -bits * count % 8) - 1:
-        raise WireError("the words are padded with something else than zeros")
+        raise WireError("the words are padded with something other than zeros")
     raw = np.frombuffer(packed, np.uint8)
     for i in range(0, count, CHUNK):
         size = min(CHUNK, count - i)
@@ -85,7 +89,7 @@ def chunks(packed: bytes, bits: int, count: int) -> Iterator[NDArray[np.uint64]]
 
 
 def _lanes(bits: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield for each of 8 words its first byte, the bits after it in its last, and its bytes."""
+    """Yield the place of each of 8 words: its number, its first byte, bits after it, its bytes."""
     for word in range(8):
         first, end = word * bits // 8, (word + 1) * bits
         yield word, first, -end % 8, -(-end // 8) - first

@@ -12,7 +12,7 @@ _LEVEL = 9
 
 
 def encode(raw: bytes) -> bytes:
-    """Return the frame. Its bytes may differ between versions of the library, not machines."""
+    """Return the frame, whose bytes may depend on the version of the library, not the machine."""
     parameters = zstandard.ZstdCompressionParameters.from_level(
         _LEVEL,
         source_size=len(raw),
@@ -28,8 +28,10 @@ def encode(raw: bytes) -> bytes:
 def decode(data: bytes, nbytes: int) -> bytes:
     """Return the ``nbytes`` bytes.
 
-    Raises:
-        WireError: not a frame of so many, or one that asks for more memory than they take.
+    Raises
+    ------
+    WireError
+        Not a frame of this number of bytes, or one that asks for more memory than they take.
     """
     try:
         frame = zstandard.get_frame_parameters(data, format=_MAGICLESS)
