@@ -13,8 +13,8 @@ from fl_app.server.ask import ask
 from fl_app.server.replies import reason
 from fl_app.server.round import RoundFailedError, left_out
 from fl_app.session import Session
-from fl_app.tree import Tree
-from fl_app.wire.ledger import Kind, Ledger, Transfer, short_name
+from fl_app.tree import Tree, scalars
+from fl_app.wire.ledger import Kind, Ledger, Transfer
 from fl_app.wire.patch import encode_patch, patch_message, patch_name
 from fl_app.wire.records import message_bytes, pack_record
 
@@ -82,15 +82,8 @@ class Patches:
             raise ValueError(f"a patch of rank {rank}, nodes take none above {most}")
         began = time.perf_counter()
         wire, frame, arriving = encode_patch(tree, here.down, here.manifest, here.cfg.seed)
-        row = Transfer(
-            0, 0, "down", kind,
-            codec=short_name(here.down.spec),
-            scalars=sum(values.size for values in tree.values()),
-            payload_bytes=wire.nbytes,
-            frame_bytes=len(frame),
-            encode_s=time.perf_counter() - began,
-            competition_bytes=wire.nbytes,
-        )  # fmt: skip
+        row = Transfer(0, 0, "down", kind, encode_s=time.perf_counter() - began)
+        row.carries(here.down.spec, scalars(tree), wire.nbytes, len(frame))
         here.patch(arriving, patch_name(frame))
         self.made.append(Patch(frame, rank, row))
 

@@ -10,7 +10,7 @@ from fl_app.server.round import Pending, record_name
 from fl_app.session import Session
 from fl_app.tree import scalars
 from fl_app.wire.forms import named
-from fl_app.wire.ledger import Kind, Transfer, short_name
+from fl_app.wire.ledger import Kind, Transfer
 from fl_app.wire.messages import ARRAYS
 from fl_app.wire.records import message_bytes, pack_record
 
@@ -71,12 +71,9 @@ class Sender:
             plain.metadata.dst_node_id,
             "down",
             self.kind,
-            codec=short_name(form.down.whole.spec),
-            scalars=sum(map(scalars, start.values())),
-            payload_bytes=payload,
-            frame_bytes=len(frame),
             message_bytes=message_bytes(message),
             encode_s=sum(coding.encode_s for coding in codings.values()),
-            competition_bytes=payload + here.alias_bytes,
         )
+        count = sum(map(scalars, start.values()))
+        down.carries(form.down.whole.spec, count, payload, len(frame), here.alias_bytes)
         return Pending(message, down, form, start)

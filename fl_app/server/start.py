@@ -8,9 +8,9 @@ from fl_app.server.ask import ask
 from fl_app.server.coded import Coded
 from fl_app.server.replies import reason
 from fl_app.server.round import RoundFailedError
-from fl_app.tree import Tree
+from fl_app.tree import Tree, scalars
 from fl_app.wire.frame import unpack
-from fl_app.wire.ledger import Transfer, short_name
+from fl_app.wire.ledger import Transfer
 from fl_app.wire.messages import setup_question
 from fl_app.wire.records import message_bytes, unpack_record
 
@@ -72,9 +72,7 @@ def _answers(setup: Setup, coded: Coded, grid: Grid) -> list[Tree]:
                 setup.check_answer(answers[-1])
             except WireError as error:
                 raise RuntimeError(f"client {client}, {setup.what}: {error}") from None
-            up.codec, up.scalars = short_name(setup.codec.spec), sum(x.size for x in like.values())
-            up.payload_bytes, up.frame_bytes = wire.nbytes, len(frame)
-            up.competition_bytes = wire.nbytes
+            up.carries(setup.codec.spec, scalars(like), wire.nbytes, len(frame))
     finally:
         coded.ledger.add(rows)
     return answers

@@ -23,7 +23,7 @@ from fl_app.session import Session
 from fl_app.tree import Tree, scalars
 from fl_app.wire.forms import Parcel
 from fl_app.wire.frame import unpack
-from fl_app.wire.ledger import Kind, Ledger, Transfer, short_name
+from fl_app.wire.ledger import Kind, Ledger, Transfer
 from fl_app.wire.messages import ARRAYS, EVALUATE_METRICS, PRIVATE_METRICS, TRAIN_METRICS
 from fl_app.wire.records import message_bytes, unpack_record
 
@@ -172,9 +172,8 @@ class Uplink:
     def _fill(self, up: Transfer, pending: Pending, wire: Wire, frame: bytes) -> None:
         """Write into a reply's row what its frame weighs."""
         parcel, here = pending.form.up, self.session
-        up.codec, up.scalars = short_name(parcel.whole.spec), scalars(here.references(parcel))
-        up.payload_bytes, up.frame_bytes = wire.nbytes, len(frame)
-        up.competition_bytes = wire.nbytes + here.alias_bytes
+        count = scalars(here.references(parcel))
+        up.carries(parcel.whole.spec, count, wire.nbytes, len(frame), here.alias_bytes)
 
     def _note_spent(self, up: Transfer, reply: Message) -> None:
         """Keep what the client of a private turn says; WireError if it does not."""

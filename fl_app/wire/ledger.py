@@ -49,6 +49,24 @@ class Transfer:
     decode_s: float = 0.0
     competition_bytes: int = 0
 
+    def carries(
+        self, spec: dict[str, Any], scalars: int, payload: int, frame: int, aliases: int = 0
+    ) -> None:
+        """Write down the frame that the message carries.
+
+        Parameters
+        ----------
+        spec : dict
+            Of the codec.
+        scalars, payload, frame : int
+            Values in it, bytes of the codec's output, bytes of the frame.
+        aliases : int
+            Bytes that the competition's log counted on top, of a whole model alone.
+        """
+        self.codec, self.scalars = short_name(spec), scalars
+        self.payload_bytes, self.frame_bytes = payload, frame
+        self.competition_bytes = payload + aliases
+
 
 COLUMNS = tuple(field.name for field in fields(Transfer))
 
