@@ -17,6 +17,7 @@ from flwr.app import Array, ArrayRecord
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
+from fl_app.faults.printable import printable
 from fl_app.files import atomic_file
 from fl_app.tree import Tree
 
@@ -73,7 +74,7 @@ def load(folder: Path) -> tuple[Tree, dict[str, Any]] | None:
     Raises
     ------
     CheckpointError
-        If it cannot be read.
+        If it cannot be read, or is of another version; the message names both versions.
     """
     found = sorted(folder.glob("round-*.safetensors"))
     if not found:
@@ -82,11 +83,11 @@ def load(folder: Path) -> tuple[Tree, dict[str, Any]] | None:
         with safe_open(found[-1], framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             header = file.metadata() or {}
-        if header.get("version") != VERSION:
-            raise ValueError(f"version {header.get('version')}, this is {VERSION}")
-        state = _from_json(json.loads(header[HEADER]), arrays, folder / "frames")
-        if not isinstance(state, dict):
-            raise ValueError("its state is not a mapping")
+        written = header["version"]
+        if written == VERSION:
+            state = _from_json(json.loads(header[HEADER]), arrays, folder / "frames")
+            if not isinstance(state, dict):
+                raise ValueError("its state is not a mapping")
     except (
         *(SafetensorError, OSError, KeyError, TypeError, ValueError),
         *(AttributeError, RecursionError),  # a header that is cut off or nested too deep
@@ -95,6 +96,11 @@ def load(folder: Path) -> tuple[Tree, dict[str, Any]] | None:
             f"{found[-1]} cannot be read ({error}): it is damaged or of another version; start a "
             "new run"
         ) from None
+    if written != VERSION:
+        raise CheckpointError(
+            f"{found[-1]} is a checkpoint of version {printable(written)}, and this Thinwire reads "
+            f"version {VERSION}: resume with the Thinwire that wrote it, or start a new run"
+        )
     return {n: x for n, x in arrays.items() if not n.startswith(PREFIX)}, state
 
 

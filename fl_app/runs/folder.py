@@ -12,11 +12,11 @@ from typing import Any, TextIO
 from omegaconf import DictConfig, OmegaConf
 
 from fl_app.config import read_yaml
-from fl_app.files import atomic_file, project_root
+from fl_app.files import PROJECT, atomic_file, project_root
 from fl_app.privacy import is_client_level, is_example_level
 from fl_app.privacy.turns import Turns
 from fl_app.runs import checkpoint, resume
-from fl_app.runs.summary import summarize
+from fl_app.runs.summary import installed_version, summarize
 from fl_app.tree import Tree
 from fl_app.wire.ledger import Ledger
 
@@ -132,6 +132,7 @@ class RunFolder:
             "transfers": len(self.ledger.rows),
             "metrics": [list(row) for row in self.metrics],
             "resumed": self.resumed,
+            "thinwire": installed_version(PROJECT),
         }
         checkpoint.save(self.path / "checkpoints", server_round, tree, {"folder": own, **state})
 

@@ -8,10 +8,12 @@ from typing import Any, TextIO
 from omegaconf import DictConfig
 
 from fl_app.config import ConfigError, compose, identity, read_overrides, read_text, read_yaml
-from fl_app.files import project_root
+from fl_app.faults.printable import printable
+from fl_app.files import PROJECT, project_root
 from fl_app.privacy import is_example_level
 from fl_app.runs import checkpoint
 from fl_app.runs.configurations import flat
+from fl_app.runs.summary import installed_version
 from fl_app.tree import Tree
 
 OVERRIDES = "overrides.txt"  # the file in a run's folder with the overrides of its start
@@ -20,6 +22,7 @@ FREE = (
     "federation.reply_timeout", "federation.node_timeout", "federation.min_replies",
     "federation.max_failures",
 )  # fmt: skip
+UNNAMED = "0.1.0"  # the version of Thinwire whose checkpoints did not name it
 LARGEST_SUMMARY = 10_000_000  # bytes; a run's has about 5,000
 
 # The entries of the folder's part of a checkpoint, and their types.
@@ -76,16 +79,18 @@ def last_round(cfg: DictConfig, path: Path) -> tuple[Tree, dict[str, Any]] | Non
     Raises
     ------
     ResumeError
-        If the run is complete, had another configuration, or its checkpoint is damaged.
+        If the run is complete, had another configuration, or its checkpoint is damaged or of
+        another version.
     """
     try:
         found = checkpoint.load(path / "checkpoints")
     except checkpoint.CheckpointError as error:
         raise ResumeError(f"resume={cfg.resume}: {error}") from None
-    _check_same(cfg, path)
     if found:
         _check_kept(cfg, found[1])
-    done = found[1]["folder"]["round"] if found else 0
+    kept = found[1]["folder"] if found else {}
+    _check_same(cfg, path, str(kept.get("thinwire", UNNAMED)))
+    done = kept.get("round", 0)
     if done > cfg.rounds or (done == cfg.rounds and is_complete(path)):
         raise ResumeError(
             f"resume={cfg.resume}: it has done {done} of rounds={cfg.rounds}: nothing is left; "
@@ -147,23 +152,41 @@ def _is_metric(row: Any) -> bool:
     return texts and isinstance(number, int) and isinstance(value, (int, float))
 
 
-def _check_same(cfg: DictConfig, path: Path) -> None:
-    """Refuse a configuration that computes something else than the rounds done so far."""
+def _check_same(cfg: DictConfig, path: Path, written_by: str) -> None:
+    """Refuse a configuration that computes something else than the rounds done so far.
+
+    It differs because the user typed other options, or because conf/ has changed since the start
+    of the run; in the second case the message names both versions of Thinwire.
+    """
     if not (path / "config.yaml").exists():
         return  # it was killed before the file was written
     try:
-        there = read_yaml(path / "config.yaml")
+        differ = _differing(read_yaml(path / "config.yaml"), cfg)
+        its_own = compose(read_overrides(path / OVERRIDES)) if differ else cfg
     except ConfigError as error:
         raise ResumeError(f"resume={cfg.resume}: {error}") from None
-    free = {*FREE, *(() if is_example_level(cfg) else ("rounds",))}  # noise depends on all rounds
-    then, now = (flat(identity(one)) for one in (there, cfg))
-    differ = [
-        f"{key}={now.get(key)!r}, where it has {then.get(key)!r}"
+    typed = _differing(its_own, cfg)
+    changed = [f"{key}={differ[key]}" for key in differ if key not in typed]
+    if changed:
+        raise ResumeError(
+            f"resume={cfg.resume}: Thinwire {printable(written_by, 40)} wrote this run, this is "
+            f"{installed_version(PROJECT)}, where its overrides mean another configuration: "
+            f"{'; '.join(changed)}. Resume it with the version that wrote it, or start a new run"
+        )
+    if differ:
+        options = "; ".join(f"{key}={values}" for key, values in differ.items())
+        raise ResumeError(
+            f"resume={cfg.resume}: this is another configuration: {options}. Give only resume, or "
+            "the overrides of that run"
+        )
+
+
+def _differing(there: Any, here: DictConfig) -> dict[str, str]:
+    """Return the options that differ and decide what a round computes, with both values."""
+    free = {*FREE, *(() if is_example_level(here) else ("rounds",))}  # noise depends on all rounds
+    then, now = (flat(identity(one)) for one in (there, here))
+    return {
+        key: f"{now.get(key)!r}, where it has {then.get(key)!r}"
         for key in sorted({*then, *now} - free)
         if then.get(key) != now.get(key)
-    ]
-    if differ:
-        raise ResumeError(
-            f"resume={cfg.resume}: this is another configuration: {'; '.join(differ)}. Give only "
-            "resume, or the overrides of that run"
-        )
+    }

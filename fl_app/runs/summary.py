@@ -126,10 +126,13 @@ def target(cfg: DictConfig, ledger: Transfers, metrics: Sequence[Metric]) -> dic
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    found = {package: installed_version(package) for package in PACKAGES}
+    return {"python": platform.python_version(), **found}
+
+
+def installed_version(package: str) -> str:
+    """Return the version of an installed package, or "not installed"."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
