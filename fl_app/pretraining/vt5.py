@@ -24,7 +24,7 @@ from fl_app.data.invoices.vocabulary import FIELDS
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
 from fl_app.pretraining.common import SPECIAL, arguments, finished, save
 from fl_app.tasks.anls import score
-from fl_app.tasks.documents import IGNORED, Collator, predict, spread
+from fl_app.tasks.documents import IGNORED, Collator, per_token, predict
 
 SEED = 1
 PROVIDERS = 2000
@@ -109,7 +109,7 @@ def stream(seed: int, steps: int) -> Iterator[list[dict[str, Any]]]:
 def tags_of(collator: Collator, rows: list[dict[str, Any]]) -> Tensor:
     """Return the field of each encoder token, [pages, tokens]; IGNORED on padding."""
     encoding = collator.encode_words([row["words"] for row in rows])
-    return spread(encoding, [row["tags"] for row in rows], IGNORED)
+    return per_token(encoding, [row["tags"] for row in rows], IGNORED)
 
 
 def scale(name: str, config: VT5Config) -> float:

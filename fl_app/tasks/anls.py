@@ -11,12 +11,14 @@ THRESHOLD = 0.5  # a similarity below it counts as 0 (Biten et al. 2019, arXiv:1
 
 
 def anls(prediction: str, answers: Sequence[str]) -> float:
-    """Average normalized Levenshtein similarity of one prediction, in [0, 1].
+    """Return the average normalized Levenshtein similarity of one prediction, in [0, 1].
 
     ``max over answers of 1 - edit_distance / max(len)``; 0 below 0.5 or for an empty prediction.
 
-    Raises:
-        ValueError: no accepted answer.
+    Raises
+    ------
+    FaultError
+        No accepted answer.
     """
     predicted = _normalize(prediction)
     best = max(_similarity(predicted, _normalize(answer)) for answer in _some(answers))
@@ -24,24 +26,31 @@ def anls(prediction: str, answers: Sequence[str]) -> float:
 
 
 def accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """1.0 if the prediction equals an accepted answer, else 0.0.
+    """Return 1.0 if the prediction equals an accepted answer, else 0.0.
 
-    Raises:
-        ValueError: no accepted answer.
+    Raises
+    ------
+    FaultError
+        No accepted answer.
     """
     predicted = _normalize(prediction)
     return float(any(predicted == _normalize(answer) for answer in _some(answers)))
 
 
 def score(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Mean ``anls`` and ``accuracy`` over samples, each in [0, 1].
+    """Return the means of ``anls`` and ``accuracy`` over questions, each in [0, 1].
 
-    Args:
-        predictions: one string per question.
-        answers: the accepted answers of each question, in the same order.
+    Parameters
+    ----------
+    predictions : sequence of str
+        One per question.
+    answers : sequence of sequences of str
+        The accepted answers of each question, in the same order.
 
-    Raises:
-        ValueError: lengths differ, there is no sample, or a sample has no accepted answer.
+    Raises
+    ------
+    ValueError
+        Lengths differ, there is no question, or a question has no accepted answer.
     """
     pairs = list(zip(predictions, answers, strict=True))
     if not pairs:
@@ -53,7 +62,7 @@ def score(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> dict[
 
 
 def edit_distance(a: str, b: str) -> int:
-    """Levenshtein distance: insertions, deletions and substitutions of characters."""
+    """Return the Levenshtein distance: insertions, deletions and substitutions of characters."""
     row = list(range(len(b) + 1))
     for i, char in enumerate(a, start=1):
         previous, row = row, [i]

@@ -1,4 +1,4 @@
-"""The final answer in a generated text, and whether it is the reference's.
+"""The final answer in a generated text, and whether it equals the reference's.
 
 Sources: multiple choice of the commonsense data sets in the form that LLM-Adapters gives them
 (Hu et al. 2023, arXiv:2304.01933: "the correct answer is answer1"); numbers of GSM8K (Cobbe et al.
@@ -32,23 +32,31 @@ MOST_DIGITS = 1000  # Python refuses to read integers of more than 4300
 
 
 def text(prediction: str, reference: str) -> bool:
-    """Whether both are the same words, whatever their case and the blanks between."""
+    """Return whether both are the same words, whatever their case and white space."""
     return _words(prediction) == _words(reference)
 
 
 def choice(prediction: str, reference: str) -> bool:
-    """Whether the first choice that ``prediction`` names is ``reference``.
+    """Return whether the first choice that ``prediction`` names is ``reference``.
 
-    What a choice may be called follows from the reference: for "answer2", answer1 to answer5.
+    The possible choices follow from the reference: for "answer2", answer1 to answer5.
 
-    Raises:
-        ValueError: ``reference`` is none of the known choices.
+    Raises
+    ------
+    ValueError
+        ``reference`` is none of the known choices.
     """
     return first_choice(prediction, reference) == reference.strip().lower()
 
 
 def first_choice(prediction: str, reference: str) -> str | None:
-    """The first choice in ``prediction`` of the kind that ``reference`` is, or None."""
+    """Return the first choice in ``prediction`` of the reference's kind, or None.
+
+    Raises
+    ------
+    ValueError
+        ``reference`` is none of the known choices.
+    """
     wanted = reference.strip().lower()
     names = CHOICES.get(wanted.rstrip("0123456789"))
     if names is None or not re.fullmatch(names, wanted):
@@ -61,12 +69,14 @@ def first_choice(prediction: str, reference: str) -> str | None:
 
 
 def number(prediction: str, reference: str) -> bool:
-    """Whether both end in the same number.
+    """Return whether both end in the same number.
 
-    Numbers are compared as they are; MetaMath's own script rounds them to integers first.
+    Numbers are compared exactly; MetaMath's own script rounds them to integers first.
 
-    Raises:
-        ValueError: there is no number in ``reference``.
+    Raises
+    ------
+    ValueError
+        There is no number in ``reference``.
     """
     wanted = final_number(reference)
     if wanted is None:
@@ -75,9 +85,10 @@ def number(prediction: str, reference: str) -> bool:
 
 
 def final_number(answer: str) -> Fraction | None:
-    """The first number behind the last "####" or "The answer is:"; without either, the last one.
+    """Return the first number after the last "####" or "The answer is:", else the last number.
 
-    ``1,234``, ``-0.5`` and ``3/4`` are numbers; signs of currency and percent are not read.
+    ``1,234``, ``-0.5`` and ``3/4`` are numbers; signs of currency and percent are not read. None
+    where there is no number.
     """
     answer = re.sub(r"-[$€£]", "-", answer.replace("\N{MINUS SIGN}", "-"))
     *before, behind = MARKER.split(answer)
@@ -92,10 +103,12 @@ def final_number(answer: str) -> Fraction | None:
 
 
 def latex(prediction: str, reference: str) -> bool:
-    """Whether both end in the same LaTeX, typeset in one way or another.
+    """Return whether both end in the same LaTeX, whatever its typesetting.
 
-    Raises:
-        ValueError: there is no answer in ``reference``.
+    Raises
+    ------
+    ValueError
+        There is no answer in ``reference``.
     """
     wanted = final_latex(reference)
     if wanted is None:
@@ -106,8 +119,9 @@ def latex(prediction: str, reference: str) -> bool:
 
 
 def final_latex(answer: str) -> str | None:
-    """What stands behind the last "The answer is:", to the end of its sentence; without it, what
-    the last ``\\boxed{}`` holds; in one spelling. None where there is neither.
+    """Return the text after the last "The answer is:", to the end of its sentence, normalized.
+
+    Without those words it is the content of the last ``\\boxed{}``; None where there is neither.
     """
     *before, behind = re.split(r"the answer is\s*:", answer, flags=re.IGNORECASE)
     found = behind.split(".\n")[0] if before else last_boxed(answer)

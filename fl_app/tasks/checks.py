@@ -44,7 +44,7 @@ def check(cfg: DictConfig) -> None:
     Raises
     ------
     ValueError
-        Naming the key and what it may be.
+        Names the key and what it may be.
     """
     check_choices(cfg, CHOICES)
     check_rules(cfg, RULES)

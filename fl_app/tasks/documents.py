@@ -1,34 +1,37 @@
-"""Documents with questions as tensors, and answers back from a model.
+"""Documents with questions as tensors, and the answers that a model generates.
 
-All questions of a document share one pass of the encoder (``document`` maps a question to its
-page) when the model's ``prompt`` is "decoder"; with "encoder", T5's own form, every question
-has a page of its own, and the pages of a document share its picture.
+When the model's ``prompt`` is "decoder", all questions of a document share one pass of the encoder
+(``document`` maps a question to its page). With "encoder", T5's own form, every question has a page
+of its own, and the pages of a document share its picture.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from datasets import Dataset
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from fl_app.data.invoices.pictures import pixel_values
 from fl_app.data.padding import IGNORED, pad
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
+from fl_app.tasks.evaluation import Rows, batches, evaluating, greedy
 
 NO_BOX = [0, 0, 0, 0]  # of padding and special tokens
 PROMPT_BOX = [0, 0, 1000, 1000]  # of a question before the page, as in the competition's code
-PREDICT_DOCUMENTS = 16  # a batch of predict(); bounds its memory, does not change the answers
 
 
 class Collator:
     """Turns rows (see ``fl_app.data``) into arguments of ``VT5ForConditionalGeneration.forward``.
 
-    Args:
-        tokenizer: the model's own.
-        model_config: decides where the question goes (``prompt``) and the special tokens.
-        max_length: encoder tokens of a page; what is beyond is cut off.
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerFast
+        The model's own.
+    model_config : VT5Config
+        Decides where the question is (``prompt``), and the special tokens.
+    max_length : int
+        Encoder tokens of a page at most; the rest is cut.
     """
 
     def __init__(
@@ -42,8 +45,10 @@ class Collator:
         self.pad: int = model_config.pad_token_id  # type: ignore[assignment]
 
     def training(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Tensors of a training step: the pages, ``document`` [questions], ``decoder_input_ids``
-        and ``labels`` [questions, tokens]; the loss is on the first accepted answer and the end.
+        """Return the tensors of a training step.
+
+        They are those of the pages and ``document`` [questions]; ``decoder_input_ids`` and
+        ``labels`` [questions, tokens]. The loss is on the first accepted answer and the end token.
         """
         batch = self._pages(rows)
         answers = self._ids([accepted[0] for row in rows for accepted in row["answers"]])
@@ -57,9 +62,11 @@ class Collator:
         return {**batch, "decoder_input_ids": decoder_input_ids, "labels": labels}
 
     def prompts(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Tensors to generate from: the pages, ``document`` [questions], and
-        ``decoder_input_ids``, ``decoder_attention_mask`` [questions, tokens], padded on the left:
-        T5 sees differences of positions only, so the padding changes nothing.
+        """Return the tensors to generate from.
+
+        They are those of the pages and ``document`` [questions]; ``decoder_input_ids`` and
+        ``decoder_attention_mask`` [questions, tokens], padded on the left. T5 sees only differences
+        of positions, so the padding changes nothing.
         """
         prompts = self._prompts(rows)
         ids = pad(prompts, self.pad, left=True)
@@ -67,7 +74,7 @@ class Collator:
         return {**self._pages(rows), "decoder_input_ids": ids, "decoder_attention_mask": mask}
 
     def encode_words(self, words: Sequence[Sequence[str]]) -> BatchEncoding:
-        """Token ids of pages given as words, padded on the right and cut at ``max_length``."""
+        """Return the token ids of pages of words, padded on the right and cut at ``max_length``."""
         return self.tokenizer(
             [list(page) for page in words],
             is_split_into_words=True,
@@ -78,8 +85,10 @@ class Collator:
         )
 
     def _pages(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """``input_ids``, ``attention_mask`` [pages, tokens], ``bbox`` [pages, tokens, 4]; for a
-        model that sees pictures also ``pixel_values`` [rows, 3, height, width] and ``picture``
+        """Return the tensors of the encoder, and ``document`` [questions].
+
+        They are ``input_ids``, ``attention_mask`` [pages, tokens], ``bbox`` [pages, tokens, 4]; for
+        a model that sees pictures also ``pixel_values`` [rows, 3, height, width] and ``picture``
         [pages].
         """
         words: list[list[str]] = []
@@ -103,7 +112,7 @@ class Collator:
         batch = {
             "input_ids": encoding["input_ids"],
             "attention_mask": encoding["attention_mask"],
-            "bbox": spread(encoding, boxes, NO_BOX),
+            "bbox": per_token(encoding, boxes, NO_BOX),
             "document": torch.tensor(document),
         }
         if self.model_config.visual is not None:
@@ -112,7 +121,7 @@ class Collator:
         return batch
 
     def _prompts(self, rows: Sequence[dict[str, Any]]) -> list[list[int]]:
-        """What the decoder is given of each question: its start, then the question or nothing."""
+        """Return the decoder's prompt of each question: its start, then the question or nothing."""
         questions = [question for row in rows for question in row["questions"]]
         if self.model_config.prompt == "encoder":
             return [[self.start] for _ in questions]
@@ -124,13 +133,17 @@ class Collator:
         )["input_ids"]
 
 
-def spread(encoding: BatchEncoding, values: Sequence[Sequence[Any]], empty: Any) -> Tensor:
-    """Values of words as values of their tokens, [pages, tokens, ...].
+def per_token(encoding: BatchEncoding, values: Sequence[Sequence[Any]], empty: Any) -> Tensor:
+    """Return for each token the value of its word, [pages, tokens, ...].
 
-    Args:
-        encoding: of pages given as words.
-        values: one per word of each page.
-        empty: the value of padding and special tokens.
+    Parameters
+    ----------
+    encoding : BatchEncoding
+        Of pages given as words.
+    values : sequence of sequences
+        One value per word of each page.
+    empty
+        The value of padding and special tokens.
     """
     return torch.tensor(
         [
@@ -140,32 +153,27 @@ def spread(encoding: BatchEncoding, values: Sequence[Sequence[Any]], empty: Any)
     )
 
 
-@torch.inference_mode()
 def predict(
     model: VT5ForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
     collator: Collator,
-    rows: Sequence[dict[str, Any]] | Dataset,
+    rows: Rows,
     max_answer_length: int,
 ) -> list[str]:
-    """Greedy answers, one string per question in the order of ``rows``.
+    """Return greedy answers, one string per question in the order of ``rows``.
 
-    Args:
-        model: the model, or a PEFT model around it; its training mode is restored.
-        max_answer_length: tokens of an answer at most.
+    Parameters
+    ----------
+    model : VT5ForConditionalGeneration
+        The model, or a PEFT model around it; its mode is restored.
+    max_answer_length : int
+        Tokens of an answer at most.
     """
-    was_training = model.training
-    device = next(model.parameters()).device
-    model.eval()
     answers: list[str] = []
-    for first in range(0, len(rows), PREDICT_DOCUMENTS):
-        last = min(first + PREDICT_DOCUMENTS, len(rows))
-        prompts = collator.prompts([rows[i] for i in range(first, last)])
-        batch: dict[str, Any] = {key: value.to(device) for key, value in prompts.items()}
-        generated = model.generate(
-            **batch, max_new_tokens=max_answer_length, do_sample=False, num_beams=1
-        )
-        after_prompt = generated[:, batch["decoder_input_ids"].shape[1] :]
-        answers += tokenizer.batch_decode(after_prompt, skip_special_tokens=True)
-    model.train(was_training)
+    with evaluating(model):
+        for documents in batches(rows):
+            prompts = collator.prompts(documents)
+            ids = greedy(model, prompts, max_answer_length, collator.pad, collator.end)
+            after_prompt = ids[:, prompts["decoder_input_ids"].shape[1] :]
+            answers += tokenizer.batch_decode(after_prompt, skip_special_tokens=True)
     return [answer.strip() for answer in answers]

@@ -6,10 +6,11 @@ from typing import Any, cast
 from datasets import Dataset
 from omegaconf import DictConfig
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
 from fl_app.tasks import anls
+from fl_app.tasks.base import ModelSpec
 from fl_app.tasks.documents import Collator, predict
 from fl_app.tasks.evaluation import Rows
 from fl_app.tasks.filled import check_filled
@@ -18,30 +19,37 @@ from fl_app.tasks.filled import check_filled
 class DocVQA:
     """``fl_app.tasks.documents`` and ``fl_app.tasks.anls`` as a task; an example is a question.
 
-    Args:
-        cfg: has no options.
-        model_config: a VT5's.
+    Parameters
+    ----------
+    cfg : DictConfig
+        Has no options.
+    spec : ModelSpec
+        A VT5.
+
+    Raises
+    ------
+    ValueError
+        Another model.
     """
 
     columns = ("words", "boxes", "questions", "answers")
     metrics = ("anls", "accuracy")
 
-    def __init__(
-        self,
-        cfg: DictConfig,
-        tokenizer: PreTrainedTokenizerFast,
-        model_config: PreTrainedConfig,
-        max_length: int,
-        max_answer_length: int,
-    ) -> None:
-        if not isinstance(model_config, VT5Config):
-            raise ValueError(f"task=docvqa needs a VT5, the model is a {model_config.model_type}")
-        self.tokenizer = tokenizer
-        self.collator = Collator(tokenizer, model_config, max_length)
-        self.max_answer_length = max_answer_length
+    def __init__(self, cfg: DictConfig, spec: ModelSpec) -> None:
+        if not isinstance(spec.config, VT5Config):
+            raise ValueError(f"task=docvqa needs a VT5, the model is a {spec.config.model_type}")
+        self.tokenizer = spec.tokenizer
+        self.collator = Collator(spec.tokenizer, spec.config, spec.max_length)
+        self.max_answer_length = spec.max_answer_length
 
     def check(self, rows: Dataset) -> None:
-        """Refuse rows with nothing in a column; FaultError says how many."""
+        """Refuse rows without a value in a column.
+
+        Raises
+        ------
+        FaultError
+            With the number of such rows.
+        """
         check_filled(self.columns, rows)
 
     def training(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
@@ -49,7 +57,7 @@ class DocVQA:
         return self.collator.training(rows)
 
     def examples(self, rows: Rows) -> int:
-        """The questions of the rows."""
+        """Return the number of questions of the rows."""
         return sum(len(row["questions"]) for row in rows)
 
     def predict(self, model: PreTrainedModel, rows: Rows) -> list[str]:
@@ -58,5 +66,5 @@ class DocVQA:
         return predict(vt5, self.tokenizer, self.collator, rows, self.max_answer_length)
 
     def score(self, predictions: Sequence[str], rows: Rows) -> dict[str, float]:
-        """``anls`` and ``accuracy``, see ``fl_app.tasks.anls.score``."""
+        """Return ``anls`` and ``accuracy``, see ``fl_app.tasks.anls.score``."""
         return anls.score(predictions, [accepted for row in rows for accepted in row["answers"]])

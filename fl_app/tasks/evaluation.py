@@ -16,7 +16,7 @@ PREDICT_ROWS = 16  # a batch; bounds its memory, does not change the predictions
 
 @contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """In evaluation mode and without gradients; the training mode is restored."""
+    """Switch to evaluation mode and no gradients for a while; the mode is restored."""
     was_training = model.training
     model.eval()
     try:
@@ -27,7 +27,7 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
 
 
 def batches(rows: Rows) -> Iterator[list[dict[str, Any]]]:
-    """Rows in lists of ``PREDICT_ROWS``, in order."""
+    """Yield rows in lists of ``PREDICT_ROWS``, in order."""
     for first in range(0, len(rows), PREDICT_ROWS):
         yield [rows[i] for i in range(first, min(first + PREDICT_ROWS, len(rows)))]
 
@@ -35,12 +35,20 @@ def batches(rows: Rows) -> Iterator[list[dict[str, Any]]]:
 def greedy(
     model: PreTrainedModel, inputs: dict[str, Tensor], max_new_tokens: int, pad: int, end: int
 ) -> Tensor:
-    """The likeliest token at every step, [rows, tokens], whatever the checkpoint's own habits.
+    """Return what a model generates with the likeliest token at every step, [rows, tokens].
 
-    Args:
-        inputs: ``input_ids`` and ``attention_mask`` [rows, tokens].
-        pad: token behind the end of a row.
-        end: token that ends a row.
+    What the checkpoint's own generation config says of sampling, beams and penalties is ignored.
+
+    Parameters
+    ----------
+    inputs : dict of tensors
+        Arguments of the model's ``generate``, such as ``input_ids`` [rows, tokens].
+    max_new_tokens : int
+        Tokens that are generated at most.
+    pad : int
+        The token after the end of a row.
+    end : int
+        The token that ends a row.
     """
     device = next(model.parameters()).device
     generate: Any = model.generate  # a Tensor to mypy, as any attribute of a module is
@@ -54,3 +62,15 @@ def greedy(
         pad_token_id=pad,
         eos_token_id=end,
     )
+
+
+def check_predictions(predictions: Sequence[str], rows: Rows) -> None:
+    """Refuse predictions that are not one for each row.
+
+    Raises
+    ------
+    ValueError
+        There are not as many predictions as rows, or none.
+    """
+    if len(predictions) != len(rows) or not predictions:
+        raise ValueError(f"{len(predictions)} predictions cannot be scored against {len(rows)}")

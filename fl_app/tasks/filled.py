@@ -1,4 +1,4 @@
-"""What rows have to hold: for errors that say how many do not, and never what they hold."""
+"""The check that rows have values: its error counts the rows that lack one, and quotes none."""
 
 from collections.abc import Iterable
 
@@ -8,12 +8,12 @@ from fl_app.faults import FaultError
 
 
 def check_filled(columns: Iterable[str], rows: Dataset) -> None:
-    """Refuse rows that have nothing in one of ``columns``.
+    """Refuse rows without a value in one of ``columns``.
 
     Raises
     ------
     FaultError
-        Naming the first such column, and how many rows.
+        Names the first such column, and the number of rows.
     """
     for column in columns:
         values = rows.select_columns(column).with_format("arrow")[:]

@@ -1,61 +1,124 @@
-"""What instruction tuning is told of rows: prompts, responses, and which answers are right."""
+"""Instruction tuning: prompts, responses and the score, the same for every generating model."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+from datasets import Dataset
 from omegaconf import DictConfig
+from torch import Tensor
+from transformers import PreTrainedModel
 
+from fl_app.data.padding import pad
 from fl_app.faults import during
 from fl_app.tasks.answers import ANSWERS
-from fl_app.tasks.evaluation import Rows
+from fl_app.tasks.base import ModelSpec
+from fl_app.tasks.evaluation import Rows, batches, check_predictions, evaluating, greedy
+from fl_app.tasks.filled import check_filled
 from fl_app.tasks.template import Template
 
 
-class Instruction:
-    """The texts of a row and the score of predictions, the same for every generating model.
+class Instruction(ABC):
+    """A generating model learns to answer prompts with responses.
 
-    Args:
-        cfg: ``prompt`` and ``response``, templates; ``reference``, the column whose final answer
-            is the right one; ``answer``, how answers are found and compared
-            (``fl_app.tasks.answers``); ``average_over``, a column: accuracy is the mean over its
-            values of the mean over the rows of each, as tables over several test sets have it
-            (null: the mean over all rows).
+    Parameters
+    ----------
+    cfg : DictConfig
+        ``prompt`` and ``response``, templates; ``reference``, the column whose final answer is the
+        right one; ``answer``, how answers are found and compared (``fl_app.tasks.answers``);
+        ``average_over``, a column: accuracy is then the mean over its values of the mean over the
+        rows of each, as in tables over several test sets (null: the mean over all rows).
+    spec : ModelSpec
+        The model.
 
-    Attributes:
-        columns: all that are named, each once.
+    Attributes
+    ----------
+    columns : tuple of str
+        All columns that are named, each once.
 
-    Raises:
-        ValueError: a template that is none.
+    Raises
+    ------
+    ValueError
+        A text that is not a template, or a tokenizer that lacks a token.
     """
 
-    def __init__(self, cfg: DictConfig) -> None:
+    metrics = ("accuracy",)
+    end: int  # token ids
+    pad: int
+
+    def __init__(self, cfg: DictConfig, spec: ModelSpec) -> None:
         self.prompt = Template("task.prompt", cfg.prompt)
         self.response = Template("task.response", cfg.response)
         self.reference: str = cfg.reference
         self.is_right = ANSWERS[cfg.answer]
         self.average_over: str | None = cfg.average_over
-        scored = (
-            [self.reference] if self.average_over is None else [cfg.reference, cfg.average_over]
-        )
-        named = [*self.prompt.columns, *self.response.columns, *scored]
-        self.columns = tuple(dict.fromkeys(named))
+        scored = [self.reference] + ([self.average_over] if self.average_over is not None else [])
+        self.columns = tuple(dict.fromkeys([*self.prompt.columns, *self.response.columns, *scored]))
+        self.tokenizer = spec.tokenizer
+        self.max_length = spec.max_length
+        self.max_answer_length = spec.max_answer_length
 
-    def prompts(self, rows: Sequence[dict[str, Any]]) -> list[str]:
-        """What the model is given."""
-        return [self.prompt.fill(row) for row in rows]
+    @abstractmethod
+    def training(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return ``input_ids``, ``attention_mask`` and ``labels``, each [rows, tokens]."""
 
-    def responses(self, rows: Sequence[dict[str, Any]]) -> list[str]:
-        """What it is to write."""
-        return [self.response.fill(row) for row in rows]
+    @abstractmethod
+    def prompts(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return ``input_ids`` and ``attention_mask``, each [rows, tokens]."""
+
+    @abstractmethod
+    def responses(self, inputs: dict[str, Tensor], generated: Tensor) -> list[list[int]]:
+        """Return the tokens of each response.
+
+        Parameters
+        ----------
+        inputs : dict of tensors
+            See `prompts`.
+        generated : tensor [rows, tokens]
+            The tokens that the model's ``generate`` returns.
+        """
+
+    def check(self, rows: Dataset) -> None:
+        """Refuse rows without a value in a column.
+
+        Raises
+        ------
+        FaultError
+            With the number of such rows.
+        """
+        check_filled(self.columns, rows)
+
+    def examples(self, rows: Rows) -> int:
+        """Return the number of rows: each is one example."""
+        return len(rows)
+
+    def padded(self, ids: list[list[int]], left: bool = False) -> dict[str, Tensor]:
+        """Return ``input_ids`` and ``attention_mask`` of token ids, each [rows, tokens]."""
+        return {
+            "input_ids": pad(ids, self.pad, left=left),
+            "attention_mask": pad([[1] * len(one) for one in ids], 0, left=left),
+        }
+
+    def predict(self, model: PreTrainedModel, rows: Rows) -> list[str]:
+        """Return greedy responses, one per row, without special tokens."""
+        texts: list[str] = []
+        with evaluating(model):
+            for some in batches(rows):
+                inputs = self.prompts(some)
+                ids = greedy(model, inputs, self.max_answer_length, self.pad, self.end)
+                answers = self.responses(inputs, ids)
+                texts += self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        return [text.strip() for text in texts]
 
     def score(self, predictions: Sequence[str], rows: Rows) -> dict[str, float]:
-        """``accuracy`` in [0, 1]: the share of predictions with the reference's final answer.
+        """Return ``accuracy``: the share of predictions with the reference's final answer.
 
-        Raises:
-            ValueError: there are not as many predictions as rows, or none.
+        Raises
+        ------
+        ValueError
+            There are not as many predictions as rows, or none.
         """
-        if len(predictions) != len(rows) or not predictions:
-            raise ValueError(f"{len(predictions)} predictions cannot be scored against {len(rows)}")
+        check_predictions(predictions, rows)
         groups: dict[Any, list[bool]] = {}
         for index, prediction in enumerate(predictions):
             row = rows[index]

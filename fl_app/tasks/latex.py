@@ -1,14 +1,14 @@
-"""Final answers of MATH, which are LaTeX, in one spelling.
+"""Final answers of MATH, which are LaTeX, normalized to one spelling.
 
 The rules are those of the data set's own scoring (Hendrycks et al. 2021, arXiv:2103.03874,
-``is_equiv``), written anew: spelling and typesetting are dropped, but no algebra is done.
+``is_equiv``), implemented anew: spelling and typesetting are dropped, but no algebra is done.
 """
 
 import re
 
 BOX = re.compile(r"\\f?box(?:ed)?\s*(?=\{)|\\boxed\s+(?=[^\s{])")
 
-# What has no meaning: in the order in which it is removed or respelled.
+# What has no meaning, and what replaces it, in this order.
 SPELLINGS = (
     (r"\n|\\!", ""),
     (r"\\\\", r"\\"),
@@ -30,7 +30,7 @@ SPELLINGS = (
 
 
 def normalize(answer: str) -> str:
-    """One spelling of an answer: ``"\\dfrac12."`` and ``"1/2"`` become ``"\\frac{1}{2}"``."""
+    """Return an answer in one spelling: ``"\\dfrac12."`` and ``"1/2"`` are ``"\\frac{1}{2}"``."""
     answer = answer.strip().removesuffix(".")
     for pattern, spelling in SPELLINGS:
         answer = re.sub(pattern, spelling, answer)
@@ -38,7 +38,7 @@ def normalize(answer: str) -> str:
 
 
 def last_boxed(text: str) -> str | None:
-    """What the last ``\\boxed{...}`` or ``\\fbox{...}`` holds, or None if there is none closed."""
+    """Return the content of the last closed ``\\boxed{...}`` or ``\\fbox{...}``, or None."""
     found = None
     for match in BOX.finditer(text):
         inner = _group(text, match.end())
@@ -47,7 +47,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def _group(text: str, start: int) -> str | None:
-    """The group that begins at ``start``, without its braces; a word where there are none."""
+    """Return the group that begins at ``start``, without its braces; a word where it has none."""
     if text[start] != "{":
         return re.split(r"[\s$]", text[start:], maxsplit=1)[0]
     depth = 0

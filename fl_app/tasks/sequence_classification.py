@@ -7,53 +7,58 @@ import torch
 from datasets import Dataset
 from omegaconf import DictConfig
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from fl_app.faults import FaultError
-from fl_app.tasks.evaluation import Rows, batches, evaluating
+from fl_app.tasks.base import ModelSpec
+from fl_app.tasks.evaluation import Rows, batches, check_predictions, evaluating
 from fl_app.tasks.filled import check_filled
 
 
 class SequenceClassification:
     """A model with a classification head learns labels; a prediction is a label's name.
 
-    Args:
-        cfg: ``texts``, one or two columns; ``label``, the column of the label; ``labels``, their
-            names in the order of the head's outputs.
-        model_config: ``num_labels`` outputs.
-        max_length: tokens of both texts together; the longer one is cut.
-        max_answer_length: nothing is written.
+    Both texts together have at most ``max_length`` tokens; the longer one is cut.
 
-    Raises:
-        ValueError: the model has another number of outputs, or the tokenizer cannot pad.
+    Parameters
+    ----------
+    cfg : DictConfig
+        ``texts``, one or two columns; ``label``, the column of the label; ``labels``, their names
+        in the order of the head's outputs.
+    spec : ModelSpec
+        A model of as many outputs (``num_labels``).
+
+    Raises
+    ------
+    ValueError
+        The model has another number of outputs, or the tokenizer cannot pad.
     """
 
     metrics = ("accuracy",)
 
-    def __init__(
-        self,
-        cfg: DictConfig,
-        tokenizer: PreTrainedTokenizerFast,
-        model_config: PreTrainedConfig,
-        max_length: int,
-        max_answer_length: int,
-    ) -> None:
+    def __init__(self, cfg: DictConfig, spec: ModelSpec) -> None:
         self.texts = [str(column) for column in cfg.texts]
         self.label: str = cfg.label
         self.labels = [str(label) for label in cfg.labels]
         self.columns = (*self.texts, self.label)
-        self.tokenizer = tokenizer
-        self.max_length = max_length
-        if model_config.num_labels != len(self.labels):
+        self.tokenizer = spec.tokenizer
+        self.max_length = spec.max_length
+        if spec.config.num_labels != len(self.labels):
             raise ValueError(
-                f"the model tells {model_config.num_labels} classes apart, task.labels names "
+                f"the model tells {spec.config.num_labels} classes apart, task.labels names "
                 f"{len(self.labels)}: {', '.join(self.labels)}"
             )
-        if tokenizer.pad_token_id is None:
+        if spec.tokenizer.pad_token_id is None:
             raise ValueError("the tokenizer has no padding token, which a classifier needs")
 
     def check(self, rows: Dataset) -> None:
-        """Refuse rows without a text or with an unknown label; the node's log says how many."""
+        """Refuse rows without a text or with an unknown label.
+
+        Raises
+        ------
+        FaultError
+            With the number of such rows, for the node's own log.
+        """
         check_filled(self.columns, rows)
         unknown = sum(not self._is_known(label) for label in rows[self.label][:])
         if unknown:
@@ -65,11 +70,11 @@ class SequenceClassification:
             )
 
     def training(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """``inputs`` of the rows, and ``labels`` [rows]."""
+        """Return `inputs` of the rows, and ``labels`` [rows]."""
         return {**self.inputs(rows), "labels": torch.tensor([self._index(row) for row in rows])}
 
     def inputs(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """What the tokenizer gives the model, each [rows, tokens], padded on the right."""
+        """Return what the tokenizer gives the model, each [rows, tokens], padded on the right."""
         texts = [[self._text(row, column) for row in rows] for column in self.texts]
         encoding = self.tokenizer(
             *texts,
@@ -82,11 +87,11 @@ class SequenceClassification:
         return dict(encoding)
 
     def examples(self, rows: Rows) -> int:
-        """Every row is one."""
+        """Return the number of rows: each is one example."""
         return len(rows)
 
     def predict(self, model: PreTrainedModel, rows: Rows) -> list[str]:
-        """The name of the likeliest label of each row."""
+        """Return the name of the likeliest label of each row."""
         device = next(model.parameters()).device
         found: list[int] = []
         with evaluating(model):
@@ -96,13 +101,14 @@ class SequenceClassification:
         return [self.labels[index] for index in found]
 
     def score(self, predictions: Sequence[str], rows: Rows) -> dict[str, float]:
-        """``accuracy``: the share of rows whose label is predicted.
+        """Return ``accuracy``: the share of rows whose label is predicted.
 
-        Raises:
-            ValueError: there are not as many predictions as rows, or none.
+        Raises
+        ------
+        ValueError
+            There are not as many predictions as rows, or none.
         """
-        if len(predictions) != len(rows) or not predictions:
-            raise ValueError(f"{len(predictions)} predictions cannot be scored against {len(rows)}")
+        check_predictions(predictions, rows)
         right = [
             prediction == self.labels[self._index(rows[index])]
             for index, prediction in enumerate(predictions)
@@ -120,7 +126,7 @@ class SequenceClassification:
         return str(row[column])
 
     def _index(self, row: dict[str, Any]) -> int:
-        """The output of a row's label, which is a name or already a number."""
+        """Return the output of a row's label, which is a name or already a number."""
         label = row.get(self.label)
         if self._is_known(label):
             return label if isinstance(label, int) else self.labels.index(str(label))

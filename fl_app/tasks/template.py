@@ -10,14 +10,24 @@ from fl_app.faults import FaultError
 class Template:
     """A text with ``{column}`` fields, such as ``"Question: {question}\\nAnswer:"``.
 
-    A brace that is meant is doubled. Values are put in as they are: braces in them mean nothing.
+    A brace that belongs to the text is doubled. Braces in values have no meaning.
 
-    Args:
-        key: the option that holds the text, for errors.
-        text: with at least one field.
+    Parameters
+    ----------
+    key : str
+        The option that holds the text, for errors.
+    text : str
+        With at least one field.
 
-    Raises:
-        ValueError: a brace that is not closed, a field that is no plain name, or no field.
+    Attributes
+    ----------
+    columns : tuple of str
+        The columns of the fields, each once.
+
+    Raises
+    ------
+    ValueError
+        A brace that is not closed, a field that is not a plain name, or no field.
     """
 
     def __init__(self, key: str, text: str) -> None:
@@ -39,10 +49,12 @@ class Template:
         self.columns = tuple(dict.fromkeys(str(name) for _, name, _, _ in fields))
 
     def fill(self, row: Mapping[str, Any]) -> str:
-        """The text of one row.
+        """Return the text of one row.
 
-        Raises:
-            ValueError: the row lacks a column of the template, or has no value in it.
+        Raises
+        ------
+        FaultError
+            The row lacks a column of the template, or has no value in it.
         """
         for column in self.columns:
             if row.get(column) is None:

@@ -1,0 +1,72 @@
+"""What a task is, and what it knows of its model."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from fl_app.tasks.evaluation import Rows
+
+
+class ModelSpec(NamedTuple):
+    """What a task knows of its model before there are weights.
+
+    Attributes
+    ----------
+    tokenizer : PreTrainedTokenizerFast
+        The model's own.
+    config : PreTrainedConfig
+        The model's own.
+    max_length : int
+        Tokens of an input at most.
+    max_answer_length : int
+        Tokens of an answer at most.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    config: PreTrainedConfig
+    max_length: int
+    max_answer_length: int
+
+
+class Task(Protocol):
+    """From rows to batches, to predictions, to a score.
+
+    It is made of the group ``task`` of the configuration and a `ModelSpec`.
+
+    Attributes
+    ----------
+    columns : tuple of str
+        The columns of a row that training and scoring need.
+    metrics : tuple of str
+        The names in a score, an attribute of the class; the first one is the task's own.
+    """
+
+    columns: tuple[str, ...]
+    metrics: tuple[str, ...]
+
+    def check(self, rows: Dataset) -> None:
+        """Refuse rows that cannot be learnt from.
+
+        Raises
+        ------
+        FaultError
+            With the number of such rows.
+        """
+
+    def training(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return the arguments of the model's ``forward``, which returns the loss."""
+
+    def examples(self, rows: Rows) -> int:
+        """Return the number of examples in rows, which weighs a client's update."""
+
+    def predict(self, model: PreTrainedModel, rows: Rows) -> list[str]:
+        """Return one prediction per example, in order, without randomness.
+
+        The model's mode is restored.
+        """
+
+    def score(self, predictions: Sequence[str], rows: Rows) -> dict[str, float]:
+        """Return ``metrics``, each in [0, 1]; every task has ``accuracy``."""
