@@ -1,4 +1,4 @@
-"""How a process of a run builds its session."""
+"""Build the session of a run, once per process."""
 
 import os
 import threading
@@ -26,31 +26,31 @@ _BUILDING = threading.Lock()
 
 
 def session(overrides: str) -> Session:
-    """Build the session of a run; a process that asks again gets the same one.
+    """Build the session of a run, or return the one that this process has already built.
 
     Raises
     ------
     ConfigError
-        For a wrong override.
+        If an override is wrong.
     FileNotFoundError, ValueError
-        For a model that is missing or is not the one named by the config.
+        If the model is missing, or does not fit the configuration.
     """
     with _BUILDING:
         here = _session(overrides)
-    torch.set_num_threads(here.cfg.federation.torch_threads)  # holds for the thread that asks
+    torch.set_num_threads(here.cfg.federation.torch_threads)  # applies to the calling thread
     return here
 
 
 def forget_session() -> None:
-    """Let the next one who asks build it anew."""
+    """Make the next call of ``session`` build a new one."""
     _session.cache_clear()
 
 
 def prepare(overrides: str) -> None:
-    """Begin to build the session, and its data, while there is nothing else to do."""
+    """Start building the session and its data in a thread, while the process waits."""
 
     def build() -> None:
-        with suppress(Exception):  # it is raised again where the session is asked for
+        with suppress(Exception):  # ``session`` raises it again
             _ = session(overrides).data
 
     threading.Thread(target=build, daemon=True).start()
@@ -98,7 +98,7 @@ def _session(overrides: str) -> Session:
 
 
 def compile_codecs(here: Session) -> None:
-    """Compile what is compiled now, not within the first transfer."""
+    """Compile the codecs' kernels now, so that the first transfer is not slower."""
     parcels = [p for form in here.forms.values() for p in (form.up, form.down)]
     for parcel in {one.whole.fingerprint: one for one in parcels}.values():
         codec, like = parcel.whole, here.references(parcel)
@@ -106,16 +106,17 @@ def compile_codecs(here: Session) -> None:
 
 
 def check_session(here: Session) -> None:
-    """Check what only the built method says of itself.
+    """Check the properties of the built method.
 
     Raises
     ------
     ValueError
-        If silence would tell what privacy hides, or leave a hole in a sum.
+        If clients may stay silent, but secure aggregation or client-level privacy needs all
+        updates: silence would reveal what privacy hides, or a sum would be incomplete.
     """
     whole = is_secure(here.cfg) or is_client_level(here.cfg)
     if here.method.may_be_silent and whole:
         raise ValueError(
-            f"strategy.local={type(here.method).__name__} lets clients stay silent, and secure "
+            f"strategy.local={type(here.method).__name__} lets clients stay silent, but secure "
             "aggregation and client-level privacy need an update of every client that was asked"
         )

@@ -1,4 +1,4 @@
-"""The ServerApp: composes the run, lets the strategy work, and writes what it cost and brought."""
+"""The ServerApp: runs the strategy of an experiment, and writes results and costs."""
 
 import logging
 import threading
@@ -37,7 +37,7 @@ logger = logging.getLogger("thinwire")
 
 app = ServerApp()
 
-SAID_IN_FULL = WithoutTraceback(RoundFailedError, ResumeError, OSError)
+MESSAGE_ONLY = WithoutTraceback(RoundFailedError, ResumeError, OSError)
 
 
 @app.main()
@@ -47,13 +47,13 @@ def main(grid: Grid, context: Context) -> None:
     Raises
     ------
     Exception
-        Whatever ended the run early, after the results so far and a summary that says "failed"
-        are on disk; Flower then reports the run as failed.
+        Any error that ends the run early, after the results so far and a summary with status
+        "failed" are on disk; Flower then reports the run as failed.
     """
     keep_private()
     flower = logging.getLogger("flwr")
-    flower.setLevel(logging.WARNING)  # the table below says the same, shorter
-    flower.addFilter(SAID_IN_FULL)
+    flower.setLevel(logging.WARNING)  # the console's table has the same information
+    flower.addFilter(MESSAGE_ONLY)
     began = time.perf_counter()
     overrides = str(context.run_config["overrides"])
     here = session(overrides)
@@ -65,7 +65,34 @@ def main(grid: Grid, context: Context) -> None:
 
 
 class Experiment:
-    """One experiment: evaluation, checkpoint and a line on the console after every round."""
+    """One run on the server: evaluation, checkpoint and console output after every round.
+
+    Parameters
+    ----------
+    here : Session
+        The session of the run.
+    grid : Grid
+        Flower's connection to the nodes.
+    overrides : str
+        What the run was started with.
+    setup_seconds : float
+        Seconds that building the session took.
+
+    Attributes
+    ----------
+    folder : RunFolder
+        The folder of the run.
+    strategy : Coded
+        The strategy, with codecs and ledger.
+    rounds_done : int
+        The last complete round.
+    latest : Tree
+        The model after it.
+    flower_runs : list of int
+        Flower's ids of the run, several if it was resumed.
+    ended : bool
+        Whether the summary has been written.
+    """
 
     def __init__(self, here: Session, grid: Grid, overrides: str, setup_seconds: float) -> None:
         self.here = here
@@ -78,7 +105,7 @@ class Experiment:
         self.strategy = kind(inner_strategy(here.cfg), here, self.folder.ledger)
         self.strategy.turns = self.folder.turns
         self.rounds_done = 0
-        self.flower_runs = [grid.run.run_id]  # more than one, if it was resumed
+        self.flower_runs = [grid.run.run_id]
         self.ended = False
         self.recording = threading.RLock()
 
@@ -102,20 +129,20 @@ class Experiment:
             )
             if "unseen" in here.data:
                 self.evaluate("unseen", self.rounds_done, self.latest)
-                self._tell("unseen")
+                self._log("unseen")
             here.adapter.set(here.model, self.latest)
             here.adapter.export(here.model, self.folder.path / "adapter")
             if (spent := self._privacy_spent()) is not None:
                 model_card.write(self.folder.path / "adapter", cfg.experiment, spent)
         except BaseException:
-            with suppress(OSError):  # a full disk, say, is what ended the run
+            with suppress(OSError):  # a full disk, for example, may have ended the run
                 self.finish("failed")
             raise
         self.finish("completed")
         forget_runs(default_state_dir(cfg.output.dir), self.flower_runs)
 
     def _begin(self) -> ArrayRecord:
-        """Return the model to start from, after set-up, or after what the run has done before."""
+        """Return the model to start from: theta0 after set-up, or that of the checkpoint."""
         if self.folder.checkpoint is None:
             self._check_privacy()
             set_up(self.strategy, self.grid)
@@ -124,10 +151,10 @@ class Experiment:
         kept, state = self.folder.checkpoint
         if {*kept} != {*self.here.theta0}:
             raise ResumeError(
-                f"resume={self.here.cfg.resume}: the checkpoint holds other tensors than the "
-                "model: it is damaged or of another version; start the run anew"
+                f"resume={self.here.cfg.resume}: the checkpoint contains other tensors than the "
+                "model: it is damaged or of another version; start a new run"
             )
-        self.latest = {name: kept[name] for name in self.here.theta0}  # a file has its own order
+        self.latest = {name: kept[name] for name in self.here.theta0}  # a file is ordered by name
         arrays = to_record(self.latest)
         try:
             self.strategy.restore(state["strategy"], arrays)
@@ -138,11 +165,11 @@ class Experiment:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise ResumeError(
                 f"resume={self.here.cfg.resume}: the checkpoint is not one of this strategy "
-                f"({type(error).__name__}: {error}): it is damaged or of another version; start "
-                "the run anew"
+                f"({type(error).__name__}: {error}): it is damaged or of another version; start a "
+                "new run"
             ) from None
         self._check_privacy()
-        self._keep(arrays)  # what nodes keep from now on is under the new id
+        self._keep(arrays)  # from now on nodes keep their state under the new id
         return arrays
 
     def _keep(self, arrays: ArrayRecord) -> None:
@@ -154,12 +181,12 @@ class Experiment:
         self.folder.keep(self.rounds_done, self.latest, state)
 
     def after_round(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        """Score the global model, keep it, and say so.
+        """Score the global model, write the checkpoint, and report both.
 
         Raises
         ------
         InterruptedError
-            If the run has ended: what comes later would not be in its summary.
+            If the run has ended: its summary would not contain this round.
         """
         with self.recording:
             if self.ended:
@@ -169,7 +196,7 @@ class Experiment:
             scores = self.evaluate("test", server_round, self.latest)
             self._keep(arrays)
             console.round_line(self.folder, server_round)
-            self._tell("test")
+            self._log("test")
             return MetricRecord(dict(scores))
 
     def evaluate(self, split: str, server_round: int, tree: Tree) -> dict[str, float]:
@@ -181,14 +208,14 @@ class Experiment:
         return scores
 
     def finish(self, status: str) -> None:
-        """Write summary.json and report.html and print the final table; the first call counts."""
+        """Write summary.json and report.html, and print the final table; later calls do nothing."""
         with self.recording:
             if not self.ended:
                 self.ended = True
                 self._finish(status)
 
-    def _tell(self, split: str) -> None:
-        """Let the loggers know how the last round ended."""
+    def _log(self, split: str) -> None:
+        """Pass the scores of the last round to the loggers."""
         with self.recording:
             seconds = {
                 "total": time.perf_counter() - self.folder.started + self.setup_seconds,
@@ -197,25 +224,26 @@ class Experiment:
             self.tracking.log(self.rounds_done, split, seconds)
 
     def _check_privacy(self) -> None:
-        """Find every client's noise before a round, not in it, and that it is for all its turns.
+        """Check before the first round that each client's noise suffices for all its turns.
 
-        A client for whose rows there is none is left out: what it says ends nobody else's run. A
-        round that was cut off is repeated if the budget is for it; else it stays without a
-        result: its clients were asked, and have spent their turn.
+        A client for whose number of rows there is no suitable noise is left out: its answer must
+        not end the run for the others. An interrupted round is repeated if the budget allows it;
+        otherwise it has no result, since its clients have already spent their turn.
 
         Raises
         ------
         ValueError
-            If there is none for any client, or a client would take more turns than it is for.
+            If there is no suitable noise for any client, or a client would take more turns than
+            its noise allows.
         """
         cfg, turns = self.here.cfg, self.folder.turns
         if not is_example_level(cfg) or turns is None:
             return
-        from fl_app.privacy.budget import check_turns, mechanism  # of an extra, not on every server
+        # It imports an optional dependency, which not every server has.
+        from fl_app.privacy.budget import check_turns, mechanism
 
-        self.strategy.clients.find(
-            self.grid, self.strategy.rounds_done
-        )  # they alone know how many rows they have
+        # Only the nodes know how many rows they have.
+        self.strategy.clients.find(self.grid, self.strategy.rounds_done)
         without: dict[int, str] = {}
         for client in self.strategy.clients.nodes:
             try:
@@ -231,8 +259,8 @@ class Experiment:
             if turns.last <= self.rounds_done:
                 raise
             logger.warning(
-                "rounds %d to %d were cut off and are not repeated: their clients have spent the "
-                "turns that their noise is for",
+                "rounds %d to %d were interrupted and are not repeated: their clients have spent "
+                "the turns that their noise allows",
                 self.rounds_done + 1, turns.last,
             )  # fmt: skip
             self.rounds_done = self.strategy.rounds_done = turns.last
@@ -242,7 +270,7 @@ class Experiment:
         """Return how often each client is sampled in the rounds to come."""
         cfg, nodes = self.here.cfg, sorted(self.strategy.clients.nodes)
         if len(nodes) < cfg.clients_per_round:
-            return Counter()  # the first round will say so
+            return Counter()  # the first round reports this error
         rounds = range(self.rounds_done + 1, cfg.rounds + 1)
         return sampling.turns(cfg.strategy.sampler, nodes, cfg.clients_per_round, cfg.seed, rounds)
 
@@ -252,8 +280,8 @@ class Experiment:
             return None
         from fl_app.privacy.budget import spent
 
-        said = self.strategy.uplink.spent
-        return spent(self.here.cfg, self.strategy.clients.rows, turns.count(), said)
+        reported = self.strategy.uplink.spent
+        return spent(self.here.cfg, self.strategy.clients.rows, turns.count(), reported)
 
     def _finish(self, status: str) -> None:
         here = self.here

@@ -1,4 +1,4 @@
-"""What a process of a run needs once: model, theta0, data and codecs, built from the config."""
+"""The session of a run in a process: model, theta0, data, codecs and method, built once."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,28 +23,40 @@ from fl_app.tree import Tree, chained
 from fl_app.wire.forms import Form, Parcel, plain_form
 from fl_app.wire.patch import decode_patch
 
-DERIVED = "derived"  # the name of a patch that no message brought
+DERIVED = "derived"  # the name of a patch that is computed on every machine, not sent
 
 
 @dataclass
 class Session:
-    """The pieces of a run that server and clients build alike.
+    """The parts of a run that server and clients build alike.
 
     Attributes
     ----------
+    cfg : DictConfig
+        The configuration.
+    device : torch.device
+        The device of the model.
+    model : Module
+        The model with its adapter.
+    tokenizer : PreTrainedTokenizerFast
+        Its tokenizer.
+    task : Task
+        Makes batches, predictions and scores.
+    adapter : module
+        Of ``fl_app.adapters``.
     theta0 : Tree
         The start of every trained tensor, the same on every machine.
     manifest : bytes
-        Its fingerprint, in every frame.
+        The fingerprint of theta0 and of all patches, 8 bytes, in every frame.
     forms : dict of str to Form
-        What messages of training may carry.
+        The forms that messages of training may have.
     method : LocalMethod
         The client's half of the method.
+    alias_bytes : int
+        Bytes that the competition's log counts in addition to each transfer, see
+        ``fl_app.wire.conventions``.
     patches : list of str
         Names of the changes made to the frozen weights, see ``fl_app.client.patches``.
-    alias_bytes : int
-        What the competition's log counted on top of every transfer, see
-        ``fl_app.wire.conventions``.
     """
 
     cfg: DictConfig
@@ -69,17 +81,17 @@ class Session:
         return splits
 
     def documents(self, partition: int) -> Dataset:
-        """Return the documents of the client that holds ``partition``.
+        """Return the rows of the client that holds ``partition``.
 
         Raises
         ------
-        ValueError
-            If nothing is configured for clients to share.
+        FaultError
+            If no training rows are configured.
         """
         if "train" not in self.data:
             raise FaultError(
                 "no_source",
-                "data.train.path is null, so every node has to bring its own rows: start it with "
+                "data.train.path is null, so every node needs its own rows: start it with "
                 "--node-config \"partition-id=0 num-partitions=3 data-path='/srv/rows.jsonl'\"",
             )
         return data.client_split(
@@ -91,30 +103,33 @@ class Session:
         )
 
     def reference(self, broadcast: Tree) -> Tree:
-        """Return what an update is coded against, by ``codec.reference``."""
+        """Return the reference of an update: theta0 or the broadcast, by ``codec.reference``."""
         return self.theta0 if self.cfg.codec.reference == "theta0" else broadcast
 
     @property
     def up(self) -> Codec:
-        """Return what a model alone becomes on its way to the server."""
+        """Return the codec of a model that is sent to the server without other parts."""
         return self.plain_form.up.whole
 
     @property
     def down(self) -> Codec:
-        """Return what a model alone becomes on its way to a client."""
+        """Return the codec of a model that is sent to a client without other parts."""
         return self.plain_form.down.whole
 
     def like(self, part: str) -> Tree:
-        """Return the names, the shapes and, for ``delta``, the values of a part on its way down."""
+        """Return the reference of a part that is sent to a client: names, shapes and values."""
         return self.theta0 if part == MODEL else self.method.like(part, self.theta0)
 
     def references(self, parcel: Parcel, broadcast: Tree | None = None) -> Tree:
-        """Return what the parts of a message are coded against, joined.
+        """Return the references of all parts of a message, joined.
 
         Parameters
         ----------
+        parcel : Parcel
+            The parts and their codecs.
         broadcast : Tree or None
-            The model that the client got, for a message to the server; None for one to a client.
+            The model that the client received, for a message to the server; None for a message to
+            a client.
         """
         model = self.theta0 if broadcast is None else self.reference(broadcast)
         return parcel.join(
@@ -123,24 +138,31 @@ class Session:
 
     @cached_property
     def plain_form(self) -> Form:
-        """Return the form of the model alone."""
+        """Return the form of messages with only the model."""
         return plain_form(plain(self.cfg.codec))
 
     @cached_property
     def method_remembers(self) -> bool:
-        """Return whether the client's half of the method keeps something between rounds."""
+        """Tell whether the client's half of the method keeps something between rounds."""
         return bool(self.method.start(self.theta0))
 
     @property
     def remembers(self) -> bool:
-        """Return whether a client keeps something between rounds: its codec, or its method."""
+        """Tell whether a client's codec or method keeps something between rounds."""
         codecs = (form.up.whole for form in self.forms.values())
         return self.method_remembers or any(codec.remembers for codec in codecs)
 
     def patch(self, tree: Tree, name: str) -> None:
-        """Change the frozen weights as the adapter does with ``tree``; theta0 is taken anew.
+        """Apply a patch to the frozen weights, and read theta0 again.
 
-        From then on frames are of this state: another side without the same patches refuses them.
+        Later frames are of this state: a side without the same patches refuses them.
+
+        Parameters
+        ----------
+        tree : Tree
+            The patch, for ``adapter.patch``.
+        name : str
+            Its name in ``patches``.
 
         Raises
         ------
@@ -155,11 +177,11 @@ class Session:
 
     @cached_property
     def setup(self) -> Setup | None:
-        """Return what must be agreed before round 1; None for nothing."""
+        """Return what must be agreed before round 1; None if nothing."""
         return needed_setup(self.cfg)
 
     def derive(self) -> None:
-        """Make the set-up's patch from public rows, where every machine does so by itself.
+        """Compute and apply the set-up's patch from public rows, if it is not sent.
 
         Raises
         ------
@@ -173,17 +195,17 @@ class Session:
 
     @property
     def max_rank(self) -> int:
-        """Return the highest rank of a patch: the factors of all clients of a round, stacked."""
+        """Return the largest rank of a patch: the stacked factors of all clients of a round."""
         return int(self.cfg.adapter.get("r", 0)) * int(self.cfg.clients_per_round)
 
     def decoded_patch(self, frame: bytes, rank: int) -> Tree:
-        """Return the patch in ``frame``, of factors of ``rank``, coded by ``codec.down``.
+        """Decode a patch with factors of ``rank`` that was coded by ``codec.down``.
 
         Raises
         ------
         WireError
-            If the frame is damaged, of another codec, for another state of the model, or of a
-            rank that the run cannot have.
+            If the frame is damaged, has another codec, belongs to another state of the model, or
+            has a rank that the run cannot have.
         """
         if not hasattr(self.adapter, "patch_like"):
             raise WireError(f"adapter.id={self.cfg.adapter.id} has no patches")
@@ -193,6 +215,6 @@ class Session:
         return decode_patch(frame, self.down, self.manifest, like)
 
     def evaluate(self, tree: Tree, dataset: Dataset) -> dict[str, float]:
-        """Return the task's metrics of the model with ``tree`` in it, over ``dataset``."""
+        """Set the trained tensors to ``tree`` and return the task's metrics on ``dataset``."""
         self.adapter.set(self.model, tree)
         return self.task.score(self.task.predict(self.model, dataset), dataset)

@@ -152,19 +152,19 @@ def check_strategy(key: str, arguments: dict[str, Any]) -> None:
 def check_local(key: str, arguments: dict[str, Any]) -> None:
     """Check the client's half of a method: a LocalMethod of `strategies`, with plain arguments.
 
-    A node imports the module that it names, and nothing else of a run.
+    Its module is the only one that a run makes a node import.
 
     Raises
     ------
     ConfigError
-        Naming the key and what may stand there.
+        If it is not allowed; the message names the key and the allowed values.
     """
     target = arguments.get(TARGET)
     module, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
     if name not in _local_methods().get(module, ()):
         known = [f"{where}.{one}" for where, names in _local_methods().items() for one in names]
         raise ConfigError(
-            f"{key}.{TARGET}={target!r} is no client's half of a method: it should be one of "
+            f"{key}.{TARGET}={target!r} is not a client's half of a method: it should be one of "
             f"{', '.join(sorted(known))}"
         )
     _check_arguments(key, arguments)
@@ -197,11 +197,11 @@ def _is_strategy(target: str) -> bool:
 
 @cache
 def _local_methods() -> dict[str, frozenset[str]]:
-    """Return the classes of each module of `strategies` that are a LocalMethod, by their bases."""
+    """Return the subclasses of LocalMethod in each module of `strategies`."""
     found = {}
     for module, bases in _bases().items():
         known = {"LocalMethod"}
-        for name, above in bases.items():  # a base stands before what derives from it
+        for name, above in bases.items():  # a base is defined before its subclasses
             if known & above:
                 known.add(name)
         found[module] = frozenset(known & {*bases})
@@ -209,13 +209,13 @@ def _local_methods() -> dict[str, frozenset[str]]:
 
 
 def _own_classes() -> dict[str, frozenset[str]]:
-    """Return the classes that each module of `strategies` defines."""
+    """Return the classes defined in each module of `strategies`."""
     return {module: frozenset(bases) for module, bases in _bases().items()}
 
 
 @cache
 def _bases() -> dict[str, dict[str, set[str]]]:
-    """Return the names of the bases of the classes of `strategies`, read from the source."""
+    """Return the base classes of each class of `strategies`, by name, read from the source."""
     found: dict[str, dict[str, set[str]]] = {}
     for path in (CONF_DIR.parent / OURS).glob("*.py"):
         body = ast.parse(path.read_text(encoding="utf-8")).body

@@ -1,6 +1,6 @@
-"""What a joint's ``check(cfg)`` says of its keys: which values there are, and what one should be.
+"""Rules for the values of keys, which each joint states in its ``checks`` module.
 
-A key that the chosen group's file does not have is not asked for.
+A key that the selected file of a group lacks is not checked.
 """
 
 import math
@@ -13,7 +13,15 @@ from fl_app.config.keys import ConfigError, plain
 
 
 class Rule(NamedTuple):
-    """What a value should be, in words, and the test of it."""
+    """A rule for values.
+
+    Attributes
+    ----------
+    should : str
+        What a value should be, in words.
+    holds : callable
+        Tells whether a value obeys the rule.
+    """
 
     should: str
     holds: Callable[[Any], bool]
@@ -25,12 +33,12 @@ _ABSENT = object()
 
 
 def check_choices(cfg: DictConfig, choices: Choices) -> None:
-    """Check that the value of every key is one of those listed for it.
+    """Check that the value of each key is in the key's list.
 
     Raises
     ------
     ConfigError
-        Naming the first key whose value is not, and the list.
+        If one is not; the message names the key and the list.
     """
     for key, known in choices.items():
         value = OmegaConf.select(cfg, key, default=_ABSENT)
@@ -39,12 +47,12 @@ def check_choices(cfg: DictConfig, choices: Choices) -> None:
 
 
 def check_rules(cfg: DictConfig, rules: Rules) -> None:
-    """Check every key by its rule.
+    """Check each key by its rule.
 
     Raises
     ------
     ConfigError
-        Naming the first key whose value breaks its rule, and what it should be.
+        If a value breaks its rule; the message names the key and what the value should be.
     """
     for rule, keys in rules:
         for key in keys:
@@ -54,27 +62,27 @@ def check_rules(cfg: DictConfig, rules: Rules) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether this is a finite number, and no bool."""
+    """Tell whether a value is a finite number, and not a bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_share(value: Any) -> bool:
-    """Return whether this is a number in [0, 1)."""
+    """Tell whether a value is a number in [0, 1)."""
     return is_number(value) and 0 <= value < 1
 
 
 def is_whole(value: Any, least: int) -> bool:
-    """Return whether this is a whole number of at least ``least``."""
+    """Tell whether a value is a whole number of at least ``least``."""
     return type(value) is int and value >= least
 
 
 def is_name(value: Any) -> bool:
-    """Return whether this is a text that is not blank."""
+    """Tell whether a value is a text that is not blank."""
     return isinstance(value, str) and value.strip() != ""
 
 
 def is_list_of_names(value: Any) -> bool:
-    """Return whether this is a list, maybe empty, of names."""
+    """Tell whether a value is a list of names, which may be empty."""
     return isinstance(value, list) and all(map(is_name, value))
 
 

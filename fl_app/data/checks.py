@@ -1,4 +1,4 @@
-"""The rules of ``data``: which data sets there are, and what their options may be."""
+"""The rules of ``data``: the data sets, and the allowed values of their options."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ RULES: Rules = (
     (COUNT_OR_NULL, tuple(f"data.{split}.limit" for split in SPLITS)),
     (NAME_OR_NULL, tuple(f"data.{split}.name" for split in SPLITS)),
 )  # fmt: skip
-# Of the machine that has the data: a node may have its own, and never has the test set.
+# For the machine that reads the data: a node may have its own rows, and never has the test set.
 SOURCES: Rules = (
     (
         Rule(
@@ -71,19 +71,19 @@ SOURCES: Rules = (
         ("data.train.path", "data.test.path"),
     ),
     (
-        Rule("null, or as data.train.path", lambda x: x is None or table.is_source(x)),
+        Rule("null, or like data.train.path", lambda x: x is None or table.is_source(x)),
         ("data.unseen.path", "data.public.path"),
     ),
 )
 
 
 def check(cfg: DictConfig) -> None:
-    """Check all that can be said without reading any data.
+    """Check everything that does not require reading data.
 
     Raises
     ------
     ValueError
-        Naming the key and what it may be.
+        If a value is not allowed; the message names the key and the allowed values.
     """
     check_choices(cfg, CHOICES)
     check_rules(cfg, RULES)
@@ -92,12 +92,12 @@ def check(cfg: DictConfig) -> None:
 
 
 def check_sources(cfg: DictConfig) -> None:
-    """Check that what a run reads is on this machine.
+    """Check that the data sources of a run are available on this machine.
 
     Raises
     ------
     ConfigError
-        Naming the key and what it may be.
+        If one is not; the message names the key and the allowed values.
     """
     check_rules(cfg, SOURCES)
 
@@ -112,7 +112,7 @@ def _check_sizes(cfg: DictConfig) -> None:
     held = clients * cfg.data.get("providers_per_client", 1)
     if cfg.data.get("test_documents", held) > held:
         raise ConfigError(
-            f"data.test_documents={cfg.data.test_documents} should be at most {held}, one of each "
+            f"data.test_documents={cfg.data.test_documents} should be at most {held}, one per "
             "provider: federation.clients * data.providers_per_client"
         )
 
@@ -122,7 +122,7 @@ def _check_partitioner(cfg: DictConfig) -> None:
     if cfg.data.id not in data.COLUMNS:
         return
     known = data.COLUMNS[cfg.data.id]
-    if cfg.data.partitioner.id == "natural":  # its values are the clients' numbers
+    if cfg.data.partitioner.id == "natural":  # the values of its column are clients' numbers
         known = {name: kind for name, kind in known.items() if kind is int}
     if "column" in arguments and arguments["column"] not in known:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The rules of ``model``: which types of weights there are, and what a path may be."""
+"""The rules of ``model``: types of weights, and allowed paths."""
 
 import re
 
@@ -38,12 +38,12 @@ RULES: Rules = (
 
 
 def check(cfg: DictConfig) -> None:
-    """Check all that can be said without loading the model.
+    """Check everything that does not require loading the model.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        Naming the key and what it may be.
+        If a value is not allowed; the message names the key and the allowed values.
     """
     check_choices(cfg, CHOICES)
     check_rules(cfg, RULES)

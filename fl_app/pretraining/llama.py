@@ -129,9 +129,9 @@ def add_fillers(rng: np.random.Generator, instruction: str, fillers: Sequence[st
 
     opening, *events, question = re.split(r"(?<=[.?]) ", instruction)
     number = re.findall(r"\d+", opening)[0]
-    told = [" ".join([*some(), number, *some()])]
-    told += [" ".join([*some(), event.rstrip("."), *some()]) for event in events]
-    return " ".join([f"{sentence}." for sentence in told] + [" ".join(some()) + question[-1]])
+    phrases = [" ".join([*some(), number, *some()])]
+    phrases += [" ".join([*some(), event.rstrip("."), *some()]) for event in events]
+    return " ".join([f"{sentence}." for sentence in phrases] + [" ".join(some()) + question[-1]])
 
 
 def train(model: LlamaForCausalLM, task: Task, seed: int, steps: int) -> None:

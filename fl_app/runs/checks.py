@@ -1,4 +1,4 @@
-"""The rules of ``output`` and ``logger``: where a run's results go."""
+"""The rules of ``output`` and ``logger``: the destinations of a run's results."""
 
 import re
 from typing import Any
@@ -37,7 +37,7 @@ RULES: Rules = (
     (NAME, ("logger.wandb.project", "logger.mlflow.experiment_name")),
     (NAME_OR_NULL, ("logger.wandb.entity", "logger.wandb.group")),
     (NAMES, ("logger.wandb.tags",)),
-    (  # MLflow would import what another scheme names, and write to any file
+    (  # with other schemes MLflow would import a module, or write to any file
         Rule(
             "null or the http:// or https:// address of a server",
             lambda x: x is None or re.fullmatch(r"https?://\S+", str(x)) is not None,
@@ -48,12 +48,12 @@ RULES: Rules = (
 
 
 def check(cfg: DictConfig) -> None:
-    """Check where results go; that a logger can start is for ``loggers.check``.
+    """Check the options of results; ``loggers.check`` checks whether a logger can start.
 
     Raises
     ------
     ConfigError
-        Naming the key and what it may be.
+        If a value is not allowed; the message names the key and the allowed values.
     """
     check_choices(cfg, CHOICES)
     check_rules(cfg, RULES)

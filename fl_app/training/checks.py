@@ -1,4 +1,4 @@
-"""The rules of a client's turn: ``optimizer``, and how often and in what batches rows are seen."""
+"""The rules of local training: ``optimizer``, epochs and batches."""
 
 from omegaconf import DictConfig
 
@@ -48,12 +48,12 @@ RULES: Rules = (
 
 
 def check(cfg: DictConfig) -> None:
-    """Check how clients train.
+    """Check the options of local training.
 
     Raises
     ------
     ConfigError
-        Naming the key and what it may be.
+        If a value is not allowed; the message names the key and the allowed values.
     """
     check_choices(cfg, CHOICES)
     check_rules(cfg, RULES)

@@ -1,7 +1,7 @@
-"""The client's half of a method: what a client does with what it received, and what it sends back.
+"""The client's half of a method: what a client does with a message, and what it sends back.
 
-Flower's strategies are the server's half. A method that needs both defines them in one file of
-``strategies``, and the conf file of its strategy names this half in ``strategy.local``.
+The server's half is a Flower strategy. A method that needs both defines them in one file of
+``strategies``, and the conf file of its strategy names the client's half in ``strategy.local``.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,14 +19,14 @@ from fl_app.tree import Tree, zeros
 
 @dataclass(frozen=True)
 class Trained:
-    """What the local loop brought.
+    """The result of the local loop.
 
     Attributes
     ----------
     model : Tree
         The trained tensors.
     metrics : dict
-        What the client reports of its turn.
+        The metrics that the client reports.
     """
 
     model: Tree
@@ -35,33 +35,34 @@ class Trained:
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a client has for its turn.
+    """The input of a client's turn.
 
     Attributes
     ----------
     parts : dict of str to Tree
-        What the message brought, decoded: ``model``, and what else its form names.
+        The decoded parts of the message: ``model``, and others that its form names.
     theta0 : Tree
         The start of every trained tensor.
     memory : Tree
-        What the method remembers of its last reply that the server accepted; its ``start`` if there
+        The method's memory after its last reply that the server accepted; its ``start`` if there
         was none, or if the client lost it.
     config : dict
-        What the message's config says to the method, of the keys in its ``config_keys``.
+        The message's config, limited to the method's ``config_keys``.
     form : str
-        Which form of the run the message and the reply have.
+        The name of the form of the message and the reply.
     client, server_round : int
-        Who, and when; rounds start at 1. What changes by round is a function of the number, so that
-        both ends know it.
+        The client and the round; rounds start at 1. Values that change by round must be functions
+        of this number, so that both ends know them.
     seed : int
-        Of this client's turn.
-    model : torch module
+        The seed of this client's turn.
+    model : Module
         The session's model, with the broadcast in it.
     rows : callable
-        Returns the client's rows. FaultError where training is private: what leaves the client must
-        come out of `train`.
+        Returns the client's rows. It raises FaultError if training is private: then only results
+        of `train` may leave the client.
     train : callable
-        ``train(hooks)`` runs the local loop from the model as it is, and returns `Trained`.
+        ``train(hooks)`` runs the local loop from the current state of the model and returns
+        `Trained`.
     """
 
     parts: Mapping[str, Tree]
@@ -79,18 +80,18 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a client sends back.
+    """The result of a client's turn.
 
     Attributes
     ----------
     parts : dict of str to Tree
-        Those of the form; none at all if the client stays silent, which is a reply all the same.
+        The parts of the form; empty if the client stays silent, which is a valid reply too.
     metrics : dict
         See `Trained`.
     remember : callable
-        ``remember(sent)`` returns what the method is given next time, once the server has accepted
-        this answer. ``sent`` are the parts as the server decodes them: what both ends keep has to
-        be made of these, since a codec may lose something.
+        ``remember(sent)`` returns the new memory, which is used once the server has accepted this
+        answer. ``sent`` are the parts as the server decodes them: values that both ends keep must
+        be computed from these, since a codec may be lossy.
     """
 
     parts: Mapping[str, Tree]
@@ -99,15 +100,15 @@ class Answer:
 
 
 class LocalMethod:
-    """A client's half of a method; this one is plain training.
+    """The client's half of a method; this class itself is plain training.
 
-    A subclass lives in ``strategies`` and is built from ``strategy.local`` of the configuration.
+    A subclass is defined in ``strategies`` and built from ``strategy.local`` of the configuration.
 
     Attributes
     ----------
     config_keys : tuple of str
-        Keys of a message's config that the server's half writes for this one. A message with any
-        other is refused: it would ask for something that this method does not do.
+        Keys that the server's half writes into a message's config for this half. A message with
+        other keys is refused: it would request something that this method does not do.
     may_be_silent : bool
         Whether a client may reply without any part.
     """
@@ -116,7 +117,7 @@ class LocalMethod:
     may_be_silent = False
 
     def start(self, theta0: Tree) -> Tree:
-        """Return what a client remembers before its first turn; empty for nothing."""
+        """Return the memory before a client's first turn; empty for a method without memory."""
         del theta0
         return {}
 
@@ -126,17 +127,17 @@ class LocalMethod:
         return zeros(theta0)
 
     def run(self, given: Assignment) -> Answer:
-        """Do a turn.
+        """Do a client's turn.
 
         Parameters
         ----------
         given : Assignment
-            What the client has for it.
+            Its input.
 
         Returns
         -------
         Answer
-            What it sends back, and what it remembers.
+            The parts to send, the metrics and the new memory.
         """
         trained = given.train(NO_HOOKS)
         return Answer({MODEL: trained.model}, trained.metrics)
@@ -145,12 +146,18 @@ class LocalMethod:
 def local_method(arguments: Mapping[str, Any] | None) -> LocalMethod:
     """Build the method that ``strategy.local`` names; plain training for None.
 
-    The name was checked as text with the whole configuration, see ``fl_app.config.data_only``.
+    The name has been checked as text with the whole configuration, see
+    ``fl_app.config.data_only``.
+
+    Parameters
+    ----------
+    arguments : dict or None
+        ``_target_`` and the arguments of that class.
 
     Raises
     ------
     ValueError
-        If it is no LocalMethod, or does not take the arguments.
+        If it is not a LocalMethod, or does not accept the arguments.
     """
     if arguments is None:
         return LocalMethod()
@@ -159,7 +166,7 @@ def local_method(arguments: Mapping[str, Any] | None) -> LocalMethod:
     module, _, name = target.rpartition(".")
     kind = getattr(import_module(module), name)
     if not (isinstance(kind, type) and issubclass(kind, LocalMethod)):
-        raise ValueError(f"strategy.local={target} is no LocalMethod")
+        raise ValueError(f"strategy.local={target} is not a LocalMethod")
     try:
         return kind(**arguments)
     except (TypeError, ValueError) as error:

@@ -18,16 +18,16 @@ from fl_app.training import optimizers
 
 Row = dict[str, Any]
 GradientHook = Callable[[nn.Module], None]
-"""Changes the gradients of a model in place, after the backward pass and before clipping."""
+"""Called with the model after the backward pass and before clipping; changes gradients in place."""
 LossHook = Callable[[nn.Module, Tensor], Tensor]
-"""Returns what to minimise, out of the model and the loss of a batch."""
+"""Called with the model and the loss of a batch; returns the loss to minimize."""
 StepHook = Callable[[nn.Module], None]
-"""Reads or changes the parameters of a model, after a step of the optimizer."""
+"""Called with the model after a step of the optimizer; may read or change parameters in place."""
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a method adds to the local loop; each list is called in its order."""
+    """A method's additions to the local loop; the hooks of a list are called in its order."""
 
     gradients: Sequence[GradientHook] = ()
     losses: Sequence[LossHook] = ()
@@ -94,7 +94,7 @@ def train(
         Batches in a step. Their losses are weighted by their numbers of labels (tokens, or rows of
         a classifier), as in transformers' Trainer, so that a step equals that of one large batch.
     hooks : Hooks
-        What a method adds to a step.
+        A method's additions to a step.
 
     Raises
     ------
