@@ -1,15 +1,16 @@
-"""The privacy of DP-SGD, attacked: no test may tell rows apart better than epsilon allows.
+"""An audit of DP-SGD: no attack may tell rows apart better than epsilon allows.
 
     make audit-privacy             (or python -m benchmarks.audit_privacy --turns 500)
 
-A client holds some rows, with or without one more, the canary. Whoever attacks knows all but that,
-and the key: the model, the other rows, the canary, the configuration and the seed of every turn. It
-sees the noised gradient of a step, of which all that is sent is made, and goes through the turn
-itself beforehand, with hardly any noise. So it knows where the canary would move the sum, and
-decides by how far the sum went that way. Half of the turns choose its test, the other half count
-how often that is right. Of these shares one has Clopper-Pearson bounds, and of them the least
-epsilon that explains them (Jagielski et al. 2020, https://arxiv.org/abs/2006.07709): with 95%
-confidence the true one is no less. Above the claim, privacy is broken.
+A client holds some rows, with or without one more, the canary. The attacker knows the model, the
+other rows, the canary, the configuration and the seed of every turn; it does not know whether the
+canary is there, nor the key of the noise. It sees the noised gradient of a step, from which all
+that is sent is computed. Beforehand it computes the same turn with almost no noise, with and
+without the canary, and so knows the direction in which the canary moves the sum. It decides by how
+far the sum went in that direction. Half of the turns choose the best test, the other half measure
+its true and false positive rates. From their Clopper-Pearson bounds follows a lower bound of
+epsilon (Jagielski et al. 2020, https://arxiv.org/abs/2006.07709), with 95 % confidence. If it is
+above the claimed epsilon, privacy is broken.
 
 Epsilon itself is compared with that of dp-accounting over a grid of settings.
 """
@@ -54,8 +55,12 @@ METHODS = {
     "LoRA-SB": "adapter=lora_sb adapter.r=4",
     "full": "adapter=full",
 }
-SHARES = np.linspace(0.01, 0.99, 99)  # of the turns, beyond a threshold
-Sums = dict[str, np.ndarray]  # how far the turns' sums went, by view
+QUANTILES = np.linspace(0.01, 0.99, 99)
+"""Of the turns' distances: the thresholds that are tried."""
+ALMOST_NO_NOISE = 1e-9
+"""The noise multiplier of the attacker's own turns."""
+Sums = dict[str, np.ndarray]
+"""How far the sum of each turn went in the canary's direction, by view (see `distances`)."""
 GRID = tuple(itertools.product((0.7, 1.0, 2.0, 4.0), (0.01, 0.1, 1.0), (1, 30, 300), (1e-5, 1e-2)))
 
 
@@ -79,7 +84,7 @@ class Client:
         self.claim = mechanism(self.here.cfg, ROWS).epsilon(1)
 
     def total(self, seed: int, canary: bool, noise: float | None = None) -> np.ndarray:
-        """Return the noised sum of a turn's step over the clip, float64 [scalars]."""
+        """Return the noised sum of gradients of a turn's step, over the clip, float64 [scalars]."""
         cfg = self.here.cfg
         if noise is not None:
             changed = OmegaConf.merge(cfg, {"privacy": {"noise_multiplier": noise}})
@@ -87,36 +92,35 @@ class Client:
         rows = self.rows if canary else self.rows[:-1]
         seen: list[np.ndarray] = []
 
-        def look(model: nn.Module) -> None:
+        def keep(model: nn.Module) -> None:
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
             seen.append(torch.cat([g.double().flatten() for g in gradients]).numpy())
 
         self.here.adapter.set(self.here.model, self.start)
         dp_sgd.train(
-            self.here.model, rows, self.here.task, cfg, seed=seed, hooks=Hooks(gradients=[look])
+            self.here.model, rows, self.here.task, cfg, seed=seed, hooks=Hooks(gradients=[keep])
         )
         (gradient,) = seen
         return gradient * (len(rows) / cfg.privacy.max_grad_norm)
 
 
 def distances(client: Client, turns: int) -> tuple[Sums, Sums]:
-    """Return how far the sums of turns with and without the canary went its way, by two views.
+    """Return how far the sums went in the canary's direction, of turns with it and without it.
 
-    "seed" is where it moves the sum in this very turn, if its seed is all that decides; "mean" is
-    where it moves it in the mean of all turns.
+    There are two views of that direction: "seed" is the one of the turn's own seed, "mean" the mean
+    over the seeds of all turns.
     """
-    faint = 1e-9
-    views = [
-        tuple(client.total(seed, canary, faint) for canary in (False, True))
+    known = [
+        tuple(client.total(seed, canary, ALMOST_NO_NOISE) for canary in (False, True))
         for seed in range(turns)
     ]
-    mean = tuple(np.mean([view[i] for view in views], axis=0) for i in (0, 1))
+    mean = tuple(np.mean([sums[i] for sums in known], axis=0) for i in (0, 1))
     found: list[Sums] = []
     for canary in (True, False):
         seen = [client.total(seed, canary) for seed in range(turns)]
         found.append(
             {
-                "seed": np.array([_along(s, *v) for s, v in zip(seen, views, strict=True)]),
+                "seed": np.array([_along(s, *k) for s, k in zip(seen, known, strict=True)]),
                 "mean": np.array([_along(s, *mean) for s in seen]),
             }
         )
@@ -124,12 +128,20 @@ def distances(client: Client, turns: int) -> tuple[Sums, Sums]:
 
 
 def _along(seen: np.ndarray, without: np.ndarray, with_it: np.ndarray) -> float:
-    way = with_it - without
-    return float((seen - without) @ way / np.linalg.norm(way))
+    direction = with_it - without
+    return float((seen - without) @ direction / np.linalg.norm(direction))
 
 
 def lower_bound(hits: int, of_hits: int, alarms: int, of_alarms: int) -> float:
-    """Return the least epsilon by which a test finds so many and is wrong so often."""
+    """Return the least epsilon that explains these true and false positives.
+
+    Parameters
+    ----------
+    hits, of_hits : int
+        True positives, and the turns that they are out of.
+    alarms, of_alarms : int
+        False positives, and the turns that they are out of.
+    """
     each = (1 - CONFIDENCE) / 2
     found = stats.beta.ppf(each, hits, of_hits - hits + 1) if hits else 0.0
     wrong = stats.beta.ppf(1 - each, alarms + 1, of_alarms - alarms) if alarms < of_alarms else 1.0
@@ -138,40 +150,55 @@ def lower_bound(hits: int, of_hits: int, alarms: int, of_alarms: int) -> float:
 
 @dataclass(frozen=True)
 class Test:
-    """Decides that the canary is there, or that it is gone, by a threshold of one view."""
+    """Decides by a threshold of one view that the canary is there, or that it is not.
+
+    Attributes
+    ----------
+    view : str
+        "seed" or "mean".
+    limit : float
+        The threshold.
+    finds_presence : bool
+        Whether a positive is a turn with the canary, above the threshold; else one without it.
+    """
 
     view: str
     limit: float
-    is_there: bool
+    finds_presence: bool
 
-    def shares(self, there: Sums, gone: Sums) -> tuple[int, int, int, int]:
-        """Return how many decisions are right, of how many, and how many wrong, of how many."""
-        right, wrong = (there, gone) if self.is_there else (gone, there)
-        counts = [int((one[self.view] > self.limit).sum()) for one in (right, wrong)]
-        of = [len(one[self.view]) for one in (right, wrong)]
-        if not self.is_there:
+    def positives(self, present: Sums, absent: Sums) -> tuple[int, int, int, int]:
+        """Return true positives, the turns that they are out of, and the same of false ones."""
+        sums = (present, absent) if self.finds_presence else (absent, present)
+        counts = [int((one[self.view] > self.limit).sum()) for one in sums]
+        of = [len(one[self.view]) for one in sums]
+        if not self.finds_presence:
             counts = [n - count for n, count in zip(of, counts, strict=True)]
         return counts[0], of[0], counts[1], of[1]
 
 
-def judged(there: Sums, gone: Sums) -> dict[str, float]:
-    """Return the lower bound of epsilon, and the test's true and false positive rates.
+def attack(present: Sums, absent: Sums) -> dict[str, float]:
+    """Return the lower ``bound`` of epsilon, and the ``true`` and ``false`` positive rates.
 
-    The first half of the turns chooses the test.
+    The first half of the turns chooses the test, the second half measures it.
+
+    Parameters
+    ----------
+    present, absent : dict of float64 [turns]
+        Of turns with the canary and without it, see `distances`.
     """
-    half = min(map(len, there.values())) // 2
+    half = min(map(len, present.values())) // 2
     first, second = (
-        tuple({view: values[part] for view, values in one.items()} for one in (there, gone))
+        tuple({view: values[part] for view, values in one.items()} for one in (present, absent))
         for part in (slice(half), slice(half, None))
     )
     tests = [
-        Test(view, limit, is_there)
-        for view in there
-        for limit in np.quantile(np.concatenate([first[0][view], first[1][view]]), SHARES)
-        for is_there in (True, False)
+        Test(view, limit, finds_presence)
+        for view in present
+        for limit in np.quantile(np.concatenate([first[0][view], first[1][view]]), QUANTILES)
+        for finds_presence in (True, False)
     ]
-    best = max(tests, key=lambda test: lower_bound(*test.shares(*first)))
-    hits, of_hits, alarms, of_alarms = best.shares(*second)
+    best = max(tests, key=lambda test: lower_bound(*test.positives(*first)))
+    hits, of_hits, alarms, of_alarms = best.positives(*second)
     return {
         "true": hits / of_hits,
         "false": alarms / of_alarms,
@@ -179,24 +206,35 @@ def judged(there: Sums, gone: Sums) -> dict[str, float]:
     }
 
 
-def of_dp_accounting(noise: float, rate: float, steps: int, delta: float) -> float:
-    """Return epsilon as Google's accountant of privacy loss distributions has it."""
+def dp_accounting_epsilon(noise: float, rate: float, steps: int, delta: float) -> float:
+    """Return epsilon by the accountant of privacy loss distributions of Google's library."""
     event = dp_accounting.GaussianDpEvent(noise)
     if rate < 1:
         event = dp_accounting.PoissonSampledDpEvent(rate, event)
     return float(PLDAccountant().compose(event, steps).get_epsilon(delta))
 
 
-def compared(grid: Sequence[tuple[float, float, int, float]]) -> list[tuple[float, float]]:
-    """Return epsilon of every setting, ours and dp-accounting's, but where ours is loose."""
-    pairs = [(accounting.epsilon(*one), of_dp_accounting(*one)) for one in grid]
+def compare_epsilons(grid: Sequence[tuple[float, float, int, float]]) -> list[tuple[float, float]]:
+    """Return our epsilon and that of dp-accounting for every setting in which ours is not loose.
+
+    Parameters
+    ----------
+    grid : sequence of (float, float, int, float)
+        Noise multiplier, sampling rate, steps and delta.
+    """
+    pairs = [(accounting.epsilon(*one), dp_accounting_epsilon(*one)) for one in grid]
     return [pair for pair in pairs if pair[0] <= accounting.LARGE]
 
 
 def main() -> None:
     """Print the table of attacks, and how epsilon compares."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=500, help="with the canary, and without")
+    parser.add_argument(
+        "--turns",
+        type=int,
+        default=500,
+        help="with the canary, and without",
+    )
     parser.add_argument("--noise", type=float, default=1.0, help="noise multiplier")
     parser.add_argument("--dropout", type=float, nargs="*", default=[0.0, 0.5])
     asked = parser.parse_args()
@@ -209,7 +247,7 @@ def main() -> None:
     broken = False
     for method, dropout in itertools.product(METHODS, asked.dropout):
         client = Client(method, dropout, asked.noise)
-        found = judged(*distances(client, asked.turns))
+        found = attack(*distances(client, asked.turns))
         broken |= found["bound"] > client.claim
         print(
             f"| {method} | {dropout} | {found['true']:.3f} | {found['false']:.3f} | "
@@ -217,7 +255,7 @@ def main() -> None:
             flush=True,
         )
     began = time.perf_counter()
-    pairs = [pair for pair in compared(GRID) if pair[0] > 0.1]
+    pairs = [pair for pair in compare_epsilons(GRID) if pair[0] > 0.1]
     ratios = [ours / theirs for ours, theirs in pairs]
     print(
         f"\nepsilon over dp-accounting's, {len(ratios)} settings above 0.1: {min(ratios):.4f} to "

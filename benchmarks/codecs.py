@@ -1,11 +1,11 @@
-"""``python -m benchmarks.codecs [--run runs/NAME ...]``: how fast, how small and how exact.
+"""``python -m benchmarks.codecs [--run runs/NAME ...]``: speed, size and error of the codecs.
 
 Two parts, about three minutes on two quiet cores, written to ``runs/bench-codecs/``:
 
 - `speed`: MB/s, bits per parameter and error of every codec, as ratios to bitsandbytes, NVFlare
   (if it is installed: ``pip install --no-deps nvflare==2.9.0``) and memcpy: speed.csv;
-- `rate_distortion`: bits against error on Gaussian values and on what runs changed (of the newest
-  usable run per adapter, see `deltas`): rate_distortion.csv, .svg and .png.
+- `rate_distortion`: bits against error on Gaussian values and on the changes of real runs (by
+  default the newest usable run of each adapter, see `deltas`): rate_distortion.csv, .svg and .png.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--run", type=Path, nargs="+", help="runs to take real changes of, instead of the newest"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="small sets and few repetitions: nothing to quote"
+        "--quick", action="store_true", help="small sets and few repetitions, to see that it works"
     )
     parser.add_argument("--out", type=Path, default=project_root() / "runs" / "bench-codecs")
     args = parser.parse_args(arguments)
@@ -62,16 +62,16 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def newest() -> dict[str, Tree]:
-    """Return the changes of the newest usable runs; say how to make one where there is none."""
+    """Return the changes of the newest usable runs; where there is none, print how to make one."""
     found = {}
     for folder in deltas.newest():
         try:
             title, change = deltas.load(folder)
             found[title] = change
-        except ValueError as error:  # also ConfigError: of another version
+        except ValueError as error:  # also a ConfigError, as of a run of another version
             print(f"left out: {error}")
     if not found:
-        print(f"Gaussian values only, as runs/ holds no usable run: {deltas.HOW}")
+        print(f"Gaussian values only, as runs/ holds no usable run: {deltas.COMMAND}")
     return found
 
 

@@ -1,7 +1,8 @@
 """What training changes: the trained tensors of finished runs, less theta0.
 
-A run keeps the tensors of its last round. Where its clients sent with loss, these lie on the grid
-of its codec (NF4 codes what NF4 decoded without any error), so only runs that sent in fp32 count.
+A run keeps the tensors of its last round. If its clients sent with loss, their changes are values
+of its codec, which that codec encodes without error (NF4 of what NF4 decoded), so only runs that
+sent without loss are usable.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from fl_app.config import read_yaml
 from fl_app.files import project_root
 from fl_app.tree import digest
 
-HOW = 'make run RUN="codec=fp32 rounds=1 local_epochs=2"'
+COMMAND = 'make run RUN="codec=fp32 rounds=1 local_epochs=2"'
+"""A command that makes a usable run."""
 LOSSLESS = {"fp32", "delta", "chain", "entropy"}
 
 
@@ -37,7 +39,7 @@ def newest() -> list[Path]:
 
 
 def unusable(folder: Path) -> str | None:
-    """Return why a run has no delta to measure; None where it has."""
+    """Return why a run cannot be used; None where it can."""
     summary = folder / "summary.json"
     if not summary.is_file() or json.loads(summary.read_text())["status"] != "completed":
         return "not a completed run"
@@ -52,8 +54,10 @@ def load(folder: Path) -> tuple[str, Tree]:
 
     theta0 is built again, from the overrides of the run.
 
-    Raises:
-        ValueError: the run is of no use, or theta0 is not the run's any more.
+    Raises
+    ------
+    ValueError
+        The run cannot be used, or this version starts from another theta0.
     """
     if reason := unusable(folder):
         raise ValueError(f"{folder}: {reason}")

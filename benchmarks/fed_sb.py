@@ -1,14 +1,14 @@
 """``python -m benchmarks.fed_sb [--task docvqa|word_problems] [--seeds 0 1 2] [ENTRY ...]``.
 
-Fed-SB against the methods that it is compared with, and both with privacy, on the embedded tasks
-through real `flwr run`s. The target of a task is its data set's. Runs that are already in
-``runs/bench-*`` are not repeated.
+Fed-SB and the methods that its paper compares it with, and some of them with privacy, on the
+embedded tasks through real `flwr run`s. The target of a task is the one of its configuration. Runs
+that are already in ``runs/bench-*`` are not repeated.
 """
 
 import argparse
 import statistics
 
-from benchmarks.runs import read, run_missing, spread
+from benchmarks.runs import mean_and_deviation, read, run_missing
 from fl_app.config import compose
 from fl_app.runs.read import Run
 from fl_app.runs.text import size, title
@@ -48,7 +48,7 @@ PRIVATE = {
     for epsilon in (1, 3, 8)
 }
 ENTRIES = {**BASELINES, **FED_SB, **PRIVATE}
-# Runs that the embedded leaderboard makes too.
+# Runs that benchmarks.leaderboard_mini makes too.
 SHARED = {
     ("docvqa", "nf4_single"): "nf4_single",
     ("docvqa", "thin"): "thin",
@@ -70,8 +70,8 @@ def line(name: str, found: list[Run], metric: str, target: float) -> str:
         name,
         str(len(found)),
         f"{found[0].summary['trainable_scalars']:,}",
-        spread([run.final("test")[metric] for run in found]),
-        spread([run.final("unseen")[metric] for run in found]),
+        mean_and_deviation([run.final("test")[metric] for run in found]),
+        mean_and_deviation([run.final("unseen")[metric] for run in found]),
         ", ".join("missed" if r is None else str(r) for r in met),
         f"missed with {size(sent)}" if None in met else size(sent),
         size(statistics.mean(run.bytes_of("message_bytes", "setup") for run in found)),
@@ -108,7 +108,7 @@ def main() -> None:
             for name in arguments.entries
         }
         for words in overrides.values():
-            compose(words)  # a wrong one is said before anything runs
+            compose(words)  # so that a mistake is reported before anything runs
         run_missing(overrides, arguments.seeds)
         print(table(task, arguments.entries, arguments.seeds), end="\n\n")
 

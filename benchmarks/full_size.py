@@ -1,9 +1,10 @@
-"""``python -m benchmarks.full_size``: real rounds at full size, their seconds and their memory.
+"""``python -m benchmarks.full_size``: seconds and memory of real rounds at full size.
 
 The competition's 4-bit LoRA entry, one client a round, through `flwr run` (SuperLink, Ray, one
 client process) on a VT5 of full size with random weights and a few generated documents. Memory is
-the kernel's own peak of resident memory (VmHWM) of every process, so nothing between two looks is
-missed. A process that builds the model for every message instead of once shows in the second round.
+the peak of resident memory (VmHWM) that the kernel keeps for every process, so nothing between two
+readings is missed. If a process built the model for every message instead of once, the second round
+would be slower.
 """
 
 import argparse
@@ -34,7 +35,13 @@ EVERY = 0.5  # seconds
 
 
 class Memory(threading.Thread):
-    """The peak resident memory, in bytes, of this process's descendants, by role."""
+    """Reads the peak resident memory of this process's descendants, by role.
+
+    Attributes
+    ----------
+    peaks : dict
+        Bytes by role and process id.
+    """
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -42,7 +49,7 @@ class Memory(threading.Thread):
         self.stopped = threading.Event()
 
     def run(self) -> None:
-        """Look until told to stop."""
+        """Read every `EVERY` seconds until ``stopped`` is set."""
         while not self.stopped.wait(EVERY):
             for process in psutil.Process().children(recursive=True):
                 try:

@@ -1,11 +1,11 @@
-"""``python -m benchmarks.leaderboard [ENTRY ...]``: the competition's table from real encoders.
+"""``python -m benchmarks.leaderboard [ENTRY ...]``: the competition's table of bytes, measured.
 
 Every entry is an experiment of conf/experiment/. All of its rounds go through the real strategy,
 client app, adapter, codec and ledger, on a VT5 of full size. Bytes do not depend on what is
 learned, so the weights are random, a turn is one pass over one short generated document with AdamW,
 and server and clients share a process (and with it one model). Ledgers are kept in
-``runs/leaderboard/``; an entry whose ledger is there is not run again. The exit status is 1 if a
-total is not the published one.
+``runs/leaderboard/``; an entry that has a ledger is not run again. The exit status is 1 if a total
+is not the published one.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def overrides_of(entry: str) -> str:
 
 
 def ledger_of(entry: str) -> Path:
-    """Return where an entry's ledger is kept."""
+    """Return the path of an entry's ledger."""
     return project_root() / "runs" / "leaderboard" / f"{entry}.csv"
 
 

@@ -9,7 +9,7 @@ import argparse
 import statistics
 from dataclasses import dataclass
 
-from benchmarks.runs import read, run_missing, spread
+from benchmarks.runs import mean_and_deviation, read, run_missing
 from fl_app.runs.read import Run
 from fl_app.runs.text import size
 from fl_app.wire.conventions import COLUMNS
@@ -20,9 +20,18 @@ SHARE = 0.95  # of the baseline's final ANLS
 
 @dataclass(frozen=True)
 class Entry:
-    """One line: a run's overrides, the label of its folder, and how its bytes are counted.
+    """One line of the table.
 
-    ``mirrors`` is the competition's entry that it stands for.
+    Attributes
+    ----------
+    label : str
+        The label of its run folders.
+    overrides : str
+        Its runs' overrides.
+    mirrors : str
+        The competition's entry that it corresponds to.
+    convention : str
+        How its bytes are counted, a key of ``wire.conventions.COLUMNS``.
     """
 
     label: str
@@ -32,7 +41,7 @@ class Entry:
 
 
 def _codecs(experiment: str, names: tuple[str, ...]) -> dict[str, Entry]:
-    """Return an experiment with other codecs; ``CODEC_0.3`` is one with another error."""
+    """Return entries of an experiment with other codecs; ``CODEC_0.3`` has ``codec.error=0.3``."""
     entries = {}
     for name in names:
         codec, _, error = name.rpartition("_")
@@ -81,7 +90,7 @@ ENTRIES = {
 def line(name: str, found: list[Run], target: float, baseline: float) -> tuple[bool, float, str]:
     """Return what lines are sorted by, and the line.
 
-    That is whether the target was missed on any seed, then the bytes.
+    They are sorted by whether the target was missed with any seed, then by bytes.
     """
     entry = ENTRIES[name]
     met = [run.first_met(target) for run in found]
@@ -97,9 +106,9 @@ def line(name: str, found: list[Run], target: float, baseline: float) -> tuple[b
         name,
         entry.mirrors or "-",
         str(len(found)),
-        spread([f["anls"] for f in final]),
-        spread([100 * f["accuracy"] for f in final], 1) + " %",
-        spread([run.final("unseen")["anls"] for run in found]),
+        mean_and_deviation([f["anls"] for f in final]),
+        mean_and_deviation([100 * f["accuracy"] for f in final], 1) + " %",
+        mean_and_deviation([run.final("unseen")["anls"] for run in found]),
         f"{statistics.mean(run.bits_per_scalar_up() or 0 for run in found):.2f}",
         ", ".join("missed" if r is None else str(r) for r in met),
         f"missed with {size(counted)}" if missed else size(counted),
@@ -127,13 +136,13 @@ def table(names: list[str], runs: dict[str, list[Run]]) -> str:
 
 
 def curve(name: str, found: list[Run]) -> str:
-    """Return the mean ANLS by round."""
+    """Return the mean ANLS of each round."""
     values = (statistics.mean(run.curve[r] for run in found) for r in found[0].curve)
     return f"{name}: " + " ".join(f"{value:.3f}" for value in values)
 
 
 def phases(name: str, found: list[Run]) -> str:
-    """Return the mean seconds by phase."""
+    """Return the mean seconds of each phase."""
     seconds = [run.summary["seconds"] for run in found]
     means = {phase: statistics.mean(s[phase] for s in seconds) for phase in seconds[0]}
     return f"{name}: " + ", ".join(f"{phase} {value:.2f}" for phase, value in means.items())

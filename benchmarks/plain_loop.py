@@ -1,8 +1,8 @@
 """Local training without Flower: the turns of a run's clients in plain loops, a process for each.
 
-A process is set up as one of Ray's actors: the same session, the same number of threads, built
+A process is set up like one of Ray's actors: the same session, the same number of threads, built
 before anything is timed. Between two turns the model goes through the codec up, untimed, so that
-one client a round ends with the very model of the run.
+with one client a round the loop ends with the same model as the run.
 """
 
 import multiprocessing
@@ -18,7 +18,7 @@ from fl_app.session import Session
 from fl_app.training.loop import train
 from fl_app.tree import Tree
 
-_start: Barrier  # of a process: where it waits for the others
+_start: Barrier  # where this process waits for the others before a turn
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Loop:
     Attributes
     ----------
     build : float
-        Seconds that session and data took.
+        Seconds to build session and data.
     wall, cpu : list of float
-        Seconds of every turn, and of them those of this process's processor.
+        Wall seconds of every turn, and this process's CPU seconds of it.
     model : Tree
         The trained tensors, as the server would have decoded them.
     """
@@ -42,7 +42,13 @@ class Loop:
 
 
 def run(overrides: str, turns: list[list[tuple[int, int]]]) -> list[Loop]:
-    """Train all ``turns`` (round, partition), a list for each process; turns begin together."""
+    """Train all turns, each process its own list; the processes begin every turn together.
+
+    Parameters
+    ----------
+    turns : list of lists of (int, int)
+        Round and partition of every turn, a list for each process.
+    """
     spawn = multiprocessing.get_context("spawn")
     barrier = spawn.Barrier(len(turns))
     with ProcessPoolExecutor(len(turns), spawn, _share, (barrier,)) as processes:
@@ -83,6 +89,6 @@ def _loop(overrides: str, turns: list[tuple[int, int]]) -> Loop:
 
 
 def _received(tree: Tree, here: Session) -> Tree:
-    """Return what arrives of ``tree`` at the server, of a codec without memory against theta0."""
+    """Return ``tree`` as the server decodes it, with a codec without memory."""
     wire, _ = here.up.encode(tree, here.up.init(here.theta0), here.theta0)
     return here.up.decode(wire, here.theta0)

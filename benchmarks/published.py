@@ -1,13 +1,15 @@
 """``python -m benchmarks.published``: Fed-SB's published parameter counts, and what they omit.
 
 The architectures are built from their published configurations on the meta device, so that nothing
-is downloaded and no weight takes memory. The project's own LoRA adapter is attached, and what it
-trains is counted by the rule that gives each published number. A second table adds what those
-numbers leave out: the other direction, the set-up of Fed-SB, NF4, and the round at which the set-up
-has paid. Every rule is explained in docs/fed_sb.md. The exit status is 1 if a published number is
-missed.
+is downloaded and no weight takes memory. The project's own LoRA adapter is attached, and its
+trained parameters are counted by the rule that gives each published number. A second table adds
+what those numbers omit: the other direction, the set-up of Fed-SB, NF4, and the number of rounds
+after which Fed-SB has saved the bytes of its set-up. docs/fed_sb.md explains every rule. The exit
+status is 1 if a published number is missed.
 
-Source: Singhal et al., Fed-SB, arXiv 2502.15436.
+References
+----------
+Singhal et al., Fed-SB, arXiv 2502.15436.
 """
 
 import math
@@ -52,12 +54,17 @@ QUERY_VALUE = "adapter.target_modules=[query,value] adapter.modules_to_save=[cla
 class Setting:
     """One column of the published tables.
 
-    Attributes:
-        build: the model; called on the meta device. What has no part in the number of parameters
-            is left at transformers' defaults.
-        adapter: which modules are adapted, and which trained whole, as overrides.
-        clients: clients in the federation, all of which train in its one round.
-        published: (method, rank) -> parameters communicated, with the digits that are known.
+    Attributes
+    ----------
+    build : callable
+        Returns the model; called on the meta device. Options that do not change the number of
+        parameters have transformers' defaults.
+    adapter : str
+        Which modules are adapted, and which are trained whole, as overrides.
+    clients : int
+        Clients in the federation, all of which train in a round.
+    published : dict
+        Parameters communicated by (method, rank), with the digits that are known.
     """
 
     build: Callable[[], PreTrainedModel]
@@ -67,7 +74,7 @@ class Setting:
 
     @property
     def methods(self) -> list[tuple[str, int]]:
-        """Methods with their ranks: those with a published number, and FedIT to compare with."""
+        """Methods and ranks: those with a published number, and FedIT to compare with."""
         return list(dict.fromkeys([(FEDIT, LORA_RANK), *self.published]))
 
 
@@ -159,13 +166,18 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Parts:
-    """Shapes of what an adapter of one rank consists of.
+    """Shapes of the tensors of an adapter of one rank.
 
-    Attributes:
-        a, b: r x in and out x r, a pair for each adapted module.
-        r: r x r, what Fed-SB trains between the two.
-        head: what is trained whole: a classifier's weight and bias.
-        weights: out x in, the adapted modules' own.
+    Attributes
+    ----------
+    a, b : list of shapes
+        r x in and out x r, a pair for each adapted module.
+    r : list of shapes
+        r x r, what Fed-SB trains between the two.
+    head : list of shapes
+        What is trained whole: a classifier's weight and bias.
+    weights : list of shapes
+        out x in, the adapted modules' own.
     """
 
     a: list[Shape] = field(default_factory=list)
@@ -201,7 +213,15 @@ def _weight(linear: nn.Module) -> Shape:
 
 @dataclass(frozen=True)
 class Exchange:
-    """The tensors that one client exchanges with the server: up and down in a round, down once."""
+    """Shapes of the tensors that one client and the server exchange.
+
+    Attributes
+    ----------
+    up, down : list of shapes
+        In every round.
+    setup : list of shapes
+        Down, once before the first round.
+    """
 
     up: list[Shape]
     down: list[Shape]
@@ -209,10 +229,10 @@ class Exchange:
 
 
 def exchange(name: str, method: str, rank: int) -> Exchange:
-    """What a method has to send. FFA-LoRA's A comes from the seed, as does LoRA's start.
+    """Return what a method has to send. FFA-LoRA's A and LoRA's start come from the seed.
 
-    FedEx-LoRA's residual has a rank of at most clients x r, and FLoRA stacks: either way a client
-    gets the A and B of all clients.
+    FedEx-LoRA's residual has a rank of at most clients x r, and FLoRA stacks: in both a client gets
+    the A and B of all clients.
     """
     p = parts(name, rank)
     lora = p.a + p.b
@@ -223,10 +243,10 @@ def exchange(name: str, method: str, rank: int) -> Exchange:
 
 
 def counted(name: str, method: str, rank: int) -> int:
-    """What the published number counts, in scalars: see docs/fed_sb.md for how each rule is known.
+    """Return the scalars that the published number counts, by the rules of docs/fed_sb.md.
 
-    Two are not what is sent: FFA-LoRA's is half of A and B instead of B, and that of FedEx-LoRA and
-    FLoRA takes the head, which is averaged, once for every client.
+    Two rules do not count what is sent: FFA-LoRA's counts half of A and B instead of B, and that of
+    FedEx-LoRA and FLoRA counts the head, which is averaged, once for every client.
     """
     p = parts(name, rank)
     lora, head = scalars(p.a + p.b), scalars(p.head)
@@ -240,7 +260,7 @@ def counted(name: str, method: str, rank: int) -> int:
 
 
 def scalars(shapes: Iterable[Shape]) -> int:
-    """Return how many values tensors of these shapes hold."""
+    """Return the number of values of tensors of these shapes."""
     return sum(map(math.prod, shapes))
 
 
@@ -266,7 +286,7 @@ def per_round(name: str, method: str, rank: int, codec: str) -> int:
 def setups(name: str, method: str, rank: int) -> dict[str, int]:
     """Return a client's bytes before the first round, by the initialization.
 
-    B and A go down in fp32. For ``client_mean`` a bit for each adapted weight goes up before.
+    B and A go down in fp32. With ``client_mean`` a bit for each adapted weight goes up before.
     """
     factors = payload("fp32", exchange(name, method, rank).setup)
     signs = Stream(bits=1, count=scalars(parts(name, rank).weights)).nbytes
@@ -348,7 +368,7 @@ def report() -> tuple[str, bool]:
 
 
 def main() -> None:
-    """Print, and compare."""
+    """Print the tables; exit with 1 if a published number is missed."""
     text, met = report()
     print(text)
     sys.exit(0 if met else 1)

@@ -2,8 +2,8 @@
 
 Bits per value are those of the whole frame, the error is relative in L2. The bound is the least
 error of any code at that rate for independent Gaussian values, ``D(R) = 2**-R`` (Shannon; relative
-L2, not squared). Of all values of one variance these are the hardest, so that real changes, whose
-variance differs from tensor to tensor, may lie below it.
+L2, not squared). Of all values of one variance Gaussian ones need the most bits, so that real
+changes, whose variance differs from tensor to tensor, may lie below the bound.
 """
 
 from __future__ import annotations
@@ -37,17 +37,29 @@ from fl_app.codecs import (
     uniform,
 )
 from fl_app.report.picture import STYLE
+from fl_app.tree import scalars
 
-GOALS_SIDE = 1000  # for so many squared
+GOALS_SIDE = 1000
+"""The goals are for this number squared of values."""
 GOALS = {0.092: 3.75, 0.5: 1.35}
-"""Relative error: most bits per value, of entropy(uniform) on Gaussian values."""
+"""Relative error: the most bits per value of entropy(uniform) on Gaussian values."""
 
 COLUMNS = ("source", "family", "bits_per_value", "relative_error", "excess_bits", "codec")
 
 
 @dataclass(frozen=True)
 class Family:
-    """Codecs that differ in one parameter, and how they are drawn: hollow if not entropy coded."""
+    """Codecs that differ in one parameter, and how they are drawn.
+
+    Attributes
+    ----------
+    codecs : list of Codec
+        In any order.
+    color, marker : str
+        Of matplotlib.
+    hollow : bool
+        Whether markers are hollow and without a line; for codecs that are not entropy coded.
+    """
 
     codecs: list[Codec]
     color: str
@@ -67,12 +79,12 @@ class Point:
 
     @property
     def excess(self) -> float:
-        """Bits beyond the bound at this error; below zero only where values are not Gaussian."""
+        """Bits above the bound at this error; negative only where values are not Gaussian."""
         return self.bits - max(0.0, -math.log2(self.error)) if self.error else math.nan
 
 
 def families() -> dict[str, Family]:
-    """Return every codec family over its parameter, lines first."""
+    """Return every family of codecs by its name, in the order of the legend."""
     errors = (0.01, 0.02, 0.04, 0.07, 0.092, 0.13, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     fractions = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
     blocks = (16, 32, 64, 128, 256, 1024, 4096)
@@ -123,10 +135,10 @@ def measure(source: str, tree: Tree) -> list[Point]:
     points = []
     for name, family in families().items():
         for codec in family.codecs:
-            way = senders.ours(name, codec, tree)
-            message = way.encode()
-            bits = 8 * way.nbytes(message) / senders.values(tree)
-            error = senders.relative_error(tree, way.arrays(way.decode(message)))
+            sender = senders.ours(name, codec, tree)
+            message = sender.encode()
+            bits = 8 * sender.nbytes(message) / scalars(tree)
+            error = senders.relative_error(tree, sender.arrays(sender.decode(message)))
             points.append(Point(source, name, bits, error, codec))
     return points
 
@@ -158,7 +170,7 @@ def draw(folder: Path, points: list[Point]) -> None:
 
 
 def _panel(axes: Axes, source: str, points: list[Point]) -> None:
-    """Draw all of one source, and what is below 2 bits once more where there is room."""
+    """Draw the points of one source, and those below 2 bits again in an inset."""
     inset = axes.inset_axes((0.53, 0.62, 0.47, 0.37))
     for part in (axes, inset):
         _lines(part, points)
@@ -202,7 +214,7 @@ def _lines(axes: Axes, points: list[Point]) -> None:
 
 
 def goals(source: str, points: list[Point]) -> str:
-    """Return a line per goal: what was measured, what was asked for, and whether it is met."""
+    """Return a line per goal: the measured bits, the goal, and whether it is met."""
     lines = []
     for error, most in GOALS.items():
         spec = entropy(uniform(error=error)).spec

@@ -1,8 +1,8 @@
 """A grid of any number of nodes that answer with recorded replies, and a server without a model.
 
 The replies are those of the real ClientApp to the server's real messages, kept as the bytes that
-Flower sends. A node's reply is read from them when the server asks for it, as a network would
-deliver it, so the memory of a round is the server's own.
+Flower sends. A node's reply is read from them when the server pulls it, as from a network, so the
+memory of a round is the server's alone.
 """
 
 import logging
@@ -40,14 +40,14 @@ from fl_app.wire.records import to_record
 
 @dataclass(frozen=True)
 class Recording:
-    """The start of a run and what its clients answered in round 1, in bytes as sent."""
+    """theta0 of a run, and the replies of its clients in round 1 as Flower sends them."""
 
     theta0: Tree
     replies: list[bytes]
 
 
 def record(overrides: str) -> Recording:
-    """Return the start of the run and the replies of round 1, of clients that trained for real.
+    """Return theta0 and the replies of round 1, of clients that trained.
 
     Raises
     ------
@@ -71,18 +71,18 @@ def record(overrides: str) -> Recording:
 
 
 def as_sent(message: Message) -> bytes:
-    """Return a message in bytes, as Flower serialises it."""
+    """Return a message in bytes, as Flower serializes it."""
     return message_to_proto(message).SerializeToString()
 
 
 def server_session(cfg: DictConfig, theta0: Tree) -> Session:
-    """Return a session that has all that a server needs to aggregate, and no weights."""
+    """Return a session with all that a server needs to aggregate, and without weights."""
     here = Session(
         cfg=cfg,
         device=torch.device("cpu"),
         model=torch.nn.Module(),  # without weights
         tokenizer=cast(Any, None),
-        task=cast(Any, TASKS[cfg.task.id]),  # its metrics' names
+        task=cast(Any, TASKS[cfg.task.id]),  # the class, for the names of its metrics
         adapter=ADAPTERS[cfg.adapter.id],
         theta0=theta0,
         manifest=manifest(theta0),
@@ -97,7 +97,7 @@ def server_session(cfg: DictConfig, theta0: Tree) -> Session:
 class Recorded:
     """Nodes with random ids; node k serves partition k and answers with reply k mod len(replies).
 
-    Every message to a node is serialised, and forgotten.
+    Every message to a node is serialized, as a real grid does, and then dropped.
     """
 
     def __init__(self, replies: Sequence[bytes], nodes: int) -> None:
@@ -113,7 +113,7 @@ class Recorded:
         return list(self.partitions)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Take the questions."""
+        """Accept messages to nodes and return their ids."""
         ids = []
         for message in messages:
             message.metadata.__dict__["_message_id"] = f"{next(self.numbers):064x}"
@@ -123,13 +123,13 @@ class Recorded:
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Return the replies, which begin to exist now."""
+        """Return the replies, which are made only now."""
         return [self._reply(self.waiting.pop(i)) for i in message_ids if i in self.waiting]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
-        """Return the replies."""
+        """Send messages and return their replies."""
         return self.pull_messages(self.push_messages(messages))
 
     def _reply(self, asked: Metadata) -> Message:

@@ -1,4 +1,4 @@
-"""Runs of a benchmark: made by `flwr run`, one after the other on one SuperLink, and read again."""
+"""Runs of a benchmark: made by `flwr run`, one after the other on one SuperLink, and read."""
 
 import shutil
 import statistics
@@ -13,23 +13,28 @@ from fl_app.simulation.superlink import superlinks
 
 
 def folder_of(label: str, seed: int) -> Path:
-    """Return where a run is kept."""
+    """Return the folder of a run."""
     return project_root() / "runs" / f"bench-{label}-s{seed}"
 
 
 def completed(label: str, seed: int) -> bool:
-    """Return whether the run is there and came to its end."""
+    """Return whether the run exists and has completed."""
     folder = folder_of(label, seed)
     return run_record.is_run(folder) and run_record.read(folder).status == "completed"
 
 
 def run_missing(overrides: dict[str, str], seeds: list[int]) -> None:
-    """Run what has not completed yet, of every label with its overrides.
+    """Make the runs that have not completed yet, for every label and seed.
+
+    Parameters
+    ----------
+    overrides : dict of str
+        The overrides of each label.
 
     Raises
     ------
     SystemExit
-        If a run failed; what is done stays.
+        If a run failed; the runs before it stay.
     """
     missing = [(label, seed) for seed in seeds for label in overrides if not completed(label, seed)]
     if not missing:
@@ -48,7 +53,7 @@ def read(label: str, seed: int) -> Run:
     return run_record.read(folder_of(label, seed))
 
 
-def spread(values: list[float], digits: int = 3) -> str:
+def mean_and_deviation(values: list[float], digits: int = 3) -> str:
     """Return the mean and, for several seeds, the standard deviation."""
     text = f"{statistics.mean(values):.{digits}f}"
     return text + (f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else "")

@@ -1,10 +1,10 @@
-"""``python -m benchmarks.scale``: a round's time and the server's memory over its clients.
+"""``python -m benchmarks.scale``: time and server memory of a round over its number of clients.
 
 The server is the real one: strategy, codec, checks, ledger. Its nodes answer with replies that real
-clients sent (see ``benchmarks.replayed``), in the shapes of a LoRA of T5-base: one step each, since
-neither bytes nor seconds of the server depend on what was learned. Every cell is a process of its
-own, without the frozen weights, which are the same for any number of clients and would hide what is
-not; its peak is the kernel's, from the start of the round on.
+clients sent (see ``benchmarks.replayed``), in the shapes of a LoRA of T5-base, after one step each,
+since neither bytes nor seconds of the server depend on what was learned. Every measurement has a
+process of its own, without the frozen weights: they are the same for any number of clients and
+would hide what grows with it. Its peak of memory is the kernel's, from the start of the round on.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from fl_app.wire.records import to_record
 
 CLIENTS = [10, 100, 1000]
 FEW = [10, 40]
-RECORDED = 4  # clients that train, whose replies are then those of all
+RECORDED = 4  # clients that train; all clients answer with their replies
 MEBI = 2**20
 NODE_SECONDS = 600.0
 T5_BASE = (
@@ -67,16 +67,18 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One round.
+    """Measurements of one round.
 
     Attributes
     ----------
+    clients : int
+        Clients of the round.
     setup : float
-        Seconds to find the nodes.
+        Wall seconds to find the nodes.
     seconds, processor : float
-        Of the round, and of them those of the processor.
+        Wall and CPU seconds of the round.
     before, peak : int
-        Resident bytes before the round, and the most in it.
+        Resident bytes before the round, and the most during it.
     """
 
     clients: int
@@ -88,7 +90,7 @@ class Cell:
 
 
 def measure(recording: Recording, overrides: str, clients: int) -> Cell:
-    """Do one round of ``clients`` in this process, which should be a new one."""
+    """Measure one round of ``clients`` in this process, which should be a new one."""
     logging.getLogger("flwr").setLevel(logging.WARNING)
     cfg = compose(f"{overrides} federation.clients={clients} clients_per_round={clients}")
     here = server_session(cfg, recording.theta0)
@@ -108,7 +110,7 @@ def measure(recording: Recording, overrides: str, clients: int) -> Cell:
 
 
 def line(trained: str, values: int, strategy: str, cell: Cell, least: Cell) -> str:
-    """Return a line of the table, with what ``cell`` needs over what ``least`` does."""
+    """Return a line of the table, with ratios of ``cell`` to ``least``, that of fewest clients."""
 
     def each(one: Cell) -> float:
         return 1000 * one.processor / one.clients
@@ -125,19 +127,29 @@ def line(trained: str, values: int, strategy: str, cell: Cell, least: Cell) -> s
 
 
 def lines(trained: str, strategies: list[str], numbers: list[list[int]]) -> Iterator[str]:
-    """Yield the lines of what is trained, for every strategy and its numbers of clients."""
+    """Yield the lines for one kind of trained tensors, a key of ``TRAINED``.
+
+    Parameters
+    ----------
+    strategies : list of str
+        Names of strategies.
+    numbers : list of lists of int
+        For every strategy its numbers of clients.
+    """
     overrides = TRAINED[trained]
     some = f"federation.clients={RECORDED} clients_per_round={RECORDED}"
-    recording: Recording = _fresh(record, f"{overrides} {some}")
+    recording: Recording = _in_new_process(record, f"{overrides} {some}")
     values = sum(x.size for x in recording.theta0.values())
     for strategy, clients in zip(strategies, numbers, strict=True):
         cells: list[Cell] = []
         for number in clients:
-            cells.append(_fresh(measure, recording, f"{overrides} strategy={strategy}", number))
+            cells.append(
+                _in_new_process(measure, recording, f"{overrides} strategy={strategy}", number)
+            )
             yield line(trained, values, strategy, cells[-1], cells[0])
 
 
-def _fresh(function: Any, *arguments: Any) -> Any:
+def _in_new_process(function: Any, *arguments: Any) -> Any:
     """Call ``function`` in a new process, forked from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.replayed", "fl_app.client_app"])

@@ -1,6 +1,4 @@
-"""What a round costs with secure aggregation and without: bytes of its messages, measured.
-
-    python -m benchmarks.secure_sum
+"""``python -m benchmarks.secure_sum``: message bytes of a round, secure aggregation and plain.
 
 Both rounds are of the real ClientApp, in one process, with the same codec.
 """
@@ -24,16 +22,17 @@ SMALL = (
     "data.providers_per_client=1 data.documents_per_provider=1 data.test_documents=1 "
     "data.unseen_providers=1 data.unseen_documents_per_provider=1 local_epochs=1 codec=modular"
 )
-ROUNDS = ((4, None), (10, None), (10, 4), (20, None), (20, 6))
+SETTINGS = ((4, None), (10, None), (10, 4), (20, None), (20, 6))
+"""Clients, and neighbours of each in secure aggregation; None for all."""
 
 
-def of(clients: int, strategy: str) -> str:
+def overrides_of(clients: int, strategy: str) -> str:
     """Return the overrides of a federation in which everyone takes part."""
     return f"{SMALL} federation.clients={clients} clients_per_round={clients} strategy={strategy}"
 
 
-def spent(overrides: str, clients: int, kind: type[Coded]) -> tuple[int, int]:
-    """Return the message bytes of the first round's setup and training, of all clients."""
+def message_bytes(overrides: str, clients: int, kind: type[Coded]) -> tuple[int, int]:
+    """Return the message bytes of set-up and of training in the first round, of all clients."""
     here, grid = session(overrides), Loopback(overrides, clients)
     with tempfile.TemporaryDirectory() as folder:
         coded = kind(inner_strategy(here.cfg), here, Ledger(Path(folder, "ledger.csv")))
@@ -54,12 +53,14 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|")
     plain: dict[int, int] = {}
-    for clients, neighbours in ROUNDS:
+    for clients, neighbours in SETTINGS:
         if clients not in plain:
-            plain[clients] = spent(of(clients, "fedavg"), clients, Coded)[1]
+            plain[clients] = message_bytes(overrides_of(clients, "fedavg"), clients, Coded)[1]
         chosen = "null" if neighbours is None else neighbours
-        overrides = of(clients, f"secure_fedavg strategy.secure_aggregation.neighbours={chosen}")
-        setup, train = spent(overrides, clients, SecureCoded)
+        overrides = overrides_of(
+            clients, f"secure_fedavg strategy.secure_aggregation.neighbours={chosen}"
+        )
+        setup, train = message_bytes(overrides, clients, SecureCoded)
         extra = setup + train - plain[clients]
         asked = settings(session(overrides).cfg)
         print(

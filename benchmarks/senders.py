@@ -1,11 +1,11 @@
-"""The ways to send a set of tensors that are compared: copies, bitsandbytes, NVFlare, our codecs.
+"""The senders that are compared: copies, bitsandbytes, NVFlare, and the codecs of this project.
 
-Each gets its input as it likes it best, before the clock runs: bitsandbytes torch tensors, NVFlare
-a dict of numpy arrays. What counts as sent:
+Each gets its input in its own form, before the clock runs: bitsandbytes torch tensors, NVFlare a
+dict of numpy arrays. What counts as sent:
 
-- our codecs: the whole frame (`fl_app.wire.pack`): header, the length of every section, sections;
-- bitsandbytes: codes and scales alone, without the shapes, sizes and dtypes of its `QuantState`;
-- NVFlare: the message as its own serializer (FOBS) writes it.
+- our codecs: the whole frame (`fl_app.wire.frame.pack`): header, section lengths, sections;
+- bitsandbytes: codes and scales, without the shapes, sizes and dtypes of its `QuantState`;
+- NVFlare: the message that its own serializer (FOBS) writes.
 """
 
 from __future__ import annotations
@@ -18,22 +18,30 @@ from typing import Any
 import numpy as np
 
 from fl_app.codecs import Codec, Spec, Tree
+from fl_app.tree import zeros
 from fl_app.wire.frame import pack, unpack
 
-NVFLARE_HOW = "pip install --no-deps nvflare==2.9.0, into .venv or a folder on PYTHONPATH"
+INSTALL_NVFLARE = "pip install --no-deps nvflare==2.9.0, into .venv or a folder on PYTHONPATH"
 
 
 @dataclass(frozen=True)
-class Way:
-    """How one party sends one set of tensors.
+class Sender:
+    """How one set of tensors is sent.
 
-    Attributes:
-        name: what tables call it.
-        encode: ``encode() -> message``.
-        decode: ``decode(message) -> values``, which leaves the message as it is.
-        nbytes: bytes of a message, all included.
-        arrays: what decode returned, as one numpy array per tensor.
-        spec: of a codec of ours.
+    Attributes
+    ----------
+    name : str
+        Its name in tables.
+    encode : callable
+        ``encode() -> message``.
+    decode : callable
+        ``decode(message) -> values``; the message stays as it is.
+    nbytes : callable
+        ``nbytes(message) -> int``, all bytes that are sent.
+    arrays : callable
+        ``arrays(values) -> list of numpy arrays``, one per tensor, of what decode returned.
+    spec : dict, optional
+        Of a codec of this project.
     """
 
     name: str
@@ -44,11 +52,6 @@ class Way:
     spec: Spec | None = None
 
 
-def values(tree: Tree) -> int:
-    """Return how many values a set has."""
-    return sum(x.size for x in tree.values())
-
-
 def relative_error(tree: Tree, arrays: list[np.ndarray]) -> float:
     """Return ``|decoded - x|_2 / |x|_2`` over all values."""
     pairs = zip(tree.values(), arrays, strict=True)
@@ -56,10 +59,10 @@ def relative_error(tree: Tree, arrays: list[np.ndarray]) -> float:
     return float(np.linalg.norm(wrong) / np.linalg.norm([np.linalg.norm(x) for x in tree.values()]))
 
 
-def ours(name: str, codec: Codec, tree: Tree) -> Way:
-    """A codec as the app calls it, against a reference of zeros: Tree to sections to Tree."""
-    ref = {key: np.zeros_like(x) for key, x in tree.items()}
-    return Way(
+def ours(name: str, codec: Codec, tree: Tree) -> Sender:
+    """Return a codec as the app calls it, with a reference of zeros: Tree to sections to Tree."""
+    ref = zeros(tree)
+    return Sender(
         name,
         lambda: codec.encode(tree, codec.init(ref), ref)[0],
         lambda wire: codec.decode(wire, ref),
@@ -69,11 +72,11 @@ def ours(name: str, codec: Codec, tree: Tree) -> Way:
     )
 
 
-def frame(name: str, codec: Codec, tree: Tree) -> Way:
-    """The frame around what a codec wrote, with its CRC-32 and its copy; the codec not timed."""
-    ref = {key: np.zeros_like(x) for key, x in tree.items()}
+def frame(name: str, codec: Codec, tree: Tree) -> Sender:
+    """Return the frame around the sections of a codec, with its CRC-32 and copy; no codec."""
+    ref = zeros(tree)
     wire, _ = codec.encode(tree, codec.init(ref), ref)
-    return Way(
+    return Sender(
         name,
         lambda: pack(wire, codec, bytes(8)),
         lambda sent: unpack(sent, codec, bytes(8)),
@@ -82,8 +85,8 @@ def frame(name: str, codec: Codec, tree: Tree) -> Way:
     )
 
 
-def copies(tree: Tree) -> list[Way]:
-    """A plain copy of the memory, which no codec can be expected to beat."""
+def copies(tree: Tree) -> list[Sender]:
+    """Return plain copies of the memory, which no codec can be expected to beat."""
     source = list(tree.values())
     there = [x.copy() for x in source]
 
@@ -95,8 +98,8 @@ def copies(tree: Tree) -> list[Way]:
     def into_new() -> list[np.ndarray]:
         return [x.copy() for x in source]
 
-    def way(name: str, copy: Callable[[], list[np.ndarray]]) -> Way:
-        return Way(
+    def sender(name: str, copy: Callable[[], list[np.ndarray]]) -> Sender:
+        return Sender(
             name,
             copy,
             lambda _: copy(),
@@ -104,13 +107,13 @@ def copies(tree: Tree) -> list[Way]:
             lambda arrays: arrays,
         )
 
-    return [way("memcpy", into_old), way("memcpy into new memory", into_new)]
+    return [sender("memcpy", into_old), sender("memcpy into new memory", into_new)]
 
 
-def bitsandbytes(tree: Tree) -> list[Way]:
-    """Its NF4 for flattened tensors and for tensors as they are, and its blockwise 8 bits.
+def bitsandbytes(tree: Tree) -> list[Sender]:
+    """Return its NF4 of flattened tensors and of tensors as they are, and its blockwise 8 bits.
 
-    With AVX-512 it decodes some shapes wrongly, without a word: see the error of "as is".
+    With AVX-512 it decodes some shapes wrongly and does not report it: see the error of "as is".
     """
     import torch
     from bitsandbytes import functional as bnb
@@ -121,8 +124,8 @@ def bitsandbytes(tree: Tree) -> list[Way]:
     def nf4(tensors: list) -> list:
         return [bnb.quantize_4bit(x, blocksize=64, quant_type="nf4") for x in tensors]
 
-    def way(name: str, encode: Callable[[], list], decode: Callable) -> Way:
-        return Way(
+    def sender(name: str, encode: Callable[[], list], decode: Callable) -> Sender:
+        return Sender(
             f"bitsandbytes {name}",
             encode,
             lambda coded: [decode(codes, state) for codes, state in coded],
@@ -131,17 +134,21 @@ def bitsandbytes(tree: Tree) -> list[Way]:
         )
 
     return [
-        way("nf4, flattened", lambda: nf4(flat), bnb.dequantize_4bit),
-        way("nf4, as is", lambda: nf4(whole), bnb.dequantize_4bit),
-        way("8 bit", lambda: [bnb.quantize_blockwise(x) for x in flat], bnb.dequantize_blockwise),
+        sender("nf4, flattened", lambda: nf4(flat), bnb.dequantize_4bit),
+        sender("nf4, as is", lambda: nf4(whole), bnb.dequantize_4bit),
+        sender(
+            "8 bit", lambda: [bnb.quantize_blockwise(x) for x in flat], bnb.dequantize_blockwise
+        ),
     ]
 
 
-def nvflare(tree: Tree) -> list[Way]:
-    """Its quantizer and dequantizer filters, of the types that do not call ``.cuda()``.
+def nvflare(tree: Tree) -> list[Sender]:
+    """Return its quantizer and dequantizer filters, of the types that do not call ``.cuda()``.
 
-    Raises:
-        ImportError: it is not installed, or lacks something.
+    Raises
+    ------
+    ImportError
+        It, or something that it needs, is not installed.
     """
     from nvflare.apis.dxo import DXO, DataKind
     from nvflare.apis.fl_context import FLContext
@@ -155,14 +162,14 @@ def nvflare(tree: Tree) -> list[Way]:
     context, dequantizer = FLContext(), ModelDequantizer()
 
     def decode(message: Any) -> dict:
-        with warnings.catch_warnings():  # torch's, of its read-only buffers
+        with warnings.catch_warnings():  # of torch, about read-only buffers
             warnings.simplefilter("ignore", UserWarning)
             copy = DXO(message.data_kind, data=dict(message.data), meta=dict(message.meta))
             return dequantizer.process_dxo(copy, Shareable(), context).data
 
-    def way(kind: str) -> Way:
+    def sender(kind: str) -> Sender:
         quantizer = ModelQuantizer(kind)
-        return Way(
+        return Sender(
             f"NVFlare {kind}",
             lambda: quantizer.process_dxo(
                 DXO(DataKind.WEIGHT_DIFF, data=dict(tree)), Shareable(), context
@@ -172,4 +179,4 @@ def nvflare(tree: Tree) -> list[Way]:
             lambda data: [data[key] for key in tree],
         )
 
-    return [way("float16"), way("adaquant")]
+    return [sender("float16"), sender("adaquant")]

@@ -1,12 +1,12 @@
-"""``python -m benchmarks.shampoo_on_lora [--seed 0]``: what Shampoo does to LoRA's factors.
+"""``python -m benchmarks.shampoo_on_lora [--seed 0]``: steps of LoRA's factors under Shampoo.
 
 One client's first turn of ``experiment=fedavg_lora`` with AdamW and with several settings of
 Shampoo, from the same start: W0 + alpha/r B A with B = 0. While B is zero A's gradient is zero too,
-and afterwards it grows with B. Printed by step, as medians over all adapted matrices:
+and afterwards it grows with B. Printed for some steps, as medians over all adapted matrices:
 
-- trace: of the statistic, the sum of the squared gradients of A (or of B) so far;
-- A, B: length of the step of A (of B), divided by that of AdamW's step of the same number;
-- change: length of alpha/r B A divided by that of W0.
+- trace A, trace B: the trace of Shampoo's statistic, the sum of the squared gradients so far;
+- A, B: the norm of the step, divided by the norm of AdamW's step of the same number;
+- change: the norm of alpha/r B A, divided by the norm of W0.
 """
 
 import argparse
@@ -36,9 +36,15 @@ STEPS = (1, 2, 3, 4, 6, 10, 11, 12, 20, 25)
 
 @dataclass
 class Factors:
-    """The LoRA factors of every adapted matrix, watched step by step (a hook of ``train``).
+    """Records the LoRA factors of every adapted matrix at every step, as a hook of ``train``.
 
-    ``moved`` and ``trace`` have by step and factor ("A", "B") one number for every matrix.
+    Attributes
+    ----------
+    moved, trace : list of dict
+        For every step and factor ("A", "B") one number for each matrix: the norm of the step, and
+        the trace of the statistic.
+    change : list of float
+        For every step the median of the norm of alpha/r B A over that of W0.
     """
 
     model: nn.Module
@@ -62,7 +68,7 @@ class Factors:
         return {k: [w.detach().clone() for w in ws] for k, ws in self._weights().items()}
 
     def __call__(self, model: nn.Module) -> None:
-        """Look at the gradients, before they are clipped, and at what the last step has done."""
+        """Record the gradients, before they are clipped, and the step before them."""
         if self.trace:
             self.stepped()
         trained = [p.grad for p in model.parameters() if p.grad is not None]
@@ -83,7 +89,7 @@ class Factors:
 
     @torch.no_grad()
     def stepped(self) -> None:
-        """Note what the last step has done."""
+        """Record the step that was done last."""
         now = self._copy()
         self.moved.append(
             {
@@ -101,10 +107,7 @@ class Factors:
 
 
 def watch(overrides: str, seed: int) -> tuple[Factors, float]:
-    """Train client 0 for one epoch and return what happened to its factors, and its loss.
-
-    The loss is the mean of the epoch.
-    """
+    """Train client 0 for one epoch; return the record of its factors, and its mean loss."""
     overrides = f"{EXPERIMENT} {overrides} seed={seed} federation.torch_threads=1"
     here = session(overrides)
     cfg = compose(overrides)
@@ -125,7 +128,7 @@ def watch(overrides: str, seed: int) -> tuple[Factors, float]:
 
 
 def table(watched: dict[str, tuple[Factors, float]]) -> list[str]:
-    """Return the lines of the table; the first setting is what steps are divided by."""
+    """Return the lines of the table; steps are divided by those of the first setting."""
     (reference, _), *_ = watched.values()
     lines = [
         "| optimizer | step | trace A | trace B | A | B | change |",

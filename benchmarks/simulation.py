@@ -1,10 +1,10 @@
-"""``python -m benchmarks.simulation``: a simulated round beside the same training in a plain loop.
+"""``python -m benchmarks.simulation``: a simulated round compared with a plain training loop.
 
 Both sides train the same clients with the same seeds, model, data and number of threads: one
 through `flwr run` (SuperLink, server, Ray), the other by ``fl_app.training.loop.train`` and nothing
 else, in as many processes as clients train at once, with everything built. They take turns, since
-the machine may be busy with more, and the ratio is that of medians. Seconds of processor are beside
-those of the clock for the same reason.
+the machine may be busy, and the ratio is that of medians. For the same reason CPU seconds are given
+beside wall seconds.
 
 A simulated round is the whole time from the end of one to the end of the next: sampling, messages,
 codecs, aggregation, checkpoint, logs and the server's score of the model, here on one document.
@@ -37,20 +37,28 @@ SETTINGS = {  # name: overrides, clients at once, epochs
     "fedavg_nf4, two clients at once": ("experiment=fedavg_nf4", 2, 4),
 }
 ACTOR = "ClientAppActor"
-EVERY = 0.2  # seconds between two looks at the processors' time
+EVERY = 0.2  # seconds between two readings of CPU time
 
 
 class Processors(threading.Thread):
-    """Processor seconds of this process's descendants over time: of Ray's actors, of all others."""
+    """Reads the CPU seconds of this process's descendants: of Ray's actors, and of all others.
+
+    Attributes
+    ----------
+    readings : list of (float, dict)
+        Time, and CPU seconds by process id, also of processes that have ended.
+    actors : set of int
+        Process ids of Ray's actors.
+    """
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.looks: list[tuple[float, dict[int, float]]] = []  # time, seconds by process
+        self.readings: list[tuple[float, dict[int, float]]] = []
         self.actors: set[int] = set()
         self.stopped = threading.Event()
 
     def run(self) -> None:
-        """Look until told to stop."""
+        """Read every `EVERY` seconds until ``stopped`` is set."""
         seconds: dict[int, float] = {}  # also of those that have ended
         while not self.stopped.wait(EVERY):
             for process in psutil.Process().children(recursive=True):
@@ -61,18 +69,19 @@ class Processors(threading.Thread):
                     seconds[process.pid] = used.user + used.system
                 except psutil.Error:
                     continue
-            self.looks.append((time.time(), {**seconds}))
+            self.readings.append((time.time(), {**seconds}))
 
     def between(self, began: float, ended: float) -> tuple[float, float]:
-        """Return the seconds of actors and of others between two moments.
+        """Return the CPU seconds of actors and of others between two times.
 
         A process that becomes an actor counts as one from its start.
         """
-        at = [time for time, _ in self.looks]
+        at = [time for time, _ in self.readings]
         of_actors = [
-            sum(s for pid, s in seconds.items() if pid in self.actors) for _, seconds in self.looks
+            sum(s for pid, s in seconds.items() if pid in self.actors)
+            for _, seconds in self.readings
         ]
-        of_all = [sum(seconds.values()) for _, seconds in self.looks]
+        of_all = [sum(seconds.values()) for _, seconds in self.readings]
         actors, everyone = (
             float(np.diff(np.interp([began, ended], at, total))[0]) for total in (of_actors, of_all)
         )
@@ -81,9 +90,16 @@ class Processors(threading.Thread):
 
 @dataclass(frozen=True)
 class Round:
-    """A simulated round: seconds by the clock, of it in training and codecs, and of processors.
+    """Seconds of a simulated round.
 
-    ``train`` and ``codecs`` are means over its clients, as the ledger and the logs have them.
+    Attributes
+    ----------
+    wall : float
+        From the end of the round before to its own.
+    train, codecs : float
+        Of it training and codecs, means over its clients, as in the logs and in the ledger.
+    actors_cpu, others_cpu : float
+        CPU seconds of Ray's actors, and of all other processes.
     """
 
     wall: float
@@ -95,7 +111,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Simulation:
-    """A run: its rounds, who trained in them, the model, and how many actors there were."""
+    """A run: its rounds, the clients of each, the model, and the number of actors."""
 
     rounds: list[Round]
     clients: list[list[int]]
@@ -104,7 +120,7 @@ class Simulation:
 
 
 def simulate(overrides: str, folder: Path, environment: dict[str, str]) -> Simulation:
-    """Do one run in ``folder`` and return what its files and the processors say of every round.
+    """Do one run in ``folder`` and return its rounds, from its files and the CPU times.
 
     Raises
     ------
@@ -143,7 +159,7 @@ def simulate(overrides: str, folder: Path, environment: dict[str, str]) -> Simul
 
 
 def _ends(events: Path) -> tuple[list[float], list[float]]:
-    """Return when every round ended, from round 0, and the training seconds until then."""
+    """Return the time at which each round ended, from round 0, and the training seconds so far."""
     accumulator = EventAccumulator(str(events), size_guidance={"scalars": 0})
     accumulator.Reload()
     first = {e.step: e for e in reversed(accumulator.Scalars("seconds/train"))}
@@ -152,7 +168,7 @@ def _ends(events: Path) -> tuple[list[float], list[float]]:
 
 
 def compare(overrides: str, at_once: int, repeats: int, folder: Path) -> str:
-    """Run both sides ``repeats`` times, in turns, and return the table."""
+    """Run both sides ``repeats`` times, in turn, and return the table."""
     simulations: list[Simulation] = []
     loops: list[list[Loop]] = []
     with superlinks() as (environment,):
@@ -174,7 +190,7 @@ def _equal(one: Tree, other: Tree) -> bool:
 
 
 def table(simulations: list[Simulation], loops: list[list[Loop]]) -> str:
-    """Return a line for every round, of medians over the repeats, and one over all warm rounds."""
+    """Return a line of medians for every round, and one for all rounds but the first."""
     lines = [
         "| round | simulation, s | plain loop, s | ratio | of the simulation: training | codecs "
         "| messages, waiting, score, files | processor s: actors | others | plain loop |",
@@ -199,7 +215,7 @@ def table(simulations: list[Simulation], loops: list[list[Loop]]) -> str:
 def _rows(
     simulations: list[Simulation], loops: list[list[Loop]], rounds: list[int]
 ) -> list[tuple[float, ...]]:
-    """Return what a line is made of, for every repeat and every one of ``rounds``."""
+    """Return the seconds that a line is made of, for every repeat and each of ``rounds``."""
     return [
         (
             r.wall,

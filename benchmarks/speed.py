@@ -1,20 +1,21 @@
-"""How fast: MB/s of every codec beside memcpy, bitsandbytes and NVFlare, as ratios in one run.
+"""Speed: MB/s of every codec beside memcpy, bitsandbytes and NVFlare, as ratios in one run.
 
 Everything runs in one process on one thread; each figure is the best of several repetitions after
-a warm-up, in seconds of CPU. Not of the clock: on a busy machine a call of 0.3 s never gets a quiet
-moment, one of 1 ms does, and the ratio would flatter the faster. MB/s count float32 input bytes
-(10**6). Ratios are those of the best times of one run, one set after the other, so that a machine
-that slows down in between does not favour anybody much; differences below 10 % mean nothing.
+a warm-up, in CPU seconds. Wall seconds would not do: on a busy machine a call of 1 ms sometimes
+runs undisturbed, one of 0.3 s never does, and the ratio would favour the faster one. MB/s count
+float32 input bytes (10**6). Ratios are those of the best times of one run, one set after the other,
+so that a machine that slows down in between affects all senders; differences below 10 % mean
+nothing.
 
-What a result is written to decides as much as the arithmetic. "Fresh pages" is memory that the
-system has yet to clear: few page faults for numpy, which asks for huge pages, many for torch, which
-does not; most of a decode's ratio to bitsandbytes is owed to that. "Memory used before" is what a
-process that runs for long gets from its allocator. Each set is measured with all results in one of
-the two (see `allocate`), or the order of the rows would decide. "memcpy" copies into memory that
-stays, "memcpy into new memory" into a result.
+The memory that a result is written to matters as much as the arithmetic. "Fresh pages" is memory
+that the system has yet to clear: few page faults for numpy, which asks for huge pages, many for
+torch, which does not; most of a decode's ratio to bitsandbytes comes from that. "Memory used
+before" is what a process that runs for long gets from its allocator. Each set is measured with all
+results in one of the two (see `allocate`); otherwise the order of the rows would decide. "memcpy"
+copies into memory that stays, "memcpy into new memory" into a result.
 
-A frame around the codec's sections takes the time of the row "frame of nf4" more; bits per
-parameter count the frame.
+Bits per parameter count the frame around a codec's sections; its time, the row "frame of nf4", is
+not in those of the codecs.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import senders
-from benchmarks.senders import Way
+from benchmarks.senders import Sender
 from fl_app.codecs import (
     Codec,
     Tree,
@@ -48,6 +49,7 @@ from fl_app.codecs import (
     top_k,
     uniform,
 )
+from fl_app.tree import scalars
 
 BASE, COPY = "bitsandbytes nf4, flattened", "memcpy"
 CODECS: dict[str, Codec] = {
@@ -70,7 +72,7 @@ CODECS: dict[str, Codec] = {
     "entropy(top_k 5 %, nf4)": entropy(chain(top_k(0.05), nf4())),
 }
 COLUMNS = (
-    "set", "values", "way", "encode_s", "encode_mb_s", "encode_x_bnb", "encode_x_memcpy",
+    "set", "values", "sender", "encode_s", "encode_mb_s", "encode_x_bnb", "encode_x_memcpy",
     "decode_s", "decode_mb_s", "decode_x_bnb", "decode_x_memcpy", "bits_per_parameter",
     "relative_error", "codec",
 )  # fmt: skip
@@ -78,9 +80,9 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one way: CPU seconds, bits per parameter, relative L2 error."""
+    """What was measured of one sender: CPU seconds, bits per parameter, relative L2 error."""
 
-    way: Way
+    sender: Sender
     encode: float
     decode: float
     bits: float
@@ -89,7 +91,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Set:
-    """Tensors to measure, and whether results get fresh pages."""
+    """Tensors to measure, and whether results are in fresh pages."""
 
     title: str
     tree: Tree
@@ -97,14 +99,19 @@ class Set:
 
     @property
     def megabytes(self) -> float:
-        """Return its size in 10**6 bytes."""
+        """Size in 10**6 bytes."""
         return sum(x.nbytes for x in self.tree.values()) / 1e6
 
 
 def sets(count: int, tensors: int) -> list[Set]:
-    """Return the sets to measure, of Gaussian values (the same for everybody, seeded).
+    """Return the sets to measure, of seeded Gaussian values.
 
-    ``count`` is that of the values of the first, ``tensors`` that of the tensors of the next two.
+    Parameters
+    ----------
+    count : int
+        Values of the set of one tensor.
+    tensors : int
+        Tensors of the other sets.
     """
     rng, half = np.random.default_rng(0), tensors // 2
 
@@ -125,10 +132,10 @@ def sets(count: int, tensors: int) -> list[Set]:
 
 
 def best(run: Callable[[], object], seconds: float) -> float:
-    """CPU seconds of the fastest call, after one that warms up.
+    """Return the CPU seconds of the fastest call, after one that warms up.
 
-    Of at least 7 measurements and ``seconds``; of 3 where these alone take four times that. A
-    measurement is of many calls where one is short, as the system's clock of CPU time is coarse.
+    There are at least 7 measurements that take ``seconds`` together, or 3 if these take four times
+    as long. A measurement is of many calls where one is short, as the clock of CPU time is coarse.
     """
 
     def measured(calls: int) -> float:
@@ -146,11 +153,12 @@ def best(run: Callable[[], object], seconds: float) -> float:
 
 
 def allocate(fresh: bool) -> None:
-    """Let glibc give fresh pages to every result of 128 KiB or more, or recycle all memory.
+    """Let glibc give fresh pages to every result of 128 KiB or more, or reuse all memory.
 
-    By default it does one or the other, by what was freed before and what lies at the end of its
-    heap: a factor of seven in a plain copy. It gives what is free before it asks for more, so fresh
-    pages have to come first. Without glibc this does nothing, and the titles say too much.
+    By default it does one or the other, depending on what was freed before and on the end of its
+    heap, which makes a factor of seven in a plain copy. It gives free memory before it asks for
+    more, so fresh pages have to come first. Without glibc this does nothing, and the titles of the
+    sets are not true.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
@@ -161,21 +169,21 @@ def allocate(fresh: bool) -> None:
     mallopt(trim_threshold, 128 * 1024 if fresh else 2**31 - 1)
 
 
-def measure(way: Way, tree: Tree, seconds: float) -> Row:
-    """Return what a way costs and loses."""
-    message = way.encode()
+def measure(sender: Sender, tree: Tree, seconds: float) -> Row:
+    """Return the times, the bits and the error of a sender."""
+    message = sender.encode()
     return Row(
-        way,
-        best(way.encode, seconds),
-        best(lambda: way.decode(message), seconds),
-        8 * way.nbytes(message) / senders.values(tree),
-        senders.relative_error(tree, way.arrays(way.decode(message))),
+        sender,
+        best(sender.encode, seconds),
+        best(lambda: sender.decode(message), seconds),
+        8 * sender.nbytes(message) / scalars(tree),
+        senders.relative_error(tree, sender.arrays(sender.decode(message))),
     )
 
 
-def peers() -> list[Callable[[Tree], list[Way]]]:
-    """Return what makes the ways of others, NVFlare's only where it is installed."""
-    found: list[Callable[[Tree], list[Way]]] = [
+def others() -> list[Callable[[Tree], list[Sender]]]:
+    """Return the factories of senders of other projects; NVFlare's only where it is installed."""
+    found: list[Callable[[Tree], list[Sender]]] = [
         senders.copies,
         senders.bitsandbytes,
         senders.nvflare,
@@ -183,14 +191,14 @@ def peers() -> list[Callable[[Tree], list[Way]]]:
     try:
         senders.nvflare({})
     except ImportError as error:
-        print(f"NVFlare is left out, {error}; to compare: {senders.NVFLARE_HOW}")
+        print(f"NVFlare is left out, {error}; to compare: {senders.INSTALL_NVFLARE}")
         found.remove(senders.nvflare)
     return found
 
 
 def ratios(rows: list[Row]) -> list[dict[str, float]]:
     """Return the ratios of each row to bitsandbytes and to memcpy."""
-    base, copy = (next(r for r in rows if r.way.name == name) for name in (BASE, COPY))
+    base, copy = (next(r for r in rows if r.sender.name == name) for name in (BASE, COPY))
     return [
         {
             "encode_x_bnb": base.encode / row.encode,
@@ -223,23 +231,23 @@ def table(group: Set, rows: list[Row]) -> str:
             f"{row.bits:.3f}",
             f"{row.error:.4f}",
         ]
-        lines.append(f"| {row.way.name:27} | " + " | ".join(f"{c:>11}" for c in cells) + " |")
+        lines.append(f"| {row.sender.name:27} | " + " | ".join(f"{c:>11}" for c in cells) + " |")
     return "\n".join(lines)
 
 
 def run(out: Path, count: int, tensors: int, seconds: float) -> None:
     """Measure all sets, print their tables and write ``out``/speed.csv."""
-    others = peers()
+    factories = others()
     with (out / "speed.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for group in sets(count, tensors):
             tree, megabytes = group.tree, group.megabytes
             allocate(group.fresh)
-            candidates = [way for peer in others for way in peer(tree)]
+            candidates = [sender for factory in factories for sender in factory(tree)]
             candidates.append(senders.frame("frame of nf4", CODECS["nf4"], tree))
             candidates += [senders.ours(name, codec, tree) for name, codec in CODECS.items()]
-            rows = [measure(way, tree, seconds) for way in candidates]
+            rows = [measure(sender, tree, seconds) for sender in candidates]
             print(table(group, rows), flush=True)
             for row, ratio in zip(rows, ratios(rows), strict=True):
                 numbers = ratio | {
@@ -254,8 +262,8 @@ def run(out: Path, count: int, tensors: int, seconds: float) -> None:
                     {key: f"{value:.6g}" for key, value in numbers.items()}
                     | {
                         "set": group.title,
-                        "values": senders.values(tree),
-                        "way": row.way.name,
-                        "codec": json.dumps(row.way.spec) if row.way.spec else "",
+                        "values": scalars(tree),
+                        "sender": row.sender.name,
+                        "codec": json.dumps(row.sender.spec) if row.sender.spec else "",
                     }
                 )

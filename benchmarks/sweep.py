@@ -1,8 +1,8 @@
-"""``python -m benchmarks.sweep``: what a run costs beside its training, alone and in a sweep.
+"""``python -m benchmarks.sweep``: the overhead of a run, alone and in a sweep.
 
-Runs the same short run as a sweep's job after job on one SuperLink, and each on a SuperLink of its
-own as ``python -m fl_app.run`` does. The overhead of a run is its wall time less the seconds that
-its summary.json gives to training, evaluation and codecs.
+The same short run is done several times: as the jobs of a sweep, one after the other on one
+SuperLink, and each on a SuperLink of its own, as ``python -m fl_app.run`` does. The overhead of a
+run is its wall time less the seconds of training, evaluation and codecs in its summary.json.
 """
 
 import argparse
@@ -21,7 +21,7 @@ WORK = ("train", "evaluate", "encode", "decode")
 def overhead(
     folder: Path, environment: dict[str, str], began: float, wait: bool
 ) -> tuple[float, float]:
-    """Do one run; return the seconds of its work, and those since ``began`` that were none."""
+    """Do one run; return the seconds of its work, and all other seconds since ``began``."""
     words = f"rounds=1 local_epochs=1 output.dir={folder.parent} output.name={folder.name}"
     with Path(f"{folder}.log").open("w") as log:
         if submit(words, environment, log, wait) != 0:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.audit_privacy import CONFIDENCE, DELTA, compared, judged, lower_bound
+from benchmarks.audit_privacy import CONFIDENCE, DELTA, attack, compare_epsilons, lower_bound
 from fl_app.privacy import accounting
 
 
@@ -45,10 +45,10 @@ def test_it_finds_a_shift_of_the_sum_and_none_where_there_is_none(
     shift: float, least: float, most: float
 ) -> None:
     rng = np.random.default_rng(1)
-    there, gone = (
+    present, absent = (
         {"seed": rng.normal(x, 1, 1000), "mean": rng.normal(0, 1, 1000)} for x in (shift, 0)
     )
-    found = judged(there, gone)
+    found = attack(present, absent)
     assert least <= found["bound"] <= most
     if shift > 5:
         assert found["true"] > 0.95 > 0.05 > found["false"]
@@ -63,7 +63,7 @@ def test_epsilon_is_that_of_dp_accounting(
     noise: float, rate: float, steps: int, delta: float
 ) -> None:
     """To the accountant's own precision of 0.01, and a hundredth."""
-    for ours, theirs in compared([(noise, rate, steps, delta)]):
+    for ours, theirs in compare_epsilons([(noise, rate, steps, delta)]):
         assert ours == pytest.approx(theirs, rel=0.01, abs=0.02)
         assert ours >= theirs - 0.01
         assert ours <= accounting.LARGE

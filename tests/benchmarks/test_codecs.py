@@ -40,7 +40,7 @@ def test_the_speed_table_is_complete_and_sane(out: Path) -> None:
     assert tuple(rows[0]) == speed.COLUMNS
     assert len({row["set"] for row in rows}) == SETS
     for name in ["memcpy", "memcpy into new memory", speed.BASE, *speed.CODECS]:
-        assert len([row for row in rows if row["way"] == name]) == SETS
+        assert len([row for row in rows if row["sender"] == name]) == SETS
     for row in rows:
         assert min(float(row["encode_s"]), float(row["decode_s"])) > 0
         assert float(row["bits_per_parameter"]) > 0
@@ -50,13 +50,13 @@ def test_the_speed_table_is_complete_and_sane(out: Path) -> None:
         codec.spec for codec in speed.CODECS.values()
     ] * SETS
     for row in rows:
-        if row["way"] == speed.BASE:
+        if row["sender"] == speed.BASE:
             assert float(row["encode_x_bnb"]) == float(row["decode_x_bnb"]) == 1
             assert float(row["relative_error"]) == pytest.approx(0.092, abs=0.005)
 
 
 def test_bits_count_the_whole_frame(out: Path) -> None:
-    row = next(r for r in read(out / "speed.csv") if r["way"] == "nf4")
+    row = next(r for r in read(out / "speed.csv") if r["sender"] == "nf4")
     n = int(row["values"])
     payload = n // 2 + 4 * math.ceil(n / 64)
     assert float(row["bits_per_parameter"]) == pytest.approx(8 * (payload + 32 + 2 * 4) / n, 1e-5)
@@ -159,7 +159,7 @@ def test_without_a_run_it_says_how_to_make_one(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert codecs.newest() == {}
-    assert deltas.HOW in capsys.readouterr().out
+    assert deltas.COMMAND in capsys.readouterr().out
 
 
 def test_a_run_asked_for_by_name_must_be_of_use(

@@ -44,7 +44,7 @@ def test_one_client_a_round_ends_with_the_model_of_the_run(tmp_path) -> None:
 def test_processor_seconds_are_those_of_the_interval() -> None:
     processors = Processors()
     processors.actors = {7}
-    processors.looks = [
+    processors.readings = [
         (0.0, {7: 0.0, 8: 0.0}),
         (10.0, {7: 8.0, 8: 1.0}),
         (20.0, {7: 18.0, 8: 1.0}),
