@@ -31,7 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from scipy import stats
 from torch import nn
 
-from fl_app.build import forget_session, session
+from fl_app.build import forget_session, open_session
 from fl_app.privacy import accounting, dp_sgd
 from fl_app.privacy.budget import mechanism
 from fl_app.training.loop import Hooks
@@ -70,7 +70,7 @@ class Client:
     def __init__(self, method: str, dropout: float, noise: float) -> None:
         forget_session()
         words = f"{MODEL} {DATA} {METHODS[method]}".replace("DROP", str(dropout))
-        self.here = session(
+        self.here = open_session(
             f"{words} privacy=dp_sgd privacy.noise=secret privacy.epsilon=null "
             f"privacy.noise_multiplier={noise} privacy.delta={DELTA} privacy.max_grad_norm=0.1 "
             f"batch_size={ROWS} local_epochs=1"

@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors.numpy import load_file
 
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.codecs import Tree
 from fl_app.config import read_yaml
 from fl_app.files import project_root
@@ -62,7 +62,7 @@ def load(folder: Path) -> tuple[str, Tree]:
     if reason := unusable(folder):
         raise ValueError(f"{folder}: {reason}")
     summary = json.loads((folder / "summary.json").read_text())
-    theta0 = session(summary["overrides"]).theta0
+    theta0 = open_session(summary["overrides"]).theta0
     if digest(theta0) != summary["theta0_digest"]:
         raise ValueError(f"{folder}: this version starts from another theta0; run it again")
     last = load_file(max(folder.glob("checkpoints/*.safetensors")))

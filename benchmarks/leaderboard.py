@@ -22,7 +22,7 @@ from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
 from fl_app.aggregation.inner import inner_strategy
-from fl_app.build import forget_session, session
+from fl_app.build import forget_session, open_session
 from fl_app.config import compose
 from fl_app.files import project_root
 from fl_app.server.coded import Coded
@@ -61,7 +61,7 @@ def run(entry: str) -> None:
     """Run all rounds of an entry and keep its ledger."""
     overrides = overrides_of(entry)
     began = time.perf_counter()
-    here = session(overrides)
+    here = open_session(overrides)
     built = time.perf_counter()
     target = ledger_of(entry)
     target.parent.mkdir(parents=True, exist_ok=True)

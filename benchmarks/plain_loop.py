@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from multiprocessing.synchronize import Barrier
 
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.seeds import turn_seed
 from fl_app.session import Session
 from fl_app.training.loop import train
@@ -62,7 +62,7 @@ def _share(barrier: Barrier) -> None:
 
 def _loop(overrides: str, turns: list[tuple[int, int]]) -> Loop:
     began = time.perf_counter()
-    here = session(overrides)
+    here = open_session(overrides)
     rows = {partition: here.documents(partition) for _, partition in turns}
     build = time.perf_counter() - began
     cfg, tree = here.cfg, here.theta0

@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 
 from fl_app.adapters import ADAPTERS
 from fl_app.aggregation.inner import inner_strategy
-from fl_app.build import compile_codecs, session
+from fl_app.build import compile_codecs, open_session
 from fl_app.config import plain
 from fl_app.server.coded import Coded
 from fl_app.session import Session
@@ -55,7 +55,7 @@ def record(overrides: str) -> Recording:
         If a client failed.
     """
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    here = session(overrides)
+    here = open_session(overrides)
     grid = Loopback(overrides, nodes=here.cfg.federation.clients)
     with tempfile.TemporaryDirectory() as folder:
         server = Coded(inner_strategy(here.cfg), here, Ledger(Path(folder, "ledger.csv")))

@@ -10,7 +10,7 @@ from pathlib import Path
 from flwr.app import ConfigRecord
 
 from fl_app.aggregation.inner import inner_strategy
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.secure_aggregation.settings import settings
 from fl_app.server.coded import Coded
 from fl_app.server.secure import SecureCoded
@@ -33,7 +33,7 @@ def overrides_of(clients: int, strategy: str) -> str:
 
 def message_bytes(overrides: str, clients: int, kind: type[Coded]) -> tuple[int, int]:
     """Return the message bytes of set-up and of training in the first round, of all clients."""
-    here, grid = session(overrides), Loopback(overrides, clients)
+    here, grid = open_session(overrides), Loopback(overrides, clients)
     with tempfile.TemporaryDirectory() as folder:
         coded = kind(inner_strategy(here.cfg), here, Ledger(Path(folder, "ledger.csv")))
         asked = coded.configure_train(1, to_record(here.theta0), ConfigRecord(), grid)  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ def main() -> None:
         )
         setup, train = message_bytes(overrides, clients, SecureCoded)
         extra = setup + train - plain[clients]
-        asked = settings(session(overrides).cfg)
+        asked = settings(open_session(overrides).cfg)
         print(
             f"| {clients} | {asked.neighbours} | {asked.threshold} | "
             f"{plain[clients] / clients:,.0f} | {(setup + train) / clients:,.0f} | "

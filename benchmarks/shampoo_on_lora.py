@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.config import compose
 from fl_app.seeds import turn_seed
 from fl_app.training.loop import Hooks, train
@@ -109,7 +109,7 @@ class Factors:
 def watch(overrides: str, seed: int) -> tuple[Factors, float]:
     """Train client 0 for one epoch; return the record of its factors, and its mean loss."""
     overrides = f"{EXPERIMENT} {overrides} seed={seed} federation.torch_threads=1"
-    here = session(overrides)
+    here = open_session(overrides)
     cfg = compose(overrides)
     here.adapter.set(here.model, here.theta0)
     factors = Factors(here.model, cfg.optimizer.max_grad_norm)

@@ -25,7 +25,7 @@ from fl_app.wire.forms import forms
 _BUILDING = threading.Lock()
 
 
-def session(overrides: str) -> Session:
+def open_session(overrides: str) -> Session:
     """Build the session of a run, or return the one that this process has already built.
 
     Raises
@@ -36,28 +36,28 @@ def session(overrides: str) -> Session:
         If the model is missing, or does not fit the configuration.
     """
     with _BUILDING:
-        here = _session(overrides)
+        here = _build_session(overrides)
     torch.set_num_threads(here.cfg.federation.torch_threads)  # applies to the calling thread
     return here
 
 
 def forget_session() -> None:
-    """Make the next call of ``session`` build a new one."""
-    _session.cache_clear()
+    """Make the next call of ``open_session`` build a new one."""
+    _build_session.cache_clear()
 
 
 def prepare(overrides: str) -> None:
     """Start building the session and its data in a thread, while the process waits."""
 
     def build() -> None:
-        with suppress(Exception):  # ``session`` raises it again
-            _ = session(overrides).data
+        with suppress(Exception):  # ``open_session`` raises it again
+            _ = open_session(overrides).data
 
     threading.Thread(target=build, daemon=True).start()
 
 
 @lru_cache(maxsize=1)
-def _session(overrides: str) -> Session:
+def _build_session(overrides: str) -> Session:
     cfg = compose(overrides)
     check_node(cfg)
     torch.set_num_threads(cfg.federation.torch_threads)

@@ -14,7 +14,7 @@ from flwr.supercore.exit import add_exit_handler
 from fl_app import report
 from fl_app.aggregation import sampling
 from fl_app.aggregation.inner import inner_strategy
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.faults.printable import WithoutTraceback
 from fl_app.files import keep_private
 from fl_app.preflight import check_strategy
@@ -56,9 +56,9 @@ def main(grid: Grid, context: Context) -> None:
     flower.addFilter(MESSAGE_ONLY)
     began = time.perf_counter()
     overrides = str(context.run_config["overrides"])
-    here = session(overrides)
-    check_strategy(here.cfg)
-    experiment = Experiment(here, grid, overrides, setup_seconds=time.perf_counter() - began)
+    session = open_session(overrides)
+    check_strategy(session.cfg)
+    experiment = Experiment(session, grid, overrides, setup_seconds=time.perf_counter() - began)
     # Flower ends a stopped run's process from another thread.
     add_exit_handler(lambda: experiment.finish("interrupted"), run_before_force_exit=True)
     experiment.start()
@@ -69,7 +69,7 @@ class Experiment:
 
     Parameters
     ----------
-    here : Session
+    session : Session
         The session of the run.
     grid : Grid
         Flower's connection to the nodes.
@@ -94,15 +94,15 @@ class Experiment:
         Whether the summary has been written.
     """
 
-    def __init__(self, here: Session, grid: Grid, overrides: str, setup_seconds: float) -> None:
-        self.here = here
+    def __init__(self, session: Session, grid: Grid, overrides: str, setup_seconds: float) -> None:
+        self.session = session
         self.grid = grid
         self.overrides = overrides
         self.setup_seconds = setup_seconds
-        self.folder = RunFolder(here.cfg, overrides)
+        self.folder = RunFolder(session.cfg, overrides)
         self.tracking = Tracking(self.folder)
-        kind = SecureCoded if is_secure(here.cfg) else Coded
-        self.strategy = kind(inner_strategy(here.cfg), here, self.folder.ledger)
+        kind = SecureCoded if is_secure(session.cfg) else Coded
+        self.strategy = kind(inner_strategy(session.cfg), session, self.folder.ledger)
         self.strategy.turns = self.folder.turns
         self.rounds_done = 0
         self.flower_runs = [grid.run.run_id]
@@ -111,8 +111,8 @@ class Experiment:
 
     def start(self) -> None:
         """Run all rounds, then write summary, adapter and report."""
-        here, cfg = self.here, self.here.cfg
-        console.header(cfg, self.folder.path, here.theta0)
+        session, cfg = self.session, self.session.cfg
+        console.header(cfg, self.folder.path, session.theta0)
         try:
             self.tracking.start()
             began = time.perf_counter()
@@ -127,11 +127,11 @@ class Experiment:
                 evaluate_config=ConfigRecord(),
                 evaluate_fn=self.after_round,
             )
-            if "unseen" in here.data:
+            if "unseen" in session.data:
                 self.evaluate("unseen", self.rounds_done, self.latest)
                 self._log("unseen")
-            here.adapter.set(here.model, self.latest)
-            here.adapter.export(here.model, self.folder.path / "adapter")
+            session.adapter.set(session.model, self.latest)
+            session.adapter.export(session.model, self.folder.path / "adapter")
             if (spent := self._privacy_spent()) is not None:
                 model_card.write(self.folder.path / "adapter", cfg.experiment, spent)
         except BaseException:
@@ -146,15 +146,16 @@ class Experiment:
         if self.folder.checkpoint is None:
             self._check_privacy()
             set_up(self.strategy, self.grid)
-            self.latest = self.here.theta0
+            self.latest = self.session.theta0
             return to_record(self.latest)
         kept, state = self.folder.checkpoint
-        if {*kept} != {*self.here.theta0}:
+        if {*kept} != {*self.session.theta0}:
             raise ResumeError(
-                f"resume={self.here.cfg.resume}: the checkpoint contains other tensors than the "
+                f"resume={self.session.cfg.resume}: the checkpoint contains other tensors than the "
                 "model: it is damaged or of another version; start a new run"
             )
-        self.latest = {name: kept[name] for name in self.here.theta0}  # a file is ordered by name
+        # Restore the order of theta0: a file is ordered by name.
+        self.latest = {name: kept[name] for name in self.session.theta0}
         arrays = to_record(self.latest)
         try:
             self.strategy.restore(state["strategy"], arrays)
@@ -164,7 +165,7 @@ class Experiment:
             self.flower_runs = [*state["flower_runs"], *self.flower_runs]
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise ResumeError(
-                f"resume={self.here.cfg.resume}: the checkpoint is not one of this strategy "
+                f"resume={self.session.cfg.resume}: the checkpoint is not one of this strategy "
                 f"({type(error).__name__}: {error}): it is damaged or of another version; start a "
                 "new run"
             ) from None
@@ -191,7 +192,7 @@ class Experiment:
         with self.recording:
             if self.ended:
                 raise InterruptedError("the run was stopped")
-            self.latest = to_tree(arrays, like=self.here.theta0)
+            self.latest = to_tree(arrays, like=self.session.theta0)
             self.rounds_done = server_round
             scores = self.evaluate("test", server_round, self.latest)
             self._keep(arrays)
@@ -202,7 +203,7 @@ class Experiment:
     def evaluate(self, split: str, server_round: int, tree: Tree) -> dict[str, float]:
         """Score ``tree`` on a split of the server's data and add it to metrics.csv."""
         began = time.perf_counter()
-        scores = self.here.evaluate(tree, self.here.data[split])
+        scores = self.session.evaluate(tree, self.session.data[split])
         self.folder.add_metrics(server_round, split, scores)
         self.folder.evaluate_seconds += time.perf_counter() - began
         return scores
@@ -236,7 +237,7 @@ class Experiment:
             If there is no suitable noise for any client, or a client would take more turns than
             its noise allows.
         """
-        cfg, turns = self.here.cfg, self.folder.turns
+        cfg, turns = self.session.cfg, self.folder.turns
         if not is_example_level(cfg) or turns is None:
             return
         # It imports an optional dependency, which not every server has.
@@ -268,7 +269,7 @@ class Experiment:
 
     def _planned(self) -> Counter[int]:
         """Return how often each client is sampled in the rounds to come."""
-        cfg, nodes = self.here.cfg, sorted(self.strategy.clients.nodes)
+        cfg, nodes = self.session.cfg, sorted(self.strategy.clients.nodes)
         if len(nodes) < cfg.clients_per_round:
             return Counter()  # the first round reports this error
         rounds = range(self.rounds_done + 1, cfg.rounds + 1)
@@ -281,17 +282,17 @@ class Experiment:
         from fl_app.privacy.budget import spent
 
         reported = self.strategy.uplink.spent
-        return spent(self.here.cfg, self.strategy.clients.rows, turns.count(), reported)
+        return spent(self.session.cfg, self.strategy.clients.rows, turns.count(), reported)
 
     def _finish(self, status: str) -> None:
-        here = self.here
+        session = self.session
         summary = self.folder.finish(
             status,
             self.overrides,
             {
                 "rounds": self.rounds_done,
-                "trainable_scalars": sum(x.size for x in here.theta0.values()),
-                "theta0_digest": digest(here.theta0),
+                "trainable_scalars": sum(x.size for x in session.theta0.values()),
+                "theta0_digest": digest(session.theta0),
                 "seed_only_saving": self.strategy.seed_only_saving,
                 "train_seconds": self.strategy.uplink.train_seconds,
                 "setup_seconds": self.setup_seconds,

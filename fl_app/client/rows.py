@@ -11,7 +11,7 @@ from datasets import Dataset
 from flwr.app import ConfigRecord, Context
 
 from fl_app import data, tasks
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.client import policy
 from fl_app.client.node_config import DATA_PATH, PARTITION, PARTITIONS
 from fl_app.client.simulated import is_simulated
@@ -95,9 +95,9 @@ def served(context: Context) -> ConfigRecord:
                 parts=parts,
                 clients=cfg.federation.clients,
             )
-        rows(session(overrides), context, part)  # what is wrong with them is said now
+        rows(open_session(overrides), context, part)  # what is wrong with them is said now
     if is_example_level(cfg):
-        here = session(overrides)
+        here = open_session(overrides)
         from fl_app.client import budget  # Opacus is an extra that not every node has
 
         clients = range(part, cfg.federation.clients, parts)

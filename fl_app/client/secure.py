@@ -11,7 +11,7 @@ from typing import cast
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.client.answered import once
 from fl_app.client.patches import patched
 from fl_app.codecs import Wire
@@ -98,7 +98,7 @@ def masked(message: Message, context: Context, call_next: ClientAppCallable) -> 
     FaultError
         See `Member.hold`, and if the client has answered with a vector in this round.
     """
-    here = session(str(context.run_config["overrides"]))
+    here = open_session(str(context.run_config["overrides"]))
     if not is_on(here.cfg):
         return call_next(message, context)
     config, member = _recall(message, context)
@@ -125,7 +125,7 @@ def masked(message: Message, context: Context, call_next: ClientAppCallable) -> 
 
 
 def _settings(context: Context) -> Settings:
-    cfg = session(str(context.run_config["overrides"])).cfg
+    cfg = open_session(str(context.run_config["overrides"])).cfg
     if not is_on(cfg):
         raise ProtocolError("the configuration asks for no secure aggregation")
     return settings(cfg)
@@ -133,7 +133,7 @@ def _settings(context: Context) -> Settings:
 
 def _who(message: Message, context: Context) -> tuple[int, int]:
     """Return client and round of a question; WireError if they are none of the run."""
-    return readers.turn(message, session(str(context.run_config["overrides"])).cfg)
+    return readers.turn(message, open_session(str(context.run_config["overrides"])).cfg)
 
 
 def _recall(message: Message, context: Context) -> tuple[ConfigRecord, Member]:

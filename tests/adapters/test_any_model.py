@@ -18,7 +18,7 @@ from fl_app import models
 from fl_app.adapters.lora_sb import adapter as lora_sb
 from fl_app.adapters.lora_sb.factors import outer
 from fl_app.adapters.lora_sb.start import SERVER_PUBLIC
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.config import compose
 from fl_app.session import Session
 from fl_app.training.loop import train
@@ -111,7 +111,7 @@ def test_a_published_setting_runs_on_a_small_model(name: str, tmp_path: Path) ->
     paths = [f"data.train.path={path}", f"data.test.path={test}"]
     if compose(f"experiment={name}").adapter.init == SERVER_PUBLIC:
         paths += [f"data.public.path={path}", "data.public.split=train"]
-    here = started(session(f"experiment={name} model.path={folder} {' '.join(paths)} {FEW}"))
+    here = started(open_session(f"experiment={name} model.path={folder} {' '.join(paths)} {FEW}"))
     modules = 2 if kind == "bert" else 7
     head = 3 * (64 + 1) if kind == "bert" else 0
     assert sum(x.size for x in here.theta0.values()) == 2 * modules * 4 * 4 + head
@@ -163,7 +163,7 @@ def overrides(folder: Path, task: str, kind: str, adapter: str, **changes: Any) 
 
 @pytest.mark.parametrize(("task", "kind", "adapter"), CASES)
 def test_a_model_trains_and_is_scored(task: str, kind: str, adapter: str, tmp_path: Path) -> None:
-    here = session(overrides(tmp_path, task, kind, adapter))
+    here = open_session(overrides(tmp_path, task, kind, adapter))
     tree, scores = turn(here)
     assert {*scores} == {"accuracy"}
     moved = {name for name in tree if not np.array_equal(tree[name], here.theta0[name])}
@@ -197,7 +197,9 @@ HEADS = {
 def test_a_quantized_base_trains_also_after_scoring(
     task: str, adapter: str, bits: int, tmp_path: Path
 ) -> None:
-    here = session(overrides(tmp_path, task, "llama", adapter) + f" model.quantization={bits}bit")
+    here = open_session(
+        overrides(tmp_path, task, "llama", adapter) + f" model.quantization={bits}bit"
+    )
     kind = {4: Linear4bit, 8: Linear8bitLt}[bits]
     in_bits = [name for name, module in here.model.named_modules() if isinstance(module, kind)]
     assert len(in_bits) == 2 * 7
@@ -215,7 +217,7 @@ def test_a_start_is_the_same_whatever_the_base_is_held_in(tmp_path: Path) -> Non
     """LoRA's start is of the seed alone."""
     starts = {
         (bits, seed): digest(
-            session(
+            open_session(
                 overrides(tmp_path, "causal_lm", "llama", "lora", seed=seed)
                 + f" model.quantization={bits}"
             ).theta0
@@ -227,7 +229,9 @@ def test_a_start_is_the_same_whatever_the_base_is_held_in(tmp_path: Path) -> Non
 
 
 def test_a_base_in_bfloat16_trains_adapters_in_float32(tmp_path: Path) -> None:
-    here = session(overrides(tmp_path, "causal_lm", "llama", "lora", **{"model.dtype": "bfloat16"}))
+    here = open_session(
+        overrides(tmp_path, "causal_lm", "llama", "lora", **{"model.dtype": "bfloat16"})
+    )
     assert {p.dtype for p in here.model.parameters() if p.requires_grad} == {torch.float32}
     assert {p.dtype for p in here.model.parameters() if not p.requires_grad} == {torch.bfloat16}
     tree, _ = turn(here)
@@ -238,7 +242,7 @@ def test_a_base_in_bfloat16_trains_adapters_in_float32(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["bert", "llama", "t5"])
 def test_an_export_brings_its_head(kind: str, adapter: str, tmp_path: Path) -> None:
     """Stock PEFT, over a base whose own head is another one, computes what was trained."""
-    here = session(overrides(tmp_path, "sequence_classification", kind, adapter))
+    here = open_session(overrides(tmp_path, "sequence_classification", kind, adapter))
     turn(here)
     here.adapter.export(here.model, tmp_path / "adapter")
     other, _ = models.load(here.cfg.model, 99, here.cfg.task)

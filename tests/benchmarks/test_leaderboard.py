@@ -13,7 +13,7 @@ from benchmarks.leaderboard import PUBLISHED
 from fl_app import build as fl_build
 from fl_app.adapters import ADAPTERS
 from fl_app.aggregation.inner import inner_strategy
-from fl_app.build import forget_session, session
+from fl_app.build import forget_session, open_session
 from fl_app.config import compose, plain
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
 from fl_app.preflight import check
@@ -33,7 +33,7 @@ def small_run(entry: str) -> str:
 
 def transfers(entry: str, tmp_path: Path) -> list:
     overrides = small_run(entry)
-    here = session(overrides)
+    here = open_session(overrides)
     check(here.cfg)
     ledger = Ledger(tmp_path / f"{entry}.csv")
     coded = Coded(inner_strategy(here.cfg), here, ledger)
@@ -64,7 +64,7 @@ def test_the_two_lora_entries_differ_by_two_aliases_of_the_token_embedding(tmp_p
     differences = {a - b for a, b in zip(*counted.values(), strict=True)}
     assert differences == {2 * 4 * small.TOKENS * small.WIDTH}
 
-    model = session(small_run("lora_tuned")).model.get_base_model()
+    model = open_session(small_run("lora_tuned")).model.get_base_model()
     names = {name for name, _ in model.named_parameters()}
     aliases = {name for name in model.state_dict() if name not in names}
     assert aliases == {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}

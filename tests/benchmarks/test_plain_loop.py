@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from benchmarks import plain_loop
 from benchmarks.simulation import Processors, Round, Simulation, table
 from fl_app.aggregation.inner import inner_strategy
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.server.coded import Coded
 from fl_app.wire.ledger import Ledger
 from fl_app.wire.records import to_record, to_tree
@@ -22,7 +22,7 @@ RUN = f"experiment=nf4_single {small.RUN}"
 
 
 def test_one_client_a_round_ends_with_the_model_of_the_run(tmp_path) -> None:
-    here = session(RUN)
+    here = open_session(RUN)
     ledger = Ledger(tmp_path / "ledger.csv")
     server = Coded(inner_strategy(here.cfg), here, ledger)
     grid = cast(Grid, Loopback(RUN, nodes=3))

@@ -9,7 +9,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from benchmarks.replayed import Recorded, Recording, record, server_session
 from fl_app.aggregation.inner import inner_strategy
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.config import compose
 from fl_app.server import round as sent
 from fl_app.server import uplink
@@ -33,7 +33,7 @@ def recording() -> Recording:
 
 def after_a_round(grid, overrides: str, folder: Path, here=None) -> Tree:
     """Return the model that a round over ``grid`` makes."""
-    here = here or session(overrides)
+    here = here or open_session(overrides)
     server = Coded(inner_strategy(here.cfg), here, Ledger(folder / "ledger.csv"))
     result = server.start(grid, to_record(here.theta0), num_rounds=1, train_config=ConfigRecord())
     return to_tree(result.arrays, like=here.theta0)
@@ -46,7 +46,7 @@ def replies(grid, messages: list[Message]) -> list[Message]:
 
 
 def test_a_recorded_node_sends_what_the_real_client_sends(recording, tmp_path) -> None:
-    here = session(EVERYONE)
+    here = open_session(EVERYONE)
     sent = []
     for grid in (Loopback(EVERYONE, nodes=3), Recorded(recording.replies, 3)):
         server = Coded(inner_strategy(here.cfg), here, Ledger(tmp_path / "ledger.csv"))

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from fl_app.aggregation.inner import inner_strategy
 from fl_app.aggregation.sampling import turns as planned
-from fl_app.build import forget_session, session
+from fl_app.build import forget_session, open_session
 from fl_app.client import budget
 from fl_app.client.simulated import simulated_in_process
 from fl_app.config import compose
@@ -44,7 +44,7 @@ class Asked:
     """Three clients, and a server that sends them what it likes."""
 
     def __init__(self, folder: Path, overrides: str) -> None:
-        self.here = session(overrides)
+        self.here = open_session(overrides)
         self.grid = Loopback(overrides, 3)
         self.coded = Coded(inner_strategy(self.here.cfg), self.here, Ledger(folder / "ledger.csv"))
 
@@ -329,11 +329,11 @@ def test_a_real_node_takes_part_in_one_run_on_its_rows_and_is_left_out_of_the_ne
 ) -> None:
     """From the first question on, with the strict policy, which has no number of the operator's."""
     words = f"{FEW} rounds=1 privacy.noise=secret"
-    session(words).documents(0).to_parquet(tmp_path / "rows.parquet")
+    open_session(words).documents(0).to_parquet(tmp_path / "rows.parquet")
     grid = RealNodes(words, 3, **{"data-path": str(tmp_path / "rows.parquet")})
     for context in grid.contexts.values():  # three nodes have equal rows: each counts its own
         context.node_config["state-dir"] = str(tmp_path / f"node-{context.node_id}")
-    here = session(words)
+    here = open_session(words)
     coded = Coded(inner_strategy(here.cfg), here, Ledger(tmp_path / "ledger.csv"))
     messages = coded.configure_train(1, to_record(here.theta0), ConfigRecord(), grid)
     replies = grid.send_and_receive(messages)
@@ -439,7 +439,7 @@ class Nodes(Loopback):
 
 
 def start(grid: Nodes, words: str) -> Experiment:
-    run = Experiment(session(words), grid, words, setup_seconds=0.0)
+    run = Experiment(open_session(words), grid, words, setup_seconds=0.0)
     try:
         run.start()
     finally:
@@ -470,7 +470,8 @@ def test_a_round_that_was_cut_off_has_been_spent(tmp_path: Path, stop: int) -> N
     with pytest.raises(InterruptedError):
         start(grid, words)
     sizes = {
-        k: len(grid_rows) for k, grid_rows in enumerate(map(session(words).documents, range(3)))
+        k: len(grid_rows)
+        for k, grid_rows in enumerate(map(open_session(words).documents, range(3)))
     }
     done = -(-(stop + 1) // 3)
     whole = spent(compose(FEW), sizes, dict.fromkeys(range(3), done))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from flwr.app import Message
 
-from fl_app.build import _session, session
+from fl_app.build import _build_session, open_session
 from fl_app.client.policy import VARIABLE, Policy
 from fl_app.client.simulated import simulated_in_process
 from fl_app.client_app import app
@@ -26,7 +26,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> RealNodes:
     folder = tmp_path_factory.mktemp("honest")
     overrides = f"{WORDS} output.dir={folder}/{MARKER} output.name=run"
     grid = RealNodes(overrides, NODES)
-    Experiment(session(overrides), grid, overrides, setup_seconds=0.0).start()
+    Experiment(open_session(overrides), grid, overrides, setup_seconds=0.0).start()
     grid.folder = folder
     return grid
 
@@ -50,7 +50,9 @@ def _sent(honest: RealNodes, kind: str) -> Message:
 def test_an_honest_run_passes_the_strict_policy_and_is_that_of_a_simulation(honest) -> None:
     folder = honest.folder / MARKER
     overrides = f"{WORDS} output.dir={folder} output.name=simulated"
-    Experiment(session(overrides), Loopback(overrides, NODES), overrides, setup_seconds=0.0).start()
+    Experiment(
+        open_session(overrides), Loopback(overrides, NODES), overrides, setup_seconds=0.0
+    ).start()
     real, simulated = (folder / name / "metrics.csv" for name in ("run", "simulated"))
     assert real.read_text() == simulated.read_text()
 
@@ -71,7 +73,7 @@ def test_every_message_of_an_honest_run_is_in_the_audit_log_of_its_node(honest) 
 
 
 def test_the_audit_log_and_the_counts_hold_no_rows(honest: RealNodes) -> None:
-    rows = session(WORDS).documents(0).to_list()
+    rows = open_session(WORDS).documents(0).to_list()
     said = b"".join(p.read_bytes() for p in Path(honest.disk.name).rglob("*") if p.is_file())
     words = {str(row[key]) for row in rows for key in ("document", "provider")}
     assert not [word for word in words if word.encode() in said]
@@ -205,13 +207,13 @@ def test_a_refused_run_builds_and_reads_nothing_whatever_the_message(
     (place / "rows.jsonl").write_text('{"instruction": "x", "output": "y"}')
     base = PLAIN if overrides.startswith("data=") else WORDS
     node = Node(tmp_path, f"{base} {overrides.format(place=place)}", **policy)
-    built = _session.cache_info().misses
+    built = _build_session.cache_info().misses
     with opened() as files:
         for kind in KINDS:
             assert node.refusal(question(kind, partition=0)) == (
                 f"policy: the node's policy forbids {says}"
             )
-    assert _session.cache_info().misses == built
+    assert _build_session.cache_info().misses == built
     assert not [name for name in files if MARKER in name]
     lines = node.audit()
     assert [(line["message"], line["decision"]) for line in lines] == [
@@ -341,14 +343,14 @@ def test_bytes_are_those_received_and_sent(training: Message, tmp_path: Path) ->
 def test_where_nothing_can_be_written_nothing_is_done(training: Message, tmp_path: Path) -> None:
     node = Node(tmp_path)
     node.state.write_text("")  # no folder
-    built = _session.cache_info()
+    built = _build_session.cache_info()
     assert node.refusal(training).startswith("disk: ")
     node.state.unlink()
     node.state.mkdir()
     (node.state / "audit.jsonl").symlink_to(tmp_path / "elsewhere")
     assert node.refusal(training).startswith("disk: ")
     assert not (tmp_path / "elsewhere").exists()
-    assert _session.cache_info() == built
+    assert _build_session.cache_info() == built
 
 
 # ---- the log, the file, simulations -------------------------------------------------------------

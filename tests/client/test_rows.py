@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_app import data
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.client import rows as node_data
 from fl_app.config import compose
 from fl_app.data.pfl_docvqa_convert import main as convert
@@ -34,7 +34,7 @@ def node(overrides: str, part: int, parts: int, path: object = None) -> Context:
 
 @pytest.fixture(scope="module")
 def here() -> Session:
-    return session(small.RUN)
+    return open_session(small.RUN)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fl_app import faults
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.client import answered, budget
 from fl_app.client.simulated import is_simulated, simulated_in_process
 from fl_app.client.words import BY_TYPE, NodeApp, error_reply
@@ -102,7 +102,7 @@ class Node:
 
     def train(self, overrides: str, path: object = None, **changed: object) -> Message:
         """Send the start of the model, as the server would; ``changed``: spec, manifest, tree."""
-        here = session(f"{RUN} {overrides}")
+        here = open_session(f"{RUN} {overrides}")
         codec = from_spec(changed.pop("spec", dict(here.down.spec)))
         tree = {**here.theta0, **changed.pop("tree", {})}
         wire, _ = codec.encode(tree, codec.init(here.theta0), here.theta0)
@@ -138,7 +138,7 @@ class _Reader(LocalMethod):
 
 
 def _reads_rows(node: Node) -> None:
-    here = session(f"{RUN} {TEXTS} {PRIVATE}")
+    here = open_session(f"{RUN} {TEXTS} {PRIVATE}")
     before, here.method = here.method, _Reader()
     try:
         node.train(f"{TEXTS} {PRIVATE}", node.rows(ROWS))
@@ -175,7 +175,7 @@ def _no_budget(node: Node) -> None:
 def _mixes_rows(node: Node) -> None:
     """No model of these tasks has a layer that normalizes over a batch: one is put in."""
     overrides = f"{TEXTS} {PRIVATE} seed=5"
-    model = session(f"{RUN} {overrides}").model
+    model = open_session(f"{RUN} {overrides}").model
     model.add_module("norm", nn.BatchNorm1d(1).requires_grad_(False))
     try:
         node.train(overrides, node.rows(ROWS))
@@ -191,13 +191,13 @@ def _no_folder(node: Node) -> None:
 def _too_large(node: Node) -> None:
     """Weights at which training goes well and which half floats cannot hold."""
     overrides = f"{TEXTS} codec=fp16 codec.down.id=fp32 adapter=lora"
-    here = session(f"{RUN} {overrides}")
+    here = open_session(f"{RUN} {overrides}")
     name = next(name for name in here.theta0 if "lora_A" in name)
     node.train(overrides, node.rows(ROWS), tree={name: np.full_like(here.theta0[name], 1e6)})
 
 
 def _pictures(node: Node) -> None:
-    documents = session(f"{RUN} {small.DATA}").documents(0)
+    documents = open_session(f"{RUN} {small.DATA}").documents(0)
     path = node.folder / "rows.parquet"
     there = str(node.folder / "scan.jpg")
     documents.add_column("picture", [there] * len(documents)).to_parquet(path)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from fl_app.aggregation.inner import inner_strategy
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.config import CONF_DIR, ConfigError, compose
 from fl_app.data import client_split, load
 from fl_app.data.pfl_docvqa import _truncated
@@ -164,7 +164,7 @@ def test_two_clients_train_and_a_third_evaluates(converted: Path, tmp_path: Path
         f"data=pfl_docvqa data.path={converted} strategy=fedavg clients_per_round=2 "
         "evaluate_clients_per_round=1 local_epochs=1 batch_size=2"
     )
-    here = session(overrides)
+    here = open_session(overrides)
     ledger = Ledger(tmp_path / "ledger.csv")
     coded = Coded(inner_strategy(here.cfg), here, ledger)
     result = coded.start(
@@ -183,7 +183,7 @@ def test_two_clients_train_and_a_third_evaluates(converted: Path, tmp_path: Path
 
 @pytest.mark.parametrize("model", TINY)
 def test_the_published_picture_is_what_a_visual_model_sees(converted: Path, model: str) -> None:
-    here = session(f"data=pfl_docvqa data.path={converted} model={model}")
+    here = open_session(f"data=pfl_docvqa data.path={converted} model={model}")
     rows = here.documents(0).to_list()
     others = [{**row, "picture": here.data["test"][0]["picture"]} for row in rows]
     with torch.inference_mode():
@@ -195,7 +195,7 @@ def test_the_published_picture_is_what_a_visual_model_sees(converted: Path, mode
 
 
 def test_a_page_without_words_trains(converted: Path) -> None:
-    here = session(f"data=pfl_docvqa data.path={converted} +model.config.prompt=encoder")
+    here = open_session(f"data=pfl_docvqa data.path={converted} +model.config.prompt=encoder")
     rows = here.documents(0).to_list()
     rows[0] |= {"words": [], "boxes": [], "tags": []}
     for batch in rows[:1], rows:

@@ -24,7 +24,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from deploy.deployment import Deployment, deployment
 from deploy.network import HOST, Namespace, NetworkError, namespaces
 from deploy.process import Process
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.faults import FaultError
 from fl_app.files import project_root
 from fl_app.server_app import Experiment
@@ -86,7 +86,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
 
 
 def _start_nodes(here: Deployment, spaces: list[Namespace]) -> None:
-    own = session(small.RUN)
+    own = open_session(small.RUN)
     for k in range(NODES):
         disk = here.folder / f"disk-{k}.parquet"
         own.documents(k).to_parquet(disk)
@@ -109,7 +109,9 @@ def in_process(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the same run, whose nodes cut their partitions out of the same data."""
     folder = tmp_path_factory.mktemp("in-process")
     overrides = f"{RUNS[name]} output.dir={folder} output.name={name}"
-    Experiment(session(overrides), Loopback(overrides, NODES), overrides, setup_seconds=0.0).start()
+    Experiment(
+        open_session(overrides), Loopback(overrides, NODES), overrides, setup_seconds=0.0
+    ).start()
     return folder / name
 
 

@@ -7,7 +7,7 @@ import pytest
 from transformers import T5Config, T5ForConditionalGeneration
 
 from fl_app import models
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.config import compose
 from fl_app.training.loop import train
 from tests import small
@@ -29,7 +29,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", ["t5-base", "vt5-base"])
 def test_a_stock_t5_folder_trains_and_answers(checkpoint: Path, name: str) -> None:
-    here = session(
+    here = open_session(
         f"{small.DATA} model={name} model.path={checkpoint} model.visual_path=null "
         "model.max_answer_length=4"
     )

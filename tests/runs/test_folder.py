@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from fl_app import report
-from fl_app.build import forget_session, session
+from fl_app.build import forget_session, open_session
 from fl_app.config import compose
 from fl_app.runs import checkpoint, console
 from fl_app.runs.folder import RunFolder
@@ -27,7 +27,7 @@ from tests.loopback import Loopback
 def start(folder: Path, words: str = "", tamper=None) -> Experiment:
     overrides = f"{small.RUN} output.dir={folder.parent} output.name={folder.name} {words}"
     run = Experiment(
-        session(overrides), Loopback(overrides, 3, tamper), overrides, setup_seconds=0.5
+        open_session(overrides), Loopback(overrides, 3, tamper), overrides, setup_seconds=0.5
     )
     run.start()
     return run
@@ -54,7 +54,7 @@ def test_the_summary_agrees_with_the_ledger(finished: Experiment) -> None:
         8 * sum(r.payload_bytes for r in train if r.direction == "up") / (4 * scalars)
     )
     assert 4.5 <= found["bits_per_scalar_up"] < 4.6
-    assert found["theta0_digest"] == digest(finished.here.theta0)
+    assert found["theta0_digest"] == digest(finished.session.theta0)
     saved = found["bytes"]["message_down"] - found["bytes"]["message_down_seed_only"]
     assert 2 * 0.5 * scalars < saved < 2 * 0.6 * scalars  # two clients, 4.5 bits each
 
@@ -93,7 +93,7 @@ def test_the_totals_have_the_set_up_in_them(tmp_path: Path) -> None:
 def test_the_last_checkpoint_is_the_model(finished: Experiment) -> None:
     (checkpoint,) = (finished.folder.path / "checkpoints").iterdir()
     kept = load_file(checkpoint)
-    ordered = {name: kept[name] for name in finished.here.theta0}
+    ordered = {name: kept[name] for name in finished.session.theta0}
     assert digest(ordered) == digest(finished.latest)
 
 
@@ -164,7 +164,7 @@ def test_a_client_whose_rows_allow_no_privacy_is_left_out_alone(tmp_path: Path, 
     forget_session()
     words = f"{small.RUN} output.dir={tmp_path} output.name=run"
     overrides = f"{words} privacy=dp_sgd privacy.delta=1e-5"
-    run = Experiment(session(overrides), Loopback(overrides, 3), overrides, setup_seconds=0.0)
+    run = Experiment(open_session(overrides), Loopback(overrides, 3), overrides, setup_seconds=0.0)
     run.strategy.clients.find(run.grid)
     run.strategy.clients.rows[1] = 10**6
     run._check_privacy()
@@ -186,7 +186,7 @@ def test_what_privacy_was_spent_is_said_wherever_a_run_is_told_of(
     spent = summary(run)["privacy"]
     assert 0 < spent["epsilon"] <= 8
     assert spent["unit"] == "row"
-    sizes = [len(run.here.documents(k)) for k in range(3)]
+    sizes = [len(run.session.documents(k)) for k in range(3)]
     assert spent["delta"] < 1 / max(sizes)
     assert spent["rehearsal"] == (noise == "seeded")
     console = capsys.readouterr().out
@@ -204,7 +204,7 @@ def test_a_run_ends_once(tmp_path: Path) -> None:
 
     overrides = f"{small.RUN} output.dir={tmp_path} output.name=run rounds=3"
     grid = Loopback(overrides, 3, dict.fromkeys(range(3), stop))
-    run = Experiment(session(overrides), grid, overrides, setup_seconds=0.5)
+    run = Experiment(open_session(overrides), grid, overrides, setup_seconds=0.5)
     with pytest.raises(InterruptedError):
         run.start()
     assert (summary(run)["status"], summary(run)["rounds"]) == ("interrupted", 0)

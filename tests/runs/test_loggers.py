@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from wandb.proto.wandb_internal_pb2 import Record
 
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.config import ConfigError, compose
 from fl_app.preflight import check
 from fl_app.server_app import Experiment
@@ -36,7 +36,7 @@ METHOD = "strategy=fedavg clients_per_round=2 evaluate_clients_per_round=1"
 def prepared(folder: Path, words: str, tamper: Any = None) -> Experiment:
     overrides = f"{small.RUN} output.dir={folder.parent} output.name={folder.name} {words}"
     grid = Loopback(overrides, 3, None if tamper is None else dict.fromkeys(range(3), tamper))
-    return Experiment(session(overrides), grid, overrides, setup_seconds=0.5)
+    return Experiment(open_session(overrides), grid, overrides, setup_seconds=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_a_run_that_completed_is_marked_so(run: Experiment, tool: str) -> None:
 
 
 def test_the_configuration_is_the_hyper_parameters(run: Experiment) -> None:
-    folder, lr = run.folder.path, run.here.cfg.optimizer.lr
+    folder, lr = run.folder.path, run.session.cfg.optimizer.lr
     start = events(folder).summary_metadata["_hparams_/session_start_info"].plugin_data.content
     hparams = HParamsPluginData.FromString(start).session_start_info.hparams
     assert hparams["optimizer.lr"].number_value == lr

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from fl_app.build import forget_session, session
+from fl_app.build import forget_session, open_session
 from fl_app.config import compose
 from fl_app.runs import checkpoint, folder
 from fl_app.runs.folder import RunFolder
@@ -64,7 +64,7 @@ def test_a_run_that_an_earlier_version_wrote_ends_as_it_would_have_there(stopped
     scores = (run / "metrics.csv").read_text()
     words = with_stored_overrides(f"resume={run}")
     forget_session()
-    here = session(words)
+    here = open_session(words)
     if here.manifest.hex() != THETA0:
         pytest.skip("this processor draws another theta0: here it would be another run")
     same_bits = gradients(here) == GRADIENTS

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fl_app.build import forget_session, session
+from fl_app.build import forget_session, open_session
 from fl_app.files import project_root
 from fl_app.runs import checkpoint
 from fl_app.server_app import Experiment
@@ -64,7 +64,7 @@ class Forks:
     def prepare(self, words: str) -> None:
         """Build what all forks share."""
         forget_session()
-        _ = session(words).data
+        _ = open_session(words).data
 
     def start(self, words: str, stop: int | None = None) -> int:
         """Run, until point ``stop``; return the exit status. ``told`` has the points, or why."""
@@ -91,7 +91,7 @@ class Forks:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         self._hook(reach)
-        here, grid = session(words), Loopback(words, 3)
+        here, grid = open_session(words), Loopback(words, 3)
         grid.run.run_id = self.starts
         for context in grid.contexts.values():
             context.run_id = self.starts

@@ -10,7 +10,7 @@ import pytest
 from peft import PeftModel
 
 from fl_app import models
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.runs import submission
 from fl_app.runs.submission import RunError, export
 from fl_app.server_app import Experiment
@@ -30,7 +30,7 @@ def run(request, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         f"{small.RUN} output.dir={folder.parent} output.name={folder.name} optimizer.lr=1e-2 "
         f"adapter={request.param} strategy=fedavg clients_per_round=2 evaluate_clients_per_round=1"
     )
-    run = Experiment(session(overrides), Loopback(overrides, 3), overrides, setup_seconds=0.0)
+    run = Experiment(open_session(overrides), Loopback(overrides, 3), overrides, setup_seconds=0.0)
     run.start()
     return run
 
@@ -47,18 +47,18 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def test_the_model_answers_as_the_run_did(run: Experiment, tmp_path: Path) -> None:
     export(run.folder.path, tmp_path / "out", "sent")
-    cfg = run.here.cfg.copy()
+    cfg = run.session.cfg.copy()
     cfg._set_flag("readonly", False)
     cfg.model.path, cfg.model.sha256 = str(tmp_path / "out/model"), None
     model, tokenizer = models.load_vt5(cfg.model, seed=99)
     assert not isinstance(model, PeftModel)
-    rows = run.here.data["test"].to_list()
+    rows = run.session.data["test"].to_list()
     collator = Collator(tokenizer, model.config, cfg.model.max_length)
     answers = predict(model, tokenizer, collator, rows, cfg.model.max_answer_length)
     scores = score(answers, [accepted for row in rows for accepted in row["answers"]])
     final = json.loads((run.folder.path / "summary.json").read_text())["final"]
     assert scores == pytest.approx(final, abs=1e-6)
-    start = run.here.evaluate(run.here.theta0, run.here.data["test"])
+    start = run.session.evaluate(run.session.theta0, run.session.data["test"])
     assert start != pytest.approx(final, abs=1e-6)  # so that another model would be noticed
 
 
@@ -88,7 +88,7 @@ def test_the_conventions_differ_and_the_total_is_printed(run: Experiment, tmp_pa
         assert f"{sum(amounts):,} bytes" in capsys.readouterr().out
     assert totals["competition"] > totals["sent"] > 0
     submission.main([str(run.folder.path), "--out", str(tmp_path / "as configured")])
-    assert f"{totals[run.here.cfg.output.convention]:,} bytes" in capsys.readouterr().out
+    assert f"{totals[run.session.cfg.output.convention]:,} bytes" in capsys.readouterr().out
 
 
 def test_the_same_run_gives_the_same_bytes_for_its_owner_alone(

@@ -8,7 +8,7 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fl_app.aggregation.inner import inner_strategy
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.codecs import from_spec
 from fl_app.config import CONF_DIR, ConfigError, compose
 from fl_app.seeds import turn_seed
@@ -28,7 +28,7 @@ class Rounds:
 
     def __init__(self, tmp_path: Path, overrides: str, tamper=None, nodes: int = 3) -> None:
         self.overrides = f"{small.RUN} rounds=9 {overrides}"  # more than any test does
-        self.here = session(self.overrides)
+        self.here = open_session(self.overrides)
         self.grid = Loopback(self.overrides, nodes, tamper)
         self.ledger = Ledger(tmp_path / "ledger.csv")
         self.coded = Coded(inner_strategy(self.here.cfg), self.here, self.ledger)
@@ -248,7 +248,7 @@ def no_timing(reply: Message) -> Message:
 
 
 def other_codec(reply: Message) -> Message:
-    here = session(SPOIL)
+    here = open_session(SPOIL)
     wrong = from_spec({"id": "fp32"})
     wire, _ = wrong.encode(here.theta0, wrong.init(here.theta0), here.theta0)
     reply.content["arrays"] = pack_record(pack(wire, wrong, here.manifest))
@@ -256,7 +256,7 @@ def other_codec(reply: Message) -> Message:
 
 
 def other_theta0(reply: Message) -> Message:
-    here = session(SPOIL)
+    here = open_session(SPOIL)
     wire, _ = here.up.encode(here.theta0, here.up.init(here.theta0), here.theta0)
     reply.content["arrays"] = pack_record(pack(wire, here.up, b"another!"))
     return reply

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from deploy.deployment import Deployment, deployment
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.files import atomic_file
 from fl_app.server_app import Experiment
 from fl_app.simulation.superlink import CONNECTION, script
@@ -252,7 +252,7 @@ def test_too_few_replies_end_a_run_that_is_resumed_when_nodes_are_back(
     assert summary(folder)["resumed"] == [1]
     undisturbed = f"{codec} output.name=undisturbed"
     Experiment(
-        session(undisturbed), Loopback(undisturbed, 3), undisturbed, setup_seconds=0.0
+        open_session(undisturbed), Loopback(undisturbed, 3), undisturbed, setup_seconds=0.0
     ).start()
     assert result(folder) == result(tmp_path / "undisturbed")
 

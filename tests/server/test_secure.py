@@ -9,7 +9,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fl_app.aggregation.inner import inner_strategy
-from fl_app.build import forget_session, session
+from fl_app.build import forget_session, open_session
 from fl_app.client import rows as node_data
 from fl_app.codecs import Wire
 from fl_app.codecs.modular import ring
@@ -62,7 +62,7 @@ class Federation:
 
     def __init__(self, folder: Path, overrides: str, lost=None) -> None:
         folder.mkdir(exist_ok=True)
-        self.here = session(overrides)
+        self.here = open_session(overrides)
         self.grid = Deaf(overrides, lost)
         self.ledger = Ledger(folder / "ledger.csv")
         kind = SecureCoded if "secure_aggregation" in self.here.cfg.strategy else Coded

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from benchmarks.leaderboard import PUBLISHED
 from fl_app import models, run, server_app
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.config import compose
 from fl_app.data.pfl_docvqa_convert import convert
 from fl_app.models.vt5 import VT5ForConditionalGeneration
@@ -80,7 +80,7 @@ def test_an_experiment_leaves_the_documented_files(request, tmp_path, experiment
         assert run.submit(words, request.getfixturevalue("flower"), wait=False) == 0
     else:
         server_app.Experiment(
-            session(words), Loopback(words, nodes=3), words, setup_seconds=0.0
+            open_session(words), Loopback(words, nodes=3), words, setup_seconds=0.0
         ).start()
 
     assert {p.name for p in folder.iterdir()} == {

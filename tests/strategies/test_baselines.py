@@ -13,7 +13,7 @@ from peft import PeftModel
 from peft.tuners.lora.layer import LoraLayer
 
 from fl_app import models
-from fl_app.build import forget_session, session
+from fl_app.build import forget_session, open_session
 from fl_app.config import ConfigError, compose
 from fl_app.preflight import check
 from fl_app.session import Session
@@ -214,7 +214,7 @@ def test_a_client_that_comes_late_gets_all_that_was_before(tmp_path: Path) -> No
     rounds = Federation(tmp_path, "flora", "clients_per_round=1 strategy.sampler=uniform seed=2")
     for number in (1, 2):
         rounds.round(number)
-    ready = session(rounds.overrides)
+    ready = open_session(rounds.overrides)
     assert ready is not rounds.here
     start = rounds.tree
     (trained,) = [weights(rounds.here, rounds.client(2, 3, start))]
@@ -223,7 +223,7 @@ def test_a_client_that_comes_late_gets_all_that_was_before(tmp_path: Path) -> No
     assert {r.partition for r in rows} == {2}
     assert [r.direction for r in rows] == ["down", "down", "down", "up"]  # 2 patches and the start
     assert miss(weights(rounds.here, rounds.tree), [trained], None) < ROUNDING
-    assert session(rounds.overrides) is ready
+    assert open_session(rounds.overrides) is ready
 
 
 def test_one_reply_has_no_residual(tmp_path: Path) -> None:

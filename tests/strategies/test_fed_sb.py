@@ -8,7 +8,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from fl_app.adapters.lora_sb.factors import installed, outer, to_tree
 from fl_app.adapters.lora_sb.gradients import mean_factors
-from fl_app.build import forget_session, session
+from fl_app.build import forget_session, open_session
 from fl_app.client import patches
 from fl_app.codecs import Wire, from_spec
 from fl_app.config import ConfigError, compose
@@ -177,7 +177,7 @@ def test_clients_send_the_signs_of_their_gradients_once(
     assert [r.partition for r in rows] == asked
     for row in rows:
         assert row.payload_bytes == -(-row.scalars // 8) + 4
-    mine = session(f"{rounds.overrides} seed={rounds.here.cfg.seed}")  # at W0, without patches
+    mine = open_session(f"{rounds.overrides} seed={rounds.here.cfg.seed}")  # at W0, without patches
     signs = [
         mine.setup.answer(mine.model, mine.documents(client), mine.task.training, client)
         for client in asked
@@ -305,7 +305,7 @@ def test_scores_of_clients_are_of_the_patched_model(tmp_path: Path) -> None:
 
 
 def test_the_embedded_public_documents_are_of_other_providers() -> None:
-    data = session(f"{small.RUN} data.public_documents=50").data
+    data = open_session(f"{small.RUN} data.public_documents=50").data
     providers = {split: {*data[split]["provider"]} for split in data}
     others = providers["train"] | providers["test"] | providers["unseen"]
     assert not providers["public"] & others

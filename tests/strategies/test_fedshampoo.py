@@ -9,7 +9,7 @@ from torch import nn
 
 from fl_app import models
 from fl_app.aggregation.inner import inner_strategy
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.seeds import turn_seed
 from fl_app.server.coded import Coded
 from fl_app.simulation.loopback import Loopback
@@ -27,7 +27,7 @@ RUN = (
 
 def one_round(folder: Path) -> tuple[Tree, int]:
     """The model after a round, and the client that trained it."""
-    here = session(RUN)
+    here = open_session(RUN)
     ledger = Ledger(folder / "ledger.csv")
     coded = Coded(inner_strategy(here.cfg), here, ledger)
     result = coded.start(
@@ -39,7 +39,7 @@ def one_round(folder: Path) -> tuple[Tree, int]:
 
 def test_embedding_tables_are_not_sent_and_stay_as_they_were(tmp_path: Path) -> None:
     tree, _ = one_round(tmp_path)
-    here = session(RUN)
+    here = open_session(RUN)
     fresh, _ = models.load_vt5(here.cfg.model, here.cfg.seed)
     tables = [n for n, m in fresh.named_modules() if isinstance(m, nn.Embedding)]
     assert {"shared", "spatial.x", "spatial.y"} < {*tables}
@@ -53,7 +53,7 @@ def test_embedding_tables_are_not_sent_and_stay_as_they_were(tmp_path: Path) -> 
 
 def test_a_round_of_one_client_is_central_training(tmp_path: Path) -> None:
     tree, client = one_round(tmp_path)
-    here = session(RUN)
+    here = open_session(RUN)
     here.adapter.set(here.model, here.theta0)
     train(
         here.model,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fl_app.aggregation.inner import inner_strategy
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.config import ConfigError, compose
 from fl_app.preflight import check
 from fl_app.privacy.clipping import shortened
@@ -39,7 +39,7 @@ class Round:
     def __init__(self, folder: Path, overrides: str) -> None:
         folder.mkdir(exist_ok=True)
         overrides = f"{small.RUN} {overrides}"
-        self.here = session(overrides)
+        self.here = open_session(overrides)
         self.grid = Loopback(overrides, 3)
         coded = Coded(inner_strategy(self.here.cfg), self.here, Ledger(folder / "ledger.csv"))
         start = to_record(self.here.theta0)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl_app.aggregation.inner import inner_strategy
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.config import ConfigError, compose
 from fl_app.preflight import check
 from fl_app.server.coded import Coded
@@ -150,7 +150,7 @@ def test_krum_is_not_misled_by_the_size_of_the_start() -> None:
 def test_a_hostile_client_among_honest_ones(tmp_path: Path) -> None:
     """One of five moves every value by 0.9, within the bound on updates, and sends it as NF4."""
     overrides = f"{small.RUN} federation.clients=5 clients_per_round=5 codec=nf4 local_epochs=1"
-    here = session(f"{overrides} strategy=krum")
+    here = open_session(f"{overrides} strategy=krum")
     moved = {name: x + np.float32(0.9) for name, x in here.theta0.items()}
     wire, _ = here.up.encode(moved, here.up.init(here.theta0), here.theta0)
     frame = pack(wire, here.up, here.manifest)
@@ -160,7 +160,7 @@ def test_a_hostile_client_among_honest_ones(tmp_path: Path) -> None:
         return reply
 
     def distance(strategy: str) -> float:
-        here = session(f"{overrides} strategy={strategy}")
+        here = open_session(f"{overrides} strategy={strategy}")
         grid = Loopback(f"{overrides} strategy={strategy}", 5, {3: attack})
         coded = Coded(inner_strategy(here.cfg), here, Ledger(tmp_path / "ledger.csv"))
         asked = coded.configure_train(1, to_record(here.theta0), ConfigRecord(), grid)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.config import compose
 from fl_app.data.padding import IGNORED, pad
 from fl_app.seeds import turn_seed
@@ -21,7 +21,7 @@ from tests.rounding import assert_within, summed
 
 @pytest.fixture
 def here():
-    here = session(small.DATA)
+    here = open_session(small.DATA)
     here.adapter.set(here.model, here.theta0)
     return here
 

@@ -8,7 +8,7 @@ from flwr.app import ConfigRecord
 from torch import nn
 
 from fl_app.aggregation.inner import inner_strategy
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.config import ConfigError, compose
 from fl_app.preflight import check
 from fl_app.server.coded import Coded
@@ -48,7 +48,7 @@ def test_without_shared_tensors_the_conventions_agree() -> None:
 @pytest.mark.parametrize("codec", ["fp32", "nf4"])
 def test_the_ledger_counts_both(tmp_path: Path, adapter: str, codec: str) -> None:
     overrides = f"{small.RUN} strategy=fedavg codec={codec} adapter={adapter}"
-    here = session(overrides)
+    here = open_session(overrides)
     ledger = Ledger(tmp_path / "ledger.csv")
     coded = Coded(inner_strategy(here.cfg), here, ledger)
     grid = Loopback(overrides, nodes=3)

@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_app.build import session
+from fl_app.build import open_session
 from fl_app.client import patches
 from fl_app.codecs import WireError
 from fl_app.simulation.loopback import Loopback
@@ -98,7 +98,7 @@ def test_a_node_trains_for_no_message_that_the_run_cannot_have(key: str, value: 
     # What the configuration says is held against it, whatever the other value is.
     says = "the run's configuration" if key in ("proximal-mu", "clipnorm") else "should be"
     key = KEY_CLIPPING_NORM if key == "clipnorm" else key
-    here, grid = session(CONFIG), Loopback(CONFIG, 3)
+    here, grid = open_session(CONFIG), Loopback(CONFIG, 3)
     wire, _ = here.down.encode(here.theta0, here.down.init(here.theta0), here.theta0)
     content = RecordDict(
         {
@@ -130,7 +130,7 @@ def test_a_patch_is_refused_by_its_rank_before_memory_is_taken_for_it(
 ) -> None:
     """A frame of 44 bytes that claims a rank of 10,000 took 1.3 GB."""
     words = FLORA.replace("codec=fp32", f"codec={codec}")
-    here, grid = session(words), Loopback(words, 3)
+    here, grid = open_session(words), Loopback(words, 3)
     node, context = next(iter(grid.contexts.items()))
     empty = {"x": np.zeros(0, np.float32)}
     wire, _ = here.down.encode(empty, here.down.init(empty), empty)
@@ -150,7 +150,7 @@ def test_a_patch_is_refused_by_its_rank_before_memory_is_taken_for_it(
 
 
 def test_a_patch_as_large_as_the_runs_largest_is_taken() -> None:
-    here, grid = session(FLORA), Loopback(FLORA, 3)
+    here, grid = open_session(FLORA), Loopback(FLORA, 3)
     node = next(iter(grid.contexts))
     tree = {
         name: np.zeros_like(values)
