@@ -86,7 +86,7 @@ def turn(message: Message, context: Context) -> Message:
             tree, receiver = receive(codec, wire, reference, receiver)
             sent = form.up.separate(tree)
         content[ARRAYS] = pack_record(pack(wire, codec, here.manifest))
-    states.remember(server_round, (codec_state, answer.remember(sent), receiver))
+    states.remember(server_round, codec_state, answer.remember(sent), receiver)
     clock.stop("encode")
     content[TIMING] = ConfigRecord({**clock.seconds, **states.since})
     return Message(RecordDict(content), reply_to=message)
@@ -157,7 +157,22 @@ class States:
         states, self.since[SINCE] = self.memory.recall(accepted, self.fresh)
         return states
 
-    def remember(self, server_round: int, states: tuple[State, Tree, State]) -> None:
-        """Keep the states after the reply of ``server_round``."""
+    def remember(self, server_round: int, codec: State, method: Tree, receiver: State) -> None:
+        """Keep the states after the reply of ``server_round``.
+
+        Raises
+        ------
+        ValueError
+            If the method's has other tensors than its ``start``: it could not be read again.
+        """
+        _, start, _ = self.fresh
+        kinds, should = (
+            {n: (x.shape, x.dtype) for n, x in tree.items()} for tree in (method, start)
+        )
+        if differ := [name for name in {**should, **kinds} if kinds.get(name) != should.get(name)]:
+            raise ValueError(
+                "Answer.remember should return the names, shapes and types of the method's start; "
+                f"{len(differ)} differ, first {differ[0]}"
+            )
         if self.remembers:
-            self.memory.remember(server_round, states)
+            self.memory.remember(server_round, (codec, {n: method[n] for n in start}, receiver))

@@ -52,15 +52,15 @@ def by_part(*codecs: Codec, names: Sequence[str]) -> Codec:
     Raises
     ------
     ValueError
-        The numbers of codecs and names differ, a name occurs twice or has a slash, or a codec
-        leaves a rest.
+        The numbers of codecs and names differ, a name is no text, occurs twice or has a slash, or
+        a codec leaves a rest.
     CodecError
         In encode: those of the codecs.
     WireError
         In decode: another number of sections, and those of the codecs.
     """
-    names = list(names)
     _check_arguments(codecs, names)
+    names = list(names)
     ends = [sum(codec.sections for codec in codecs[: i + 1]) for i in range(len(codecs))]
 
     def cut(tree: Tree) -> list[Tree]:
@@ -113,7 +113,11 @@ def by_part(*codecs: Codec, names: Sequence[str]) -> Codec:
     )
 
 
-def _check_arguments(codecs: Sequence[Codec], names: list[str]) -> None:
+def _check_arguments(codecs: Sequence[Codec], names: Sequence[str]) -> None:
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise ValueError(f"by_part: names should be a list, got {names!r}")
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"by_part: names should be texts, got {names!r}")
     if not names or len(codecs) != len(names):
         raise ValueError(f"by_part: {len(codecs)} codecs for {len(names)} names of parts")
     if len({*names}) != len(names) or not all(name and "/" not in name for name in names):

@@ -116,8 +116,11 @@ def check(config: dict[str, Any]) -> None:
     strategy = config.get("strategy")
     if isinstance(strategy, dict):
         for half, check_half in (("inner", check_strategy), ("local", check_local)):
-            if isinstance(arguments := strategy.get(half), dict):
-                check_half(f"strategy.{half}", arguments)
+            if (arguments := strategy.get(half)) is None:
+                continue
+            if not isinstance(arguments, dict):
+                raise ConfigError(f"strategy.{half}={arguments!r} should be of type mapping")
+            check_half(f"strategy.{half}", arguments)
         config = {**config, "strategy": {**strategy, "inner": None, "local": None}}
     _check_reserved("", config)
     model = config.get("model")

@@ -118,7 +118,7 @@ class Coded(Strategy):
             )
         if self.turns is not None and kind == "train":
             self.turns.add(server_round, [one.down.partition for one in pending])
-        self._asked = Round(server_round, kind, pending)
+        self._asked = Round(server_round, kind, pending, arrays)
         return [one.message for one in pending]
 
     def _prepare(self, cohort: list[int], server_round: int, grid: Grid) -> list[int]:
@@ -141,7 +141,7 @@ class Coded(Strategy):
         """Decode the replies as they come, and let the inner strategy aggregate.
 
         Of a mean-type strategy, only the mean of the replies is kept, see
-        ``fl_app.aggregation.mean``.
+        ``fl_app.aggregation.mean``; where every client stays silent, the model stays as it is.
 
         Raises
         ------
@@ -158,6 +158,8 @@ class Coded(Strategy):
             usable = sorted(arriving, key=lambda one: one.partition)
             plain = [one.plain() for one in usable]
         self._settle(asked)
+        if not plain:
+            return asked.arrays, None
         arrays, metrics = self.inner.aggregate_train(server_round, plain)
         if arrays is None:
             raise RoundFailedError(f"round {server_round}: the strategy returned no model")

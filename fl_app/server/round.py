@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from omegaconf import DictConfig
 
 from fl_app.aggregation.mean import Mean
@@ -75,6 +75,8 @@ class Round:
     ----------
     pending : list of Pending
         In the order of the partitions.
+    arrays : ArrayRecord
+        The model that the round starts from.
     failed : dict
         Client to why its reply cannot be used.
     crashed : set of int
@@ -84,6 +86,7 @@ class Round:
     number: int
     kind: Kind
     pending: list[Pending]
+    arrays: ArrayRecord
     failed: dict[int, str] = field(default_factory=dict)
     crashed: set[int] = field(default_factory=set)
 

@@ -65,9 +65,11 @@ class Uplink:
         self.spent: dict[int, Spent] = {}
         self._received: dict[int, Received] = {}
         self._overdue: dict[str, tuple[int, Kind, int]] = {}  # round, kind, client
-        # Two values of 32 bits for each trained one, an answer to the set-up, and the rest.
+        # Two values of 32 bits for each that is sent, an answer to the set-up, and the rest.
         answer = session.setup.answer_bytes(session.model) if session.setup else 0
-        bound_replies(MESSAGE_BYTES + 8 * scalars(session.theta0) + answer)
+        parcels = [session.plain_form.up, *(form.up for form in session.forms.values())]
+        sent = max(scalars(session.references(parcel)) for parcel in parcels)
+        bound_replies(MESSAGE_BYTES + 8 * sent + answer)
 
     def accepted(self, partition: int) -> int:
         """Return the round of the client's reply that was accepted last, 0 for none."""
@@ -200,19 +202,21 @@ class Uplink:
         return last.memory
 
     def _clip(self, usable: Usable, broadcast: Tree, up: Transfer) -> None:
-        """Scale the model's update down to ``federation.max_update_rms`` if it is beyond."""
-        limit = self.session.cfg.federation.max_update_rms
-        if limit is None or MODEL not in usable.parts:
+        """Scale the model's update, and every other part, to ``federation.max_update_rms``."""
+        here = self.session
+        limit = here.cfg.federation.max_update_rms
+        if limit is None:
             return
-        model = usable.parts[MODEL]
-        clipped, found = within(limit, model, broadcast)
-        if clipped is model:
-            return
-        logger.warning(
-            "round %d: the update of client %d has a root mean square of %.3g and is scaled down "
-            "to federation.max_update_rms=%g", up.round, up.partition, found, limit,
-        )  # fmt: skip
-        usable.parts, usable.relayed = {**usable.parts, MODEL: clipped}, None
+        for part, tree in usable.parts.items():
+            clipped, found = within(limit, tree, broadcast if part == MODEL else here.like(part))
+            if clipped is tree:
+                continue
+            logger.warning(
+                "round %d: the %s of client %d has a root mean square of %.3g and is scaled down "
+                "to federation.max_update_rms=%g",
+                up.round, "update" if part == MODEL else part, up.partition, found, limit,
+            )  # fmt: skip
+            usable.parts, usable.relayed = {**usable.parts, part: clipped}, None
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs: seconds, and what is remembered of every client."""

@@ -89,9 +89,10 @@ class Answer:
     metrics : dict
         See `Trained`.
     remember : callable
-        ``remember(sent)`` returns the new memory, which is used once the server has accepted this
-        answer. ``sent`` are the parts as the server decodes them: values that both ends keep must
-        be computed from these, since a codec may be lossy.
+        ``remember(sent)`` returns the new memory, with the names, shapes and types of ``start``; it
+        is used once the server has accepted this answer. ``sent`` are the parts as the server
+        decodes them, none of a silent client: values that both ends keep must be computed from
+        these, since a codec may be lossy.
     """
 
     parts: Mapping[str, Tree]

@@ -15,9 +15,10 @@ from fl_app.codecs import Codec, WireError, from_spec
 from fl_app.codecs.by_part import MODEL, by_part, join, separate
 from fl_app.faults.printable import printable
 from fl_app.tree import Tree
-from fl_app.wire.messages import FORM
+from fl_app.wire.messages import ARRAYS, CONFIG, FORM
 
 DEFAULT = "default"  # the form of a message that names none
+TAKEN = {ARRAYS, CONFIG, "metrics"}  # records of a message beside its parts
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,10 @@ def plain_form(codec: Mapping[str, Any]) -> Form:
 def _parcel(where: str, specs: Any) -> Parcel:
     if not isinstance(specs, Mapping) or not specs:
         raise ValueError(f"strategy.forms.{where} should name parts and a codec for each")
+    if taken := TAKEN & {*map(str, specs)}:
+        raise ValueError(
+            f"strategy.forms.{where}: no part may be called {', '.join(sorted(taken))}"
+        )
     codecs = {str(part): from_spec(spec) for part, spec in specs.items()}
     if [*codecs] == [MODEL]:
         return Parcel(codecs, codecs[MODEL])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from fl_app.aggregation.inner import inner_strategy
-from fl_app.config import CONF_DIR, ConfigError, compose, identity, plain
+from fl_app.config import CONF_DIR, ConfigError, compose, data_only, identity, plain
 from fl_app.config.data_only import FLOWER, FLOWERS
 from fl_app.config.interpolation import resolved
 from fl_app.preflight import check, check_node
@@ -363,3 +363,10 @@ def test_a_node_imports_none_of_the_servers_halves() -> None:
 def is_module(name: str) -> bool:
     path = CONF_DIR.parent / name.replace(".", "/")
     return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+@pytest.mark.parametrize("half", ["inner", "local"])
+@pytest.mark.parametrize("value", ["os.system", [["_target_", "os.system"]], 3])
+def test_a_half_of_a_method_that_is_no_mapping_is_refused(half: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"strategy.{half}=.* should be of type mapping"):
+        data_only.check({"strategy": {"inner": None, half: value}})

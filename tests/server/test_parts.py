@@ -14,13 +14,15 @@ from fl_app.codecs import from_spec
 from fl_app.config import ConfigError, compose
 from fl_app.preflight import check
 from fl_app.server.coded import Coded
+from fl_app.server.round import RoundFailedError
+from fl_app.server.uplink import MESSAGE_BYTES
 from fl_app.training.local import Answer, LocalMethod
 from fl_app.training.loop import NO_HOOKS
-from fl_app.tree import scalars, zeros
+from fl_app.tree import rms, scalars, zeros
 from fl_app.wire.forms import DEFAULT, forms, plain_form
-from fl_app.wire.frame import unpack
+from fl_app.wire.frame import pack, unpack
 from fl_app.wire.messages import FORM
-from fl_app.wire.records import to_record, to_tree
+from fl_app.wire.records import pack_record, to_record, to_tree
 from strategies.scaffold import Scaffold
 from tests.server.test_coded import Rounds, drop, same
 
@@ -215,6 +217,98 @@ def test_a_silent_reply_is_a_reply(tmp_path: Path, monkeypatch, strategy: str) -
         assert seen == [0, 1, 1] * 2
 
 
+@pytest.mark.parametrize("strategy", ["fedavg", "fedyogi"])
+def test_a_round_in_which_all_are_silent_leaves_the_model(
+    tmp_path: Path, monkeypatch, strategy: str
+) -> None:
+    class Every2nd(LocalMethod):
+        may_be_silent = True
+
+        def run(self, given):
+            trained = given.train(NO_HOOKS)
+            parts = {"model": trained.model} if given.server_round % 2 else {}
+            return Answer(parts, trained.metrics)
+
+    rounds = Rounds(tmp_path, f"strategy={strategy} codec=nf4 clients_per_round=2")
+    monkeypatch.setattr(rounds.here, "method", Every2nd())
+    first, second, third = (rounds.round(number)[0] for number in (1, 2, 3))
+    assert same(first, second)
+    assert not same(second, third)
+
+
+@pytest.mark.parametrize(
+    ("change", "goes_on"),
+    [
+        (lambda new: dict(reversed(new.items())), True),
+        (lambda new: {name: x.astype(np.float64) for name, x in new.items()}, False),
+        (lambda new: {f"{name}.": x for name, x in new.items()}, False),
+        (lambda new: {}, False),
+    ],
+)
+def test_what_a_method_remembers_comes_back_by_name_or_is_refused(
+    tmp_path: Path, monkeypatch, change, goes_on: bool
+) -> None:
+    seen = []
+
+    class Numbers(LocalMethod):
+        """Numbers its tensors, and adds the numbers up."""
+
+        def start(self, theta0):
+            return zeros(theta0)
+
+        def run(self, given):
+            seen.append(given.memory)
+            new = {name: x + i for i, (name, x) in enumerate(given.memory.items())}
+            trained = given.train(NO_HOOKS)
+            return Answer({"model": trained.model}, trained.metrics, lambda sent: change(new))
+
+    rounds = Rounds(tmp_path, "strategy=fedavg codec=fp32 clients_per_round=3")
+    monkeypatch.setattr(rounds.here, "method", Numbers())
+    monkeypatch.setitem(rounds.here.__dict__, "method_remembers", True)
+    if not goes_on:
+        with pytest.raises(RoundFailedError, match="should return the names, shapes and types"):
+            rounds.round(1)
+        return
+    rounds.round(1)
+    rounds.round(2)
+    for memory in seen[3:]:
+        assert [*memory] == [*rounds.here.theta0]
+        assert all((x == i).all() for i, x in enumerate(memory.values()))
+
+
+def test_no_client_moves_another_part_further_than_the_limit(tmp_path: Path, caplog) -> None:
+    """Or one reply with the largest floats would be in c for ever, and end the run by overflow."""
+    rounds = Rounds(tmp_path, "strategy=scaffold clients_per_round=3 codec=fp32")
+    here, form = rounds.here, rounds.here.forms[DEFAULT].up
+
+    def huge(reply: Message) -> Message:
+        reference = here.references(form)
+        wire = unpack(reply.content["arrays"]["frame"].data, form.whole, here.manifest)
+        parts = form.separate(form.whole.decode(wire, reference))
+        largest = np.finfo(np.float32).max
+        parts["control"] = {n: np.full_like(x, largest) for n, x in parts["control"].items()}
+        wire, _ = form.whole.encode(form.join(parts), form.whole.init(reference), reference)
+        reply.content["arrays"] = pack_record(pack(wire, form.whole, here.manifest))
+        return reply
+
+    rounds.round(1)
+    assert "scaled down" not in caplog.text
+    rounds.grid.tamper = {0: huge, 1: huge}
+    before = deepcopy(rounds.coded.inner.c)
+    rounds.round(2)
+    assert "the control of client 1 has a root mean square of" in caplog.text
+    assert rms(rounds.coded.inner.c, before) <= 1.0
+
+
+def test_replies_may_have_the_size_of_all_their_parts(tmp_path: Path, monkeypatch) -> None:
+    limits: list[int] = []
+    monkeypatch.setattr("fl_app.server.uplink.bound_replies", limits.append)
+    Rounds(tmp_path, "strategy=fedavg codec=fp32")
+    Rounds(tmp_path, "strategy=scaffold codec=fp32 +strategy.forms.default.up.more={id:fp32}")
+    model, three_parts = (limit - MESSAGE_BYTES for limit in limits)
+    assert three_parts == 3 * model > 0
+
+
 def test_silence_of_a_method_that_speaks_is_refused(tmp_path: Path) -> None:
     def mute(reply: Message) -> Message:
         del reply.content["arrays"]
@@ -244,6 +338,16 @@ def test_silence_of_a_method_that_speaks_is_refused(tmp_path: Path) -> None:
             "should have `down` and `up`",
         ),
         ("strategy=scaffold +strategy.forms.x={up:{},down:{model:{id:fp32}}}", "should name parts"),
+        (
+            "strategy=scaffold +strategy.forms.default.up.metrics={id:fp32}",
+            "forms.default.up: no part may be called metrics",
+        ),
+        (
+            "strategy=scaffold +strategy.forms.x.up.model={id:by_part,codecs:[{id:fp32}],names:[1]}"
+            " +strategy.forms.x.down={model:{id:fp32}}",
+            "names should be texts",
+        ),
+        ("codec.up={id:by_part,codecs:[{id:fp32}],names:null}", "names should be a list"),
         (
             "strategy=scaffold +strategy.forms.x={up:{model:{id:nope}},down:{model:{id:fp32}}}",
             "unknown codec id 'nope'",
