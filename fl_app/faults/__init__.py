@@ -1,6 +1,7 @@
-"""What a node may say of a failure: a kind from a closed list, with counts and column names.
+"""Faults: what a node may report of a failure, a kind from a closed list with counts and names.
 
 Rows, paths, the environment, exceptions of libraries and tracebacks stay in the node's own log.
+``printable`` makes text of others safe to show.
 """
 
 from collections.abc import Iterator
@@ -9,36 +10,36 @@ from typing import Any
 
 from fl_app.faults.printable import printable
 
-FACT = 200  # the most characters of a fact
+FACT = 200  # largest number of characters of a fact
 
 ASK = "; ask the node's operator"
-# Facts are counts, numbers of rounds and clients, and what the run's configuration says itself:
-# keys and names of columns. Never what a row, a file's name or a variable of a node holds.
+# Facts are counts, numbers of rounds and clients, and texts of the run's own configuration, such as
+# keys and names of columns; never the content of a row, a file name or a variable of a node.
 KINDS: dict[str, str] = {
     "mixes_rows": (
-        "privacy=dp_sgd hides single rows, and in this model {name} lets one row change what "
-        "another adds: choose a model without batch normalization, running statistics and other "
-        "memory of rows in training"
+        "privacy=dp_sgd hides single rows, but in this model {name} lets one row change the "
+        "gradient of another: choose a model without batch normalization, running statistics and "
+        "other memory of rows in training"
     ),
     "policy": "the node's policy forbids {key}, by its rule {rule}{limit}",
     "policy_file": f"the node's policy cannot be read{ASK}",
     # Rows.
     "columns": "the rows lack these columns, which the run's configuration names: {missing}",
-    "empty": "rows with nothing in the column {column}: {rows}",
-    # Not how many: a run chooses column and labels, and could count the rows of any value.
-    "label": "rows whose {column} is none of task.labels; leave them out, with data.*.drop",
+    "empty": "rows without a value in the column {column}: {rows}",
+    # Without their number: a run chooses column and labels, and could count the rows of any value.
+    "label": "rows whose {column} is not one of task.labels; leave them out with data.*.drop",
     "no_rows": "no rows are left for the client: check data and federation.clients",
     "no_source": "data.train.path is null, and the node has no data-path of its own",
     "picture": f"pictures that rows name are missing or unreadable{ASK}",
-    "reference": "a row's {column} holds no answer such as task.answer looks for",
-    "rows": f"the node's rows cannot be read as data says{ASK}",
-    # Who serves what.
+    "reference": "a row's {column} contains no answer of the form that task.answer expects",
+    "rows": f"the node's rows cannot be read with the options of data{ASK}",
+    # Which clients a node serves.
     "node_config": f"the node config lacks {{key}}{ASK}",
-    "partition": "client {asked} was asked for, and the node holds {own} alone",
-    "partitions": "the node holds one of {parts} clients on its own disk, and the run has "
+    "partition": "client {asked} was requested, but the node holds only {own}",
+    "partitions": "the node holds one of {parts} clients on its own disk, but the run has "
     "federation.clients={clients}: set it to {parts}",
-    # The app, the model, and what both sides have to have alike.
-    "model": f"the model that the run names cannot be had on the node{ASK}",
+    # The app, the model, and other things that must be equal on both sides.
+    "model": f"the model that the run names is not available on the node{ASK}",
     "bundle": "the run brings code, or is of another app or version than the one that is installed "
     "on the node: submit it with python -m deploy.submit",
     "other_codec": "the frame was written by another codec: check codec",
@@ -46,45 +47,48 @@ KINDS: dict[str, str] = {
     "adapter, seed and version on both sides?",
     "other_version": "the frame is of version {version}, the node reads {reads}: install the same "
     "Thinwire on both sides",
-    "signs": "the configuration asks no client for the signs of its gradient, or promises privacy",
-    "state": "patch {number} came to a node that has {has}: it lost its state",
-    # What is chosen for an exception that says no more, by its type.
+    "signs": "the configuration requests no gradient signs from clients, or promises privacy",
+    "state": "patch {number} was sent to a node that has {has}: it lost its state",
+    # Chosen by the type of an exception that has no kind.
     "codec": f"the model that the client returns cannot be encoded{ASK}",
-    "configuration": f"the node cannot take the run's configuration{ASK}",
+    "configuration": f"the node cannot use the run's configuration{ASK}",
     "disk": f"a file of the node is missing, or cannot be read or written{ASK}",
     "diverged": "training diverged: lower optimizer.lr or raise optimizer.warmup",
     "memory": f"the node has too little memory: lower batch_size, or{ASK[1:]}",
     "unexpected": f"the node failed{ASK}",
-    "wire": "what the server sent cannot be read: is the same version installed on both sides?",
-    # What a client gives out of its rows, and how often.
+    "wire": "the server's message cannot be read: is the same version installed on both sides?",
+    # What a client may reveal of its rows, and how often.
     "budget": "{more} more private turns, after {turns}, would bring the client's rows to epsilon "
     "{epsilon} at delta {delta}, where {limit} is what {whose}",
-    "budget_lost": f"the node's count of what its rows have spent is damaged or gone{ASK}: it has "
-    "to be put back from a copy",
-    "other_value": "the server says {key}={said}, and the run's configuration {own}",
-    "private_rows": "the method reads rows itself, and the run promises that they are private",
-    "round_again": "client {client} was asked for round {round}, and has answered for {last}",
-    "scores": "the configuration asks no client for scores on its rows",
+    "budget_lost": f"the node's count of what its rows have spent is damaged or missing{ASK}: it "
+    "must be restored from a copy",
+    "other_value": "the server says {key}={said}, but the run's configuration {own}",
+    "private_rows": "the method reads rows itself, but the run promises that they are private",
+    "round_again": "client {client} was asked for round {round}, but has answered for {last}",
+    "scores": "the configuration requests no scores on clients' rows",
     "secure_sum": "secure aggregation: {why}",
-    "answered": "{what} was answered in this run already, and is answered once",
-    "state_dir": "the node cannot write what it has answered; set state-dir in its node config",
+    "answered": "{what} was already answered in this run, and is answered only once",
+    "state_dir": "the node cannot store what it has answered; set state-dir in its node config",
 }
 
 
 class FaultError(ValueError):
     """A failure whose reason may leave the node.
 
-    Its text is for who may know everything: the node's own log, a simulation. ``said`` is for
-    everyone.
-
     Parameters
     ----------
     kind : str
         A key of ``KINDS``.
     whole : str
-        The text, if it is more than ``said``.
+        The complete text, if it differs from ``said``. Only the node's own log and simulations
+        show it.
     facts : int, float or str
-        What the kind's sentence names: counts, names of columns, keys of the configuration.
+        Values for the kind's sentence: counts, names of columns, keys of the configuration.
+
+    Attributes
+    ----------
+    said : str
+        The kind and its sentence, which may be sent to everyone.
     """
 
     def __init__(self, kind: str, whole: str = "", **facts: int | float | str) -> None:
@@ -94,7 +98,7 @@ class FaultError(ValueError):
         super().__init__(whole or self.said)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let it go from process to process, without ``kind`` being asked for anew."""
+        """Allow sending it between processes without calling ``__init__`` again."""
         return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
@@ -103,12 +107,14 @@ _FAULT = "__thinwire_fault__"  # an attribute of an exception
 
 @contextmanager
 def during(kind: str, **facts: int | float | str) -> Iterator[None]:
-    """Name the fault that any exception in the block is to a peer; the exception stays what it is.
+    """Attach a fault to any exception in the block; the exception itself does not change.
+
+    Peers are told the fault instead of the exception.
 
     Parameters
     ----------
     kind, facts
-        As of `FaultError`. An exception that has a kind already keeps it.
+        See `FaultError`. An exception that already has a fault keeps it.
     """
     try:
         yield
@@ -119,5 +125,5 @@ def during(kind: str, **facts: int | float | str) -> Iterator[None]:
 
 
 def noted(error: BaseException) -> FaultError | None:
-    """Return the fault that an exception is, or was noted as by `during`; None for none."""
+    """Return the fault that an exception is, or that `during` has attached to it, or None."""
     return error if isinstance(error, FaultError) else getattr(error, _FAULT, None)

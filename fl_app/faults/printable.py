@@ -1,28 +1,31 @@
-"""What someone else says, made safe to show; what an error of ours says, without its traceback."""
+"""Make text of others safe to show, and log errors without their tracebacks."""
 
 import logging
 import re
 import traceback
 import unicodedata
 
-MOST_MARKS = 2  # on a letter: a pile of them covers the lines above
+MOST_MARKS = 2  # combining marks on a letter: more of them cover the lines above
 
-# Printable to Python, and yet drawn as nothing: Unicode's Default_Ignorable_Code_Point.
+# Python calls these printable, but they are invisible: Unicode's Default_Ignorable_Code_Point.
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 
 
 def printable(said: object, most: int = 300) -> str:
-    """Return what someone else said as one line that can do nothing to a terminal or a log.
+    """Return a text of others as one line that is harmless to a terminal or a log.
 
-    Line ends, control characters, ANSI sequences, marks of direction, of no width and in piles
-    are shown as ``\\x1b`` and the like. A text that is printable already is returned as it is.
+    Line ends, control characters, ANSI sequences, direction marks, characters without width and
+    more than ``MOST_MARKS`` combining marks are escaped, such as ``\\x1b``. A printable text does
+    not change.
 
     Parameters
     ----------
+    said : object
+        The text.
     most : int
-        Of a longer result this many characters are kept, and how much was left out is said.
+        Largest number of characters; the result states how many were cut off.
     """
     text = str(said)
     shown: list[str] = []
@@ -39,19 +42,19 @@ def printable(said: object, most: int = 300) -> str:
 
 
 def printable_lines(said: object, most: int = 100) -> str:
-    """Return a text of several lines, each as `printable` has it, the first ``most`` of them."""
+    """Return the first ``most`` lines of a text, each made safe by `printable`."""
     lines = str(said).split("\n")
     more = [f"... ({len(lines) - most:,} more lines)"] if len(lines) > most else []
     return "\n".join([*map(printable, lines[:most]), *more])
 
 
 class WithoutTraceback(logging.Filter):
-    """Lets a logger write some kinds of errors without where in the code they were raised.
+    """A filter that logs errors of some types without their tracebacks.
 
     Parameters
     ----------
     *kinds
-        What such an error says is all that there is to know.
+        The types of errors; their messages say everything.
     """
 
     def __init__(self, *kinds: type[BaseException]) -> None:
@@ -59,7 +62,7 @@ class WithoutTraceback(logging.Filter):
         self.kinds = kinds
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Keep the line; of its error only what it says."""
+        """Keep the record, but replace a traceback by the error's message."""
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, self.kinds):
             record.exc_text = "".join(traceback.format_exception_only(error)).rstrip()

@@ -75,7 +75,7 @@ def test_a_round_is_answered_once_and_rounds_go_up(asked: Asked) -> None:
     assert said["turns"] == 1
     assert said["epsilon"] == mechanism(asked.here.cfg, rows).epsilon(1)
     for _ in range(4):
-        assert "was asked for round 1, and has answered for 1" in asked.send(message)
+        assert "was asked for round 1, but has answered for 1" in asked.send(message)
     for number in (0, -1, 3, 99999, 2**62, 1.5):
         said = asked.send(message, **{"server-round": number})
         assert f"server-round={number} should be a whole number in 1..2" in said
@@ -88,11 +88,11 @@ def test_a_round_is_answered_once_and_rounds_go_up(asked: Asked) -> None:
 def test_the_configuration_says_what_a_method_is(asked: Asked) -> None:
     message = asked.messages()[0]
     assert (
-        "the server says proximal-mu=100.0, and the run's configuration nothing of it"
+        "the server says proximal-mu=100.0, but the run's configuration nothing of it"
         in asked.send(message, **{"proximal-mu": 100.0})
     )
     assert "the server says clipping_norm=9.0" in asked.send(message, clipping_norm=9.0)
-    assert "asks no client for scores" in asked.send(message, "evaluate")
+    assert "requests no scores" in asked.send(message, "evaluate")
     assert asked.send(message) == ""  # what was refused has cost nothing
 
 
@@ -102,16 +102,16 @@ def test_fedprox_and_client_side_clipping_take_their_numbers_from_the_configurat
     words = f"{small.RUN} codec=fp32 clients_per_round=3 adapter=ffa_lora adapter.r=2"
     prox = Asked(tmp_path, f"{words} strategy=fedprox")
     message = prox.messages()[0]
-    assert "proximal-mu=0.5, and the run's configuration 0.01" in prox.send(
+    assert "proximal-mu=0.5, but the run's configuration 0.01" in prox.send(
         message, **{"proximal-mu": 0.5}
     )
     assert prox.send(message) == ""
     clipped = Asked(tmp_path, f"{words} strategy=fedavg_dp_client codec.up={{id:fp32}}")
     message = clipped.messages()[0]
-    assert "clipping_norm=1e+30, and the run's configuration 0.1" in clipped.send(
+    assert "clipping_norm=1e+30, but the run's configuration 0.1" in clipped.send(
         message, clipping_norm=1e30
     )
-    assert "asks no client for scores" in clipped.send(message, "evaluate")
+    assert "requests no scores" in clipped.send(message, "evaluate")
 
 
 def test_signs_are_sent_once_in_a_run_and_by_those_that_are_asked(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_signs_are_sent_once_in_a_run_and_by_those_that_are_asked(tmp_path: Path
         assert everyone.send(question, f"query.{SETUP}") == ""
         for _ in range(2):
             again = everyone.send(question, f"query.{SETUP}")
-            assert f"signs of client {client} was answered in this run already" in again
+            assert f"signs of client {client} was already answered in this run" in again
     forget_session()
     one = Asked(tmp_path, f"{words} adapter.init=first_client")
     one.coded.clients.find(one.grid)
@@ -361,7 +361,7 @@ def test_a_count_that_is_damaged_or_gone_is_not_begun_anew(tmp_path: Path, harm)
     assert path.stat().st_mode & 0o777 == 0o600
     harm(path)
     for number in (2, 3):
-        with pytest.raises(FaultError, match="damaged or gone; ask the node's operator"):
+        with pytest.raises(FaultError, match="damaged or missing; ask the node's operator"):
             turn(node(tmp_path, 1), cfg, number, some)
 
 

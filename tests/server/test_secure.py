@@ -317,12 +317,12 @@ def test_messages_at_once_are_no_way_to_be_answered_twice(asking) -> None:
     after = secure.grid.contexts[node]
     stale(before)
     (second,) = secure.grid.send_and_receive([messages[0]])
-    assert "secure_update of client 0 in round 1 was answered" in second.error.reason
+    assert "secure_update of client 0 in round 1 was already answered" in second.error.reason
     stale(after)
     assert ask(0, "secure_reveal", survivors=[0, 1, 2], dropped=[3]) == "answered"
     stale(after)
     again = ask(0, "secure_reveal", survivors=[0, 1, 3], dropped=[2])
-    assert "secure_reveal of client 0 in round 1 was answered" in again
+    assert "secure_reveal of client 0 in round 1 was already answered" in again
 
 
 def test_a_round_is_not_done_again_without_one_of_its_clients(asking) -> None:
@@ -330,7 +330,7 @@ def test_a_round_is_not_done_again_without_one_of_its_clients(asking) -> None:
     secure, messages, ask = asking
     secure.grid.send_and_receive(messages.values())
     assert ask(0, "secure_reveal", survivors=[0, 1, 2, 3], dropped=[]) == "answered"
-    assert "secure_keys of client 0 in round 1 was answered" in ask(0, "secure_keys")
+    assert "secure_keys of client 0 in round 1 was already answered" in ask(0, "secure_keys")
     for number in (0, 3, 2**62):
         said = ask(0, "secure_keys", **{"server-round": number})
         assert f"server-round={number} should be a whole number in 1..2" in said

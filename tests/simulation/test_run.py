@@ -239,12 +239,10 @@ PROCESSES = ("private_superlink", "gcs_server", "raylet", "ClientAppActor", "Run
 WORKERS = "ray::IDLE"  # which wait for the next run
 
 
-def test_another_user_can_neither_reach_a_simulation_nor_read_it(
-    flower, tmp_path, monkeypatch
-) -> None:
-    """It listens on loopback alone, and who connects has to be its user, or know the token."""
-    home = Path(flower["FLWR_HOME"])
-    words = overrides(tmp_path / "run", "experiment=fedavg_full rounds=1")
+def _watched(
+    words: str, flower: dict[str, str]
+) -> tuple[dict[str, set[tuple[str, int]]], set[str]]:
+    """Do a run; return where its processes listened, and all words of their command lines."""
     listening: dict[str, set[tuple[str, int]]] = {}
     said: set[str] = set()
     with ThreadPoolExecutor(1) as pool:
@@ -258,6 +256,16 @@ def test_another_user_can_neither_reach_a_simulation_nor_read_it(
                     said.update(process.cmdline())
             time.sleep(0.3)
     assert running.result() == 0
+    return listening, said
+
+
+def test_another_user_can_neither_reach_a_simulation_nor_read_it(
+    flower, tmp_path, monkeypatch
+) -> None:
+    """It listens on loopback alone, and who connects has to be its user, or know the token."""
+    home = Path(flower["FLWR_HOME"])
+    words = overrides(tmp_path / "run", "experiment=fedavg_full rounds=1")
+    listening, said = _watched(words, flower)
     assert {*PROCESSES} <= {*listening}
     assert {ip.removeprefix("::ffff:") for all_ in listening.values() for ip, _ in all_} == {
         "127.0.0.1"

@@ -218,7 +218,7 @@ def test_a_client_sends_no_signs_that_the_configuration_does_not_ask_for(more: s
     grid = Loopback(overrides, 3)
     reply = grid.deliver(setup_question(next(iter(grid.contexts)), 0))
     assert reply is not None
-    assert "asks no client" in reply.error.reason
+    assert "requests no gradient signs" in reply.error.reason
 
 
 @pytest.mark.parametrize(

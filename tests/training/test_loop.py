@@ -11,7 +11,6 @@ from fl_app.build import open_session
 from fl_app.config import compose
 from fl_app.data.padding import IGNORED, pad
 from fl_app.seeds import turn_seed
-from fl_app.training import optimizers
 from fl_app.training.hooks.proximal import proximal
 from fl_app.training.loop import NO_HOOKS, DivergedError, Hooks, train
 from fl_app.tree import digest
@@ -143,22 +142,6 @@ def test_accumulated_batches_are_one_large_batch(lengths, batch: int, accumulati
     assert not torch.equal(large, Regression().weight)
     assert_within(accumulated, large, 1e-9)
     assert same == pytest.approx(loss, rel=1e-9)
-
-
-@pytest.mark.parametrize("schedule", sorted(optimizers.SCHEDULES))
-def test_schedules_warm_up_to_the_rate_and_never_exceed_it(schedule: str) -> None:
-    cfg = compose(f"optimizer.schedule={schedule} optimizer.warmup=0.2").optimizer
-    weight = torch.nn.Parameter(torch.zeros(1))
-    optimizer, scheduler = optimizers.build([weight], cfg, steps=50)
-    rates = []
-    for _ in range(50):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    assert rates[0] == pytest.approx(cfg.lr / 10)
-    assert max(rates) == pytest.approx(cfg.lr)
-    assert rates[9] == pytest.approx(cfg.lr)
-    assert schedule == "constant" or rates[-1] < 0.05 * cfg.lr
 
 
 def test_turn_seeds_do_not_collide() -> None:

@@ -13,8 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fl_app.config import compose
-from fl_app.training import optimizers
 from fl_app.training.shampoo import Shampoo, blocks, power
 from tests.rounding import assert_within
 
@@ -381,33 +379,6 @@ def test_lora_blows_up_by_roots_that_were_taken_from_its_first_gradients() -> No
     assert max(grafted["B"]) < 1.5 * 64**0.5
 
 
-# ---- from the configuration ---------------------------------------------------------------------
-
-
 def test_an_unknown_graft_is_refused() -> None:
     with pytest.raises(ValueError, match="adamw"):
         Shampoo([torch.nn.Parameter(torch.zeros(2))], **PLAIN | {"graft": "adam"})
-
-
-def test_the_configuration_builds_it_and_it_repeats_itself() -> None:
-    cfg = compose("optimizer=shampoo").optimizer
-    ends = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        layers = torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)
-        model = torch.nn.Sequential(*layers).float()  # as clients train
-        optimizer, schedule = optimizers.build(model.parameters(), cfg, steps=100)
-        assert isinstance(optimizer, Shampoo)
-        inputs = normal(1, 64, 6).float()
-        targets = inputs[:, :2] * inputs[:, 2:4]
-        losses = []
-        for _ in range(100):
-            loss = torch.nn.functional.mse_loss(model(inputs), targets)
-            losses.append(loss.item())
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-        assert losses[-1] < 0.75 * losses[0]
-        ends.append(losses)
-    assert ends[0] == ends[1]
