@@ -52,7 +52,7 @@ def query(message, context):
 """
 
 
-def write(folder: Path, name: str = "evil", version: str = "0.1.0") -> Path:
+def write(folder: Path, name: str = "evil", version: str = "0.2.0") -> Path:
     """Write the app and return its folder; code of it that runs makes a file in ``folder/ran``."""
     app, marks = folder / name, folder / "ran"
     (app / "evilpkg").mkdir(parents=True)

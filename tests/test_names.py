@@ -17,7 +17,7 @@ OURS = r"(?<![\w./-])(?:fl_app|strategies|benchmarks|deploy"
 DOTTED = re.compile(OURS + r")(?:\.[A-Za-z_]\w*)+(?!\w|/|\()")
 PATHS = re.compile(OURS + r"|conf|tests)/[\w/.-]+\.(?:py|yaml)\b")
 EXAMPLES = {
-    *("strategies.sign_flip.SignFlipClient", "conf/strategy/sign_flip.yaml"),
+    *("strategies.every_other.EveryOtherClient", "conf/strategy/every_other.yaml"),
     *("conf/codec/my_id.yaml", "conf/sweep/NAME.yaml"),
 }
 

@@ -141,7 +141,8 @@ class Coded(Strategy):
         """Decode the replies as they come, and let the inner strategy aggregate.
 
         Of a mean-type strategy, only the mean of the replies is kept, see
-        ``fl_app.aggregation.mean``; where every client stays silent, the model stays as it is.
+        ``fl_app.aggregation.mean``. Silent replies are not shown to it; where every client stays
+        silent, the model stays as it is.
 
         Raises
         ------
@@ -156,7 +157,7 @@ class Coded(Strategy):
             plain = averaged(arriving, cast(Any, self.inner).weighted_by_key)
         else:
             usable = sorted(arriving, key=lambda one: one.partition)
-            plain = [one.plain() for one in usable]
+            plain = [one.plain() for one in usable if one.parts]
         self._settle(asked)
         if not plain:
             return asked.arrays, None

@@ -61,6 +61,11 @@ class Downlink:
         if known is None or known[0] is not arrays:
             began = time.perf_counter()
             like = here.like(part)
+            if part != MODEL and {*arrays} != {*like}:
+                raise ValueError(
+                    f"part '{part}' has the tensors {sorted(arrays)[:3]}, and its LocalMethod.like "
+                    f"{sorted(like)[:3]}: override `like` for a part of other names or shapes"
+                )
             tree = to_tree(arrays, like=like)
             if stream not in self._memory:
                 self._memory[stream] = codec.init(like, here.cfg.seed)

@@ -59,7 +59,7 @@ EVIL = {"serverapp": "evilpkg.server:app", "clientapp": "evilpkg.client:app"}
 HOSTILE = {
     "another app": (changed("project", "name", value="evil"), "other app.*'evil', not 'thinwire'"),
     "another publisher": (changed(*APP, "publisher", value="x\n\x1b[31m"), r"is 'x\\n\\x1b\[31m'"),
-    "another version": (changed("project", "version", value="9.9.9"), "'9.9.9', not '0.1.0'"),
+    "another version": (changed("project", "version", value="9.9.9"), "'9.9.9', not '0.2.0'"),
     "other components": (changed(*APP, "components", value=EVIL), "components is .*evilpkg"),
     "one more component": (
         changed(*APP, "components", "agentapp", value="fl_app.server_app:app"), "components",
