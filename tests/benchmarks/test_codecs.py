@@ -31,6 +31,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(codecs, "newest", lambda: {"a run": {"w": change}})
         patch.setattr(speed, "allocate", lambda fresh: None)  # it would last for the whole suite
+        patch.setattr(speed, "best", lambda run, seconds: 1.0)  # nothing is timed
         codecs.main(["--quick", "--out", str(folder)])
     return folder
 
@@ -53,6 +54,19 @@ def test_the_speed_table_is_complete_and_sane(out: Path) -> None:
         if row["sender"] == speed.BASE:
             assert float(row["encode_x_bnb"]) == float(row["decode_x_bnb"]) == 1
             assert float(row["relative_error"]) == pytest.approx(0.092, abs=0.005)
+
+
+def test_the_best_time_is_that_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 0.0
+
+    def work() -> None:
+        nonlocal clock
+        clock += 0.5
+
+    monkeypatch.setattr(speed.time, "process_time", lambda: clock)
+    assert speed.best(work, seconds=2.0) == 0.5
+    assert clock == 0.5 * (1 + 1 + 7)  # a warm-up, a first look at the duration, 7 measurements
+    assert speed.best(lambda: None, seconds=0) > 0
 
 
 def test_bits_count_the_whole_frame(out: Path) -> None:

@@ -17,6 +17,7 @@ from fl_app.codecs.parts import codebook
 from fl_app.codecs.parts.block_kernels import absmax, absmax_numpy
 from fl_app.codecs.parts.codebook import Codebook
 from fl_app.codecs.parts.scales import SCALES
+from tests.codecs.sending import there_and_back
 from tests.codecs.test_nf4 import any_finite, bits
 
 
@@ -35,11 +36,6 @@ KERNELS = [
     (INT8, SimpleNamespace(quantize=quantize_numpy, dequantize=dequantize_numpy)),
 ]
 BOUNDS = {nf4: 0.15191, fp4: 0.16667, int8: 0.003938}
-
-
-def there_and_back(codec, x: np.ndarray) -> np.ndarray:
-    tree = {"x": x}
-    return codec.decode(codec.encode(tree, (), tree)[0], tree)["x"]
 
 
 def sent_scales(name: str, most: np.ndarray, counts=None) -> tuple[tuple[bytes, ...], np.ndarray]:

@@ -44,6 +44,7 @@ from fl_app.codecs import (
 )
 from fl_app.tree import digest
 from fl_app.wire.frame import manifest, pack, unpack
+from tests.codecs.sending import encode
 
 SHAPES = [(), (0,), (3, 0), (1,), (2,), (63,), (64,), (65,), (7, 11), (8, 16), (130,), (2, 3, 5)]
 
@@ -297,12 +298,6 @@ def fixed_tree(salt: int, shapes=SHAPES) -> dict[str, np.ndarray]:
     }
 
 
-def encode(codec: Codec, tree, ref) -> Wire:
-    wire, _ = codec.encode(tree, codec.init(ref), ref)
-    assert not wire.rest
-    return wire
-
-
 values = st.floats(-6e4, 6e4, width=32, allow_subnormal=True)
 
 
@@ -337,6 +332,7 @@ def test_every_shape_alone_and_the_empty_tree(row):
         nbytes = row.shared(sum(sizes)) + sum(row.nbytes(n) for n in sizes)
         assert wire.nbytes == nbytes or (wire.nbytes < nbytes and not row.exact)
         assert len(wire.sections) == row.codec.sections
+        assert not wire.rest
         out = row.codec.decode(wire, ref)
         assert [(k, v.shape) for k, v in out.items()] == [(k, v.shape) for k, v in tree.items()]
 

@@ -31,6 +31,7 @@ from fl_app.codecs import (
 from fl_app.codecs.base import stateless
 from fl_app.codecs.streams.bits import varint
 from fl_app.tree import digest
+from tests.codecs.sending import encode
 
 INNER = {
     "fp32": fp32(),
@@ -57,10 +58,6 @@ def normal(salt: int, shapes=((40, 30), (7,), (), (0,), (129,))) -> dict[str, np
 @pytest.fixture(params=list(INNER), name="inner")
 def _inner(request) -> Codec:
     return INNER[request.param]
-
-
-def encode(codec: Codec, tree, ref) -> Wire:
-    return codec.encode(tree, codec.init(ref, 5), ref)[0]
 
 
 def test_nothing_is_lost_and_little_added(inner):

@@ -11,25 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fl_app.codecs import Wire, WireError, from_spec, sign, ternary
+from tests.codecs.sending import encode, relative_error, round_trip
 
 ANY = hnp.arrays(
     np.float32,
     st.integers(0, 20),
     elements=st.floats(-float(np.finfo(np.float32).max), float(np.finfo(np.float32).max), width=32),
 )
-
-
-def encode(codec, tree):
-    return codec.encode(tree, codec.init(tree), tree)[0]
-
-
-def round_trip(codec, tree):
-    return codec.decode(encode(codec, tree), tree)
-
-
-def relative_error(codec, x) -> float:
-    y = round_trip(codec, {"x": x})["x"]
-    return float(np.linalg.norm(y.astype(np.float64) - x) / np.linalg.norm(x.astype(np.float64)))
 
 
 def test_sign_writes_one_bit_and_the_mean_magnitude():

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from fl_app.codecs import Wire, WireError, from_spec, kmeans, uniform
 from fl_app.codecs.kmeans import lloyd, nearest, start
+from tests.codecs.sending import relative_error
 
 SAMPLES = {
     "gauss": lambda rng: rng.standard_normal(20_000),
@@ -30,12 +31,6 @@ ANY = hnp.arrays(
 
 def sample(name):
     return SAMPLES[name](np.random.default_rng(0)).astype(np.float32)
-
-
-def error(codec, x) -> float:
-    tree = {"x": x}
-    out = codec.decode(codec.encode(tree, codec.init(tree), tree)[0], tree)["x"]
-    return float(np.linalg.norm(out.astype(np.float64) - x))
 
 
 def cost(x, centroids) -> float:
@@ -55,13 +50,13 @@ def test_no_round_raises_the_square_error(name, k):
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_not_worse_than_as_many_uniform_levels(name, bits):
     x = sample(name)
-    assert error(kmeans(2**bits - 1), x) <= error(uniform(bits=bits), x)
+    assert relative_error(kmeans(2**bits - 1), x) <= relative_error(uniform(bits=bits), x)
 
 
 @pytest.mark.parametrize(("k", "least"), [(2, 0.6028), (4, 0.3428), (16, 0.0975), (256, 0.0064)])
 def test_errors_on_gaussian_values_are_those_of_lloyd_and_max(k, least):
     x = np.random.default_rng(0).standard_normal(300_000).astype(np.float32)
-    assert error(kmeans(k), x) / np.linalg.norm(x) == pytest.approx(least, rel=0.01)
+    assert relative_error(kmeans(k), x) == pytest.approx(least, rel=0.01)
 
 
 @given(x=ANY, k=st.integers(2, 256))

@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 from fl_app.codecs import Wire, WireError, nf4
 from fl_app.codecs.nf4 import CODEBOOK
 from fl_app.codecs.parts.block_kernels import FLOOR
+from tests.codecs.sending import encode, there_and_back
 
 torch = pytest.importorskip("torch")
 bnb = pytest.importorskip("bitsandbytes.functional")
@@ -25,7 +26,7 @@ def bnb_encode(x: np.ndarray, block: int = 64) -> tuple[np.ndarray, np.ndarray]:
 
 def sent(x: np.ndarray, block: int = 64) -> tuple[np.ndarray, np.ndarray]:
     """Return the codes, two a byte, and the scales."""
-    wire, _ = nf4(block).encode({"x": x}, (), {"x": x})
+    wire = encode(nf4(block), {"x": x})
     return np.frombuffer(wire.sections[1], np.uint8), np.frombuffer(wire.sections[0], np.float32)
 
 
@@ -35,11 +36,6 @@ def codes(packed: np.ndarray) -> np.ndarray:
 
 def bits(x: np.ndarray) -> list[int]:
     return x.view(np.uint32).tolist()
-
-
-def there_and_back(x: np.ndarray, block: int = 64) -> np.ndarray:
-    codec, tree = nf4(block), {"x": x}
-    return codec.decode(codec.encode(tree, (), tree)[0], tree)["x"]
 
 
 def differs_from_bnb(x: np.ndarray, block: int) -> np.ndarray:
@@ -135,7 +131,7 @@ def test_decoded_values_are_bitsandbytes(x, block):
     packed, absmax = sent(x, block)
     # bitsandbytes decodes a flattened, even number of values from the same bytes
     want = CODEBOOK[codes(packed)[: x.size]] * np.repeat(absmax, block)[: x.size]
-    assert bits(there_and_back(x, block)) == bits(want)
+    assert bits(there_and_back(nf4(block), x)) == bits(want)
     if x.size % block == 0:
         state = bnb.QuantState(
             absmax=torch.from_numpy(absmax),
@@ -155,22 +151,22 @@ def test_decoded_values_are_bitsandbytes(x, block):
 @given(x=any_finite(), block=st.sampled_from([16, 64, 4096]))
 @settings(max_examples=150, deadline=None)
 def test_idempotent_bit_for_bit(x, block):
-    once = there_and_back(x, block)
-    assert bits(there_and_back(once, block)) == bits(once)
+    once = there_and_back(nf4(block), x)
+    assert bits(there_and_back(nf4(block), once)) == bits(once)
 
 
 def test_idempotent_for_every_denormal_scale_up_to_200_units():
     for units in range(1, 201):
         x = (np.arange(-units, units + 1) * 2.0**-149).astype(np.float32)
         for block in (x[:64], np.resize(x, 64)):
-            once = there_and_back(block)
-            assert bits(there_and_back(once)) == bits(once)
+            once = there_and_back(nf4(), block)
+            assert bits(there_and_back(nf4(), once)) == bits(once)
 
 
 @given(x=any_finite(), block=st.sampled_from([16, 64]))
 @settings(max_examples=150, deadline=None)
 def test_the_largest_magnitude_of_a_block_is_exact(x, block):
-    out = there_and_back(x, block)
+    out = there_and_back(nf4(block), x)
     for start in range(0, x.size, block):
         values = np.abs(x[start : start + block])
         top = values.argmax()

@@ -22,6 +22,7 @@ from fl_app.codecs import (
 )
 from fl_app.codecs.parts.sparse import count, largest
 from fl_app.tree import digest
+from tests.codecs.sending import round_trip
 
 SHAPES = [(), (0,), (1,), (65,), (8, 16), (2, 3, 5)]
 
@@ -37,12 +38,6 @@ def flat(tree):
 
 def shapes_of(tree):
     return [(name, x.shape) for name, x in tree.items()]
-
-
-def coded(codec, tree, ref=None):
-    """What arrives."""
-    ref = tree if ref is None else ref
-    return codec.decode(codec.encode(tree, codec.init(ref), ref)[0], ref)
 
 
 # Few different values: many ties, also between x and -x and between 0 and -0.
@@ -106,13 +101,13 @@ def test_the_scope_tree_finds_the_largest_of_all_tensors():
 @settings(deadline=None)
 def test_top_k_is_a_contraction_exact_where_kept_and_idempotent(scope, x, fraction):
     codec = chain(top_k(fraction, scope), fp32())
-    out = coded(codec, {"x": x})["x"]
+    out = round_trip(codec, {"x": x})["x"]
     kept = out != 0
     assert np.array_equal(out[kept], x[kept])
     k, norm = count(fraction, x.size), np.square(x, dtype=np.float64).sum()
     error = np.square(x[~kept], dtype=np.float64).sum()
     assert error <= (1 - k / x.size) * norm * (1 + 1e-12)
-    assert coded(codec, {"x": out})["x"].tobytes() == out.tobytes()
+    assert round_trip(codec, {"x": out})["x"].tobytes() == out.tobytes()
 
 
 def many_draws(codec, tree, n):
@@ -261,7 +256,7 @@ def test_chains_narrow_from_link_to_link(name):
 
 def test_two_sparsifiers_keep_the_product_of_their_fractions():
     tree = {"x": np.arange(1, 101, dtype=np.float32)}
-    out = coded(chain(top_k(0.5), top_k(0.5, "tree"), fp32()), tree)["x"]
+    out = round_trip(chain(top_k(0.5), top_k(0.5, "tree"), fp32()), tree)["x"]
     assert np.flatnonzero(out).tolist() == list(range(75, 100))
 
 

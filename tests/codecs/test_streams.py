@@ -287,7 +287,7 @@ def test_random_bytes_are_refused_or_give_symbols(tag, body, count, width):
     refused_or_symbols(bytes([tag]) + body, count, width)
 
 
-@pytest.mark.parametrize("tag", range(256))
+@pytest.mark.parametrize("tag", [*range(7), 255])
 def test_a_few_bytes_take_no_memory(tag):
     count = 100_000
     rng = np.random.default_rng(tag)

@@ -15,20 +15,13 @@ from fl_app.codecs import Wire, WireError, from_spec, uniform
 from fl_app.codecs.parts import zigzag
 from fl_app.codecs.parts.uniform_step import LARGEST
 from fl_app.codecs.streams.bits import unpack
+from tests.codecs.sending import encode, round_trip
 
 ANY = hnp.arrays(np.float32, st.integers(0, 20), elements=st.floats(-LARGEST, LARGEST, width=32))
 
 
 def gaussian(n: int, seed: int = 0) -> dict[str, np.ndarray]:
     return {"x": np.random.default_rng(seed).standard_normal(n).astype(np.float32)}
-
-
-def encode(codec, tree, seed=0):
-    return codec.encode(tree, codec.init(tree, seed), tree)[0]
-
-
-def round_trip(codec, tree, seed=0):
-    return codec.decode(encode(codec, tree, seed), tree)
 
 
 def norm(tree, other=None) -> float:
@@ -172,13 +165,15 @@ def test_aquila_takes_the_bits_that_the_values_need(cubed):
 
 @pytest.mark.parametrize("how", [{"error": 0.5}, {"bits": 2}, {"adaptive": True}])
 def test_the_mean_over_draws_is_the_value(how):
-    codec, tree, draws = uniform(**how, dither=True), gaussian(200), 2000
+    copies, messages = 20, 100
+    codec, draws = uniform(**how, dither=True), copies * messages
+    tree = {"x": np.tile(gaussian(200)["x"], (copies, 1))}  # every copy has draws of its own
     state, mean, square = codec.init(tree), np.zeros(200), 0.0
-    for _ in range(draws):
+    for _ in range(messages):
         wire, state = codec.encode(tree, state, tree)
         error = codec.decode(wire, tree)["x"].astype(np.float64) - tree["x"]
-        mean += error / draws
-        square += float((error**2).mean()) / draws
+        mean += error.sum(axis=0) / draws
+        square += float((error**2).mean()) / messages
     step = struct.unpack("<f", wire.sections[0])[0]
     assert np.abs(mean).max() < 5 * step / math.sqrt(12 * draws)
     if "error" not in how:  # where the step does not depend on the draw
@@ -192,7 +187,7 @@ def test_every_message_has_its_own_draw():
     assert state.tolist() == [7, 2]
     assert len(first.sections[1]) == 4
     assert first.sections[1] != second.sections[1]
-    assert encode(codec, tree, 7).sections == first.sections
+    assert encode(codec, tree, seed=7).sections == first.sections
 
 
 # --- the wire -------------------------------------------------------------------------------------
