@@ -94,7 +94,7 @@ def server_session(cfg: DictConfig, theta0: Tree) -> Session:
     return here
 
 
-class Recorded:
+class ReplayedGrid:
     """Nodes with random ids; node k serves partition k and answers with reply k mod len(replies).
 
     Every message to a node is serialized, as a real grid does, and then dropped.

@@ -26,7 +26,7 @@ from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
 from benchmarks.full_size import peak_memory
-from benchmarks.replayed import Recorded, Recording, record, server_session
+from benchmarks.replayed import Recording, ReplayedGrid, record, server_session
 from fl_app.aggregation.inner import inner_strategy
 from fl_app.config import compose
 from fl_app.server.coded import Coded
@@ -94,7 +94,7 @@ def measure(recording: Recording, overrides: str, clients: int) -> Cell:
     logging.getLogger("flwr").setLevel(logging.WARNING)
     cfg = compose(f"{overrides} federation.clients={clients} clients_per_round={clients}")
     here = server_session(cfg, recording.theta0)
-    grid = cast(Grid, Recorded(recording.replies, clients))
+    grid = cast(Grid, ReplayedGrid(recording.replies, clients))
     with tempfile.TemporaryDirectory() as folder:
         server = Coded(inner_strategy(cfg), here, Ledger(Path(folder, "ledger.csv")))
         began = time.perf_counter()

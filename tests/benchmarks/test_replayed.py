@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from benchmarks.replayed import Recorded, Recording, record, server_session
+from benchmarks.replayed import Recording, ReplayedGrid, record, server_session
 from fl_app.aggregation.inner import inner_strategy
 from fl_app.build import open_session
 from fl_app.config import compose
@@ -48,7 +48,7 @@ def replies(grid, messages: list[Message]) -> list[Message]:
 def test_a_recorded_node_sends_what_the_real_client_sends(recording, tmp_path) -> None:
     here = open_session(EVERYONE)
     sent = []
-    for grid in (Loopback(EVERYONE, nodes=3), Recorded(recording.replies, 3)):
+    for grid in (Loopback(EVERYONE, nodes=3), ReplayedGrid(recording.replies, 3)):
         server = Coded(inner_strategy(here.cfg), here, Ledger(tmp_path / "ledger.csv"))
         messages = server.configure_train(1, to_record(here.theta0), ConfigRecord(), grid)
         sent.append(replies(grid, messages))
@@ -62,13 +62,13 @@ def test_a_recorded_node_sends_what_the_real_client_sends(recording, tmp_path) -
 def test_a_server_without_a_model_finds_the_model_of_the_real_round(recording, tmp_path) -> None:
     real = after_a_round(Loopback(EVERYONE, nodes=3), EVERYONE, tmp_path)
     bare = server_session(compose(EVERYONE), recording.theta0)
-    found = after_a_round(Recorded(recording.replies, 3), EVERYONE, tmp_path, bare)
+    found = after_a_round(ReplayedGrid(recording.replies, 3), EVERYONE, tmp_path, bare)
     assert all(np.array_equal(found[name], real[name]) for name in real)
     assert any(not np.array_equal(found[name], start) for name, start in bare.theta0.items())
 
 
 def test_more_clients_than_recordings_answer_in_turns(recording) -> None:
-    grid = Recorded(recording.replies, 7)
+    grid = ReplayedGrid(recording.replies, 7)
     nodes = sorted(grid.get_node_ids(), key=grid.partitions.__getitem__)
     assert len({*nodes}) == 7
     messages = [Message(RecordDict(), node, "train") for node in nodes]
@@ -98,7 +98,7 @@ def test_of_a_mean_few_decoded_models_are_alive_at_a_time(
     monkeypatch.setattr(sent, "to_record", in_flowers_arrays)
     many = f"{OVERRIDES} federation.clients={clients} clients_per_round={clients}"
     bare = server_session(compose(many), recording.theta0)
-    after_a_round(Recorded(recording.replies, clients), many, tmp_path, bare)
+    after_a_round(ReplayedGrid(recording.replies, clients), many, tmp_path, bare)
     assert trees.added == clients
     assert trees.most <= 3  # the last, the new one, and one that the garbage collector has to find
     assert records.most <= BATCH + 1  # messages of one request to Flower
