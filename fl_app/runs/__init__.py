@@ -10,4 +10,6 @@
 
 from fl_app.runs.catalog import find_runs, runs_table
 
-__all__ = ["find_runs", "runs_table"]
+find, table = find_runs, runs_table
+
+__all__ = ["find", "find_runs", "runs_table", "table"]
