@@ -132,7 +132,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     class Here:
         theta0 = THETA0
 
-    monkeypatch.setattr(deltas, "session", lambda overrides: Here)
+    monkeypatch.setattr(deltas, "open_session", lambda overrides: Here)
     monkeypatch.setattr(deltas, "project_root", lambda: tmp_path)
     return tmp_path
 
