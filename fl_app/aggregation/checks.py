@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from fl_app.aggregation.inner import inner_strategy
 from fl_app.aggregation.mean import is_mean_type
 from fl_app.aggregation.sampling import SAMPLERS
-from fl_app.config import ConfigError, plain
+from fl_app.config import ConfigError, nested_strategies
 from fl_app.config.rules import Choices, check_choices
 from fl_app.secure_aggregation.settings import is_on as is_secure
 
@@ -27,7 +27,7 @@ def check(cfg: DictConfig) -> None:
     strategy = inner_strategy(cfg)
     if own := getattr(strategy, "check", None):
         own(cfg)
-    pulls = "proximal_mu" in flat_arguments(cfg)
+    pulls = any("proximal_mu" in one for one in nested_strategies(cfg))
     if pulls and (cfg.strategy.get("local") or {}).get("mu") is None:
         raise ConfigError(
             "strategy.inner has a proximal_mu, and no client would pull its model: set "
@@ -38,13 +38,3 @@ def check(cfg: DictConfig) -> None:
             f"strategy.inner={cfg.strategy.inner._target_} looks at single updates, which secure "
             "aggregation hides: use flwr.serverapp.strategy.FedAvg or another mean"
         )
-
-
-def flat_arguments(cfg: DictConfig) -> set[str]:
-    """Return the names of the arguments of ``strategy.inner`` and of what it is around."""
-    names: set[str] = set()
-    part = plain(cfg.strategy.inner)
-    while isinstance(part, dict):
-        names |= {*part}
-        part = part.get("strategy")
-    return names

@@ -4,15 +4,14 @@ With ``strategy=fedavg_dp_client``, whatever its method is. The length is the co
 message that says another is refused.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from flwr.app import ConfigRecord
 from omegaconf import DictConfig
 
 from fl_app.codecs.by_part import MODEL
-from fl_app.config import plain
+from fl_app.config import nested_strategies
 from fl_app.faults import FaultError
 from fl_app.privacy import CLIPPING_NORM
 from fl_app.privacy.clipping import shortened
@@ -42,16 +41,10 @@ def clipping_norm(cfg: DictConfig, said: ConfigRecord) -> float | None:
     FaultError
         If the message says another, or nothing where there is one.
     """
-    own = [part[CLIPPING_NORM] for part in _parts(cfg) if part.get("clipped_by") == "client"]
+    own = [
+        part[CLIPPING_NORM] for part in nested_strategies(cfg) if part.get("clipped_by") == "client"
+    ]
     norm = float(own[0]) if own else None
     if (other := said.get(CLIPPING_NORM)) != norm:
         raise FaultError("other_value", key=CLIPPING_NORM, said=str(other), own=str(norm))
     return norm
-
-
-def _parts(cfg: DictConfig) -> Iterator[dict[str, Any]]:
-    """Yield the strategies of the configuration, a wrapper before what it is around."""
-    part = plain(cfg.strategy.inner)
-    while isinstance(part, dict):
-        yield part
-        part = part.get("strategy")

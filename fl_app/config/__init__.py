@@ -12,7 +12,16 @@ are is said by each joint, see ``fl_app.preflight``.
 """
 
 from fl_app.config.compose import compose, identity
-from fl_app.config.keys import CONF_DIR, NAMES, NULLABLE, OPEN, SPLITS, ConfigError, plain
+from fl_app.config.keys import (
+    CONF_DIR,
+    NAMES,
+    NULLABLE,
+    OPEN,
+    SPLITS,
+    ConfigError,
+    nested_strategies,
+    plain,
+)
 from fl_app.config.stored import read_overrides, read_text, read_yaml
 
 __all__ = [
@@ -24,6 +33,7 @@ __all__ = [
     "ConfigError",
     "compose",
     "identity",
+    "nested_strategies",
     "plain",
     "read_overrides",
     "read_text",

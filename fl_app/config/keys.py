@@ -1,5 +1,6 @@
 """The keys of a configuration: where they are defined, and below which an override may add keys."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,11 @@ def plain(node: Any) -> Any:
     if isinstance(node, dict):
         return {key: plain(value) for key, value in node.items()}
     return [plain(value) for value in node] if isinstance(node, (list, tuple)) else node
+
+
+def nested_strategies(cfg: DictConfig) -> Iterator[dict[str, Any]]:
+    """Yield the arguments of ``strategy.inner`` and of the strategies in it, outermost first."""
+    part = plain(cfg.strategy.inner)
+    while isinstance(part, dict):
+        yield part
+        part = part.get("strategy")

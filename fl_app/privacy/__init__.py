@@ -15,7 +15,7 @@ what is protected from whom, and what is not.
 
 from omegaconf import DictConfig
 
-from fl_app.config import plain
+from fl_app.config import nested_strategies
 
 NONE = "none"
 IDS = (NONE, "dp_sgd")
@@ -33,12 +33,8 @@ def is_example_level(cfg: DictConfig) -> bool:
 
 def is_client_level(cfg: DictConfig) -> bool:
     """Return whether a wrapper for privacy is in ``strategy.inner``."""
-    part = plain(cfg.strategy.inner)
-    while isinstance(part, dict):
-        if str(part.get("_target_")).startswith((RELEASE, WRAPPERS)):
-            return True
-        part = part.get("strategy")
-    return False
+    ours = (RELEASE, WRAPPERS)
+    return any(str(one.get("_target_")).startswith(ours) for one in nested_strategies(cfg))
 
 
 def noise(cfg: DictConfig) -> str | None:

@@ -107,10 +107,11 @@ class Coded(Strategy):
         configure = getattr(self.inner, f"configure_{kind}")
         messages = configure(server_round, plain, config, cast(Grid, Cohort(cohort)))
         sender = Sender(self.session, self.downlink, server_round, kind, {id(plain): arrays})
-        pending = [
-            sender.coded(one, self.clients.nodes[k], self._addressed(k))
-            for k, one in sorted((one.metadata.dst_node_id, one) for one in messages)
-        ]
+        pending = []
+        for message in sorted(messages, key=lambda one: one.metadata.dst_node_id):
+            client = message.metadata.dst_node_id
+            node, addressed = self.clients.nodes[client], self._addressed(client)
+            pending.append(sender.coded(message, node, addressed))
         if server_round == 1 and kind == "train":
             self.seed_only_saving += sum(
                 one.down.message_bytes - seed_only_bytes(one.message, self.session.cfg.seed)

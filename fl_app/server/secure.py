@@ -22,6 +22,7 @@ from fl_app.server.coded import Coded
 from fl_app.server.replies import check_timing, reason
 from fl_app.server.round import WEIGHT_ONE, Pending, RoundFailedError, Usable, left_out
 from fl_app.server.uplink import Uplink
+from fl_app.tree import scalars
 from fl_app.wire.frame import unpack
 from fl_app.wire.ledger import Transfer
 from fl_app.wire.messages import ARRAYS, CONFIG, SEALED, SENDERS
@@ -153,7 +154,8 @@ class SecureUplink(Uplink):
         (section,) = wire.sections
         self.sum.add(up.partition, words.unpack(section, added.bits, added.count(here.theta0)))
         up.encode_s, pending.down.decode_s = timing["encode"], timing["decode"]
-        self._fill(up, pending, wire, frame)
+        size = wire.nbytes, len(frame)
+        up.carries(here.up.spec, scalars(here.theta0), *size, here.alias_bytes)
         self.train_seconds += timing["work"]
         reply.content = RecordDict()
         return Usable(up.partition, reply, {})

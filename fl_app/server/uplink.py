@@ -8,7 +8,7 @@ from typing import Any
 
 from flwr.app import Message, MetricRecord, RecordDict
 
-from fl_app.codecs import State, Wire, WireError, receive
+from fl_app.codecs import State, WireError, receive
 from fl_app.codecs.by_part import MODEL
 from fl_app.faults.printable import printable
 from fl_app.privacy import is_example_level
@@ -166,16 +166,11 @@ class Uplink:
             if [*usable.parts] == [MODEL]:
                 usable.relayed = Coding(tree, wire)
             up.decode_s = time.perf_counter() - began
-            self._fill(up, pending, wire, frame)
+            size = wire.nbytes, len(frame)
+            up.carries(parcel.whole.spec, scalars(tree), *size, here.alias_bytes)
             self._clip(usable, broadcast, up)
         if here.remembers:
             self._received[up.partition] = Received(up.round, memory)
-
-    def _fill(self, up: Transfer, pending: Pending, wire: Wire, frame: bytes) -> None:
-        """Write into a reply's row what its frame weighs."""
-        parcel, here = pending.form.up, self.session
-        count = scalars(here.references(parcel))
-        up.carries(parcel.whole.spec, count, wire.nbytes, len(frame), here.alias_bytes)
 
     def _note_spent(self, up: Transfer, reply: Message) -> None:
         """Keep what the client of a private turn says; WireError if it does not."""
