@@ -48,7 +48,7 @@ MODEL = (
 )
 DATA = (
     "data=word_problems task=word_problems data.test_problems=1 data.providers_per_client=8 "
-    "data.problems_per_provider=1 data.public_problems_per_provider=1"
+    "data.problems_per_provider=1 data.public_problems_per_provider=1 data.validation_problems=0"
 )
 METHODS = {
     "LoRA": "adapter=lora adapter.r=2 adapter.dropout=DROP",

@@ -28,6 +28,7 @@ OVERRIDES = (
     "experiment=nf4_lora model=vt5-base-random rounds=2 local_epochs=1 batch_size=1 "
     "data=docvqa_mini data.providers_per_client=1 data.documents_per_provider=3 "
     "data.test_documents=2 data.unseen_providers=1 data.unseen_documents_per_provider=1 "
+    "data.validation_documents=0 "
     "federation.torch_threads=2 target.value=null"
 )
 ROLES = {"server": re.compile("flwr-simulation"), "client": re.compile("ClientAppActor")}

@@ -43,7 +43,7 @@ PUBLISHED = {  # GB of 2^30 bytes, with the digits that are known
 SHORT = (
     "model=vt5-base-random model.config.prompt=decoder model.max_length=64 optimizer=adamw "
     "data=docvqa_mini data.providers_per_client=1 data.documents_per_provider=1 "
-    "data.test_documents=1 local_epochs=1"
+    "data.test_documents=1 data.validation_documents=0 local_epochs=1"
 )
 
 

@@ -42,7 +42,7 @@ NODE_SECONDS = 600.0
 T5_BASE = (
     "model=vt5-base-random model.config.prompt=decoder model.max_length=64 "
     "data=docvqa_mini data.providers_per_client=1 data.documents_per_provider=1 "
-    "data.test_documents=1 local_epochs=1"
+    "data.test_documents=1 data.validation_documents=0 local_epochs=1"
 )
 TRAINED = {
     "lora": "experiment=fedavg_nf4 adapter.target_modules=[q,v] "  # as PFL-DocVQA's entry

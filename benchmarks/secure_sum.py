@@ -20,7 +20,8 @@ from fl_app.wire.records import to_record
 
 SMALL = (
     "data.providers_per_client=1 data.documents_per_provider=1 data.test_documents=1 "
-    "data.unseen_providers=1 data.unseen_documents_per_provider=1 local_epochs=1 codec=modular"
+    "data.unseen_providers=1 data.unseen_documents_per_provider=1 data.validation_documents=0 "
+    "local_epochs=1 codec=modular"
 )
 SETTINGS = ((4, None), (10, None), (10, 4), (20, None), (20, 6))
 """Clients, and neighbours of each in secure aggregation; None for all."""

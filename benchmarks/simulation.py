@@ -31,7 +31,10 @@ from fl_app.runs import read
 from fl_app.simulation.superlink import superlinks
 from fl_app.tree import Tree
 
-ONE_DOCUMENT = "data.test_documents=1 data.unseen_providers=1 data.unseen_documents_per_provider=1"
+ONE_DOCUMENT = (
+    "data.test_documents=1 data.unseen_providers=1 data.unseen_documents_per_provider=1 "
+    "data.validation_documents=0"
+)
 SETTINGS = {  # name: overrides, clients at once, epochs
     "nf4_single": ("experiment=nf4_single", 1, 6),
     "fedavg_nf4, two clients at once": ("experiment=fedavg_nf4", 2, 4),

@@ -26,7 +26,7 @@ from fl_app.simulation import bundle
 NODES = 3
 DATA = (
     f"federation.clients={NODES} data.providers_per_client=4 data.test_documents=12 "
-    "data.unseen_providers=3"
+    "data.validation_documents=0 data.unseen_providers=3"
 )
 RUNS = {
     "the default experiment": "rounds=3 local_epochs=2",

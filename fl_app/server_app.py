@@ -194,11 +194,12 @@ class Experiment:
                 raise InterruptedError("the run was stopped")
             self.latest = to_tree(arrays, like=self.session.theta0)
             self.rounds_done = server_round
-            scores = self.evaluate("test", server_round, self.latest)
+            splits = [name for name in ("validation", "test") if name in self.session.data]
+            scores = {split: self.evaluate(split, server_round, self.latest) for split in splits}
             self._keep(arrays)
             console.round_line(self.folder, server_round)
-            self._log("test")
-            return MetricRecord(dict(scores))
+            self._log(*splits)
+            return MetricRecord(dict(scores["test"]))
 
     def evaluate(self, split: str, server_round: int, tree: Tree) -> dict[str, float]:
         """Score ``tree`` on a split of the server's data and add it to metrics.csv."""
@@ -215,14 +216,14 @@ class Experiment:
                 self.ended = True
                 self._finish(status)
 
-    def _log(self, split: str) -> None:
-        """Pass the scores of the last round to the loggers."""
+    def _log(self, *splits: str) -> None:
+        """Pass the scores of the last round on these splits to the loggers."""
         with self.recording:
             seconds = {
                 "total": time.perf_counter() - self.folder.started + self.setup_seconds,
                 "train": self.strategy.uplink.train_seconds,
             }
-            self.tracking.log(self.rounds_done, split, seconds)
+            self.tracking.log(self.rounds_done, splits, seconds)
 
     def _check_privacy(self) -> None:
         """Check before the first round that each client's noise suffices for all its turns.
@@ -296,6 +297,7 @@ class Experiment:
                 "seed_only_saving": self.strategy.seed_only_saving,
                 "train_seconds": self.strategy.uplink.train_seconds,
                 "setup_seconds": self.setup_seconds,
+                "device": session.device_name,
                 "privacy": self._privacy_spent(),
             },
         )

@@ -102,6 +102,12 @@ class Session:
             self.cfg.data.seed,
         )
 
+    @property
+    def device_name(self) -> str:
+        """Return the name of the GPU that the model is on, or "cpu"."""
+        is_gpu = self.device.type == "cuda"
+        return torch.cuda.get_device_name(self.device) if is_gpu else self.device.type
+
     def reference(self, broadcast: Tree) -> Tree:
         """Return the reference of an update: theta0 or the broadcast, by ``codec.reference``."""
         return self.theta0 if self.cfg.codec.reference == "theta0" else broadcast

@@ -36,6 +36,7 @@ def finished(
     scores: Sequence[float] = (0.3, 0.6, 0.8),
     payload: int = 1000,
     status: str = "completed",
+    validated: Sequence[float] = (),
 ) -> Path:
     """Write the folder of a run; return its path.
 
@@ -53,10 +54,14 @@ def finished(
         Payload bytes of an upload.
     status : str
         Its status; "unfinished": without a summary.
+    validated : sequence of float
+        Validation scores, if there is such a split.
     """
     overrides = f"{words} seed={seed} output.dir={folder.parent} output.name={folder.name}".strip()
     run = RunFolder(compose(overrides))
     for number, score in enumerate(scores):
+        if validated:
+            run.add_metrics(number, "validation", {run.cfg.target.metric: validated[number]})
         run.add_metrics(number, "test", {run.cfg.target.metric: score})
     if scores:
         run.add_metrics(len(scores) - 1, "unseen", {run.cfg.target.metric: scores[-1] / 2})
@@ -69,6 +74,7 @@ def finished(
             "seed_only_saving": 0,
             "train_seconds": 1.0,
             "setup_seconds": 0.5,
+            "device": "cpu",
             "privacy": None,
         }
         run.finish(status, overrides, totals)

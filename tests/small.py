@@ -3,7 +3,7 @@
 DATA = (
     "federation.clients=3 data.providers_per_client=2 data.documents_per_provider=2 "
     "data.test_documents=2 data.unseen_providers=2 data.unseen_documents_per_provider=1 "
-    "data.public_documents=6"
+    "data.public_documents=6 data.validation_documents=0"
 )
 RUN = f"{DATA} rounds=2 local_epochs=1"
 TOKENS = 1000  # rows of VT5's token embedding

@@ -8,7 +8,7 @@ from omegaconf import Container, DictConfig, OmegaConf
 
 CONF_DIR = Path(__file__).parents[2] / "conf"
 
-SPLITS = ("train", "test", "unseen", "public")  # of a table: see fl_app.data.table
+SPLITS = ("train", "validation", "test", "unseen", "public")  # of a table: see fl_app.data.table
 
 # Below these keys an override may add keys: forms of messages, arguments of a strategy's halves,
 # of a Hugging Face model configuration, a codec or a partitioner, or columns of data. Those check
@@ -22,7 +22,7 @@ OPEN = (
 # These have a value in conf/, and null turns it off.
 NULLABLE = (
     *("model.sha256", "model.tokenizer", "model.visual_path", "target.value", "data.target"),
-    *("task.average_over", "privacy.epsilon", "federation.max_update_rms"),
+    *("task.average_over", "privacy.epsilon", "federation.max_update_rms", "data.validation.path"),
     *(f"data.{split}.{key}" for split in SPLITS for key in ("name", "limit")),
 )
 NAMES = ("adapter.target_modules",)  # a name, or a list of names as in PEFT

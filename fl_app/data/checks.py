@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from fl_app import data
 from fl_app.config import SPLITS, ConfigError
@@ -18,6 +18,8 @@ from fl_app.config.rules import (
     check_choices,
     check_rules,
     is_name,
+    is_share,
+    is_whole,
 )
 from fl_app.data import pfl_docvqa, table
 
@@ -36,6 +38,14 @@ RULES: Rules = (
             "data.problems_per_provider", "data.test_problems", "data.public_providers",
             "data.public_problems_per_provider", "data.unseen_problems_per_provider",
         ),
+    ),
+    (
+        Rule("0 (none) or a whole number greater than 0", lambda x: is_whole(x, 0)),
+        ("data.validation_documents", "data.validation_problems"),
+    ),
+    (
+        Rule("null or in (0, 1)", lambda x: x is None or (is_share(x) and x > 0)),
+        ("data.validation.share",),
     ),
     (SEED, ("data.seed",)),
     (NUMBER_OR_NULL, ("data.target",)),
@@ -72,7 +82,7 @@ SOURCES: Rules = (
     ),
     (
         Rule("null, or like data.train.path", lambda x: x is None or table.is_source(x)),
-        ("data.unseen.path", "data.public.path"),
+        ("data.validation.path", "data.unseen.path", "data.public.path"),
     ),
 )
 
@@ -88,6 +98,7 @@ def check(cfg: DictConfig) -> None:
     check_choices(cfg, CHOICES)
     check_rules(cfg, RULES)
     _check_sizes(cfg)
+    _check_validation(cfg)
     _check_partitioner(cfg)
 
 
@@ -114,6 +125,23 @@ def _check_sizes(cfg: DictConfig) -> None:
         raise ConfigError(
             f"data.test_documents={cfg.data.test_documents} should be at most {held}, one per "
             "provider: federation.clients * data.providers_per_client"
+        )
+
+
+def _check_validation(cfg: DictConfig) -> None:
+    asked = OmegaConf.select(cfg, "data.validation.share")
+    if asked is None:
+        return
+    share = f"data.validation.share={asked}"
+    if cfg.data.validation.path is not None:
+        raise ConfigError(
+            f"{share} should be null with data.validation.path={cfg.data.validation.path}: the "
+            "validation rows are either given, or a share of the train rows"
+        )
+    if cfg.data.train.path is None:
+        raise ConfigError(
+            f"{share} is a share of data.train.path, which is null: set data.validation.path, "
+            "since nodes keep all of their own rows"
         )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from fl_app.config import compose
+from fl_app.config import SPLITS, compose
 from fl_app.data import load
 from fl_app.data.invoices.pictures import draw as draw_page
 from fl_app.data.invoices.pictures import scaled
@@ -37,7 +37,7 @@ def draw(row: dict[str, Any]) -> Image.Image:
 def main() -> None:
     """Draw the document that the command line names, and print its questions and answers."""
     parser = argparse.ArgumentParser(description="draw a document of DocVQA-mini")
-    parser.add_argument("--split", default="test", choices=("train", "test", "unseen"))
+    parser.add_argument("--split", default="test", choices=SPLITS)
     parser.add_argument("--index", type=int, default=0)
     parser.add_argument("--out", default="page.png")
     arguments = parser.parse_args()

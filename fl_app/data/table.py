@@ -27,9 +27,11 @@ from datasets.features.features import require_decoding
 from omegaconf import DictConfig
 
 from fl_app.config import SPLITS, plain
+from fl_app.data.random_streams import generator
 from fl_app.faults import FaultError
 
 REQUIRED = ("test",)
+VALIDATION = 20  # separates the draw of validation rows from other uses of data.seed
 FILES = {
     ".csv": "csv",
     ".json": "json",
@@ -43,9 +45,13 @@ HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
-    """Load the splits ``test`` and, if they are configured, ``train``, ``unseen`` and ``public``.
+    """Load the splits ``test`` and, if they are configured, the others of ``SPLITS``.
 
     A column of class numbers becomes a column of their names, null for a number without one (-1).
+
+    With ``validation.share`` that share of the train rows is ``validation`` instead. The rows are
+    drawn by ``cfg_data.seed`` alone, so that every machine leaves the same rows out of ``train``; a
+    node with rows of its own keeps them all.
 
     Parameters
     ----------
@@ -67,13 +73,37 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
         If its format is not supported, it cannot be read, a split or column does not exist, or no
         row is left.
     """
-    return DatasetDict(
+    found = DatasetDict(
         {
             split: rows(f"data.{split}", cfg_data[split], f"data.{split}.path")
             for split in SPLITS
             if split in REQUIRED or cfg_data[split].path is not None
         }
     )
+    if cfg_data.validation.share is not None:
+        found["train"], found["validation"] = _shared(
+            found["train"], cfg_data.validation.share, cfg_data.seed
+        )
+    return found
+
+
+def _shared(train: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Return what is left of the train rows, and the share that is drawn, both in their order.
+
+    Raises
+    ------
+    FaultError
+        If one of the two would be empty.
+    """
+    count = round(share * len(train))
+    if not 0 < count < len(train):
+        raise FaultError(
+            "no_rows",
+            f"data.validation.share={share} of {len(train)} train rows leaves no row for "
+            f"{'train' if count else 'validation'}",
+        )
+    drawn = generator(seed, VALIDATION).permutation(len(train))
+    return train.select(sorted(drawn[count:])), train.select(sorted(drawn[:count]))
 
 
 def is_source(path: object) -> bool:

@@ -196,8 +196,9 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
     DatasetDict
         ``train``: the clients' problems. ``test``: new problems of their providers; none has the
         kind, operations and numbers of a problem of ``train`` or ``public``, or of another test
-        problem. ``unseen``: kinds of story that no client holds. ``public``: the clients' kinds, by
-        other providers.
+        problem. ``validation``: more of them, and none is like a test problem; they are drawn after
+        ``test``, which does not depend on them. ``unseen``: kinds of story that no client holds.
+        ``public``: the clients' kinds, by other providers.
 
     Raises
     ------
@@ -218,20 +219,31 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
         ),
     }
     known = {(row["kind"], row["output"]) for split in splits.values() for row in split}
-    splits["test"] = []
-    for k in range(cfg_data.test_problems):
-        number = k * held // cfg_data.test_problems
+    for name in ("test", "validation"):
+        splits[name] = _new_problems(cfg_data, name, known)
+    return DatasetDict({name: Dataset.from_list(rows) for name, rows in splits.items() if rows})
+
+
+def _new_problems(
+    cfg_data: DictConfig, split: str, known: set[tuple[str, str]]
+) -> list[dict[str, Any]]:
+    """Return new problems of evenly spaced providers of the clients, and add them to ``known``."""
+    pool, own, count = POOLS["federated"], cfg_data.seed, cfg_data[f"{split}_problems"]
+    held = cfg_data.clients * cfg_data.providers_per_client
+    first = cfg_data.problems_per_provider
+    rows = []
+    for k in range(count):
+        number = k * held // count
         provider = make_provider(own, pool, number)
-        first = cfg_data.problems_per_provider
         for index in range(first, first + TRIES):
             row = make_problem(own, pool, number, provider, index)
             if (row["kind"], row["output"]) not in known:
                 break
         else:
             raise ValueError(
-                f"{provider.name} has no problem left for the test split: lower "
-                "data.problems_per_provider or data.test_problems"
+                f"{provider.name} has no problem left for the {split} split: lower "
+                f"data.problems_per_provider or data.{split}_problems"
             )
         known.add((row["kind"], row["output"]))
-        splits["test"].append(row)
-    return DatasetDict({name: Dataset.from_list(rows) for name, rows in splits.items()})
+        rows.append(row)
+    return rows

@@ -7,6 +7,7 @@ from pathlib import Path
 from fl_app.files import keep_private
 from fl_app.report.page import compare, write
 from fl_app.runs.catalog import find_runs
+from fl_app.runs.read import read
 
 DESCRIPTION = """\
 Make one self-contained HTML page that opens offline, from one run, a sweep, or any runs:
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
         if asked.picture:
             from fl_app.report.picture import draw  # matplotlib
 
-            print(draw(folders, asked.picture))
+            print(draw([read(folder) for folder in folders], asked.picture))
     except (OSError, ValueError) as error:
         sys.exit(f"{error}")
 

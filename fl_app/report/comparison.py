@@ -114,10 +114,11 @@ def configuration(
     Returns
     -------
     dict
-        Spreads (see `spread`) of the final scores, bytes, bits per scalar, seconds, and rounds and
-        bytes to the target; ``parts``, mean bytes by ``PARTS``; ``curve``, scores and bytes by
-        round; ``rounds``, the details of each round if there is one run; and ``front``, its place
-        on the Pareto front, 0 for none yet.
+        Spreads (see `spread`) of the final scores, test scores of the best round, bytes, bits per
+        scalar, seconds, and rounds and bytes to the target; ``selected_on``, which scores selected
+        the last two and the best round; ``parts``, mean bytes by ``PARTS``; ``curve``, test scores
+        and bytes by round; ``rounds``, the details of each round if there is one run; and
+        ``front``, its place on the Pareto front, 0 for none yet.
     """
     metric = runs[0].target_metric
     met = [None if target is None else run.first_met(target) for run in runs]
@@ -129,6 +130,8 @@ def configuration(
         "seeds": [run.seed for run in runs],
         "score": spread([run.curve[max(run.curve)] for run in runs]),
         "unseen": spread([f[metric] for run in runs if metric in (f := run.final("unseen"))]),
+        "best": spread([run.curve[r] for run in runs if (r := run.best_round) is not None]),
+        "selected_on": " and ".join(sorted({run.selected_on for run in runs})),
         "bytes": spread([run.ledger.sent() for run in runs]),
         "bits": spread([b for run in runs if (b := run.bits_per_scalar_up()) is not None]),
         "seconds": spread([s for run in runs if (s := _seconds(run)) is not None]),
@@ -187,7 +190,7 @@ def _curve(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _rounds(run: Run) -> list[dict[str, Any]]:
-    """Return the clients, message bytes and scores of each round."""
+    """Return the clients, message bytes, test and validation scores of each round."""
     found = []
     for number in sorted({r for r, split, *_ in run.metrics if split == "test"}):
         rows = [t for t in run.ledger.rows if t.round == number and t.kind != "evaluate"]
@@ -200,7 +203,10 @@ def _rounds(run: Run) -> list[dict[str, Any]]:
                     d: sum(t.message_bytes for t in rows if (t.kind, t.direction) == ("train", d))
                     for d in ("down", "up")
                 },
-                "scores": {m: v for r, s, m, v in run.metrics if (r, s) == (number, "test")},
+                **{
+                    key: {m: v for r, s, m, v in run.metrics if (r, s) == (number, split)}
+                    for key, split in (("scores", "test"), ("validation", "validation"))
+                },
             }
         )
     return found

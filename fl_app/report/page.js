@@ -33,7 +33,8 @@ function showComparison(set, number) {
   });
   if (set.configurations.some((one) => one.rounds_to_target.values.length)) {
     const missed = set.configurations.filter((one) => !one.rounds_to_target.values.length).length;
-    const caption = `First round with ${set.name} of at least ${set.target}; only seeds that met it.` +
+    const caption = `First round with ${set.name} of at least ${set.target} on the rows that select ` +
+      "rounds (see the table below); only seeds that met it." +
       (missed ? ` ${plural(missed, "configuration")} never did.` : "");
     chart(grid, `target-rounds-${number}`, "Rounds to the target", caption,
       drawRows(set, "rounds_to_target", () => ({ ...LINES, title: { text: "round" }, rangemode: "tozero" }),

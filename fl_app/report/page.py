@@ -170,9 +170,11 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     """Return the main facts about a run as (value, description)."""
     facts = [
         (score(name, value), f"{title(name)}, {split}")
-        for split in ("test", "unseen")
+        for split in ("test", "unseen", "validation")
         for name, value in run.final(split).items()
     ]
+    if (best := run.best_round) is not None:
+        facts.append((f"round {best}", f"the best, selected on {run.selected_on}"))
     facts.append((size(run.ledger.sent()), "sent, including set-up"))
     if (bits := run.bits_per_scalar_up()) is not None:
         facts.append((f"{bits:.3f}", "bits per scalar up"))
@@ -183,7 +185,10 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         facts.append(
             ("missed", f"target {what}")
             if met is None
-            else (size(run.ledger.sent(until=met)), f"sent until {what} (round {met})")
+            else (
+                size(run.ledger.sent(until=met)),
+                f"sent until {what} (round {met} by {run.selected_on})",
+            )
         )
     if spent := run.summary.get("privacy"):
         promise = "rehearsal" if is_rehearsal(spent) else f"epsilon {spent['epsilon']:.3g}"

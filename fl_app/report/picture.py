@@ -14,7 +14,7 @@ from matplotlib.transforms import Bbox
 
 from fl_app.report.comparison import comparable
 from fl_app.report.palette import BEATEN, SYMBOLS, look
-from fl_app.runs.read import read
+from fl_app.runs.read import Run
 from fl_app.runs.text import size
 
 STYLE: Any = {
@@ -32,13 +32,13 @@ NEAR = 18  # a label within this distance in pixels needs no leader
 INK, QUIET = "#1f2430", "#667085"
 
 
-def draw(folders: Sequence[Path], target_file: Path) -> Path:
+def draw(runs: Sequence[Run], target_file: Path) -> Path:
     """Draw one panel per metric and data set of the runs, and return the file's path.
 
     Parameters
     ----------
-    folders : sequence of Path
-        Run folders; only completed runs are drawn.
+    runs : sequence of Run
+        Only completed runs are drawn.
     target_file : Path
         Ends in .png or .svg.
 
@@ -47,7 +47,7 @@ def draw(folders: Sequence[Path], target_file: Path) -> Path:
     ValueError
         If none of the runs has completed.
     """
-    sets = comparable([read(folder) for folder in folders])
+    sets = comparable(runs)
     if not sets:
         raise ValueError("no run has completed, so there is nothing to draw")
     # A single configuration makes no front.

@@ -53,13 +53,15 @@ function configurationsTable(parent, number, set) {
   const asScore = (value) => score(set.metric, value);
   const target = set.target === null ? "target" : set.target;
   const columns = ["configuration", "seeds", set.name, "sent", `sent to ${target}`,
-    `rounds to ${target}`, "met by seeds", `unseen ${set.name}`, "bits up", "method"];
+    `rounds to ${target}`, "met by seeds", `${set.name} of the best round`, "rounds selected on",
+    `unseen ${set.name}`, "bits up", "method"];
   const rows = set.configurations.map((one) => [
     { value: one.label, text: one.label }, plain(one.seeds.length), spread(one.score, asScore),
     spread(one.bytes, size), spread(one.bytes_to_target, size),
     spread(one.rounds_to_target, (value) => value.toFixed(1)),
     { value: one.rounds_to_target.values.length,
       text: `${one.rounds_to_target.values.length} of ${one.seeds.length}` },
+    spread(one.best, asScore), { value: one.selected_on, text: one.selected_on },
     spread(one.unseen, asScore), spread(one.bits, (value) => value.toFixed(2)),
     { value: one.method, text: one.method }]);
   table(parent, `configurations-${number}`, columns, rows,

@@ -1,7 +1,8 @@
 """The results of runs: their folders, and how they are read again.
 
-- ``folder``: the folder of a run while it runs. ``summary``: its summary.json. ``checkpoint``,
-  ``resume``: how an interrupted run is resumed. ``tracking``, ``loggers``: other tools.
+- ``folder``: the folder of a run while it runs. ``summary``: its summary.json. ``selection``: which
+  scores select a round. ``machine``: what its seconds were measured on. ``checkpoint``, ``resume``:
+  how an interrupted run is resumed. ``tracking``, ``loggers``: other tools.
 - ``console``, ``text``: what a run prints. ``model_card``, ``submission``: its model for others.
 - ``read``: one stored run. ``configurations``: runs that differ only in the seed. ``catalog``: runs
   by path or pattern, as a table. ``spreadsheet``: tables as CSV.

@@ -82,7 +82,7 @@ def _row(run: Run, label: str) -> dict[str, Any]:
     met = None if goal is None else run.first_met(goal)
     scores = {
         f"{split}_{metric}": value
-        for split in ("test", "unseen")
+        for split in ("validation", "test", "unseen")
         for metric, value in run.final(split).items()
     }
     return {
@@ -95,6 +95,8 @@ def _row(run: Run, label: str) -> dict[str, Any]:
         "data": run.dataset,
         "rounds_done": max((r for r, *_ in run.metrics), default=0),
         **scores,
+        "selected_on": run.selected_on,
+        "best_round": run.best_round,
         "target_metric": run.target_metric,
         "target_value": goal,
         "rounds_to_target": met,

@@ -1,12 +1,14 @@
 """Group runs that differ only in the seed to configurations, each with a short label."""
 
+import hashlib
+import json
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fl_app.config import CONF_DIR, OPEN
+from fl_app.config import CONF_DIR, OPEN, identity
 from fl_app.runs.read import Run
 
 # Options that do not make another configuration: the repetition, where results go, how long to
@@ -15,6 +17,12 @@ NOT_COMPARED = (
     *("seed", "experiment", "output", "logger", "resume", "target", "data.target"),
     *("federation.node_timeout", "federation.reply_timeout"),
 )
+
+# Options that runs of earlier versions lack, and the values that mean what these runs did: with
+# them a configuration is still the same. Whoever adds an option to conf/ adds it here.
+ADDED: dict[str, int | None] = {
+    "data.validation_documents": 0, "data.validation_problems": 0, "data.validation.path": None,
+}  # fmt: skip
 
 GROUPS = frozenset(path.name for path in CONF_DIR.iterdir() if path.is_dir())
 NOT_NAMED = ("seed", "output", "logger", "target")
@@ -71,6 +79,30 @@ def group(runs: Sequence[Run]) -> list[Configuration]:
     for test in dict.fromkeys(one.runs[0].judged_by for one in found):
         _label([one for one in found if one.runs[0].judged_by == test])
     return found
+
+
+def digest(config: Any) -> str:
+    """Return the SHA-256 of the options that make a configuration, as canonical JSON, in hex.
+
+    Runs that differ only in the seed, their label, the target, or where results go, have the same
+    digest. So has a configuration before and after an option of ``ADDED`` came.
+
+    Parameters
+    ----------
+    config : DictConfig or dict
+        A configuration, or the content of a config.yaml.
+    """
+    options = _without_added(_compared(identity(config)))
+    text = json.dumps(options, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _without_added(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    return {
+        key: _without_added(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in config.items()
+        if f"{prefix}{key}" not in ADDED or ADDED[f"{prefix}{key}"] != value
+    }
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -139,11 +171,12 @@ def _words(overrides: str | None) -> tuple[str, ...] | None:
         words = shlex.split(overrides)
     except ValueError:
         words = overrides.split()
-    kept = [word for word in words if _key(word).partition(".")[0] not in NOT_NAMED]
-    return tuple(sorted(kept, key=lambda word: _key(word) != "experiment"))
+    kept = [word for word in words if key_of(word).partition(".")[0] not in NOT_NAMED]
+    return tuple(sorted(kept, key=lambda word: key_of(word) != "experiment"))
 
 
-def _key(word: str) -> str:
+def key_of(word: str) -> str:
+    """Return the key of an override."""
     return word.partition("=")[0].lstrip("+~/")
 
 
@@ -172,12 +205,12 @@ def _ambiguous(found: list[Configuration]) -> list[Configuration]:
 
 
 def _without_experiment(words: Iterable[str]) -> list[str]:
-    return [word for word in words if _key(word) != "experiment"]
+    return [word for word in words if key_of(word) != "experiment"]
 
 
 def _short(word: str) -> str:
     """Shorten an override: only the name for a group's choice, only the last key for an option."""
     key, equals, value = word.partition("=")
-    if _key(word) == "experiment" or _key(word) in GROUPS:
+    if key_of(word) == "experiment" or key_of(word) in GROUPS:
         return value or word
-    return f"{_key(key).rpartition('.')[2]}{equals}{value}"
+    return f"{key_of(key).rpartition('.')[2]}{equals}{value}"

@@ -69,6 +69,8 @@ def final(summary: dict[str, Any], folder: Path) -> None:
     lines = {
         "status": summary["status"],
         "test": _scores(summary["final"]),
+        "validation": _scores(summary["final_validation"]),
+        "best round": _best(summary["best"]),
         "unseen": _scores(summary["final_unseen"]),
         "messages": f"{size(sent['message_down'])} down + {size(sent['message_up'])} up "
         f"(payload {size(sent['payload_down'])} + {size(sent['payload_up'])}) + "
@@ -85,7 +87,7 @@ def final(summary: dict[str, Any], folder: Path) -> None:
         + (
             "missed"
             if goal["round"] is None
-            else f"met in round {goal['round']} after {size(goal['bytes'])}"
+            else f"met in round {goal['round']} after {size(goal['bytes'])} ({_selected(goal)})"
         ),
     }
     if summary["privacy"] is not None:
@@ -95,6 +97,18 @@ def final(summary: dict[str, Any], folder: Path) -> None:
     lines[LAST_LINE] = str(folder / "report.html")
     width = max(map(len, lines))
     print("\n".join(f"{name:<{width}}  {text}" for name, text in lines.items()), flush=True)
+
+
+def _best(best: dict[str, Any]) -> str:
+    """Return the best round, its test score, and the split that selected it."""
+    if best["round"] is None:
+        return "-"
+    metric = best["metric"]
+    return f"{best['round']}: {_scores({metric: best['test']})} on test ({_selected(best)})"
+
+
+def _selected(part: dict[str, Any]) -> str:
+    return f"selected on {part['selected_on']}"
 
 
 def _scores(values: dict[str, float]) -> str:

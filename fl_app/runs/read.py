@@ -15,6 +15,7 @@ from typing import Any
 
 from fl_app.config import read_yaml
 from fl_app.faults.printable import printable
+from fl_app.runs import selection
 from fl_app.wire import ledger
 from fl_app.wire.ledger import Transfers
 
@@ -112,19 +113,25 @@ class Run:
     @cached_property
     def curve(self) -> dict[int, float]:
         """Return the target's metric on the test split, by round."""
-        return self.scores("test", self.target_metric)
+        return selection.scores(self.metrics, selection.TEST, self.target_metric)
 
-    def scores(self, split: str, metric: str | None) -> dict[int, float]:
-        """Return a metric on a split of the data, by round."""
-        return {r: value for r, s, name, value in self.metrics if (s, name) == (split, metric)}
+    @property
+    def selected_on(self) -> str:
+        """Return the split that selects a round: see ``fl_app.runs.selection``."""
+        return selection.selected_on(self.metrics, self.target_metric)
+
+    @property
+    def best_round(self) -> int | None:
+        """Return the round with the best score on that split; None without a score."""
+        return selection.best_round(self.metrics, self.target_metric)
 
     def final(self, split: str) -> dict[str, float]:
         """Return the last value of every metric on a split."""
         return {name: value for _, s, name, value in self.metrics if s == split}
 
     def first_met(self, target: float) -> int | None:
-        """Return the first round whose score is at least ``target``."""
-        return min((r for r, value in self.curve.items() if value >= target), default=None)
+        """Return the first round whose score, where rounds are selected, is at least ``target``."""
+        return selection.first_met(self.metrics, self.target_metric, target)
 
     def bytes_of(self, column: str, kind: str, direction: str | None = None) -> int:
         """Return the sum of a ledger's column; see ``Transfers.total_of``."""

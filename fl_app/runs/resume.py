@@ -12,7 +12,7 @@ from fl_app.faults.printable import printable
 from fl_app.files import PROJECT, project_root
 from fl_app.privacy import is_example_level
 from fl_app.runs import checkpoint
-from fl_app.runs.configurations import flat
+from fl_app.runs.configurations import ADDED, flat
 from fl_app.runs.summary import installed_version
 from fl_app.tree import Tree
 
@@ -63,7 +63,21 @@ def with_stored_overrides(overrides: str) -> str:
     cfg = compose(overrides)
     if cfg.resume is None:
         return overrides
-    return f"{read_overrides(folder(cfg) / OVERRIDES)} {overrides}".strip()
+    path = folder(cfg)
+    stored = read_overrides(path / OVERRIDES)
+    return " ".join(filter(None, [stored, *_later(path, f"{stored} {overrides}"), overrides]))
+
+
+def _later(path: Path, overrides: str) -> list[str]:
+    """Return overrides that keep a run of an earlier version as it was begun there."""
+    if not (path / "config.yaml").exists():
+        return []
+    stored, now = flat(read_yaml(path / "config.yaml")), flat(identity(compose(overrides)))
+    return [
+        f"{key}={'null' if off is None else off}"
+        for key, off in ADDED.items()
+        if key in now and key not in stored
+    ]
 
 
 def last_round(cfg: DictConfig, path: Path) -> tuple[Tree, dict[str, Any]] | None:
@@ -185,6 +199,10 @@ def _differing(there: Any, here: DictConfig) -> dict[str, str]:
     """Return the options that differ and decide what a round computes, with both values."""
     free = {*FREE, *(() if is_example_level(here) else ("rounds",))}  # noise depends on all rounds
     then, now = (flat(identity(one)) for one in (there, here))
+    if "data.validation.path" not in then:  # the others mean nothing without path and share
+        named = {"data.validation.path", "data.validation.share"}
+        free |= {key for key in now if key.startswith("data.validation.")} - named
+    then = {key: off for key, off in ADDED.items() if key in now} | then
     return {
         key: f"{now.get(key)!r}, where it has {then.get(key)!r}"
         for key in sorted({*then, *now} - free)

@@ -7,11 +7,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from fl_app.runs import selection
+from fl_app.runs.machine import described
+from fl_app.runs.selection import TEST, VALIDATION, Metric
+from fl_app.wire import frame
 from fl_app.wire.conventions import COLUMNS
 from fl_app.wire.ledger import Transfers
 
-Metric = tuple[int, str, str, float]
-"""A row of metrics.csv: round, split, metric, value."""
 PACKAGES = (
     "thinwire", "flwr", "ray", "torch", "transformers", "peft", "bitsandbytes", "datasets",
     "hydra-core", "numpy", "numba", "opacus",
@@ -52,8 +54,9 @@ def summarize(
         Seconds of evaluation on the server.
     totals : dict
         Values that only the server knows: ``rounds``, ``trainable_scalars``, ``theta0_digest``,
-        ``seed_only_saving`` (bytes), ``train_seconds``, ``setup_seconds`` and ``privacy`` (see
-        ``fl_app.privacy.budget.spent``; None without privacy).
+        ``seed_only_saving`` (bytes), ``train_seconds``, ``setup_seconds``, ``device`` (see
+        ``fl_app.runs.machine``) and ``privacy`` (see ``fl_app.privacy.budget.spent``; None without
+        privacy).
     """
     final: dict[str, dict[str, float]] = {}
     for _, split, metric, value in metrics:
@@ -69,8 +72,10 @@ def summarize(
         "rounds": totals["rounds"],
         "resumed": list(resumed),
         "trainable_scalars": totals["trainable_scalars"],
-        "final": final.get("test", {}),
+        "final": final.get(TEST, {}),
+        "final_validation": final.get(VALIDATION, {}),
         "final_unseen": final.get("unseen", {}),
+        "best": best(cfg, metrics),
         "target": target(cfg, ledger, metrics),
         "privacy": totals["privacy"],
         "bytes": {
@@ -92,6 +97,8 @@ def summarize(
         },
         "theta0_digest": totals["theta0_digest"],
         "versions": versions(),
+        "frame_version": frame.VERSION,
+        "machine": described(totals["device"]),
     }
 
 
@@ -108,20 +115,37 @@ def traffic(ledger: Transfers) -> dict[str, int]:
     }
 
 
+def best(cfg: DictConfig, metrics: Sequence[Metric]) -> dict[str, Any]:
+    """Return the best round, the split that selected it, and its score there and on test.
+
+    All but the metric and the split are None if no round was scored. The exported model is that of
+    the last round, whichever is the best.
+    """
+    metric = cfg.target.metric
+    found = selection.best_round(metrics, metric)
+    split = selection.selected_on(metrics, metric)
+    values = {
+        name: None if found is None else selection.scores(metrics, one, metric)[found]
+        for name, one in (("value", split), (TEST, TEST))
+    }
+    return {"metric": metric, "selected_on": split, "round": found, **values}
+
+
 def target(cfg: DictConfig, ledger: Transfers, metrics: Sequence[Metric]) -> dict[str, Any]:
     """Return the round in which the target was first met, and the bytes sent until then.
 
-    Both are None if the run has no target or missed it.
+    Both are None if the run has no target or missed it. ``selected_on`` is the split whose scores
+    say so: whoever stops a run there sees no test score. See ``fl_app.runs.selection``.
     """
     metric, value = cfg.target.metric, cfg.target.value
-    met = [
-        server_round
-        for server_round, split, name, got in metrics
-        if split == "test" and name == metric and value is not None and got >= value
-    ]
-    first = min(met, default=None)
-    sent = None if first is None else ledger.sent(until=first)
-    return {"metric": metric, "value": value, "round": first, "bytes": sent}
+    first = selection.first_met(metrics, metric, value)
+    return {
+        "metric": metric,
+        "value": value,
+        "selected_on": selection.selected_on(metrics, metric),
+        "round": first,
+        "bytes": None if first is None else ledger.sent(until=first),
+    }
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Send a run's numbers to its loggers; a logger that fails does not end the run."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from fl_app.runs.folder import RunFolder
@@ -43,8 +43,8 @@ class Tracking:
         for name in chosen(self.run.cfg):
             self.loggers[name] = load(name).Logger(self.run.cfg, self.run.path)
 
-    def log(self, server_round: int, split: str, seconds: dict[str, float]) -> None:
-        """Log the scores of a split after a round, and the costs of the run so far.
+    def log(self, server_round: int, splits: Collection[str], seconds: dict[str, float]) -> None:
+        """Log the scores of splits after a round, and the costs of the run so far.
 
         Scores are logged over rounds (``test/anls``) and over bytes of set-up and training
         (``over_bytes/test/anls``).
@@ -53,15 +53,15 @@ class Tracking:
         ----------
         server_round : int
             The round.
-        split : str
-            The split of the server's data.
+        splits : collection of str
+            The splits of the server's data.
         seconds : dict
             Seconds of the whole run so far, by name.
         """
         scores = {
             f"{split}/{metric}": value
-            for r, of, metric, value in self.run.metrics
-            if (r, of) == (server_round, split)
+            for r, split, metric, value in self.run.metrics
+            if r == server_round and split in splits
         }
         sent = traffic(self.run.ledger)
         costs = {f"bytes/{name}": float(count) for name, count in sent.items()}

@@ -94,7 +94,7 @@ def conclude(folder: Path) -> int:
         print(folder / "results.csv")
         print(report.compare(folders, folder / "report.html", folder.name))
     if any(run.status == "completed" for run in found):
-        print(picture.draw(folders, folder / "pareto.png"))
+        print(picture.draw(found, folder / "pareto.png"))
     failed = [job for job in jobs if job.status != "completed"]
     for job in failed:
         print(job.line(None))

@@ -108,7 +108,7 @@ def test_a_published_setting_runs_on_a_small_model(name: str, tmp_path: Path) ->
     kind, rows, test_rows = PUBLISHED[name]
     path, folder = file(tmp_path / "train.jsonl", rows), saved(tmp_path / "model", kind)
     test = file(tmp_path / "test.jsonl", test_rows)
-    paths = [f"data.train.path={path}", f"data.test.path={test}"]
+    paths = [f"data.train.path={path}", f"data.test.path={test}", "data.validation.path=null"]
     if compose(f"experiment={name}").adapter.init == SERVER_PUBLIC:
         paths += [f"data.public.path={path}", "data.public.split=train"]
     here = started(open_session(f"experiment={name} model.path={folder} {' '.join(paths)} {FEW}"))

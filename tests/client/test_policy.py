@@ -275,7 +275,7 @@ def test_a_key_of_conf_that_is_called_a_path_is_one_that_is_known() -> None:
 PLAIN = {
     "model": {"config.prompt", "config.spatial", "dtype", "quantization", "sha256"},
     "data": {
-        "clients", "id", "target",
+        "clients", "id", "target", "validation.share",
         *(f"{split}.{key}" for split in SPLITS for key in ("limit", "name", "split")),
     },
     "adapter": {"alpha", "id", "init", "setup"},

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from datasets import DatasetDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from fl_app.config import compose
@@ -77,8 +79,30 @@ def test_splits_share_providers_as_promised(data: DatasetDict) -> None:
     held = set(data["train"]["provider"])
     assert set(data["test"]["provider"]) <= held
     assert not set(data["unseen"]["provider"]) & held
-    documents = [set(data[split]["document"]) for split in ("train", "test", "unseen")]
+    assert set(data["validation"]["provider"]) <= held
+    assert len(set(data["validation"]["provider"])) == len(data["validation"]) == 40
+    documents = [set(rows["document"]) for rows in data.values()]
     assert sum(map(len, documents)) == len(set.union(*documents))
+
+
+@given(st.integers(0, 12))
+@settings(max_examples=8)
+def test_the_validation_split_changes_no_other(count: int) -> None:
+    """And no document is in two, also where there are more than providers."""
+    small = OmegaConf.merge(
+        CFG,
+        {"clients": 2, "providers_per_client": 2, "test_documents": 4, "unseen_providers": 1},
+        {"public_documents": 1, "validation_documents": count},
+    )
+    found = load(small, seed=0)
+    without = load(OmegaConf.merge(small, {"validation_documents": 0}), seed=0)
+    assert {*without} == {"train", "test", "unseen", "public"}
+    assert {name: found[name].to_list() for name in without} == {
+        name: rows.to_list() for name, rows in without.items()
+    }
+    validation = found["validation"]["document"][:] if count else []
+    assert len({*validation}) == count
+    assert not {*validation} & {name for rows in without.values() for name in rows["document"]}
 
 
 def test_clients_hold_whole_providers(data: DatasetDict) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from omegaconf import DictConfig
 
 from fl_app import data
@@ -110,6 +112,39 @@ def test_a_folder_has_splits_and_each_of_ours_its_own_source(tmp_path: Path) -> 
         ROWS[:2],
         ROWS[:1],
     ]
+
+
+@given(st.integers(2, 40), st.floats(0.01, 0.99), st.integers(0, 3))
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_share_is_drawn_from_the_train_rows(count: int, share: float, seed: int) -> None:
+    """The two parts cover the rows, each in its order, the same on every machine."""
+    train = Dataset.from_list([{"row": n} for n in range(count)])
+    drawn = round(share * count)
+    if not 0 < drawn < count:
+        with pytest.raises(ValueError, match=r"data\.validation\.share=.*leaves no row for"):
+            table._shared(train, share, seed)
+        return
+    parts = [part["row"][:] for part in table._shared(train, share, seed)]
+    assert [len(part) for part in parts] == [count - drawn, drawn]
+    assert sorted([*parts[0], *parts[1]]) == [*range(count)]
+    assert all(part == sorted(part) for part in parts)
+    assert parts == [part["row"][:] for part in table._shared(train, share, seed)]
+
+
+def test_validation_rows_are_given_or_a_share_of_the_train_rows(tmp_path: Path) -> None:
+    path = _json_lines(tmp_path / "rows.jsonl", ROWS)
+    given_ = data.load(_cfg(path, f"data.validation.path={path} data.validation.limit=3"), seed=0)
+    assert given_["train"].to_list() == ROWS
+    assert given_["validation"].to_list() == ROWS[:3]
+    found = [
+        data.load(_cfg(path, f"data.validation.share=0.3 data.seed={seed}"), seed=run)
+        for seed, run in ((0, 0), (0, 1), (1, 0))
+    ]
+    parts = [(one["train"].to_list(), one["validation"].to_list()) for one in found]
+    assert parts[0] == parts[1] != parts[2]
+    assert found[0]["test"].to_list() == ROWS
+    own = data.own_rows(_cfg(path, "data.validation.share=0.3"), str(path))
+    assert own.to_list() == ROWS  # a node's own rows stay whole
 
 
 def test_columns_can_swap_names(tmp_path: Path) -> None:
@@ -231,6 +266,9 @@ def test_the_published_data_are_configured_whole(name: str, tmp_path: Path) -> N
         ("data=table", "data.train.path=None"),
         ("data=commonsense", "data.train.path=None"),
         ("data=snli data.unseen.path=/no/such/file", "data.train.path"),
+        ("data=snli data.validation.path=null data.validation.share=1", "null or in (0, 1)"),
+        ("data=snli data.validation.share=0.1", "should be null with data.validation.path=stan"),
+        ("data=commonsense data.validation.share=0.1", "a share of data.train.path, which is null"),
         ("data=snli data.train.limit=0", "greater than 0"),
         ("data=snli data.train.limit=1.5", "whole number"),
         ("data=snli data.test.split=''", "the name of a split"),

@@ -95,6 +95,7 @@ def test_sizes(data: DatasetDict) -> None:
     assert {name: len(data[name]) for name in data} == {
         "train": 10 * 8 * 25,
         "test": 240,
+        "validation": 120,
         "unseen": 120,
         "public": 300,
     }
@@ -102,20 +103,30 @@ def test_sizes(data: DatasetDict) -> None:
 
 
 def test_no_test_problem_is_known(data: DatasetDict) -> None:
-    """Not by its text, nor with other people and things in it."""
+    """Not by its text, nor with other people and things in it; nor is a validation problem."""
 
     def bare(split: str) -> list[tuple[str, str]]:
         return list(zip(data[split]["kind"], data[split]["output"], strict=True))
 
     test = bare("test")
     assert len(set(test)) == len(test)
-    assert not set(test) & {*bare("train"), *bare("public"), *bare("unseen")}
+    known = {*bare("train"), *bare("public"), *bare("unseen")}
+    assert not set(test) & known
+    validation = bare("validation")
+    assert len(set(validation)) == len(validation)
+    assert not set(validation) & {*known, *test}
+
+
+def test_the_validation_split_changes_no_other(data: DatasetDict) -> None:
+    without = load(OmegaConf.merge(CFG.data, {"validation_problems": 0}), seed=0)
+    assert {*without} == {*data} - {"validation"}
+    assert all(without[name].to_list() == data[name].to_list() for name in without)
 
 
 def test_splits_share_providers_and_kinds_as_promised(data: DatasetDict) -> None:
     providers = {name: set(data[name]["provider"]) for name in data}
     kinds = {name: set(data[name]["kind"]) for name in data}
-    assert providers["test"] <= providers["train"]
+    assert providers["test"] | providers["validation"] <= providers["train"]
     assert not providers["public"] & providers["train"]
     assert kinds["test"] == kinds["public"] == kinds["train"]
     assert not kinds["unseen"] & kinds["train"]

@@ -34,6 +34,8 @@ POSITIVE = "greater than 0"
         ("data.documents_per_provider=-1", POSITIVE),
         ("data.test_documents=0", POSITIVE),
         ("data.test_documents=401", "at most 400"),
+        ("data.validation_documents=-1", "0 (none) or a whole number"),
+        ("data.validation_documents=1.5", "of type int"),
         ("data.unseen_providers=0", POSITIVE),
         ("data.unseen_documents_per_provider=0", POSITIVE),
         ("data.partitioner.id=shards", "by_column"),
@@ -112,7 +114,7 @@ def test_a_bad_value_names_its_key_and_what_it_should_be(overrides: str, says: s
         "strategy=fedadam strategy.inner.eta=1 clients_per_round=2",
         "strategy=fedavg strategy.inner.weighted_by_key=one clients_per_round=10",
         "evaluate_clients_per_round=10",
-        "federation.clients=2 data.test_documents=80",
+        "federation.clients=2 data.test_documents=80 data.validation_documents=0",
         "target.value=1 target.metric=accuracy",
     ],
 )

@@ -222,23 +222,24 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, monkeypatch, words: list
 
 
 def test_the_picture_names_the_front_and_draws_everything(swept, tmp_path: Path) -> None:
-    text = draw(swept, tmp_path / "front.svg").read_text(encoding="utf-8")
+    found = [read(folder) for folder in swept]
+    text = draw(found, tmp_path / "front.svg").read_text(encoding="utf-8")
     ElementTree.fromstring(text)
     assert text.count(">nf4<") == 1
     assert "fp32" not in text  # it is beaten
     assert "target 0.808" in text
-    first = draw(swept, tmp_path / "a.png")
+    first = draw(found, tmp_path / "a.png")
     assert Image.open(first).size[0] > 1200
-    assert first.read_bytes() == draw(swept, tmp_path / "b.png").read_bytes()
+    assert first.read_bytes() == draw(found, tmp_path / "b.png").read_bytes()
 
 
 def test_labels_of_a_crowded_front_do_not_overlap(tmp_path: Path) -> None:
-    folders = [
-        finished(tmp_path / f"{i}", f"optimizer.lr={i + 1}e-3", scores=(0.3, 0.80 + i / 100),
-                 payload=1000 + 100 * i)
+    found = [
+        read(finished(tmp_path / f"{i}", f"optimizer.lr={i + 1}e-3", scores=(0.3, 0.80 + i / 100),
+                      payload=1000 + 100 * i))
         for i in range(7)
     ]  # fmt: skip
-    text = draw(folders, tmp_path / "front.svg").read_text(encoding="utf-8")
+    text = draw(found, tmp_path / "front.svg").read_text(encoding="utf-8")
     places = re.findall(r'transform="translate\(([\d.]+) ([\d.]+)\)"[^>]*>lr=', text)
     places += re.findall(r'x="([\d.]+)" y="([\d.]+)"[^>]*>lr=', text)
     assert len(places) == 7
@@ -254,4 +255,4 @@ def test_labels_of_a_crowded_front_do_not_overlap(tmp_path: Path) -> None:
 def test_a_picture_of_nothing_says_so(tmp_path: Path) -> None:
     folder = finished(tmp_path / "run", status="failed")
     with pytest.raises(ValueError, match="no run has completed"):
-        draw([folder], tmp_path / "front.png")
+        draw([read(folder)], tmp_path / "front.png")

@@ -95,7 +95,7 @@ def test_the_table_says_what_the_summary_of_the_run_said(tmp_path_factory, trans
         run.add_metrics(number, "test", {"anls": score, "accuracy": score / 2})
     run.add_metrics(len(by_round), "unseen", {"anls": 0.25})
     run.ledger.add(transfers)
-    totals = dict.fromkeys(("theta0_digest", "privacy")) | dict.fromkeys(
+    totals = dict.fromkeys(("theta0_digest", "privacy", "device")) | dict.fromkeys(
         ("rounds", "trainable_scalars", "seed_only_saving", "train_seconds", "setup_seconds"), 1
     )
     said = run.finish("completed", "target.value=0.5", totals)

@@ -59,6 +59,25 @@ def test_the_summary_agrees_with_the_ledger(finished: Experiment) -> None:
     assert 2 * 0.5 * scalars < saved < 2 * 0.6 * scalars  # two clients, 4.5 bits each
 
 
+def test_validation_is_scored_every_round_and_changes_nothing_else(tmp_path: Path, capsys) -> None:
+    """The ledger, the test scores and the model have the same bits as without."""
+    without, run = start(tmp_path / "a"), start(tmp_path / "b", "data.validation_documents=3")
+    metrics = [row for row in run.folder.metrics if row[1] == "validation"]
+    assert sorted({number for number, *_ in metrics}) == [0, 1, 2]
+    assert [row for row in run.folder.metrics if row not in metrics] == without.folder.metrics
+    assert digest(run.latest) == digest(without.latest)
+    assert [row.message_bytes for row in run.folder.ledger.rows] == [
+        row.message_bytes for row in without.folder.ledger.rows
+    ]
+    found = summary(run)
+    assert found["final_validation"] == {m: v for r, _, m, v in metrics if r == 2}
+    assert found["best"]["selected_on"] == found["target"]["selected_on"] == "validation"
+    assert summary(without)["best"]["selected_on"] == "test"
+    printed = capsys.readouterr().out
+    assert "(selected on test)" in printed
+    assert "(selected on validation)" in printed
+
+
 @pytest.mark.parametrize(("value", "server_round"), [(0.0, 0), (2.0, None), ("null", None)])
 def test_the_target_counts_bytes_until_it_was_met(tmp_path: Path, value, server_round) -> None:
     run = start(tmp_path / "run", f"target.value={value}")

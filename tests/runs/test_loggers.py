@@ -28,6 +28,7 @@ from tests import small
 from tests.loopback import Loopback
 
 ALL = "logger=[tensorboard,wandb,mlflow] logger.wandb.mode=offline"
+VALIDATION = "data.validation_documents=2"
 METHOD = "strategy=fedavg clients_per_round=2 evaluate_clients_per_round=1"
 
 
@@ -48,7 +49,7 @@ def server() -> Iterator[socket.socket]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, server: socket.socket) -> Experiment:
-    made = prepared(tmp_path_factory.mktemp("runs") / "one", f"{ALL} {METHOD}")
+    made = prepared(tmp_path_factory.mktemp("runs") / "one", f"{ALL} {METHOD} {VALIDATION}")
     made.start()
     return made
 
@@ -149,7 +150,7 @@ FLOAT32 = {"tensorboard": 2.0**-24, "wandb": 0.0, "mlflow": 0.0}  # relative err
 def test_scores_are_those_of_metrics_csv(run: Experiment, tool: str) -> None:
     with (run.folder.path / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {row["split"] for row in rows} == {"test", "unseen"}
+    assert {row["split"] for row in rows} == {"validation", "test", "unseen"}
     for split, metric in {(row["split"], row["metric"]) for row in rows}:
         kept = [
             (int(r["round"]), float(r["value"]))
@@ -247,7 +248,7 @@ def test_offline_is_offline(run: Experiment, server: socket.socket) -> None:
 
 
 def test_a_second_run_of_the_same_seed_tells_the_same(run: Experiment, tmp_path: Path) -> None:
-    again = prepared(tmp_path / "again", f"logger=tensorboard {METHOD}")
+    again = prepared(tmp_path / "again", f"logger=tensorboard {METHOD} {VALIDATION}")
     again.start()
     names = events(run.folder.path).Tags()["scalars"]
     assert events(again.folder.path).Tags()["scalars"] == names

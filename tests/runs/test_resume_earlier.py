@@ -9,10 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import yaml
 from safetensors.numpy import load_file
 
 from fl_app.build import forget_session, open_session
-from fl_app.config import compose
+from fl_app.config import compose, read_yaml
 from fl_app.runs import checkpoint, folder
 from fl_app.runs.folder import RunFolder
 from fl_app.runs.resume import ResumeError, with_stored_overrides
@@ -24,6 +25,7 @@ from tests.runs.test_resume import begun
 
 STOPPED = Path(__file__).parent / "stopped"
 NAMES = sorted(path.name for path in STOPPED.iterdir() if path.is_dir())
+WORDS = "task=word_problems model=llama-tiny"
 ADAPTER = "adapter_model.safetensors"
 # Of the clients, where these runs were made: another processor or torch computes other last bits.
 THETA0 = "2f53c864b10d30ca"
@@ -82,6 +84,33 @@ def test_a_run_that_an_earlier_version_wrote_ends_as_it_would_have_there(stopped
         pytest.skip("the ledger is the same; this processor computes other last bits in training")
     assert (run / "metrics.csv").read_text() == (expected / "metrics.csv").read_text()
     assert digest(load_file(run / "adapter" / ADAPTER)) == digest(load_file(expected / ADAPTER))
+
+
+@pytest.mark.parametrize(
+    ("words", "off"),
+    [
+        ("", "data.validation_documents=0"),
+        (f"{WORDS} data=word_problems", "data.validation_problems=0"),
+        (f"{WORDS} data=snli", "data.validation.path=null"),
+    ],
+)
+def test_a_run_from_before_the_validation_split_goes_on_without(
+    tmp_path: Path, words: str, off: str
+) -> None:
+    overrides = f"{words} output.dir={tmp_path} output.name=run"
+    begun = RunFolder(compose(overrides), overrides)
+    begun.keep(0, {}, {"strategy": {}})
+    begun._lock.close()
+    config = read_yaml(begun.path / "config.yaml")
+    config["data"] = {k: v for k, v in config["data"].items() if not k.startswith("validation")}
+    (begun.path / "config.yaml").write_text(yaml.safe_dump(config))
+    resumed = with_stored_overrides(f"resume={begun.path}")
+    assert off in resumed.split()
+    if "snli" in words:
+        asked = compose(f"{resumed} data.validation.share=0.1")
+        with pytest.raises(ResumeError, match=r"data\.validation\.share=0\.1, where it has None"):
+            RunFolder(asked)
+    assert RunFolder(compose(resumed)).path == begun.path
 
 
 # ---- what is refused ----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ document has a random generator of its own, derived from (seed, pool, provider, 
 any subset can be made on any machine, with the same bytes.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -94,8 +95,10 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
     Returns
     -------
     DatasetDict
-        ``train``: the clients' documents. ``test``: new documents of their providers. ``unseen``
-        and ``public``: documents of other providers.
+        ``train``: the clients' documents. ``test``: new documents of their providers.
+        ``validation``: further new documents of their providers, unless ``validation_documents`` is
+        0. ``unseen`` and ``public``: documents of other providers. The size of one split changes no
+        document of the others, but that of ``train`` those of ``test`` and ``validation``.
 
     Raises
     ------
@@ -122,4 +125,16 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
             range(1),
         ),
     }
+    if cfg_data.validation_documents:
+        splits["validation"] = _validation(cfg_data, pool, held, fresh + 1)
     return DatasetDict({name: Dataset.from_list(rows) for name, rows in splits.items()})
+
+
+def _validation(cfg_data: DictConfig, pool: Pool, held: int, first: int) -> list[dict[str, Any]]:
+    """Return documents ``first``, ``first + 1`` ... of evenly spaced providers of the clients."""
+    count = cfg_data.validation_documents
+    asked = Counter(k * held // count for k in range(count))
+    rows = []
+    for number, many in asked.items():
+        rows += make_documents(cfg_data.seed, pool, [number], range(first, first + many))
+    return rows

@@ -36,7 +36,8 @@ class Logger:
         path = folder / "tensorboard"
         path.mkdir(exist_ok=True)  # it exists if the run is resumed
         self.writer = EventsWriter(str(path / "events"))
-        metrics = [f"{s}/{m}" for s in ("test", "unseen") for m in TASKS[cfg.task.id].metrics]
+        splits = ("validation", "test", "unseen")
+        metrics = [f"{s}/{m}" for s in splits for m in TASKS[cfg.task.id].metrics]
         experiment, start, _ = hparams(flat(plain(cfg), "."), dict.fromkeys(metrics, 0.0))
         self._write(experiment, 0)
         self._write(start, 0)

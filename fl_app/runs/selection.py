@@ -1,0 +1,46 @@
+"""Which scores select a round: its best one, and the one in which the target was first met.
+
+A round that is chosen because its score is high has a score that is too high: part of it is the
+luck of those rows. So a round is selected by its scores on the split ``validation``, and judged by
+its scores on ``test``. Without a validation split, or where a round lacks its scores (a run that an
+earlier version began), rounds are selected on ``test``, and results say so. The last round is not
+selected by any score: final scores are not biased either way.
+"""
+
+from collections.abc import Sequence
+
+Metric = tuple[int, str, str, float]
+"""A row of metrics.csv: round, split, metric, value."""
+VALIDATION, TEST = "validation", "test"
+
+
+def scores(metrics: Sequence[Metric], split: str, metric: str | None) -> dict[int, float]:
+    """Return a metric on a split of the data, by round."""
+    return {r: value for r, s, name, value in metrics if (s, name) == (split, metric)}
+
+
+def selected_on(metrics: Sequence[Metric], metric: str | None) -> str:
+    """Return the split by whose scores a run's rounds are selected: "validation" or "test"."""
+    validated, tested = (scores(metrics, split, metric) for split in (VALIDATION, TEST))
+    return VALIDATION if validated and tested.keys() <= validated.keys() else TEST
+
+
+def selecting(metrics: Sequence[Metric], metric: str | None) -> dict[int, float]:
+    """Return the scores that select a round, of the rounds that have a test score too."""
+    tested = scores(metrics, TEST, metric)
+    found = scores(metrics, selected_on(metrics, metric), metric)
+    return {r: value for r, value in found.items() if r in tested}
+
+
+def best_round(metrics: Sequence[Metric], metric: str | None) -> int | None:
+    """Return the first round with the highest selecting score; None without any."""
+    found = selecting(metrics, metric)
+    return min(found, key=lambda r: (-found[r], r), default=None)
+
+
+def first_met(metrics: Sequence[Metric], metric: str | None, goal: float | None) -> int | None:
+    """Return the first round whose selecting score is at least ``goal``; None if there is none."""
+    if goal is None:
+        return None
+    found = selecting(metrics, metric)
+    return min((r for r, value in found.items() if value >= goal), default=None)
