@@ -27,11 +27,8 @@ deploy-demo: $(STAMP) ## A SuperLink and 3 nodes on this machine, with TLS and k
 sweep: $(STAMP) ## Run many: make sweep SWEEP="strategy=single_client,fedavg codec=nf4,thin seed=0,1,2"
 	@set -f; $(BIN)/python -m fl_app.sweep -m $$SWEEP
 
-gallery: $(STAMP) ## The pictures of README, from real runs (many hours; run again, it goes on)
-	$(BIN)/python -m fl_app.sweep -m +sweep=everything hydra/launcher=joblib resume=true output.name=everything
-	cp runs/everything/pareto.png docs/pareto.png
-	$(BIN)/python -m benchmarks.codecs
-	cp runs/bench-codecs/rate_distortion.png docs/bits_against_error.png
+gallery: $(STAMP) ## docs/results/: the runs of benchmarks/gallery.yaml that are missing, tables, picture (hours; run again, it goes on)
+	$(BIN)/python -m benchmarks.gallery
 
 test: $(STAMP) ## Run the whole test suite
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
@@ -54,6 +51,7 @@ pretrain: $(STAMP) ## Train the embedded models again (about 20 minutes; the shi
 
 bench-codecs: $(STAMP) ## Speed, bits and error of the codecs, beside others (about 3 minutes)
 	$(BIN)/python -m benchmarks.codecs
+	cp runs/bench-codecs/rate_distortion.png docs/bits_against_error.png
 
 bench-full-size: $(STAMP) ## Two real rounds at full size: seconds and memory (about 10 minutes)
 	$(BIN)/python -m benchmarks.full_size

@@ -2,7 +2,7 @@
 
 Fed-SB and the methods that its paper compares it with, and some of them with privacy, on the
 embedded tasks through real `flwr run`s. The target of a task is the one of its configuration. Runs
-that are already in ``runs/bench-*`` are not repeated.
+that have a result in ``docs/results/`` are not repeated.
 """
 
 import argparse
@@ -48,17 +48,17 @@ PRIVATE = {
     for epsilon in (1, 3, 8)
 }
 ENTRIES = {**BASELINES, **FED_SB, **PRIVATE}
-# Runs that benchmarks.leaderboard_mini makes too.
-SHARED = {
-    ("docvqa", "nf4_single"): "nf4_single",
-    ("docvqa", "thin"): "thin",
-}
 
 
 def label(task: str, name: str) -> str:
-    """Return the label of an entry's run folders."""
+    """Return the label of an entry's runs and results."""
     plain = name.lower().replace(", ", "-").replace(" ", "")
-    return SHARED.get((task, name), f"fedsb-{task}-{plain}")
+    return f"fedsb-{task}-{plain}"
+
+
+def overrides_of(task: str, name: str) -> str:
+    """Return the overrides of an entry's runs."""
+    return f"{ENTRIES[name]} {TASKS[task]}".strip()
 
 
 def line(name: str, found: list[Run], metric: str, target: float) -> str:
@@ -82,7 +82,7 @@ def line(name: str, found: list[Run], metric: str, target: float) -> str:
 
 def table(task: str, names: list[str], seeds: list[int]) -> str:
     """Return the Markdown table of the entries of a task."""
-    runs = {name: [read(label(task, name), seed) for seed in seeds] for name in names}
+    runs = {name: [read(overrides_of(task, name), seed) for seed in seeds] for name in names}
     target = compose(TASKS[task]).target
     header = (
         task, "seeds", "trained", title(target.metric), "unseen",
@@ -103,10 +103,7 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown {', '.join(unknown)}; known: {'; '.join(ENTRIES)}")
     for task in arguments.task:
-        overrides = {
-            label(task, name): f"{ENTRIES[name]} {TASKS[task]}".strip()
-            for name in arguments.entries
-        }
+        overrides = {label(task, name): overrides_of(task, name) for name in arguments.entries}
         for words in overrides.values():
             compose(words)  # so that a mistake is reported before anything runs
         run_missing(overrides, arguments.seeds)

@@ -2,7 +2,8 @@
 
 The competition's entries, and more codecs, on the embedded task through real `flwr run`s, sorted by
 the bytes until the target was met on the mean of all seeds. The target is 95 % of the mean final
-ANLS of fedavg_full. Runs that are already in ``runs/bench-*`` are not repeated.
+ANLS of fedavg_full, and a run meets it in the round that its validation scores select. Runs that
+have a result in ``docs/results/`` are not repeated.
 """
 
 import argparse
@@ -25,7 +26,7 @@ class Entry:
     Attributes
     ----------
     label : str
-        The label of its run folders.
+        The label of its runs and results.
     overrides : str
         Its runs' overrides.
     mirrors : str
@@ -159,7 +160,9 @@ def main() -> None:
         parser.error(f"unknown {', '.join(unknown)}; known: {'; '.join(ENTRIES)}")
     names = list(dict.fromkeys([BASELINE, *arguments.entries]))
     run_missing({ENTRIES[n].label: ENTRIES[n].overrides for n in names}, arguments.seeds)
-    runs = {name: [read(ENTRIES[name].label, seed) for seed in arguments.seeds] for name in names}
+    runs = {
+        name: [read(ENTRIES[name].overrides, seed) for seed in arguments.seeds] for name in names
+    }
     print(table(names, runs))
     for title, describe in (("ANLS by round", curve), ("seconds", phases)):
         print(f"\n{title}, mean:\n" + "\n".join(describe(n, runs[n]) for n in names))

@@ -6,6 +6,7 @@
 - ``console``, ``text``: what a run prints. ``model_card``, ``submission``: its model for others.
 - ``read``: one stored run. ``configurations``: runs that differ only in the seed. ``catalog``: runs
   by path or pattern, as a table. ``spreadsheet``: tables as CSV.
+- ``result``: a run as one small JSON that outlives its folder.
 - ``node_state``: what nodes on this machine keep for a resumed run.
 """
 
