@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 import torch
 from omegaconf import DictConfig
 from peft import PeftModel
-from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from fl_app.adapters.lora_sb.layers import ADAPTER

@@ -47,7 +47,7 @@ INSTALLED = installed(bundle.DESCRIPTION)
 OURS = bundle.described(INSTALLED.read_text())
 MESSAGE_ONLY = WithoutTraceback(bundle.BundleError)
 
-# Where the commands look up the functions that install a bundle and find it (Flower 1.41).
+# Where the commands look up the functions that install a bundle and find it.
 INSTALL, FIND = "install_from_fab", "get_project_dir"
 INSTALLS: Mapping[TaskType, tuple[tuple[str, str], ...]] = {
     TaskType.SERVER_APP: tuple(

@@ -122,6 +122,12 @@ def _home(path: Path, kind: str) -> None:
             os.chown(path, 65534, 65534)
 
 
+def _state(path: Path) -> tuple[object, ...]:
+    """Return all that a command can change, without the time of access, which looking changes."""
+    found = path.lstat()
+    return found.st_mode, found.st_uid, found.st_ctime_ns, *path.parent.glob("**/*")
+
+
 @pytest.mark.parametrize(
     ("kind", "taken"),
     {"nothing": True, "for all to read": True, "for all to write": False, "a link": False,
@@ -131,7 +137,7 @@ def _home(path: Path, kind: str) -> None:
 def test_a_home_that_is_not_ones_own_is_refused(kind, taken, slash, tmp_path) -> None:
     home = tmp_path / "home"
     _home(home, kind)
-    before = None if taken else (home.lstat(), *home.parent.glob("**/*"))
+    before = None if taken else _state(home)
     done = run(
         "bash", "-c", f"set -euo pipefail; . {KIT / 'environment.sh'}; secret",
         FLWR_HOME=f"{home}{slash}", BIN=str(Path(sys.executable).parent),
@@ -142,7 +148,7 @@ def test_a_home_that_is_not_ones_own_is_refused(kind, taken, slash, tmp_path) ->
         return
     assert done.returncode == 2
     assert "choose another FLWR_HOME" in done.stderr
-    assert (home.lstat(), *home.parent.glob("**/*")) == before
+    assert _state(home) == before
 
 
 SUPERLINK = {"CERTIFICATES": "/nowhere"}
