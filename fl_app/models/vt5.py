@@ -323,7 +323,7 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         )[0]
         return hidden.unflatten(1, (slots, length))[document, slot]
 
-    def generate(  # type: ignore[override]
+    def generate(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -342,7 +342,7 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
             states = states.index_select(0, document)
             if attention_mask is not None:
                 attention_mask = attention_mask.index_select(0, document)
-        return super().generate(  # type: ignore[misc]
+        return super().generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             attention_mask=attention_mask,
             **kwargs,
