@@ -6,7 +6,7 @@ export RUN ?=
 export SWEEP ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run deploy-demo sweep gallery test test-portable lint format pretrain leaderboard leaderboard-mini published bench-fed-sb bench-codecs bench-full-size bench-sweep bench-simulation bench-scale audit-privacy clean
+.PHONY: help setup run deploy-demo sweep gallery test test-portable lint format docs pretrain leaderboard leaderboard-mini published bench-fed-sb bench-codecs bench-full-size bench-sweep bench-simulation bench-scale audit-privacy clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -46,6 +46,15 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+DOCS_STAMP := .venv/.docs-installed
+
+docs: $(DOCS_STAMP) ## Build the site and the reference of the API into docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -b html -j auto -W --keep-going -d docs/_build/doctrees docs docs/_build/html
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	@touch $@
+
 pretrain: $(STAMP) ## Train the embedded models again (about 20 minutes; the shipped ones are its output)
 	$(BIN)/python -m fl_app.pretraining.vt5 --out fl_app/models/vt5_tiny
 	$(BIN)/python -m fl_app.pretraining.llama --out fl_app/models/llama_tiny
@@ -82,4 +91,4 @@ audit-privacy: $(STAMP) ## Attack DP-SGD: what epsilon is proven, beside the cla
 	$(BIN)/python -m benchmarks.audit_privacy
 
 clean: ## Remove .venv and caches; runs/ stays
-	rm -rf .venv .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	rm -rf .venv docs/_build .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

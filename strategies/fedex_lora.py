@@ -1,13 +1,13 @@
 """FedEx-LoRA (Singhal et al. 2024, https://arxiv.org/abs/2410.09432): FedAvg made exact.
 
 The product of the means is not the mean of the products. FedEx-LoRA averages B and A as FedAvg does
-and adds what is missing to the frozen weights, with p_k the clients' shares:
+and adds what is missing to the frozen weights, with p_k the clients' shares::
 
     W0 <- W0 + alpha/r (sum_k p_k B_k A_k - B' A'),     B' = sum_k p_k B_k,   A' = sum_k p_k A_k.
 
 Needs ``adapter=lora`` and a base that is not quantized.
 
-The residual is sent in factors. Since sum_k p_k (B_k - B') = 0, it is also
+The residual is sent in factors. Since sum_k p_k (B_k - B') = 0, it is also::
 
     sum_k p_k (B_k - B') (A_k - A_K),
 

@@ -1,6 +1,6 @@
 """FedProx (Li et al. 2020, https://arxiv.org/abs/1812.06127): a pull to the broadcast model.
 
-A client minimises
+A client minimises::
 
     h_k(w; w_t) = F_k(w) + mu/2 |w - w_t|^2                                             (eq. 2)
 

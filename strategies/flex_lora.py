@@ -1,6 +1,6 @@
 """FlexLoRA (Bai et al. 2024, https://arxiv.org/abs/2402.11505): SVD of the mean update.
 
-With p_k the clients' shares,
+With p_k the clients' shares::
 
     sum_k p_k B_k A_k = U S V^T,        B <- U_r S_r,   A <- V_r^T,
 

@@ -1,6 +1,6 @@
 """FLoRA (Wang et al. 2024, https://arxiv.org/abs/2409.05976): the clients' factors stacked.
 
-With p_k the clients' shares,
+With p_k the clients' shares::
 
     (B_1 ... B_K) (p_1 A_1; ...; p_K A_K) = sum_k p_k B_k A_k
 

@@ -40,7 +40,7 @@ class Robust(Wrapper):
     Flower goes on with any number of replies: Krum takes one neighbour where there should be
     n - f - 2, and a trimmed mean of four with beta = 0.2 trims nothing. Here such a round fails.
 
-    Flower's Krum takes distances of whole models as |x|^2 + |y|^2 - 2xy. In float32 that is
+    Flower's Krum takes distances of whole models as ``|x|^2 + |y|^2 - 2xy``. In float32 that is
     rounding error where clients moved little from a large start, and infinite for a large
     hostile model, so that replies are handed on in float64.
 

@@ -1,12 +1,12 @@
 """SCAFFOLD (Karimireddy et al. 2020, https://arxiv.org/abs/1910.06378), algorithm 1, option II.
 
 Clients drift towards their own optimum when their data differ. A control variate of the server, c,
-and one of every client, c_i, estimate the directions of all and of one; local steps follow
+and one of every client, c_i, estimate the directions of all and of one; local steps follow::
 
     y_i <- y_i - eta_l (g_i(y_i) + c - c_i)                                             (eq. 3)
     c_i+ = c_i - c + (x - y_i) / (K eta_l)                                   (option II, eq. 4)
 
-and the server takes the means over the sampled S of all N clients
+and the server takes the means over the sampled S of all N clients::
 
     x <- x + eta_g / |S| sum_S (y_i - x),     c <- c + 1/N sum_S (c_i+ - c_i)           (eq. 5).
 
@@ -108,7 +108,7 @@ class Scaffold(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return x + eta_g mean(y_i - x), and add |S|/N mean(c_i+ - c_i) to c."""
+        """Return ``x + eta_g mean(y_i - x)``, and add ``|S|/N mean(c_i+ - c_i)`` to c."""
         replies = list(replies)
         changes = [cast(ArrayRecord, reply.content.pop(CONTROL)) for reply in replies]
         models = [reply.content.array_records["arrays"] for reply in replies]

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("fl_app", "strategies", "benchmarks", "deploy", "conf", "docs")
 TEXTS = [
-    *(ROOT / name for name in ("README.md", "Makefile")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "Makefile")),
     *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.*"))),
 ]
 SUFFIXES = {"", ".py", ".md", ".yaml", ".sh"}
@@ -17,8 +17,10 @@ OURS = r"(?<![\w./-])(?:fl_app|strategies|benchmarks|deploy"
 DOTTED = re.compile(OURS + r")(?:\.[A-Za-z_]\w*)+(?!\w|/|\()")
 PATHS = re.compile(OURS + r"|conf|tests)/[\w/.-]+\.(?:py|yaml)\b")
 EXAMPLES = {
-    *("strategies.every_other.EveryOtherClient", "conf/strategy/every_other.yaml"),
-    *("conf/codec/my_id.yaml", "conf/sweep/NAME.yaml"),
+    *("strategies.every_other.EveryOtherClient", "strategies/every_other.py"),
+    *("fl_app/codecs/half_scale.py", "fl_app/adapters/norms.py", "conf/experiment/NAME.yaml"),
+    *(f"conf/{name}.yaml" for name in ("strategy/every_other", "codec/half_scale")),
+    *("conf/adapter/norms.yaml", "conf/sweep/NAME.yaml"),
 }
 
 

@@ -1,6 +1,6 @@
 """The weighted mean of a round's models, folded in reply by reply.
 
-Flower's mean-type strategies hold all replies and then average them. The mean needs only the sum,
+Flower's mean-type strategies hold all replies and then average them. The mean needs only the sum::
 
     sum_k w_k x_k,     sum_k w_k,
 

@@ -15,7 +15,7 @@ from fl_app.tree import Tree, scalars, split
 
 @register("ternary")
 def ternary(scope: Scope = "tensor") -> Codec:
-    """Send ``s sign(x)`` where ``|x| > 0.7 mean |x|``, else 0; s is the mean of those |x|.
+    """Send ``s sign(x)`` where ``|x| > 0.7 mean |x|``, else 0; s is the mean of those ``|x|``.
 
     The threshold approximates the one of least L2 error; given a threshold, this s is optimal:
     ``|decoded - x|_2**2 = |x|_2**2 - k s**2`` with k values that are not zero.
@@ -25,8 +25,8 @@ def ternary(scope: Scope = "tensor") -> Codec:
 
     Rate: ``ceil(n / 4) + 4 groups`` bytes, 2 bits a value; behind an entropy coder at most log2(3),
     1.56 bits on Gaussian values.
-    Error: ``| |x| - s |`` or |x| per value, less than the largest |x|; relative L2 0.44 on
-    Gaussian values. Zeros are exact, values of one magnitude too.
+    Error: ``| |x| - s |`` or ``|x|`` per value, less than the largest ``|x|``; relative L2 0.44
+    on Gaussian values. Zeros are exact, values of one magnitude too.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 This is SecAgg+ (Bell, Bonawitz, Gascón, Lepoint & Raykova, CCS 2020; after Bonawitz et al., CCS
 2017) for a server that is honest but curious, over the integers modulo 2^k of the codec
-``modular``. A client i talks to its group: itself and its neighbours. It sends
+``modular``. A client i talks to its group: itself and its neighbours. It sends::
 
     y_i = x_i + PRG(b_i) + sum_{j in group, j > i} PRG(s_ij) - sum_{j in group, j < i} PRG(s_ij)
 

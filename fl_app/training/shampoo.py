@@ -21,7 +21,7 @@ ADAM_EPS = 1e-8
 class Shampoo(torch.optim.Optimizer):
     """Shampoo: Gupta et al. 2018, https://arxiv.org/abs/1802.09568, Algorithms 1 and 2.
 
-    For a matrix G_t, with momentum M_t (the bias-corrected mean of the gradients):
+    For a matrix G_t, with momentum M_t (the bias-corrected mean of the gradients)::
 
         L_t = decay L_t-1 + G_t G_t^T,   R_t = decay R_t-1 + G_t^T G_t
         W_t+1 = W_t - lr L_t^(-1/4) M_t R_t^(-1/4)

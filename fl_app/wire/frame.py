@@ -1,6 +1,6 @@
 """The frame: a header of 32 bytes, then the sections of a codec, each with its length.
 
-All numbers little-endian:
+All numbers little-endian::
 
     offset  bytes  field
          0      4  magic "TWIR"

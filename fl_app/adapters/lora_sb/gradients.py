@@ -1,7 +1,7 @@
 """LoRA-SB's initialization: the first step of full fine-tuning, in its best rank-r form.
 
 Ponkshe et al. 2024, https://arxiv.org/abs/2411.19557, and the code published with it. With G the
-gradient of the loss for W0 over a few batches, the first step of AdamW is about
+gradient of the loss for W0 over a few batches, the first step of AdamW is about::
 
     dW = -eta sign(G),        dW ~ B R A,        R = diag(S) the r largest singular values,
 

@@ -27,7 +27,7 @@ SAMPLE = 1 << 16
 
 
 def largest(x: Floats) -> float:
-    """Return max |x|, 0 of nothing."""
+    """Return ``max |x|``, 0 of nothing."""
     return max(float(x.max()), -float(x.min())) if x.size else 0.0
 
 
@@ -54,9 +54,9 @@ def for_bits(x: Floats, bits: int, dither: bool) -> float:
 def aquila(x: Floats) -> float:
     """Return AQUILA's step ``2 R / (2**b - 1)``, ``b = ceil(log2(R sqrt(n) / |x|_2 + 1))``.
 
-    R is max |x|. The equation is reconstructed, not checked against the paper. b is at least 2: at
-    b = 1, for values of one magnitude, all levels of a mid-tread quantizer would be 0. All levels
-    are within 2**(b-1) - 1, since R is just less than 2**(b-1) - 1/2 steps.
+    R is ``max |x|``. The equation is reconstructed, not checked against the paper. b is at least 2:
+    at b = 1, for values of one magnitude, all levels of a mid-tread quantizer would be 0. All
+    levels are within 2**(b-1) - 1, since R is just less than 2**(b-1) - 1/2 steps.
     """
     peak = largest(x)
     if not peak:
@@ -139,7 +139,7 @@ def _widest(
 
 
 def narrowest(peak: float) -> float:
-    """Return the narrowest step where max |x| is ``peak``: its largest level is `MOST_LEVEL`."""
+    """Return the narrowest step for ``max |x| = peak``: its largest level is `MOST_LEVEL`."""
     return _above(peak / MOST_LEVEL)
 
 

@@ -1,4 +1,4 @@
-"""A stream as one tag byte and the bytes of the coder that needs the fewest; at a tie the first.
+"""A stream as one tag byte and the bytes of the coder that needs the fewest; at a tie the first::
 
     tag  coder     body
       0  raw       the symbols packed, see `bits`

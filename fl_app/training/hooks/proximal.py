@@ -6,7 +6,7 @@ from fl_app.training.loop import GradientHook
 
 
 def proximal(mu: float, model: nn.Module) -> GradientHook:
-    """Return FedProx's pull to the broadcast model: the gradient of mu/2 |theta - theta_t|^2.
+    """Return FedProx's pull to the broadcast model: the gradient of ``mu/2 |theta - theta_t|^2``.
 
     Li et al. 2020, https://arxiv.org/abs/1812.06127, eq. 2.
 
