@@ -34,6 +34,8 @@ them: sums that do not follow from the rounds are refused.
 - *best round* and *until the target*: the round is selected by the scores on the validation rows,
   where a run has them, and its test score is shown; *selected on* says which.
 - Bytes are those of whole messages, both directions, with set-up and without evaluation.
+- Seconds are those of the machine in the list of runs; with a load above its cores they were
+  measured beside other work.
 - *front*: no other configuration has a better mean for fewer bytes.
 """
 
@@ -81,8 +83,14 @@ def page(results: Sequence[Result], left: Sequence[Asked]) -> str:
         rows = [(run, files[run.path.stem]) for run in found]
         parts += ["## Runs\n", runs_table(rows)]
     if left:
-        lines = [f"- {label}: seed {seed} (`{words}`)" for label, words, seed in left]
-        parts += ["## Missing\n", "`make gallery` runs them:\n\n" + "\n".join(lines) + "\n"]
+        seeds: dict[tuple[str, str], list[str]] = {}
+        for label, words, seed in left:
+            seeds.setdefault((label, words), []).append(str(seed))
+        lines = [
+            f"- {label} (`{words}`), seeds {', '.join(some)}\n"
+            for (label, words), some in seeds.items()
+        ]
+        parts += ["## Missing\n", f"`make gallery` runs them:\n\n{''.join(lines)}"]
     if len(current) < len(results):
         parts.append(
             f"{len(results) - len(current)} of the files are results of configurations of an "
@@ -162,9 +170,10 @@ def runs_table(found: Sequence[tuple[Run, str]]) -> str:
                 f"{run.ledger.sent():,}",
                 f"{run.summary['seconds']['total']:.0f}",
                 f"{machine['processor']}, {machine['cores']} cores, {machine['device']}",
+                "-" if machine["load"] is None else f"{machine['load']:g}",
             )
         )
-    return markdown(("file", "seed", "final", "bytes sent", "seconds", "machine"), rows)
+    return markdown(("file", "seed", "final", "bytes sent", "seconds", "machine", "load"), rows)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -11,9 +11,11 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def described(device: str) -> dict[str, Any]:
-    """Return processor, cores, memory in GiB, system and the device of the model.
+    """Return processor, cores, memory in GiB, system, the device of the model, and the load.
 
-    Neither the host's name nor a path is in it.
+    ``load`` is the number of threads that ran or waited for a processor, the run's own included, on
+    average over the last five minutes (None where the system does not say): where it is above
+    ``cores``, seconds were measured beside other work. Neither the host's name nor a path is in it.
 
     Parameters
     ----------
@@ -26,6 +28,7 @@ def described(device: str) -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "device": device,
+        "load": round(os.getloadavg()[1], 1) if hasattr(os, "getloadavg") else None,
     }
 
 

@@ -52,7 +52,9 @@ def test_a_result_names_no_machine_and_no_place(run: Run) -> None:
     text = result.to_text(result.of_run(run))
     assert str(run.path.parent) not in text
     content = json.loads(text)
-    assert {*content["machine"]} == {"processor", "cores", "memory_gib", "system", "device"}
+    assert {*content["machine"]} == {
+        "processor", "cores", "memory_gib", "system", "device", "load",
+    }  # fmt: skip
     assert content["until_target"] == {"round": 2, "bytes": run.ledger.sent(until=2)}
     assert content["best"]["selected_on"] == "validation"
 
