@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 
@@ -11,7 +12,7 @@ import transformers
 
 from fl_app import models, tasks
 from fl_app.adapters import ADAPTERS
-from fl_app.config import compose, plain
+from fl_app.config import compose, joined, plain
 from fl_app.faults import during
 from fl_app.preflight import check_node
 from fl_app.privacy import is_client_level
@@ -25,8 +26,18 @@ from fl_app.wire.forms import forms
 _BUILDING = threading.Lock()
 
 
-def open_session(overrides: str) -> Session:
+def open_session(overrides: str | Sequence[str] = "") -> Session:
     """Build the session of a run, or return the one that this process has already built.
+
+    Parameters
+    ----------
+    overrides : str or sequence of str
+        See `compose`.
+
+    Returns
+    -------
+    Session
+        Model, tokenizer, adapter, task, data, codecs and the client's half of the method.
 
     Raises
     ------
@@ -34,9 +45,17 @@ def open_session(overrides: str) -> Session:
         If an override is wrong.
     FileNotFoundError, ValueError
         If the model is missing, or does not fit the configuration.
+
+    Examples
+    --------
+    >>> import fl_app
+    >>> session = fl_app.open_session("adapter.r=2 federation.clients=2")
+    >>> name, start = next(iter(session.theta0.items()))  # what is trained and sent
+    >>> start.shape[0], start.dtype
+    (2, dtype('float32'))
     """
     with _BUILDING:
-        here = _build_session(overrides)
+        here = _build_session(joined(overrides))
     torch.set_num_threads(here.cfg.federation.torch_threads)  # applies to the calling thread
     return here
 

@@ -98,11 +98,16 @@ def _root(dist: Distribution) -> Path:
     return Path(str(dist.locate_file("")))
 
 
+RESULTS = "THINWIRE_RESULTS"  # environment variable: where the processes of a run put results
+
+
 def project_root() -> Path:
     """Return the folder for results: the checkout of an editable install, else the current one.
 
-    It is not the folder of the imported package, which is Flower's copy while an app runs.
+    The processes of a run, which have other current folders, are told by ``RESULTS``.
     """
+    if told := os.environ.get(RESULTS):
+        return Path(told)
     root = _root(distribution(PROJECT))
     return root if (root / "pyproject.toml").is_file() else Path.cwd()
 
@@ -116,3 +121,13 @@ def keep_private() -> None:
     Existing files keep their mode: somebody may share them on purpose.
     """
     os.umask(OTHERS)
+
+
+@contextmanager
+def kept_private() -> Iterator[None]:
+    """Do what `keep_private` does for as long as the block lasts."""
+    before = os.umask(OTHERS)
+    try:
+        yield
+    finally:
+        os.umask(before)

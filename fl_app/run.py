@@ -13,12 +13,12 @@ from typing import TextIO
 import joblib
 from omegaconf import DictConfig
 
-import fl_app.simulation.preload  # noqa: F401  the checks need most of these imports
 from fl_app.config import ConfigError, compose
-from fl_app.files import keep_private, project_root
-from fl_app.preflight import check
+from fl_app.files import keep_private
+from fl_app.preflight import check_built, configured
 from fl_app.runs import text
-from fl_app.runs.resume import ResumeError, folder, is_complete, last_round, with_stored_overrides
+from fl_app.runs.place import folder_of
+from fl_app.runs.resume import ResumeError, is_complete
 from fl_app.simulation.superlink import (
     APP,
     CONNECTION,
@@ -33,23 +33,10 @@ from fl_app.simulation.superlink import (
 def main(arguments: list[str]) -> int:
     """Run the experiment that ``arguments`` (Hydra overrides) name; return the exit status."""
     keep_private()
-    overrides = " ".join(arguments)
     try:
-        overrides = with_stored_overrides(overrides)
-        cfg = compose(overrides)
-        check(cfg)
-        actors = joblib.cpu_count() // cpus_per_actor(cfg, joblib.cpu_count())
-        if cfg.resume is not None:
-            last_round(cfg, folder(cfg))  # refuse before anything is started
-    except (ConfigError, ResumeError) as error:
+        overrides, _, actors = checked(" ".join(arguments))
+    except (ConfigError, ResumeError, FileExistsError) as error:
         print(f"configuration: {error}", file=sys.stderr)
-        return 2
-    path = _folder(cfg)
-    if cfg.resume is None and path is not None and path.exists():
-        print(
-            f"configuration: {path} exists: choose another output.name, or remove the folder",
-            file=sys.stderr,
-        )
         return 2
     try:
         with superlinks(actors=actors) as (environment,):
@@ -63,6 +50,20 @@ def main(arguments: list[str]) -> int:
     except SuperLinkError as error:
         print(error, file=sys.stderr)
         return 1
+
+
+def checked(overrides: str) -> tuple[str, DictConfig, int]:
+    """Return overrides, configuration and number of actors of a run that can start here.
+
+    Raises
+    ------
+    ConfigError, ResumeError, FileExistsError
+        See ``fl_app.preflight.configured``, ``check_built`` and `cpus_per_actor`.
+    """
+    overrides, cfg = configured(overrides)
+    actors = joblib.cpu_count() // cpus_per_actor(cfg, joblib.cpu_count())
+    check_built(cfg)
+    return overrides, cfg, actors
 
 
 def submit(
@@ -130,16 +131,8 @@ def submit(
 
 def _has_completed(cfg: DictConfig) -> bool:
     """Tell whether the run's summary says "completed"; False if its folder is not known."""
-    path = _folder(cfg)
+    path = folder_of(cfg)
     return path is not None and is_complete(path)
-
-
-def _folder(cfg: DictConfig) -> Path | None:
-    """Return the folder of a run; None if its name is chosen only when it starts."""
-    if cfg.resume is not None:
-        return project_root() / str(cfg.resume)
-    name = cfg.output.name
-    return None if name is None else project_root() / cfg.output.dir / str(name)
 
 
 def cpus_per_actor(cfg: DictConfig, cpus: int) -> int:

@@ -11,7 +11,6 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.exit import add_exit_handler
 
-from fl_app import report
 from fl_app.aggregation import sampling
 from fl_app.aggregation.inner import inner_strategy
 from fl_app.build import open_session
@@ -19,6 +18,7 @@ from fl_app.faults.printable import WithoutTraceback
 from fl_app.files import keep_private
 from fl_app.preflight import check_strategy
 from fl_app.privacy import is_example_level
+from fl_app.report import page
 from fl_app.runs import console, model_card
 from fl_app.runs.folder import RunFolder
 from fl_app.runs.node_state import default_state_dir, forget_runs, run_folder
@@ -34,6 +34,7 @@ from fl_app.tree import Tree, digest
 from fl_app.wire.records import to_record, to_tree
 
 logger = logging.getLogger("thinwire")
+flower = logging.getLogger("flwr")
 
 app = ServerApp()
 
@@ -51,7 +52,6 @@ def main(grid: Grid, context: Context) -> None:
         "failed" are on disk; Flower then reports the run as failed.
     """
     keep_private()
-    flower = logging.getLogger("flwr")
     flower.setLevel(logging.WARNING)  # the console's table has the same information
     flower.addFilter(MESSAGE_ONLY)
     began = time.perf_counter()
@@ -134,9 +134,9 @@ class Experiment:
             session.adapter.export(session.model, self.folder.path / "adapter")
             if (spent := self._privacy_spent()) is not None:
                 model_card.write(self.folder.path / "adapter", cfg.experiment, spent)
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError):  # a full disk, for example, may have ended the run
-                self.finish("failed")
+                self.finish("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
         self.finish("completed")
         forget_runs(default_state_dir(cfg.output.dir), self.flower_runs)
@@ -301,6 +301,6 @@ class Experiment:
                 "privacy": self._privacy_spent(),
             },
         )
-        report.write(self.folder.path)
+        page.write(self.folder.path)
         self.tracking.finish(status, summary)
         console.final(summary, self.folder.path)

@@ -17,7 +17,7 @@ from fl_app.codecs import Codec, WireError
 from fl_app.codecs.by_part import MODEL
 from fl_app.config import plain
 from fl_app.faults import FaultError
-from fl_app.tasks import Task
+from fl_app.tasks.base import Task
 from fl_app.training.local import LocalMethod
 from fl_app.tree import Tree, chained
 from fl_app.wire.forms import Form, Parcel, plain_form

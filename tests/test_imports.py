@@ -21,9 +21,14 @@ SOURCES = {
 }
 
 
+NAMED = re.compile(r"(fl_app(?:\.\w+)+)(:\w+)?")  # the places of a ``config.named.Named``
+
+
 def imported(module: str) -> Iterator[str]:
     """Yield the dotted names that ``module`` imports anywhere in it: modules, or names in them."""
     for node in ast.walk(ast.parse(SOURCES[module].read_text())):
+        if isinstance(node, ast.Constant) and (found := NAMED.fullmatch(str(node.value))):
+            yield found[1]
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -61,6 +66,7 @@ LAYERS = (
     {"simulation"},
     {"run"},
     {"sweep"},
+    {"command"},
 )
 GROUND = LAYERS[0]
 

@@ -9,38 +9,43 @@ An adapter is four functions, given as a module of this package:
 - ``export(model, folder)``: save so that ``PeftModel.from_pretrained`` (or, for the full adapter,
   ``from_pretrained`` of the model) loads it.
 
-It may bring rules of its own: ``check(cfg)``, which gets the whole configuration and raises a
-ConfigError for options of its own that cannot be, or others that do not go with it.
-
 Where frozen weights can change in a federation (see ``fl_app.client.patches``), also:
 
 - ``patch(model, tree, cfg)``: change them;
 - ``patch_like(model, rank) -> Tree``: the names and shapes of a patch.
 
-Where a patch must be agreed before round 1, also:
+An adapter may have a second module, in ``RULES``. It is read with the configuration, before any
+model library is imported, and so it imports none itself. It has one or both of:
 
-- ``setup(cfg) -> Setup or None``: how it is found, by the whole configuration; None where it needs
-  nothing. See ``fl_app.adapters.setup``.
+- ``check(cfg)``, which gets the whole configuration and raises a ConfigError for options of its own
+  that cannot be, or others that do not go with it;
+- ``setup(cfg) -> Setup or None``, where a patch must be agreed before round 1: how it is found;
+  None where it needs nothing. See ``fl_app.adapters.setup``.
 """
 
+from collections.abc import Mapping
 from types import ModuleType
 from typing import cast
 
 from omegaconf import DictConfig
 
-from fl_app.adapters import ffa_lora, full, lora
-from fl_app.adapters.lora_sb import adapter
 from fl_app.adapters.setup import Setup
+from fl_app.config.named import Named
 
-ADAPTERS: dict[str, ModuleType] = {
-    "ffa_lora": ffa_lora,
-    "full": full,
-    "lora": lora,
-    "lora_sb": adapter,
-}
+ADAPTERS: Mapping[str, ModuleType] = Named(
+    {
+        "ffa_lora": "fl_app.adapters.ffa_lora",
+        "full": "fl_app.adapters.full",
+        "lora": "fl_app.adapters.lora",
+        "lora_sb": "fl_app.adapters.lora_sb.adapter",
+    }
+)
+RULES: Mapping[str, ModuleType] = Named(
+    {"full": "fl_app.adapters.full_rules", "lora_sb": "fl_app.adapters.lora_sb.start"}
+)
 
 
 def needed_setup(cfg: DictConfig) -> Setup | None:
     """Return what must be agreed before round 1; None for nothing, or an unknown adapter."""
-    setup = getattr(ADAPTERS.get(cfg.adapter.id), "setup", None)
+    setup = getattr(RULES.get(cfg.adapter.id), "setup", None)
     return cast(Setup | None, setup(cfg)) if setup else None

@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from fl_app.adapters import ADAPTERS
+from fl_app import adapters
 from fl_app.config.rules import (
     NAMES,
     POSITIVE,
@@ -16,7 +16,7 @@ from fl_app.config.rules import (
     is_name,
 )
 
-CHOICES: Choices = {"adapter.id": ADAPTERS}
+CHOICES: Choices = {"adapter.id": adapters.ADAPTERS}
 RULES: Rules = (
     (POSITIVE, ("adapter.r", "adapter.alpha")),
     (SHARE, ("adapter.dropout",)),
@@ -41,5 +41,5 @@ def check(cfg: DictConfig) -> None:
     """
     check_choices(cfg, CHOICES)
     check_rules(cfg, RULES)
-    if own := getattr(ADAPTERS[cfg.adapter.id], "check", None):
+    if own := getattr(adapters.RULES.get(cfg.adapter.id), "check", None):
         own(cfg)

@@ -8,22 +8,9 @@ import torch
 from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
-from fl_app.config import ConfigError, plain
-from fl_app.config.rules import NAMES, Rules, check_rules
+from fl_app.config import plain
 from fl_app.models.head import classification_head
 from fl_app.tree import Tree
-
-RULES: Rules = ((NAMES, ("adapter.freeze",)),)
-
-
-def check(cfg: DictConfig) -> None:
-    """Check that all weights can be trained; ConfigError if not."""
-    check_rules(cfg, RULES)
-    if cfg.model.get("quantization", "none") != "none":
-        raise ConfigError(
-            f"model.quantization={cfg.model.quantization} freezes what adapter=full trains: set "
-            "adapter=lora or adapter=lora_sb, or model.quantization=none"
-        )
 
 
 def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PreTrainedModel:

@@ -1,16 +1,19 @@
 """The optional step of an adapter: what must be agreed before round 1."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from __future__ import annotations
 
-from datasets import Dataset
-from peft import PeftModel
-from torch import Tensor
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fl_app.codecs import Codec
 from fl_app.tree import Tree
 
-Collate = Callable[[list[Any]], Mapping[str, Tensor]]
+if TYPE_CHECKING:  # rules are read before model libraries are imported
+    from datasets import Dataset
+    from peft import PeftModel
+    from torch import Tensor
+
+Collate = Callable[[list[Any]], Mapping[str, "Tensor"]]
 """What makes a batch of rows, see ``Task.training``."""
 
 

@@ -5,8 +5,6 @@ What a strategy asks of the rest of the configuration it says itself, in its own
 
 from omegaconf import DictConfig
 
-from fl_app.aggregation.inner import inner_strategy
-from fl_app.aggregation.mean import is_mean_type
 from fl_app.aggregation.sampling import SAMPLERS
 from fl_app.config import ConfigError, nested_strategies
 from fl_app.config.rules import Choices, check_choices
@@ -16,23 +14,36 @@ CHOICES: Choices = {"strategy.sampler": SAMPLERS}
 
 
 def check(cfg: DictConfig) -> None:
-    """Check the strategy with the rest of the configuration, where it will be built.
+    """Check what can be said without the strategy.
 
     Raises
     ------
-    ValueError
+    ConfigError
         Naming the key and what it may be.
     """
     check_choices(cfg, CHOICES)
-    strategy = inner_strategy(cfg)
-    if own := getattr(strategy, "check", None):
-        own(cfg)
     pulls = any("proximal_mu" in one for one in nested_strategies(cfg))
     if pulls and (cfg.strategy.get("local") or {}).get("mu") is None:
         raise ConfigError(
             "strategy.inner has a proximal_mu, and no client would pull its model: set "
             "strategy=fedprox, whose strategy.local does"
         )
+
+
+def check_strategy(cfg: DictConfig) -> None:
+    """Build the strategy, and check it with the rest of the configuration.
+
+    Raises
+    ------
+    ValueError
+        Naming the key and what it may be.
+    """
+    from fl_app.aggregation.inner import inner_strategy  # Flower, and the strategy's own imports
+    from fl_app.aggregation.mean import is_mean_type
+
+    strategy = inner_strategy(cfg)
+    if own := getattr(strategy, "check", None):
+        own(cfg)
     if is_secure(cfg) and not is_mean_type(strategy):
         raise ConfigError(
             f"strategy.inner={cfg.strategy.inner._target_} looks at single updates, which secure "

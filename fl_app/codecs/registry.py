@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from fl_app.codecs.base import Codec
+from fl_app.faults.suggestions import did_you_mean
 
 Factory = Callable[..., Codec]
 
@@ -61,6 +62,16 @@ def from_spec(spec: Mapping[str, Any]) -> Codec:
     ------
     ValueError
         Not such a mapping, an unknown id, an unknown, missing or wrong argument.
+
+    Examples
+    --------
+    >>> import fl_app
+    >>> codec = fl_app.from_spec({"id": "chain", "links": [{"id": "delta"}, {"id": "nf4"}]})
+    >>> codec.terminal, codec.sections
+    (True, 2)
+    >>> fl_app.from_spec({"id": "nf5"})
+    Traceback (most recent call last):
+    ValueError: unknown codec id 'nf5'; known: ... Did you mean 'nf4'?
     """
     if not isinstance(spec, Mapping) or not isinstance(spec.get("id"), str):
         raise ValueError(
@@ -68,7 +79,10 @@ def from_spec(spec: Mapping[str, Any]) -> Codec:
         )
     codec_id = spec["id"]
     if codec_id not in _factories:
-        raise ValueError(f"unknown codec id {codec_id!r}; known: {', '.join(known_ids())}")
+        raise ValueError(
+            f"unknown codec id {codec_id!r}; known: {', '.join(known_ids())}."
+            f"{did_you_mean(codec_id, known_ids())}"
+        )
     factory = _factories[codec_id]
     parameters = inspect.signature(factory).parameters
     accepted = ", ".join(parameters) or "none"
@@ -78,7 +92,10 @@ def from_spec(spec: Mapping[str, Any]) -> Codec:
         if name == "id":
             continue
         if name not in parameters:
-            raise ValueError(f"codec {codec_id!r} has no argument {name!r}; accepted: {accepted}")
+            raise ValueError(
+                f"codec {codec_id!r} has no argument {name!r}; accepted: {accepted}."
+                f"{did_you_mean(name, parameters)}"
+            )
         if parameters[name].kind is not inspect.Parameter.VAR_POSITIONAL:
             kwargs[str(name)] = from_spec(value) if isinstance(value, Mapping) else value
         elif isinstance(value, Sequence) and not isinstance(value, str):

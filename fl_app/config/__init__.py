@@ -3,15 +3,16 @@
 Every option and its default lives in ``conf/``. Keys and types are checked here; what values there
 are is said by each joint, see ``fl_app.preflight``.
 
-- ``compose``: the configuration that overrides ask for.
+- ``composition``: the configuration that overrides ask for.
 - ``data_only``: overrides are data: no resolvers, no Hydra settings, no targets but strategies.
 - ``interpolation``: ``${a.b}``, resolved without OmegaConf's resolvers.
 - ``stored``: configurations and overrides read from a run's folder.
 - ``rules``: what a joint's rules are made of.
 - ``keys``, ``types``: which keys exist, and the types of their values.
+- ``named``: what a name stands for, imported when it is looked up.
 """
 
-from fl_app.config.compose import compose, identity
+from fl_app.config.composition import compose, identity, joined
 from fl_app.config.keys import (
     CONF_DIR,
     NAMES,
@@ -33,6 +34,7 @@ __all__ = [
     "ConfigError",
     "compose",
     "identity",
+    "joined",
     "nested_strategies",
     "plain",
     "read_overrides",

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 
 from fl_app.config.interpolation import check_text, texts
 from fl_app.config.keys import CONF_DIR, ConfigError
+from fl_app.faults.suggestions import did_you_mean
 
 LONGEST = 32_768  # largest number of characters in a run's overrides
 DEEPEST = 32  # largest depth of nested brackets
@@ -147,7 +148,8 @@ def check_strategy(key: str, arguments: dict[str, Any]) -> None:
     if not isinstance(target, str) or not _is_strategy(target):
         raise ConfigError(
             f"{key}.{TARGET}={target!r} is not a Flower strategy: it should be one of {FLOWER} "
-            f"({', '.join(FLOWERS)}), or a class of the package {OURS}, as in conf/strategy"
+            f"({', '.join(FLOWERS)}), or a class of the package {OURS}, as in conf/strategy."
+            f"{did_you_mean(target, _strategies())}"
         )
     _check_arguments(key, arguments)
 
@@ -168,7 +170,7 @@ def check_local(key: str, arguments: dict[str, Any]) -> None:
         known = [f"{where}.{one}" for where, names in _local_methods().items() for one in names]
         raise ConfigError(
             f"{key}.{TARGET}={target!r} is not a client's half of a method: it should be one of "
-            f"{', '.join(sorted(known))}"
+            f"{', '.join(sorted(known))}.{did_you_mean(target, known)}"
         )
     _check_arguments(key, arguments)
 
@@ -191,6 +193,12 @@ def _check_arguments(key: str, arguments: dict[str, Any]) -> None:
 
 def _is_nested(value: Any) -> bool:
     return isinstance(value, (dict, list))
+
+
+def _strategies() -> list[str]:
+    """Return the classes that ``strategy.inner`` may name."""
+    ours = [f"{module}.{name}" for module, names in _own_classes().items() for name in names]
+    return [*(f"{FLOWER}.{name}" for name in FLOWERS), *ours]
 
 
 def _is_strategy(target: str) -> bool:

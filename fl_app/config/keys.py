@@ -6,6 +6,8 @@ from typing import Any
 
 from omegaconf import Container, DictConfig, OmegaConf
 
+from fl_app.faults.suggestions import did_you_mean_key
+
 CONF_DIR = Path(__file__).parents[2] / "conf"
 
 SPLITS = ("train", "validation", "test", "unseen", "public")  # of a table: see fl_app.data.table
@@ -40,6 +42,33 @@ def is_open(key: str) -> bool:
 def known(node: DictConfig, path: str) -> list[str]:
     """Return the keys of ``node``, sorted; at the top with the group ``experiment``."""
     return sorted([*map(str, node), *([] if path else ["experiment"])])
+
+
+def unknown(key: str, defaults: DictConfig) -> str:
+    """Return the message about a key that no selected file of conf/ has.
+
+    Parameters
+    ----------
+    key : str
+        The key, dotted.
+    defaults : DictConfig
+        The whole configuration as conf/ has it.
+    """
+    parent = key.rpartition(".")[0]
+    while parent and not isinstance(OmegaConf.select(defaults, parent), DictConfig):
+        parent = parent.rpartition(".")[0]
+    node = OmegaConf.select(defaults, parent) if parent else defaults
+    where = f"Keys of {parent or 'the configuration'}"
+    similar = did_you_mean_key(key, ["experiment", *_dotted("", plain(defaults))])
+    return f"'{key}' is not an option.{similar} {where}: {known(node, parent)}"
+
+
+def _dotted(prefix: str, node: dict[str, Any]) -> Iterator[str]:
+    """Yield all keys of a nested mapping, dotted."""
+    for name, value in node.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _dotted(f"{prefix}{name}.", value)
 
 
 def plain(node: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from fl_app.config.keys import ConfigError, plain
+from fl_app.faults.suggestions import did_you_mean
 
 
 class Rule(NamedTuple):
@@ -43,7 +44,8 @@ def check_choices(cfg: DictConfig, choices: Choices) -> None:
     for key, known in choices.items():
         value = OmegaConf.select(cfg, key, default=_ABSENT)
         if value is not _ABSENT and value not in known:
-            raise ConfigError(f"{key}={value} should be one of {sorted(known)}")
+            similar = did_you_mean(value, known)
+            raise ConfigError(f"{key}={value} should be one of {sorted(known)}.{similar}")
 
 
 def check_rules(cfg: DictConfig, rules: Rules) -> None:

@@ -4,10 +4,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from fl_app.config.keys import NAMES, NULLABLE, OPEN, ConfigError, is_open, known
+from fl_app.config.keys import NAMES, NULLABLE, OPEN, ConfigError, is_open, unknown
 
 
-def check_types(cfg: DictConfig, defaults: DictConfig, path: str = "") -> None:
+def check_types(
+    cfg: DictConfig, defaults: DictConfig, path: str = "", root: DictConfig | None = None
+) -> None:
     """Refuse keys that no file in conf/ has, and values of another type than the file's.
 
     Parameters
@@ -18,6 +20,8 @@ def check_types(cfg: DictConfig, defaults: DictConfig, path: str = "") -> None:
         The same part as conf/ has it.
     path : str
         Its key; "" for the whole configuration.
+    root : DictConfig or None
+        The whole configuration as conf/ has it; None: ``defaults`` is.
 
     Raises
     ------
@@ -25,6 +29,7 @@ def check_types(cfg: DictConfig, defaults: DictConfig, path: str = "") -> None:
         If a key or type is wrong; the message names the key and the allowed values.
     """
     prefix = f"{path}." if path else ""
+    root = defaults if root is None else root
     for key in map(str, defaults):
         if key not in cfg and path not in OPEN:
             raise ConfigError(f"{prefix}{key} cannot be removed")
@@ -33,10 +38,10 @@ def check_types(cfg: DictConfig, defaults: DictConfig, path: str = "") -> None:
         if is_open(name):
             continue
         if key not in defaults:
-            raise ConfigError(f"'{name}' is not an option. Known here: {known(defaults, path)}")
+            raise ConfigError(unknown(name, root))
         value, default = cfg[key], defaults[key]
         if isinstance(default, DictConfig) and isinstance(value, DictConfig):
-            check_types(value, default, name)
+            check_types(value, default, name, root)
         elif not _same_kind(name, value, default):
             kind = "mapping" if isinstance(default, DictConfig) else type(default).__name__
             raise ConfigError(

@@ -10,26 +10,32 @@
   of a picture of the page.
 """
 
-from collections.abc import Callable
-from pathlib import Path
+from __future__ import annotations
 
-from datasets import Dataset, DatasetDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from omegaconf import DictConfig
 
-from fl_app.data import pfl_docvqa, table, word_problems
-from fl_app.data.invoices import load as docvqa_mini
+from fl_app.config.named import Named
 from fl_app.data.partition import client_split, partitioner
+
+if TYPE_CHECKING:  # the library is imported with the first data set
+    from datasets import Dataset, DatasetDict
 
 __all__ = ["COLUMNS", "LOADERS", "client_split", "load", "own_rows", "partitioner"]
 
 OWN = "the node's data-path"
 
-LOADERS: dict[str, Callable[[DictConfig, int], DatasetDict]] = {
-    "docvqa_mini": docvqa_mini.load,
-    "pfl_docvqa": pfl_docvqa.load,
-    "table": table.load,
-    "word_problems": word_problems.load,
-}
+LOADERS: Mapping[str, Callable[[DictConfig, int], DatasetDict]] = Named(
+    {
+        "docvqa_mini": "fl_app.data.invoices.load:load",
+        "pfl_docvqa": "fl_app.data.pfl_docvqa:load",
+        "table": "fl_app.data.table:load",
+        "word_problems": "fl_app.data.word_problems:load",
+    }
+)
 # Columns that rows can be grouped by, and their types; a table's are known only when it is read.
 COLUMNS: dict[str, dict[str, type]] = {
     "docvqa_mini": {"document": str, "provider": str},
@@ -93,6 +99,8 @@ def own_rows(cfg_data: DictConfig, path: str) -> Dataset:
         raise FileNotFoundError(
             f"{OWN}={path!r} should be the absolute path of a file or folder of this machine"
         )
+    from fl_app.data import pfl_docvqa, table
+
     if cfg_data.id == "pfl_docvqa":
         return pfl_docvqa.load_folder(path, cfg_data.truncate_boxes, OWN)["train"]
     if cfg_data.id == "table":

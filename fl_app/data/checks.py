@@ -21,7 +21,7 @@ from fl_app.config.rules import (
     is_share,
     is_whole,
 )
-from fl_app.data import pfl_docvqa, table
+from fl_app.data import paths
 
 
 def _is_map_of_names(value: Any) -> bool:
@@ -52,7 +52,7 @@ RULES: Rules = (
     (
         Rule(
             "null, an absolute path, or the id of a data set of the hub",
-            lambda x: x is None or table.is_source_name(x),
+            lambda x: x is None or paths.is_source_name(x),
         ),
         tuple(f"data.{split}.path" for split in SPLITS),
     ),
@@ -69,19 +69,19 @@ SOURCES: Rules = (
     (
         Rule(
             "the absolute path of a folder written by `python -m fl_app.data.pfl_docvqa_convert`",
-            pfl_docvqa.is_converted,
+            paths.is_converted,
         ),
         ("data.path",),
     ),
     (
         Rule(
             "the absolute path of a file or folder that exists, or the id of a data set of the hub",
-            table.is_source,
+            paths.is_source,
         ),
         ("data.train.path", "data.test.path"),
     ),
     (
-        Rule("null, or like data.train.path", lambda x: x is None or table.is_source(x)),
+        Rule("null, or like data.train.path", lambda x: x is None or paths.is_source(x)),
         ("data.validation.path", "data.unseen.path", "data.public.path"),
     ),
 )

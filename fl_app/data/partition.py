@@ -4,16 +4,21 @@ A partitioner takes the data set, the number of partitions, a generator and argu
 and returns the row indices of each partition. The partitions are disjoint and cover the data set.
 """
 
+from __future__ import annotations
+
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset
 from omegaconf import DictConfig
 
 from fl_app.faults import FaultError
+from fl_app.faults.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Partitioner = Callable[..., list[list[int]]]
 
@@ -64,7 +69,9 @@ def partitioner(cfg_partitioner: DictConfig) -> tuple[Partitioner, dict[str, Any
     name = given.pop("id", None)
     if name not in PARTITIONERS:
         known = sorted(PARTITIONERS)
-        raise ValueError(f"data.partitioner.id={name} should be one of {known}")
+        raise ValueError(
+            f"data.partitioner.id={name} should be one of {known}.{did_you_mean(name, known)}"
+        )
     takes = list(inspect.signature(PARTITIONERS[name]).parameters)[3:]
     for key in sorted({*given} ^ {*takes}):
         if key in given:

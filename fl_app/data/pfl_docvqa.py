@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, List, Value, load_from_disk
 from omegaconf import DictConfig
 
-PICTURES = "pictures"
+from fl_app.data.paths import PICTURES, is_converted
+
 SPLITS = ("train", "test")
 
 # One row per question: the competition's batches are questions.
@@ -31,13 +32,6 @@ FEATURES = Features(
     }
 )
 TOP = 1000  # largest coordinate
-
-
-def is_converted(path: object) -> bool:
-    """Tell whether ``path`` is the absolute path of a folder with the converter's files."""
-    if not isinstance(path, str) or not Path(path).is_absolute():
-        return False
-    return (Path(path) / "dataset_dict.json").is_file() and (Path(path) / PICTURES).is_dir()
 
 
 def load(cfg_data: DictConfig, seed: int) -> DatasetDict:

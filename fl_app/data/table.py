@@ -6,7 +6,6 @@ A source is a CSV, JSON, JSON Lines or Parquet file, a folder of such files, a f
 """
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,13 +19,13 @@ from datasets import (
     Value,
     load_dataset_builder,
     load_from_disk,
-    packaged_modules,
 )
 from datasets.exceptions import DatasetGenerationError
 from datasets.features.features import require_decoding
 from omegaconf import DictConfig
 
 from fl_app.config import SPLITS, plain
+from fl_app.data.paths import is_source
 from fl_app.data.random_streams import generator
 from fl_app.faults import FaultError
 
@@ -41,7 +40,6 @@ FILES = {
 }
 FORMATS = ("arrow", "csv", "json", "parquet")  # formats that hold only data
 ON_DISK = ("dataset_dict.json", "state.json")  # files that save_to_disk writes
-HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
@@ -104,31 +102,6 @@ def _shared(train: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
         )
     drawn = generator(seed, VALIDATION).permutation(len(train))
     return train.select(sorted(drawn[count:])), train.select(sorted(drawn[:count]))
-
-
-def is_source(path: object) -> bool:
-    """Tell whether ``path`` is an absolute path that exists, or may be the id of a data set."""
-    if not isinstance(path, str):
-        return False
-    if Path(path).is_absolute():
-        return is_source_name(path) and Path(path).exists()
-    # A folder of that name in the current folder would take precedence in `datasets`.
-    return is_source_name(path) and not Path(path).exists()
-
-
-def is_source_name(path: object) -> bool:
-    """Tell whether ``path`` has the form of an absolute path or of a data set's id.
-
-    The answer is the same on every machine. URLs and chains of them, which ``datasets`` would
-    download, are refused, and so are the names of its own formats, for which it would read files of
-    the current folder.
-    """
-    if not isinstance(path, str) or "::" in path or "://" in path or "\0" in path:
-        return False
-    if Path(path).is_absolute():
-        return True
-    formats = packaged_modules._PACKAGED_DATASETS_MODULES
-    return HUB_ID.fullmatch(path) is not None and path not in formats
 
 
 def rows(key: str, cfg: DictConfig, option: str) -> Dataset:

@@ -8,14 +8,20 @@ A model is an embedded one, a folder, a hub id, or an architecture with weights 
 - ``head``: the head of a classifier. ``draws``: weights from a seed.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from omegaconf import DictConfig
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from fl_app.models.auto import DTYPES, QUANTIZATIONS, find_auto, load_auto
-from fl_app.models.sources import Sources
-from fl_app.models.vt5_checkpoint import find_vt5, load_vt5
+if TYPE_CHECKING:  # torch and transformers are imported with the first model
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-__all__ = ["DTYPES", "QUANTIZATIONS", "find", "load", "load_vt5"]
+    from fl_app.models.sources import Sources
+    from fl_app.models.vt5 import VT5ForConditionalGeneration
+
+DTYPES = ("float32", "bfloat16")  # names in torch
+QUANTIZATIONS = ("none", "4bit", "8bit")
 
 
 def load(
@@ -54,9 +60,21 @@ def load(
         If the weights do not have the digest ``sha256``, belong to another architecture or have
         other shapes, or a config key is unknown.
     """
+    check_kind(cfg_model, task)
     if task.id == "docvqa":
         return load_vt5(cfg_model, seed)
+    from fl_app.models.auto import load_auto
+
     return load_auto(cfg_model, seed, task)
+
+
+def load_vt5(
+    cfg_model: DictConfig, seed: int
+) -> tuple[VT5ForConditionalGeneration, PreTrainedTokenizerFast]:
+    """Load a VT5 and its tokenizer; see ``fl_app.models.vt5_checkpoint``."""
+    from fl_app.models import vt5_checkpoint
+
+    return vt5_checkpoint.load_vt5(cfg_model, seed)
 
 
 def find(cfg_model: DictConfig, task: DictConfig) -> Sources:
@@ -67,4 +85,31 @@ def find(cfg_model: DictConfig, task: DictConfig) -> Sources:
     FileNotFoundError, ValueError
         As from ``load``.
     """
-    return find_vt5(cfg_model) if task.id == "docvqa" else find_auto(cfg_model, task)
+    check_kind(cfg_model, task)
+    if task.id == "docvqa":
+        from fl_app.models.vt5_checkpoint import find_vt5
+
+        return find_vt5(cfg_model)
+    from fl_app.models.auto import find_auto
+
+    return find_auto(cfg_model, task)
+
+
+def check_kind(cfg_model: DictConfig, task: DictConfig) -> None:
+    """Check that the options are those of the kind of model that the task needs.
+
+    Raises
+    ------
+    ValueError
+        If they are of a VT5 and the task needs a language model, or the reverse.
+    """
+    if task.id == "docvqa" and "visual_path" not in cfg_model:
+        raise ValueError(
+            "task.id=docvqa needs a VT5: set model=vt5-tiny or another of conf/model/*t5*, or "
+            "choose another task"
+        )
+    if task.id != "docvqa" and "quantization" not in cfg_model:
+        raise ValueError(
+            f"task.id={task.id} needs a language model, but this is a VT5: set model=huggingface "
+            "and model.path, or choose another file of conf/model"
+        )

@@ -38,8 +38,6 @@ AUTO: dict[str, Any] = {
     "seq2seq": AutoModelForSeq2SeqLM,
     "sequence_classification": AutoModelForSequenceClassification,
 }
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-QUANTIZATIONS = ("none", "4bit", "8bit")
 
 # Keys of a model's config that the task, other options or the architecture itself decide.
 DECIDED_ELSEWHERE = {
@@ -58,7 +56,7 @@ def load_auto(
         config = _config(cfg_model, sources, task)
         if sources.weights is None:
             model = AUTO[task.id].from_config(
-                config, dtype=DTYPES[cfg_model.dtype], trust_remote_code=False
+                config, dtype=getattr(torch, cfg_model.dtype), trust_remote_code=False
             )
         else:
             model = _pretrained(cfg_model, sources.weights, config, task)
@@ -78,15 +76,9 @@ def find_auto(cfg_model: DictConfig, task: DictConfig) -> Sources:
     FileNotFoundError
         If the folder does not exist.
     ValueError
-        If the options are those of a VT5, the weights do not have the digest ``sha256``, the
-        architecture does not fit the task, a key or value of ``config`` is unknown, or drawn
-        weights are to be quantized.
+        If the weights do not have the digest ``sha256``, the architecture does not fit the task, a
+        key or value of ``config`` is unknown, or drawn weights are to be quantized.
     """
-    if "quantization" not in cfg_model:
-        raise ValueError(
-            f"task.id={task.id} needs a language model, but this is a VT5: set model=huggingface "
-            "and model.path, or choose another file of conf/model"
-        )
     sources = locate(cfg_model)
     if sources.weights is None and cfg_model.quantization != "none":
         raise ValueError(
@@ -149,7 +141,7 @@ def _architecture(overrides: dict[str, Any]) -> PreTrainedConfig:
 def _pretrained(
     cfg_model: DictConfig, source: str, config: PreTrainedConfig, task: DictConfig
 ) -> PreTrainedModel:
-    options: dict[str, Any] = {"config": config, "dtype": DTYPES[cfg_model.dtype]}
+    options: dict[str, Any] = {"config": config, "dtype": getattr(torch, cfg_model.dtype)}
     if cfg_model.quantization != "none":
         options |= {
             "quantization_config": _quantization(cfg_model, config, task),
@@ -183,7 +175,7 @@ def _quantization(
         load_in_8bit=cfg_model.quantization == "8bit",
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=False,
-        bnb_4bit_compute_dtype=DTYPES[cfg_model.dtype],
+        bnb_4bit_compute_dtype=getattr(torch, cfg_model.dtype),
         llm_int8_skip_modules=head or None,  # None: the language model's head
     )
 

@@ -15,6 +15,7 @@ from fl_app.config.rules import (
     check_rules,
     is_name,
 )
+from fl_app.models import sources
 
 CHOICES: Choices = {"model.dtype": models.DTYPES, "model.quantization": models.QUANTIZATIONS}
 RULES: Rules = (
@@ -38,7 +39,7 @@ RULES: Rules = (
 
 
 def check(cfg: DictConfig) -> None:
-    """Check everything that does not require loading the model.
+    """Check the values, and that the named folders exist.
 
     Raises
     ------
@@ -47,4 +48,16 @@ def check(cfg: DictConfig) -> None:
     """
     check_choices(cfg, CHOICES)
     check_rules(cfg, RULES)
+    models.check_kind(cfg.model, cfg.task)
+    sources.named(cfg.model)
+
+
+def check_files(cfg: DictConfig) -> None:
+    """Check what transformers has to say of the model: its files, and the keys of its config.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If ``fl_app.models.load`` would fail without reading weights or contacting the hub.
+    """
     models.find(cfg.model, cfg.task)

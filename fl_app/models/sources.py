@@ -1,18 +1,21 @@
 """Find a model's files: in this project, in a folder, on the hub, or none (drawn weights)."""
 
+from __future__ import annotations
+
 import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
-from transformers.utils import find_adapter_config_file, logging
 
 from fl_app.files import installed
+
+if TYPE_CHECKING:  # paths are checked before transformers is imported
+    from transformers import PreTrainedTokenizerFast
 
 EMBEDDED = "embedded:"
 RANDOM = "random"
@@ -59,6 +62,22 @@ def locate(cfg_model: DictConfig) -> Sources:
     ValueError
         If the weights do not have the digest ``sha256``, or there is no tokenizer.
     """
+    sources = named(cfg_model)
+    if sources.weights is not None:
+        _check_digest(sources.weights, cfg_model.sha256)
+    return sources
+
+
+def named(cfg_model: DictConfig) -> Sources:
+    """Return what the options name; no file is read.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder does not exist.
+    ValueError
+        If there is no tokenizer.
+    """
     visual = cfg_model.get("visual_path")
     if visual is not None:
         visual = _source("model.visual_path", visual, "config.json")
@@ -71,7 +90,6 @@ def locate(cfg_model: DictConfig) -> Sources:
         weights = None
     else:
         weights = _source("model.path", cfg_model.path, "config.json")
-        _check_digest(weights, cfg_model.sha256)
     if cfg_model.tokenizer is None:
         tokenizer = cast(str, weights)
     else:
@@ -96,6 +114,9 @@ def check_own_config(key: str, source: str) -> None:
     ValueError
         If it names code, or is an adapter, which would name another checkpoint.
     """
+    from transformers import PreTrainedConfig
+    from transformers.utils import find_adapter_config_file
+
     with clear_errors(key, source):
         if find_adapter_config_file(source) is not None:
             raise ValueError(
@@ -135,6 +156,8 @@ def load_tokenizer(
     ValueError
         If it is another model's and has more tokens than this model.
     """
+    from transformers import AutoTokenizer
+
     key = "tokenizer" if cfg_model.tokenizer else "path"
     source = sources.tokenizer
     with quiet(), clear_errors(key, source), no_custom_code(key, source):
@@ -210,6 +233,8 @@ def no_custom_code(key: str, path: str) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Suppress transformers' progress bars and its report of weights that are drawn."""
+    from transformers.utils import logging
+
     verbosity = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

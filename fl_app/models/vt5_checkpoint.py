@@ -74,14 +74,9 @@ def find_vt5(cfg_model: DictConfig) -> Sources:
     FileNotFoundError
         If a folder does not exist.
     ValueError
-        If the options are not those of a VT5, the weights do not have the digest ``sha256``, or a
-        key or value of ``config`` is unknown.
+        If the weights do not have the digest ``sha256``, or a key or value of ``config`` is
+        unknown.
     """
-    if "visual_path" not in cfg_model:
-        raise ValueError(
-            "task.id=docvqa needs a VT5: set model=vt5-tiny or another of conf/model/*t5*, or "
-            "choose another task"
-        )
     _override(VT5Config(), plain(cfg_model.config))
     return locate(cfg_model)
 

@@ -1,7 +1,8 @@
 """What is checked before anything starts: every joint brings its rules, which are called here.
 
 A joint's ``checks.check(cfg)`` raises for the first rule that is broken. It reads the configuration
-alone, and may take for granted what those above it in ``JOINTS`` have checked.
+alone, and may take for granted what those above it in ``JOINTS`` have checked. It imports neither
+torch nor Flower, so that a wrong value is refused at once; what needs them comes last.
 """
 
 from collections.abc import Callable
@@ -10,13 +11,15 @@ from types import ModuleType
 from omegaconf import DictConfig
 
 from fl_app.adapters import checks as adapters
-from fl_app.config import ConfigError
+from fl_app.config import ConfigError, compose
 from fl_app.data import checks as data
 from fl_app.models import checks as models
 from fl_app.preflight import federation
 from fl_app.privacy import checks as privacy
 from fl_app.runs import checks as runs
 from fl_app.runs import loggers
+from fl_app.runs.place import check_free
+from fl_app.runs.resume import folder, last_round, with_stored_overrides
 from fl_app.secure_aggregation import checks as secure_aggregation
 from fl_app.tasks import checks as tasks
 from fl_app.training import checks as training
@@ -36,18 +39,74 @@ JOINTS: tuple[ModuleType, ...] = (
 )
 
 
+def configured(overrides: str) -> tuple[str, DictConfig]:
+    """Return overrides and configuration of a run on this machine, checked without torch or Flower.
+
+    Parameters
+    ----------
+    overrides : str
+        What was typed; those of the start are added if it names a run to resume.
+
+    Raises
+    ------
+    ConfigError
+        Naming the key and what it may be.
+    ResumeError
+        If the run to resume is not there.
+    FileExistsError
+        If the name of a new run is taken.
+    """
+    overrides = with_stored_overrides(overrides)
+    cfg = compose(overrides)
+    check_values(cfg)
+    check_free(cfg)
+    return overrides, cfg
+
+
+def check_built(cfg: DictConfig) -> None:
+    """Check what has to be built or read for it: strategy, loggers, model, a run to resume.
+
+    Raises
+    ------
+    ConfigError
+        Naming the key and what it may be.
+    ResumeError
+        If the run cannot be resumed like this.
+    """
+    from fl_app.aggregation import checks as aggregation
+
+    _call(aggregation.check_strategy, cfg)
+    _call(loggers.check, cfg)
+    _call(models.check_files, cfg)
+    if cfg.resume is not None:
+        last_round(cfg, folder(cfg))
+
+
 def check(cfg: DictConfig) -> None:
     """Check all that a run on this machine needs, before anything is started.
+
+    Raises
+    ------
+    ConfigError, ResumeError
+        See ``check_values`` and ``check_built``.
+    """
+    check_values(cfg)
+    check_built(cfg)
+
+
+def check_values(cfg: DictConfig) -> None:
+    """Check what can be said of a run on this machine without torch and Flower.
 
     Raises
     ------
     ConfigError
         Naming the key and what it may be.
     """
-    check_node(cfg)
-    check_strategy(cfg)
+    from fl_app.aggregation import checks as aggregation  # which no node imports
+
+    for joint in (*JOINTS, aggregation):
+        _call(joint.check, cfg)
     data.check_sources(cfg)
-    _call(loggers.check, cfg)
 
 
 def check_node(cfg: DictConfig) -> None:
@@ -62,6 +121,7 @@ def check_node(cfg: DictConfig) -> None:
     """
     for joint in JOINTS:
         _call(joint.check, cfg)
+    _call(models.check_files, cfg)
 
 
 def check_strategy(cfg: DictConfig) -> None:
@@ -72,9 +132,10 @@ def check_strategy(cfg: DictConfig) -> None:
     ConfigError
         Naming the key and what it may be.
     """
-    from fl_app.aggregation import checks  # with strategies, which no node imports
+    from fl_app.aggregation import checks as aggregation
 
-    _call(checks.check, cfg)
+    _call(aggregation.check, cfg)
+    _call(aggregation.check_strategy, cfg)
 
 
 def _call(check_part: Callable[[DictConfig], None], cfg: DictConfig) -> None:

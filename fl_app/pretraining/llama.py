@@ -28,7 +28,8 @@ from fl_app.data.word_problems import (
     make_provider,
 )
 from fl_app.pretraining.common import SPECIAL, arguments, finished, save
-from fl_app.tasks import Task, build
+from fl_app.tasks import build
+from fl_app.tasks.base import Task
 
 SEED = 1
 PROVIDERS = 2000

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fl_app.faults import FaultError
 from fl_app.privacy.module_state import ModuleState
-from fl_app.tasks import Task
+from fl_app.tasks.base import Task
 
 Row = dict[str, Any]
 TOLERANCE = 1e-3  # of a gradient's largest entry: a GPU adds up in another order every time

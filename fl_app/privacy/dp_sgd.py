@@ -19,7 +19,7 @@ from fl_app.privacy.budget import Mechanism, mechanism
 from fl_app.privacy.clipped_sum import ClippedSum, Row
 from fl_app.privacy.gaussian import normal
 from fl_app.privacy.keystream import KeyStream, derived, secret_key, seeded_key
-from fl_app.tasks import Task
+from fl_app.tasks.base import Task
 from fl_app.training import optimizers
 from fl_app.training.loop import NO_HOOKS, Hooks
 

@@ -6,7 +6,3 @@
 - ``significance``: which differences are larger than the spread over seeds.
 - ``picture``: the Pareto front as a still picture. ``palette``: colours and symbols.
 """
-
-from fl_app.report.page import compare, write
-
-__all__ = ["compare", "write"]

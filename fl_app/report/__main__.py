@@ -1,29 +1,38 @@
-"""``python -m fl_app.report RUN... [--out FILE] [--picture FILE]``: a report of finished runs."""
+"""``python -m fl_app.report RUN... [--out FILE] [--picture FILE]``: a report of finished runs.
+
+What reads runs and draws pages is imported after the arguments are read.
+"""
 
 import argparse
 import sys
 from pathlib import Path
 
 from fl_app.files import keep_private
-from fl_app.report.page import compare, write
-from fl_app.runs.catalog import find_runs
-from fl_app.runs.read import read
 
-DESCRIPTION = """\
-Make one self-contained HTML page that opens offline, from one run, a sweep, or any runs:
-
-  python -m fl_app.report runs/NAME             one run: scores, bytes, rounds, configuration
-  python -m fl_app.report runs/SWEEP            a folder of runs: all below it, compared
-  python -m fl_app.report 'runs/bench-*'        a pattern, quoted or not
-  python -m fl_app.report runs/a-* runs/b-*     several
+DESCRIPTION = "Make one self-contained HTML page that opens offline: of one run, or comparing many."
+EXAMPLES = """\
+examples:
+  {prog} runs/NAME                 one run: scores, bytes, rounds, configuration
+  {prog} runs/SWEEP                a folder of runs: all below it, compared
+  {prog} 'runs/bench-*'            a pattern, quoted or not
+  {prog} runs/a-* runs/b-* --out comparison.html --picture front.png
 """
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Find the runs, write page and picture, and print their paths."""
+def main(arguments: list[str] | None = None, prog: str = "python -m fl_app.report") -> None:
+    """Find the runs, write page and picture, and print their paths.
+
+    Parameters
+    ----------
+    arguments : list of str or None
+        Those of the command; None: of this process.
+    prog : str
+        The command as it was typed, for the help.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m fl_app.report",
+        prog=prog,
         description=DESCRIPTION,
+        epilog=EXAMPLES.format(prog=prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -46,18 +55,21 @@ def main(arguments: list[str] | None = None) -> None:
     keep_private()
     if asked.picture and asked.picture.suffix not in (".png", ".svg"):
         parser.error(f"--picture {asked.picture}: the name should end in .png or .svg")
+    from fl_app.report.page import compare_runs, write
+    from fl_app.runs.catalog import find_runs, read_all
+
     try:
         folders = find_runs(asked.runs)
         out = asked.out or _default_out(asked.runs, folders)
         if len(folders) == 1:
             page = write(folders[0], out)
         else:
-            page = compare(folders, out, _heading(asked.runs))
+            page = compare_runs(folders, out, _heading(asked.runs))
         print(page)
         if asked.picture:
             from fl_app.report.picture import draw  # matplotlib
 
-            print(draw([read(folder) for folder in folders], asked.picture))
+            print(draw(read_all(folders), asked.picture))
     except (OSError, ValueError) as error:
         sys.exit(f"{error}")
 

@@ -1,24 +1,28 @@
 """The report page: data and charts in one HTML file, made from the folders of runs."""
 
+from __future__ import annotations
+
 import importlib.util
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
-import pandas as pd
 
 from fl_app.config import read_text
 from fl_app.files import installed
 from fl_app.report.comparison import PARTS, comparable, configuration, left_out
 from fl_app.report.palette import BEATEN, look
 from fl_app.report.significance import MIN_SEEDS
-from fl_app.runs.catalog import to_frame
+from fl_app.runs.catalog import read_all, to_frame
 from fl_app.runs.read import Run, read
 from fl_app.runs.spreadsheet import to_csv
 from fl_app.runs.text import duration, guarantee, is_rehearsal, score, size, title
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCRIPTS = ("elements.js", "charts.js", "pareto.js", "tables.js", "page.js")
 BYTES = {
@@ -91,21 +95,45 @@ def write(folder: Path, target_file: Path | None = None) -> Path:
     )
 
 
-def compare(folders: Sequence[Path], target_file: Path, heading: str = "Runs compared") -> Path:
-    """Write the page that compares the runs in ``folders`` and return its path.
+def compare_runs(
+    runs: Iterable[Run | Path | str],
+    target_file: Path | str = "report.html",
+    heading: str = "Runs compared",
+) -> Path:
+    """Write the page that compares runs and return its path.
+
+    It is one HTML file that opens offline: scores over bytes and rounds, the Pareto front, what is
+    larger than the spread over seeds, and a table of all runs.
+
+    Parameters
+    ----------
+    runs : iterable of Run or path
+        Runs, or their folders as `find_runs` returns them.
+    target_file : Path or str
+        The page to write.
+    heading : str
+        Its title.
 
     Raises
     ------
     FileNotFoundError
         If a folder is not that of a run, or the folder of ``target_file`` does not exist.
+    ValueError
+        If a run cannot be read.
+
+    Examples
+    --------
+    >>> import fl_app
+    >>> fl_app.compare_runs(fl_app.find_runs("runs"), "comparison.html").name
+    'comparison.html'
     """
-    runs = [read(folder) for folder in folders]
-    sets = comparable(runs)
-    table = to_frame(runs)
+    compared = read_all(runs)
+    sets = comparable(compared)
+    table = to_frame(compared)
     counted = sum(len(one["seeds"]) for part in sets for one in part["configurations"])
     found = sum(len(part["configurations"]) for part in sets)
     return _render(
-        target_file,
+        Path(target_file),
         {
             "sets": sets,
             "tables": {"runs": {"columns": list(table.columns), "rows": _cells(table)}},
@@ -115,7 +143,7 @@ def compare(folders: Sequence[Path], target_file: Path, heading: str = "Runs com
         heading=heading,
         subtitle=f"{found} configurations, {counted} completed runs",
         status="completed",
-        left_out=left_out(runs),
+        left_out=left_out(compared),
     )
 
 

@@ -1,29 +1,44 @@
 """Find runs by path or pattern, and show their results as one table with a row per run."""
 
+from __future__ import annotations
+
 import glob
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from fl_app.runs.configurations import differing, flat, group
 from fl_app.runs.read import Run, is_run, read
 
+if TYPE_CHECKING:  # a run is found and checked without it
+    import pandas as pd
 
-def find_runs(patterns: Iterable[str | Path]) -> list[Path]:
+
+def find_runs(patterns: str | Path | Iterable[str | Path]) -> list[Path]:
     """Return the run folders that paths and glob patterns name, each once.
 
     A run's folder contains config.yaml, ledger.csv and metrics.csv; any other folder stands for all
     runs below it.
 
+    Parameters
+    ----------
+    patterns : str, Path, or iterable of these
+        Paths and patterns such as ``"runs/bench-*"``.
+
     Raises
     ------
     FileNotFoundError
         If a pattern matches nothing, or no match is or contains a run.
+
+    Examples
+    --------
+    >>> import fl_app
+    >>> [folder.name for folder in fl_app.find_runs("runs/example*")]
+    ['example']
     """
-    names = [str(pattern) for pattern in patterns]
+    given = [patterns] if isinstance(patterns, (str, Path)) else patterns
+    names = [str(pattern) for pattern in given]
     found: dict[Path, None] = {}
     for pattern in names:
         # A folder's own name may have brackets in it.
@@ -56,18 +71,44 @@ def runs_below(folder: Path) -> list[Path]:
     return sorted(runs)
 
 
-def runs_table(folders: Iterable[Path]) -> pd.DataFrame:
+def runs_table(runs: Run | Path | str | Iterable[Run | Path | str]) -> pd.DataFrame:
     """Return a table of runs: configuration, results and costs, a row per run.
 
     Scores are shares, sizes are in bytes, times in seconds. ``label`` names the configuration,
     which runs with different seeds share. The last columns are the options in which the runs
     differ, by their dotted names; a cell is empty if a run did not have that option.
+
+    Parameters
+    ----------
+    runs : Run, path, or iterable of these
+        Runs, or their folders as `find_runs` returns them.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder is not that of a run.
+    ValueError
+        If a run cannot be read.
+
+    Examples
+    --------
+    >>> import fl_app
+    >>> table = fl_app.runs_table(fl_app.find_runs("runs"))
+    >>> table[["experiment", "status", "rounds_done"]].iloc[0].tolist()
+    ['custom', 'completed', 1]
     """
-    return to_frame([read(folder) for folder in folders])
+    return to_frame(read_all([runs] if isinstance(runs, (Run, str, Path)) else runs))
+
+
+def read_all(runs: Iterable[Run | Path | str]) -> list[Run]:
+    """Return runs, of which those given by their folders are read."""
+    return [one if isinstance(one, Run) else read(Path(one)) for one in runs]
 
 
 def to_frame(runs: Sequence[Run]) -> pd.DataFrame:
     """Return ``runs_table`` of runs that have been read."""
+    import pandas as pd
+
     labels = {run.path: found.label for found in group(runs) for run in found.runs}
     keys = differing(runs)
     rows = []

@@ -10,7 +10,7 @@ from fl_app import privacy
 from fl_app.faults.printable import printable
 from fl_app.runs.folder import RunFolder
 from fl_app.runs.text import LAST_LINE, duration, guarantee, score, size, title
-from fl_app.tasks import TASKS
+from fl_app.tasks import METRICS
 from fl_app.tree import Tree
 from fl_app.wire.conventions import GIGABYTE
 from fl_app.wire.ledger import short_name
@@ -20,7 +20,7 @@ def header(cfg: DictConfig, folder: Path, theta0: Tree) -> None:
     """Print what the run will do, where its results go, and the titles of the columns."""
     scalars = sum(x.size for x in theta0.values())
     names = {d: short_name(cfg.codec[d]) for d in ("down", "up")}
-    scores = " ".join(f"{title(metric):>9}" for metric in TASKS[cfg.task.id].metrics)
+    scores = " ".join(f"{title(metric):>9}" for metric in METRICS[cfg.task.id])
     print(
         f"{printable(cfg.experiment)}: seed {cfg.seed}, {scalars:,} trained scalars, codec "
         f"{names['down']} down, {names['up']} up; {cfg.clients_per_round} of "
@@ -51,7 +51,7 @@ def round_line(run: RunFolder, server_round: int) -> None:
     clients += f" ({lost} lost)" if lost else ""
     scores = {m: v for r, split, m, v in run.metrics if r == server_round and split == "test"}
     moved = {d: sum(r.message_bytes for r in rows if r.direction == d) for d in ("down", "up")}
-    shown = " ".join(f"{score(m, scores[m]):>9}" for m in TASKS[run.cfg.task.id].metrics)
+    shown = " ".join(f"{score(m, scores[m]):>9}" for m in METRICS[run.cfg.task.id])
     elapsed = time.perf_counter() - run.started
     left = elapsed / server_round * (run.cfg.rounds - server_round) if server_round else None
     print(

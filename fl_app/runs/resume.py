@@ -11,7 +11,6 @@ from fl_app.config import ConfigError, compose, identity, read_overrides, read_t
 from fl_app.faults.printable import printable
 from fl_app.files import PROJECT, project_root
 from fl_app.privacy import is_example_level
-from fl_app.runs import checkpoint
 from fl_app.runs.configurations import ADDED, flat
 from fl_app.runs.summary import installed_version
 from fl_app.tree import Tree
@@ -96,6 +95,8 @@ def last_round(cfg: DictConfig, path: Path) -> tuple[Tree, dict[str, Any]] | Non
         If the run is complete, had another configuration, or its checkpoint is damaged or of
         another version.
     """
+    from fl_app.runs import checkpoint  # Flower: no run that starts anew reads one
+
     try:
         found = checkpoint.load(path / "checkpoints")
     except checkpoint.CheckpointError as error:

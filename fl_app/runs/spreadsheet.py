@@ -1,9 +1,12 @@
 """Write tables as CSV for spreadsheets, so that a run's name cannot act as a formula there."""
 
-import re
-from typing import Any
+from __future__ import annotations
 
-import pandas as pd
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Characters that start a formula, at the start of a cell, or of what a spreadsheet would read as a
 # cell if its separator is not the comma.
@@ -18,7 +21,7 @@ def to_csv(table: pd.DataFrame) -> str:
     column. Numbers do not change, also if they are texts, such as ``-0.5``.
     """
     safe = table.map(plain)
-    safe.columns = pd.Index([plain(name) for name in table.columns])
+    safe.columns = [plain(name) for name in table.columns]
     return safe.to_csv(index=False, lineterminator="\n")
 
 

@@ -4,5 +4,5 @@
 - ``superexec``: the process that starts the tasks of a SuperLink or SuperNode; ``executor``: how it
   starts them; ``ray_workers``: how it starts simulations; ``preload``: what they import.
 - ``bundle``: what a run brings to these processes. ``processes``: signals and descendants.
-- ``loopback``: nodes within one process, without Flower's processes.
+- ``loopback``: nodes within one process, without Flower's processes; ``in_process``: a whole run.
 """

@@ -11,11 +11,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from flwr.cli.build import build_fab_from_disk
-
 from fl_app.files import atomic_file, installed
 
 DESCRIPTION = "pyproject.toml"
+INSTALLED = f"fl_app/simulation/app/{DESCRIPTION}"  # a link to ours, so that wheels contain it
 FILES = {DESCRIPTION, ".info/CONTENT"}  # the latter is Flower's list of the files
 MOST_BYTES = 64 * 1024  # largest bundle, and largest file in it; ours has 3 kB
 LONGEST_QUOTE = 80  # characters of another bundle's text in a message
@@ -30,12 +29,14 @@ def make(folder: Path) -> Path:
     """Make the app that ``flwr run`` takes, in ``folder``; return its folder."""
     app = folder / "thinwire"
     app.mkdir(mode=0o700, exist_ok=True)
-    atomic_file(app / DESCRIPTION, installed(DESCRIPTION).read_bytes())
+    atomic_file(app / DESCRIPTION, installed(INSTALLED).read_bytes())
     return app
 
 
 def size(app: Path) -> int:
     """Return the size in bytes of the bundle, which every node downloads in a run."""
+    from flwr.cli.build import build_fab_from_disk
+
     return len(build_fab_from_disk(app))
 
 

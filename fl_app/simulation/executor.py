@@ -43,7 +43,7 @@ IMPORTS: Mapping[TaskType, tuple[str, ...]] = {
     TaskType.SIMULATION: (PRELOAD, __name__, "ray"),
 }
 # Read together with the code, so that an upgrade replaces neither alone.
-INSTALLED = installed(bundle.DESCRIPTION)
+INSTALLED = installed(bundle.INSTALLED)
 OURS = bundle.described(INSTALLED.read_text())
 MESSAGE_ONLY = WithoutTraceback(bundle.BundleError)
 

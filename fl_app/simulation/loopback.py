@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import count
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
@@ -24,6 +25,10 @@ class Loopback:
         Those of the run.
     nodes : int
         The number of nodes and partitions.
+    run_id : int
+        Flower's id of the run, by which nodes keep what they remember.
+    state_dir : Path or None
+        The folder that nodes keep it in; None: one that lasts as long as this object.
 
     Attributes
     ----------
@@ -31,18 +36,20 @@ class Loopback:
         Node id -> Flower's Context of the node.
     """
 
-    def __init__(self, overrides: str, nodes: int) -> None:
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
-        self.run = SimpleNamespace(run_id=1)
+    def __init__(
+        self, overrides: str, nodes: int, run_id: int = 1, state_dir: Path | None = None
+    ) -> None:
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, 1, 1
+        self.run = SimpleNamespace(run_id=run_id)
         self.disk = TemporaryDirectory()
         self.contexts = {
             7919 * (part + 3) % 1009: Context(
-                run_id=1,
+                run_id=run_id,
                 node_id=7919 * (part + 3) % 1009,
                 node_config={
                     "partition-id": part,
                     "num-partitions": nodes,
-                    "state-dir": self.disk.name,
+                    "state-dir": self.disk.name if state_dir is None else str(state_dir),
                 },
                 state=RecordDict(),
                 run_config={"overrides": overrides},

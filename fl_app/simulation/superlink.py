@@ -20,7 +20,7 @@ from pathlib import Path
 
 import joblib
 
-from fl_app.files import OTHERS, project_root
+from fl_app.files import OTHERS, RESULTS, project_root
 from fl_app.simulation import bundle
 from fl_app.simulation.processes import descendants, handled_by, interrupt, is_alive, is_simulation
 
@@ -130,6 +130,7 @@ def _environment(home: Path, cpus: int) -> dict[str, str]:
         **{name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         CPUS: str(cpus),
+        RESULTS: str(project_root()),
         APP: str(home / "thinwire"),
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",

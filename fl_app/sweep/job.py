@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,7 +24,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-import fl_app.simulation.preload  # noqa: F401  the checks need most of it
 from fl_app.config import CONF_DIR, ConfigError, compose, identity
 from fl_app.files import keep_private, project_root
 from fl_app.preflight import check
@@ -31,10 +31,10 @@ from fl_app.run import submit
 from fl_app.runs.read import Run, is_run, read
 from fl_app.runs.text import duration
 from fl_app.simulation.superlink import SuperLinkError
+from fl_app.sweep.first_job import OF_THE_SWEEP, check_first
 from fl_app.sweep.summary import JOBS, Job, conclude
 from fl_app.sweep.superlinks import FOLDERS, STARTED, free_superlink
 
-OF_THE_SWEEP = ("sweep", "resume", "job", "output.name", "output.dir")  # keys not passed to runs
 LONGEST_NAME = 120
 
 
@@ -135,6 +135,11 @@ def _names(path: Path) -> Iterator[Path]:
 def main() -> int:
     """Run the sweep of the command line; return the exit status."""
     keep_private()
+    try:
+        check_first(sys.argv[1:])
+    except ConfigError as error:
+        print(f"configuration: {error}", file=sys.stderr)
+        return 2
     os.chdir(project_root())  # output.dir is relative to it
     interrupted = refused = False
     with STARTED:

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fl_app import report
 from fl_app.faults.printable import printable
-from fl_app.report import picture
+from fl_app.report import page
 from fl_app.report.comparison import comparable
 from fl_app.runs import catalog
 from fl_app.runs.read import Run, read
@@ -92,8 +91,10 @@ def conclude(folder: Path) -> int:
         (folder / "results.csv").write_text(to_csv(catalog.to_frame(found)), newline="")
         print(text(found))
         print(folder / "results.csv")
-        print(report.compare(folders, folder / "report.html", folder.name))
+        print(page.compare_runs(folders, folder / "report.html", folder.name))
     if any(run.status == "completed" for run in found):
+        from fl_app.report import picture  # matplotlib
+
         print(picture.draw(found, folder / "pareto.png"))
     failed = [job for job in jobs if job.status != "completed"]
     for job in failed:

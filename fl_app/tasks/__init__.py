@@ -1,26 +1,35 @@
 """What a model is trained to do: from rows to batches, to predictions, to a score."""
 
-from typing import Any
+from __future__ import annotations
 
-from datasets import Dataset
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 from omegaconf import DictConfig
-from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
+from fl_app.config.named import Named
 from fl_app.faults import FaultError
-from fl_app.tasks.base import ModelSpec, Task
-from fl_app.tasks.causal_lm import CausalLM
-from fl_app.tasks.docvqa import DocVQA
-from fl_app.tasks.evaluation import Rows
-from fl_app.tasks.seq2seq import Seq2Seq
-from fl_app.tasks.sequence_classification import SequenceClassification
 
-__all__ = ["TASKS", "ModelSpec", "Rows", "Task", "build", "check_columns"]
+if TYPE_CHECKING:  # torch and transformers are imported with the first task
+    from datasets import Dataset
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-TASKS: dict[str, type[Any]] = {
-    "causal_lm": CausalLM,
-    "docvqa": DocVQA,
-    "seq2seq": Seq2Seq,
-    "sequence_classification": SequenceClassification,
+    from fl_app.tasks.base import Task
+
+TASKS: Mapping[str, type[Any]] = Named(
+    {
+        "causal_lm": "fl_app.tasks.causal_lm:CausalLM",
+        "docvqa": "fl_app.tasks.docvqa:DocVQA",
+        "seq2seq": "fl_app.tasks.seq2seq:Seq2Seq",
+        "sequence_classification": "fl_app.tasks.sequence_classification:SequenceClassification",
+    }
+)
+ACCURACY = ("accuracy",)
+METRICS: Mapping[str, tuple[str, ...]] = {  # the ``metrics`` of each task's class
+    "causal_lm": ACCURACY,
+    "docvqa": ("anls", "accuracy"),
+    "seq2seq": ACCURACY,
+    "sequence_classification": ACCURACY,
 }
 
 
@@ -42,6 +51,8 @@ def build(
     """
     if cfg.task.id not in TASKS:
         raise ValueError(f"unknown task id {cfg.task.id!r}; known: {', '.join(sorted(TASKS))}")
+    from fl_app.tasks.base import ModelSpec
+
     limits = cfg.model.max_length, cfg.model.max_answer_length
     task: Task = TASKS[cfg.task.id](cfg.task, ModelSpec(tokenizer, model_config, *limits))
     return task

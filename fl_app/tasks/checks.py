@@ -15,7 +15,8 @@ from fl_app.config.rules import (
     is_list_of_names,
     is_name,
 )
-from fl_app.tasks import TASKS
+from fl_app.faults.suggestions import did_you_mean
+from fl_app.tasks import METRICS, TASKS
 from fl_app.tasks.answers import ANSWERS
 from fl_app.tasks.template import Template
 
@@ -54,11 +55,11 @@ def check(cfg: DictConfig) -> None:
             f"task.id={cfg.task.id} does not fit data.id={cfg.data.id}, whose rows are of another "
             f"kind: set {fit}"
         )
-    metrics = TASKS[cfg.task.id].metrics
+    metrics = METRICS[cfg.task.id]
     if cfg.target.metric not in metrics:
         raise ConfigError(
             f"target.metric={cfg.target.metric} should be one of {sorted(metrics)} with "
-            f"task.id={cfg.task.id}"
+            f"task.id={cfg.task.id}.{did_you_mean(cfg.target.metric, metrics)}"
         )
     for key in ("prompt", "response"):
         if key in cfg.task:

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
-from fl_app.tasks import anls
+from fl_app.tasks import METRICS, anls
 from fl_app.tasks.base import ModelSpec
 from fl_app.tasks.documents import Collator, predict
 from fl_app.tasks.evaluation import Rows
@@ -33,7 +33,7 @@ class DocVQA:
     """
 
     columns = ("words", "boxes", "questions", "answers")
-    metrics = ("anls", "accuracy")
+    metrics = METRICS["docvqa"]
 
     def __init__(self, cfg: DictConfig, spec: ModelSpec) -> None:
         if not isinstance(spec.config, VT5Config):

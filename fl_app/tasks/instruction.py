@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from fl_app.data.padding import pad
 from fl_app.faults import during
+from fl_app.tasks import ACCURACY
 from fl_app.tasks.answers import ANSWERS
 from fl_app.tasks.base import ModelSpec
 from fl_app.tasks.evaluation import Rows, batches, check_predictions, evaluating, greedy
@@ -42,7 +43,7 @@ class Instruction(ABC):
         A text that is not a template, or a tokenizer that lacks a token.
     """
 
-    metrics = ("accuracy",)
+    metrics = ACCURACY
     end: int  # token ids
     pad: int
 

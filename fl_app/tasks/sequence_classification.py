@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fl_app.faults import FaultError
+from fl_app.tasks import ACCURACY
 from fl_app.tasks.base import ModelSpec
 from fl_app.tasks.evaluation import Rows, batches, check_predictions, evaluating
 from fl_app.tasks.filled import check_filled
@@ -34,7 +35,7 @@ class SequenceClassification:
         The model has another number of outputs, or the tokenizer cannot pad.
     """
 
-    metrics = ("accuracy",)
+    metrics = ACCURACY
 
     def __init__(self, cfg: DictConfig, spec: ModelSpec) -> None:
         self.texts = [str(column) for column in cfg.texts]

@@ -14,8 +14,7 @@ from fl_app.config.rules import (
     is_number,
     is_share,
 )
-from fl_app.training.optimizers import OPTIMIZERS, SCHEDULES
-from fl_app.training.shampoo import GRAFTS
+from fl_app.training.optimizers import GRAFTS, OPTIMIZERS, SCHEDULES
 
 CHOICES: Choices = {
     "optimizer.id": OPTIMIZERS,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fl_app.data.padding import IGNORED
 from fl_app.faults import FaultError
-from fl_app.tasks import Task
+from fl_app.tasks.base import Task
 from fl_app.training import optimizers
 
 Row = dict[str, Any]

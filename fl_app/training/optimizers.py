@@ -1,16 +1,23 @@
 """Local optimizers and their learning-rate schedules, for one client's turn."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
-import torch
 from omegaconf import DictConfig
 
-from fl_app.training.shampoo import Shampoo
+if TYPE_CHECKING:  # the names of optimizers are checked before torch is imported
+    import torch
+
+GRAFTS = ("adamw", "sgd", "none")  # whose step length Shampoo takes
 
 
 def _adamw(parameters: Iterable[torch.nn.Parameter], cfg: DictConfig) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
+    from torch.optim import AdamW
+
+    return AdamW(
         parameters,
         lr=cfg.lr,
         betas=tuple(cfg.betas),
@@ -20,6 +27,8 @@ def _adamw(parameters: Iterable[torch.nn.Parameter], cfg: DictConfig) -> torch.o
 
 
 def _shampoo(parameters: Iterable[torch.nn.Parameter], cfg: DictConfig) -> torch.optim.Optimizer:
+    from fl_app.training.shampoo import Shampoo
+
     return Shampoo(
         parameters,
         lr=cfg.lr,
@@ -61,6 +70,8 @@ def build(
     steps : int
         Steps of the turn.
     """
+    from torch.optim.lr_scheduler import LambdaLR
+
     optimizer = OPTIMIZERS[cfg.id](parameters, cfg)
     warmup = math.ceil(cfg.warmup * steps)
     decay = SCHEDULES[cfg.schedule]
@@ -70,4 +81,4 @@ def build(
             return (step + 1) / warmup
         return decay((step - warmup) / max(1, steps - warmup))
 
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return optimizer, LambdaLR(optimizer, factor)

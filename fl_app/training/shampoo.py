@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-GRAFTS = ("adamw", "sgd", "none")
+from fl_app.training.optimizers import GRAFTS
+
 ADAM_EPS = 1e-8
 
 

@@ -1,4 +1,9 @@
-"""What travels: frames, messages and what they weigh."""
+"""What travels: frames, messages and what they weigh.
+
+- ``frame``: a codec's bytes with a header. ``tensors``: such a frame that describes itself.
+- ``messages``, ``records``, ``readers``, ``forms``, ``patch``: what messages hold.
+- ``ledger``, ``conventions``: what they weigh. ``checks``: the rules of ``codec``.
+"""
 
 from fl_app.wire.frame import WireError, pack, unpack
 

@@ -9,7 +9,12 @@
   published totals of both LoRA entries to the last digit.
 """
 
-from torch import nn
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
 
 COLUMNS = {"sent": "payload_bytes", "competition": "competition_bytes"}
 """The ledger's column for each convention."""

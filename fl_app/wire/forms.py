@@ -5,17 +5,20 @@ may choose another of the configuration's forms for a client and a round. The me
 and the client takes none that its own configuration does not have.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from flwr.app import ConfigRecord
+from typing import TYPE_CHECKING, Any
 
 from fl_app.codecs import Codec, WireError, from_spec
 from fl_app.codecs.by_part import MODEL, by_part, join, separate
 from fl_app.faults.printable import printable
 from fl_app.tree import Tree
 from fl_app.wire.messages import ARRAYS, CONFIG, FORM
+
+if TYPE_CHECKING:
+    from flwr.app import ConfigRecord
 
 DEFAULT = "default"  # the form of a message that names none
 TAKEN = {ARRAYS, CONFIG, "metrics"}  # records of a message beside its parts

@@ -1,12 +1,19 @@
 """The keys and actions of every message between server and node, in one place."""
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flwr.app import Message
 
 SETUP = "signs"  # the action of the message that asks for an answer before round 1
 
 
 def setup_question(node: int, partition: int) -> Message:
     """Return the message that asks a client for its answer before round 1."""
+    from flwr.app import ConfigRecord, Message, RecordDict
+
     config = ConfigRecord({"partition": partition})
     return Message(RecordDict({"config": config}), node, f"query.{SETUP}")
 

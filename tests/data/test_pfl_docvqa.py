@@ -248,7 +248,9 @@ def imported(files: set[Path]) -> set[Path]:
         found.add(path)
         for node in ast.walk(ast.parse(path.read_text())):
             modules = []
-            if isinstance(node, ast.Import):
+            if isinstance(node, ast.Constant) and str(node.value).startswith("fl_app."):
+                modules = [str(node.value).partition(":")[0]]  # imported when it is looked up
+            elif isinstance(node, ast.Import):
                 modules = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
                 modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]

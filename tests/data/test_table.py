@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from fl_app import data
 from fl_app.config import CONF_DIR, ConfigError, compose
-from fl_app.data import table
+from fl_app.data import paths, table
 from fl_app.preflight import check
 
 ROWS = [{"question": f"what is {n}, 'and' \"so\"?\nNA", "answer": f"NA {n}"} for n in range(10)]
@@ -294,14 +294,14 @@ def test_the_configuration_is_checked_beforehand(overrides: str, says: str) -> N
     ],
 )  # fmt: skip
 def test_a_url_a_chain_or_a_format_is_no_source(name) -> None:
-    assert not table.is_source_name(name)
+    assert not paths.is_source_name(name)
 
 
 def test_a_hub_id_does_not_mean_a_folder_that_happens_to_be_here(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert table.is_source("organisation/rows")
+    assert paths.is_source("organisation/rows")
     Path("organisation/rows").mkdir(parents=True)
-    assert not table.is_source("organisation/rows")
+    assert not paths.is_source("organisation/rows")
 
 
 @pytest.mark.parametrize("escape", ["../secret.csv", "ABSOLUTE"])

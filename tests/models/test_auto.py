@@ -74,7 +74,7 @@ def test_a_drawn_head_is_the_same_above_every_base(tmp_path: Path) -> None:
     plain, _ = load(tmp_path, CLASSES)
     for bits, dtype in (("none", "bfloat16"), ("4bit", "float32"), ("8bit", "bfloat16")):
         model, _ = load(tmp_path, f"{CLASSES} model.quantization={bits} model.dtype={dtype}")
-        assert torch.equal(model.score.weight, plain.score.weight.to(models.DTYPES[dtype]))
+        assert torch.equal(model.score.weight, plain.score.weight.to(getattr(torch, dtype)))
 
 
 @pytest.mark.parametrize("pad", [True, False])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from fl_app.adapters import full
+from fl_app.adapters import full_rules
 from fl_app.adapters.lora_sb import start
 from fl_app.aggregation import checks as aggregation
 from fl_app.config import CONF_DIR, OPEN, ConfigError, compose
@@ -135,7 +135,7 @@ def keys_of(node, path: str) -> Iterator[str]:
             yield from keys_of(child, f"{path}{key}.")
 
 
-WITH_RULES = (*JOINTS, aggregation, full, start)
+WITH_RULES = (*JOINTS, aggregation, full_rules, start)
 
 
 def ruled() -> set[str]:

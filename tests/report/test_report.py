@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
-from fl_app import report
+from fl_app.report import page as report
 from fl_app.report.__main__ import main
 from fl_app.report.comparison import PARTS, comparable, left_out, spread
 from fl_app.report.pareto import front
@@ -172,7 +172,7 @@ def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
         (folder / "summary.json").write_text(json.dumps(summary))
         config = (folder / "config.yaml").read_text() + f"\nother: '{EVIL} {folder.name}'\n"
         (folder / "config.yaml").write_text(config.replace("nf4_single", f"'{EVIL}'"))
-    pages = [report.write(folders[0]), report.compare(folders, tmp_path / "all.html", EVIL)]
+    pages = [report.write(folders[0]), report.compare_runs(folders, tmp_path / "all.html", EVIL)]
     for page in pages:
         text = page.read_text(encoding="utf-8")
         assert "<script>alert" not in text
@@ -181,7 +181,7 @@ def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
 
 
 def test_a_page_repeats(swept: list[Path], tmp_path: Path) -> None:
-    pages = [report.compare(swept, tmp_path / name) for name in ("a.html", "b.html")]
+    pages = [report.compare_runs(swept, tmp_path / name) for name in ("a.html", "b.html")]
     assert pages[0].read_bytes() == pages[1].read_bytes()
 
 

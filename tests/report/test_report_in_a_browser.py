@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from fl_app import report, runs
+from fl_app import runs
+from fl_app.report import page as report
 from tests.finished_runs import finished, sweep
 
 CHROMIUM = next(
@@ -52,7 +53,9 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         word = EVIL.replace('"', '\\"').replace(" ", "\\u00a0")
         (one / "summary.json").write_text(summary.replace("codec=sign", f"codec={word}"))
         found.append(one)
-    return SimpleNamespace(runs=found, page=report.compare(found, folder / "report.html", EVIL))
+    return SimpleNamespace(
+        runs=found, page=report.compare_runs(found, folder / "report.html", EVIL)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         for i in range(7)
     ]
-    return report.compare(found, folder / "report.html")
+    return report.compare_runs(found, folder / "report.html")
 
 
 @pytest.fixture(params=[WIDE, NARROW])

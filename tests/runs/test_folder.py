@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fl_app import report
 from fl_app.build import forget_session, open_session
 from fl_app.config import compose
+from fl_app.report import page as report
 from fl_app.runs import checkpoint, console
 from fl_app.runs.folder import RunFolder
 from fl_app.runs.submission import communication_log

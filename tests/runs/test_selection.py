@@ -5,7 +5,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_app import report
+from fl_app.report import page as report
 from fl_app.runs import runs_table, selection
 from fl_app.runs.read import read
 from fl_app.runs.text import size

@@ -8,7 +8,6 @@ import tracemalloc
 import warnings
 import zipfile
 from io import BytesIO
-from pathlib import Path
 
 import pytest
 import tomli_w
@@ -136,7 +135,7 @@ def test_flower_asks_us_to_install_and_finds_what_is_installed(kind, monkeypatch
         monkeypatch.setattr(place, name, getattr(place, name))  # restored after the test
     assert {name for _, name in places} == {executor.INSTALL, executor.FIND}
     executor.use_installed_app(kind)
-    root = Path(installed("pyproject.toml")).parent
+    root = installed(bundle.INSTALLED).parent
     for place, name in places:
         if name == executor.FIND:
             assert getattr(place, name)("evil/evil", "/../../x", "0" * 64) == root

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from fl_app import run
+from fl_app.files import project_root
 from tests.simulation.test_run import overrides, read
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]  # of a machine that does more
@@ -83,7 +84,7 @@ def test_flwr_run_works_by_itself(tmp_path) -> None:
     words = json.dumps(overrides(folder, "strategy=fedavg codec=fp32 clients_per_round=3"))
     try:
         done = subprocess.run(
-            ["flwr", "run", str(run.project_root()), "--stream", "--run-config",
+            ["flwr", "run", str(project_root()), "--stream", "--run-config",
              f"overrides={words}"],
             env=environment, capture_output=True, text=True, timeout=400, check=False,
         )  # fmt: skip

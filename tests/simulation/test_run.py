@@ -21,6 +21,7 @@ from fl_app import models, run, server_app
 from fl_app.build import open_session
 from fl_app.config import compose
 from fl_app.data.pfl_docvqa_convert import convert
+from fl_app.files import project_root
 from fl_app.models.vt5 import VT5ForConditionalGeneration
 from fl_app.runs import submission
 from fl_app.runs.summary import PACKAGES
@@ -66,7 +67,7 @@ ELSEWHERE = {
 
 
 def test_every_experiment_is_tested() -> None:
-    assert {p.stem for p in (run.project_root() / "conf/experiment").glob("*.yaml")} == {
+    assert {p.stem for p in (project_root() / "conf/experiment").glob("*.yaml")} == {
         *EXPERIMENTS, *ELSEWHERE, *PUBLISHED,  # the latter in test_leaderboard
     }  # fmt: skip
 
@@ -296,7 +297,7 @@ def test_another_user_can_neither_reach_a_simulation_nor_read_it(
         environment = {k: v for k, v in environment.items() if user == "-" or "RAY" not in k}
         done = subprocess.run(
             [sys.executable, "-m", "tests.other_user", user, str(home), json.dumps(ports)],
-            env=environment, cwd=run.project_root(), capture_output=True, text=True, check=True,
+            env=environment, cwd=project_root(), capture_output=True, text=True, check=True,
         )  # fmt: skip
         ended = json.loads(done.stdout.splitlines()[-1])
         if user == "-":

@@ -18,11 +18,10 @@ from fl_app.adapters import lora
 from fl_app.adapters.full import get, set
 from fl_app.adapters.lora_sb.factors import from_tree, install, installed, to_tree
 from fl_app.adapters.lora_sb.layers import ADAPTER, SandwichLayer, layers, parts, sandwiched
-from fl_app.adapters.lora_sb.start import check, setup
 from fl_app.adapters.quantized import full_precision, keep_trainable
 from fl_app.tree import Tree
 
-__all__ = ["attach", "check", "export", "get", "merged", "patch", "patch_like", "set", "setup"]
+__all__ = ["attach", "export", "get", "merged", "patch", "patch_like", "set"]
 
 
 def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:

@@ -1,6 +1,7 @@
 """LoRA-SB's set-up in a federation: whose rows the gradients for B, A and R0 are taken on.
 
-The numerics are in ``fl_app.adapters.lora_sb.gradients``; here is who computes what.
+The numerics are in ``fl_app.adapters.lora_sb.gradients``; here is who computes what. The rules are
+read before a model is, so that what needs torch is imported where it is used.
 
 - ``random``: nobody. B and A are drawn from the seed and R0 = 0.
 - ``server_public``: the server, on the rows that its data set calls ``public``; clients get the
@@ -9,24 +10,25 @@ The numerics are in ``fl_app.adapters.lora_sb.gradients``; here is who computes 
   once; the server decomposes their mean.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from datasets import Dataset
 from omegaconf import DictConfig
-from peft import PeftModel
-from torch import Tensor
 
-from fl_app.adapters.lora_sb.factors import to_tree
-from fl_app.adapters.lora_sb.gradients import batches, factors, gradients, mean_factors, signs
-from fl_app.adapters.lora_sb.layers import layers
 from fl_app.adapters.setup import Collate, Setup
 from fl_app.codecs import WireError, from_spec
 from fl_app.config import ConfigError
 from fl_app.config.rules import POSITIVE, Choices, Rules, check_choices, check_rules
 from fl_app.seeds import turn_seed
 from fl_app.tree import Tree
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from peft import PeftModel
+    from torch import Tensor
 
 RANDOM, SERVER_PUBLIC, CLIENT_MEAN, FIRST_CLIENT = INITS = (
     *("random", "server_public", "client_mean", "first_client"),
@@ -71,6 +73,8 @@ class FirstStep:
 
     def answer(self, model: PeftModel, rows: Dataset, collate: Collate, client: int) -> Tree:
         """Return the signs of the gradient on the rows at W0, [out, in] of every module."""
+        from fl_app.adapters.lora_sb.gradients import gradients, signs
+
         seed = turn_seed(self.cfg.seed, 0, client)
         official = self.cfg.adapter.official_numerics
         chosen = self._batches(rows, collate, seed)
@@ -78,6 +82,8 @@ class FirstStep:
 
     def answer_like(self, model: PeftModel) -> Tree:
         """Return the names and shapes of the signs."""
+        from fl_app.adapters.lora_sb.layers import layers
+
         return {
             name: np.zeros((layer.out_features, layer.in_features), np.float32)
             for name, layer in layers(model).items()
@@ -97,6 +103,9 @@ class FirstStep:
 
     def from_answers(self, answers: list[Tree]) -> Tree:
         """Return B, R0 and A of the mean of the clients' first steps."""
+        from fl_app.adapters.lora_sb.factors import to_tree
+        from fl_app.adapters.lora_sb.gradients import mean_factors
+
         return to_tree(mean_factors(answers, self.cfg.adapter))
 
     def from_public(self, model: PeftModel, data: Mapping[str, Dataset], collate: Collate) -> Tree:
@@ -107,6 +116,9 @@ class FirstStep:
         ValueError
             If the data set has no public rows.
         """
+        from fl_app.adapters.lora_sb.factors import to_tree
+        from fl_app.adapters.lora_sb.gradients import factors
+
         if "public" not in data:
             raise ValueError(
                 "adapter.init=server_public takes the first gradients on public rows, and this "
@@ -121,6 +133,10 @@ class FirstStep:
         self, rows: Dataset, collate: Collate, seed: int
     ) -> Iterator[Mapping[str, Tensor]]:
         """Yield batches of the first rows in a seeded order: files are often sorted."""
+        import torch
+
+        from fl_app.adapters.lora_sb.gradients import batches
+
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
         cfg = self.cfg.adapter
         chosen = [rows[i] for i in order[: cfg.init_samples]]

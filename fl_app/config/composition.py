@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -15,23 +15,23 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fl_app.config import data_only
 from fl_app.config.interpolation import resolved
-from fl_app.config.keys import CONF_DIR, OPEN, ConfigError, is_open, known, plain
+from fl_app.config.keys import CONF_DIR, OPEN, ConfigError, is_open, plain, unknown
 from fl_app.config.types import check_types
+from fl_app.faults.suggestions import did_you_mean
 
 CUSTOM = "custom"  # the label of a run that is not one of the experiments of conf/experiment
 UNNAMED = {"logger"}  # groups that do not change what an experiment computes
 IDENTITY = ("id", "_target_")  # a mapping that has one of these keys is complete by itself
 
 
-@lru_cache(maxsize=8)
-def compose(overrides: str = "") -> DictConfig:
+def compose(overrides: str | Sequence[str] = "") -> DictConfig:
     """Compose the configuration that ``overrides`` selects.
 
     Parameters
     ----------
-    overrides : str
+    overrides : str or sequence of str
         Hydra overrides, separated by blanks and quoted as in a shell:
-        ``"experiment=fedavg_lora rounds=3 optimizer.lr=1e-3"``.
+        ``"experiment=fedavg_lora rounds=3 optimizer.lr=1e-3"``; or one override per item.
 
     Returns
     -------
@@ -44,7 +44,41 @@ def compose(overrides: str = "") -> DictConfig:
     ConfigError
         If a group option, key or value is unknown; the message names the key and the
         alternatives.
+    TypeError
+        If ``overrides`` is neither a string nor a sequence of strings.
+
+    Examples
+    --------
+    >>> import fl_app
+    >>> cfg = fl_app.compose("experiment=fedavg_lora rounds=3")
+    >>> cfg.rounds, cfg.strategy.inner._target_
+    (3, 'flwr.serverapp.strategy.FedAvg')
+    >>> fl_app.compose(["experiment=thin", "optimizer.lr=1e-3"]).optimizer.lr
+    0.001
     """
+    return _composed(joined(overrides))
+
+
+def joined(overrides: str | Sequence[str]) -> str:
+    """Return overrides as one line, in which each item of a sequence is quoted as in a shell.
+
+    Raises
+    ------
+    TypeError
+        If they are neither a string nor a sequence of strings.
+    """
+    if isinstance(overrides, str):
+        return overrides
+    if not isinstance(overrides, Sequence) or not all(isinstance(one, str) for one in overrides):
+        raise TypeError(
+            "overrides should be a string such as 'experiment=thin rounds=3', or a list of "
+            f"strings with one override each, not {overrides!r}"
+        )
+    return shlex.join(overrides)
+
+
+@lru_cache(maxsize=8)
+def _composed(overrides: str) -> DictConfig:
     if len(overrides) > data_only.LONGEST:
         raise ConfigError(f"overrides should have at most {data_only.LONGEST} characters")
     try:
@@ -86,13 +120,23 @@ def _compose(words: list[str]) -> tuple[DictConfig, str]:
         missing = sorted(OmegaConf.missing_keys(cfg))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         text = str(error).partition("\nConfig search path")[0].partition("\nSet the env")[0]
-        if group := re.search(r"Could not load '(\w+)/", text):  # here Hydra lists no options
-            options = sorted(path.stem for path in (CONF_DIR / group[1]).glob("*.yaml"))
-            text += f"\nAvailable options in '{group[1]}': {options}"
-        raise ConfigError(text.strip()) from None
+        raise ConfigError(_with_options(text.strip())) from None
     if missing:
         raise ConfigError(f"{missing[0]} has no value")
     return cfg, experiment
+
+
+def _with_options(text: str) -> str:
+    """Return Hydra's message with the options of the group that it is about, on one line."""
+    found = re.search(r"(Could not (?:find|load)) '(\w+)/([^']*)'", text)
+    if found is None or not (CONF_DIR / found[2]).is_dir():
+        return text
+    group, option = found[2], found[3]
+    options = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+    return (
+        f"{group}={option} is not an option.{did_you_mean(option, options)} Known: "
+        f"{', '.join(options)}"
+    )
 
 
 @contextmanager
@@ -156,26 +200,20 @@ def _chooses_group(word: str) -> bool:
 
 
 def _explained(error: str, words: list[str]) -> str:
-    """Return Hydra's message with the known keys, and without advice that does not apply.
+    """Return what Hydra's message about an unknown key means here; other messages as they are.
 
     Hydra advises to add an unknown key with ``+``, which only open keys allow.
     """
-    lines = []
-    for line in error.splitlines():
-        advised = re.match(r"To append to your config use \+([\w.]+)", line)
-        if advised is None or is_open(advised[1]):
-            lines.append(line)
-    defaults = _defaults(_groups(words))
-    for key in map(_key, words):
-        if OmegaConf.select(defaults, key, default=_MISSING) is _MISSING:
-            parent = key.rpartition(".")[0]
-            while parent and OmegaConf.select(defaults, parent) is None:
-                parent = parent.rpartition(".")[0]
-            node = OmegaConf.select(defaults, parent) if parent else defaults
-            if isinstance(node, DictConfig):
-                lines.append(f"Keys of {parent or 'the configuration'}: {known(node, parent)}")
-                break
-    return "\n".join(lines)
+    found = UNKNOWN.match(error)
+    if found is None:
+        return error
+    key = found[1] or found[2]
+    advice = re.search(r"^To append to your config .*", error, re.MULTILINE)
+    rest = f"\n{advice[0]}" if advice and is_open(key) else ""
+    return unknown(key, _defaults(_groups(words))) + rest
 
 
-_MISSING = object()
+# Hydra's messages about a key that is not there.
+UNKNOWN = re.compile(
+    r"Could not override '([^']+)'\.|Could not delete from config\. '([^']+)' does not exist"
+)

@@ -1,0 +1,74 @@
+"""``thinwire COMMAND ...``: find the subcommand, print help, return the exit status."""
+
+import argparse
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+from fl_app.faults.suggestions import did_you_mean
+
+COMMANDS = {
+    "run": "run one experiment: SuperLink, clients, server, results",
+    "check": "check a configuration and print what would run; nothing is started",
+    "sweep": "run many experiments: KEY=A,B makes one run per value",
+    "report": "make one page of finished runs, or compare many",
+}
+EXAMPLES = """\
+examples:
+  thinwire run                                        the default experiment, about a minute
+  thinwire run experiment=fedavg_lora rounds=3        another one, and an option
+  thinwire check codec=thin clients_per_round=2       what would run?
+  thinwire sweep codec=nf4,thin seed=0,1,2            six runs and a comparison
+  thinwire report runs/NAME                           runs/NAME/report.html
+
+Every command has its own help: thinwire run --help
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors suggest a command."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print an error in one line, and exit with status 2."""
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run ``thinwire`` with these arguments; None: those of this process.
+
+    Returns
+    -------
+    int
+        0 if it succeeded, 1 if a run failed, 2 for a wrong configuration or command, 130 if it was
+        interrupted.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    width = max(map(len, COMMANDS))
+    parser = Parser(
+        prog="thinwire",
+        description="Federated fine-tuning of transformers over links so thin that bytes are the "
+        "budget.",
+        usage="thinwire COMMAND ...",
+        epilog="commands:\n"
+        + "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
+        + f"\n\n{EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if not words:
+        parser.print_help()
+        return 2
+    command = words[0]
+    if command.startswith("-"):
+        parser.parse_args(words[:1])  # help, or an error
+    if command not in COMMANDS:
+        parser.error(
+            f"{command!r} is no command.{did_you_mean(command, COMMANDS)} Commands: "
+            f"{', '.join(COMMANDS)}"
+        )
+    found: int = import_module(f"fl_app.command.{command}").main(words[1:])
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""A whole run in this process: the real server and clients, without SuperLink and Ray."""
+
+import logging
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from flwr.serverapp import Grid
+
+from fl_app.build import forget_session, open_session
+from fl_app.config import joined
+from fl_app.files import kept_private
+from fl_app.preflight import check_built, configured
+from fl_app.runs.node_state import default_state_dir
+from fl_app.runs.read import Run, read
+from fl_app.server_app import MESSAGE_ONLY, Experiment, flower
+from fl_app.simulation.loopback import Loopback
+
+
+def run_experiment(overrides: str | Sequence[str] = "") -> Run:
+    """Run an experiment in this process, and return its results.
+
+    Server and clients are the real ones; every message is serialized as if it were sent, and the
+    run leaves the same folder as ``thinwire run``, which also prints the same table. Clients train
+    one after the other. For many clients at once, and for processes that cannot disturb each other,
+    use ``thinwire run``.
+
+    Parameters
+    ----------
+    overrides : str or sequence of str
+        See `compose`. ``resume=FOLDER`` resumes an interrupted run.
+
+    Returns
+    -------
+    Run
+        Configuration, scores, ledger and summary of the run, and the path of its folder.
+
+    Raises
+    ------
+    ConfigError
+        If an override is wrong; nothing has been started or written.
+    FileExistsError
+        If ``output.name`` is taken.
+    RuntimeError
+        If the run fails, for example if every client of a round fails. Its folder has the results
+        so far, and status "failed". Errors of loading the model or the data are raised as they are.
+
+    Examples
+    --------
+    >>> import fl_app
+    >>> run = fl_app.run_experiment(
+    ...     "rounds=1 local_epochs=1 federation.clients=2 output.name=example "
+    ...     "data.providers_per_client=1 data.documents_per_provider=1 data.test_documents=1 "
+    ...     "data.unseen_providers=1 data.unseen_documents_per_provider=1 data.public_documents=1"
+    ... )  # doctest: +ELLIPSIS
+    custom: seed 0, ...
+    >>> run.status, run.path.name, sorted(run.curve)
+    ('completed', 'example', [0, 1])
+    """
+    words, cfg = configured(joined(overrides))
+    check_built(cfg)
+    with _undisturbed():
+        forget_session()  # a run changes its model
+        began = time.perf_counter()
+        session = open_session(words)
+        grid = Loopback(
+            words,
+            nodes=cfg.federation.clients,
+            run_id=secrets.randbits(62) + 1,
+            state_dir=default_state_dir(cfg.output.dir),
+        )
+        took = time.perf_counter() - began
+        try:
+            experiment = Experiment(session, cast(Grid, grid), words, setup_seconds=took)
+            experiment.start()
+        finally:
+            forget_session()
+    return read(experiment.folder.path)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Restore afterwards what a run sets for its whole process."""
+    threads, level = torch.get_num_threads(), flower.level
+    flower.setLevel(logging.WARNING)
+    flower.addFilter(MESSAGE_ONLY)
+    try:
+        with kept_private():
+            yield
+    finally:
+        flower.removeFilter(MESSAGE_ONLY)
+        flower.setLevel(level)
+        torch.set_num_threads(threads)

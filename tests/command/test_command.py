@@ -1,0 +1,70 @@
+"""The command's own parts: which subcommand, what is printed, which status."""
+
+from pathlib import Path
+
+import pytest
+
+from fl_app.command.main import COMMANDS, main
+from fl_app.command.overrides import CONF
+from fl_app.config import CONF_DIR
+from tests.finished_runs import finished
+
+
+def test_a_wrong_command_suggests_the_right_one(capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["chekc", "rounds=1"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "'check'" in said
+    assert all(name in said for name in COMMANDS)
+
+
+def test_without_a_command_there_is_help_and_an_error_status(capsys) -> None:
+    assert main([]) == 2
+    assert "thinwire run" in capsys.readouterr().out
+
+
+def test_help_lists_what_there_is_to_choose(capsys) -> None:
+    assert CONF == CONF_DIR
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--help"])
+    assert not ended.value.code
+    said = capsys.readouterr().out.split()
+    assert {p.stem for p in CONF_DIR.glob("*/*.yaml") if p.parent.name != "sweep"} <= {*said}
+
+
+def test_check_prints_what_would_run_and_starts_nothing(tmp_path: Path, capsys) -> None:
+    words = ["experiment=fedavg_lora rounds=7", f"output.dir={tmp_path}", "output.name=x"]
+    assert main(["check", *words]) == 0
+    said = capsys.readouterr().out
+    for part in ("fedavg_lora, seed 0", "7, 2 of 10 clients", "FedAvg", "fp32 up", f"{tmp_path}/x"):
+        assert part in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("optimizer.schedule=cosin", "Did you mean 'cosine'?"),
+        ("loacl_epochs=3", "Did you mean 'local_epochs'?"),
+        ("lr=3", "Did you mean 'optimizer.lr'?"),
+        ("codec=thinn", "Did you mean 'thin'?"),
+        ("+model.config.colour=1", "model.config keys: colour"),  # which transformers knows
+        ("clients_per_round=2", "strategy=single_client"),  # which the strategy says
+    ],
+)
+def test_check_refuses_what_run_would_refuse(word: str, says: str, capsys) -> None:
+    assert main(["check", word]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_name_that_is_taken_is_refused(tmp_path: Path, capsys) -> None:
+    (tmp_path / "taken").mkdir()
+    assert main(["check", f"output.dir={tmp_path}", "output.name=taken"]) == 2
+    assert "choose another output.name" in capsys.readouterr().err
+
+
+def test_report_makes_a_page(tmp_path: Path, capsys) -> None:
+    folder = finished(tmp_path / "one")
+    assert main(["report", str(folder)]) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "report.html")
