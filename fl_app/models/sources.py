@@ -167,7 +167,7 @@ def load_tokenizer(
             f"model.tokenizer={cfg_model.tokenizer!r} has {len(tokenizer)} pieces, but the model "
             f"has a vocabulary of {vocab_size}: choose the model's own tokenizer"
         )
-    return cast(PreTrainedTokenizerFast, tokenizer)
+    return cast("PreTrainedTokenizerFast", tokenizer)
 
 
 def check_known(overrides: dict[str, Any], known: set[str]) -> None:
