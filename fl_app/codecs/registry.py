@@ -69,7 +69,7 @@ def from_spec(spec: Mapping[str, Any]) -> Codec:
     >>> codec = fl_app.from_spec({"id": "chain", "links": [{"id": "delta"}, {"id": "nf4"}]})
     >>> codec.terminal, codec.sections
     (True, 2)
-    >>> fl_app.from_spec({"id": "nf5"})
+    >>> fl_app.from_spec({"id": "nf5"})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ValueError: unknown codec id 'nf5'; known: ... Did you mean 'nf4'?
     """

@@ -94,8 +94,8 @@ def runs_table(runs: Run | Path | str | Iterable[Run | Path | str]) -> pd.DataFr
     --------
     >>> import fl_app
     >>> table = fl_app.runs_table(fl_app.find_runs("runs"))
-    >>> table[["experiment", "status", "rounds_done"]].iloc[0].tolist()
-    ['custom', 'completed', 1]
+    >>> table[["experiment", "status"]].iloc[0].tolist()
+    ['nf4_single', 'completed']
     """
     return to_frame(read_all([runs] if isinstance(runs, (Run, str, Path)) else runs))
 

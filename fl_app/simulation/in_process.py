@@ -54,9 +54,10 @@ def run_experiment(overrides: str | Sequence[str] = "") -> Run:
     >>> run = fl_app.run_experiment(
     ...     "rounds=1 local_epochs=1 federation.clients=2 output.name=example "
     ...     "data.providers_per_client=1 data.documents_per_provider=1 data.test_documents=1 "
-    ...     "data.unseen_providers=1 data.unseen_documents_per_provider=1 data.public_documents=1"
+    ...     "data.unseen_providers=1 data.unseen_documents_per_provider=1 data.public_documents=1 "
+    ...     "data.validation_documents=0"
     ... )  # doctest: +ELLIPSIS
-    custom: seed 0, ...
+    nf4_single: seed 0, ...
     >>> run.status, run.path.name, sorted(run.curve)
     ('completed', 'example', [0, 1])
     """

@@ -139,7 +139,7 @@ def decompress(
     {'weight': (2, 8), 'bias': (2,)}
     >>> fl_app.decompress(data[:-1])
     Traceback (most recent call last):
-    fl_app.codecs.base.WireError: truncated: the header announces 44 bytes, 43 follow
+    fl_app.codecs.base.WireError: truncated: the header announces 40 bytes, 39 follow
     """
     view = memoryview(data).cast("B")
     description, said = _description(view)

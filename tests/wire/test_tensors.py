@@ -21,9 +21,9 @@ TREE = {
     "a.weight": RNG.normal(size=(16, 8)).astype(np.float32),
     "a.bias": RNG.normal(size=8).astype(np.float32),
     "empty": np.zeros((0, 3), np.float32),
-    "scale": np.float32(3).reshape(()),
+    "scale": np.array(3, np.float32),
 }
-REFERENCE = {name: (x + np.float32(0.5)).astype(np.float32) for name, x in TREE.items()}
+REFERENCE = {name: np.asarray(x + np.float32(0.5)) for name, x in TREE.items()}
 FP32 = {"id": "fp32"}
 NF4 = {"id": "nf4"}
 DELTA = {"id": "chain", "links": [{"id": "delta"}, NF4]}
