@@ -20,6 +20,7 @@ def loaded(*names):
 
 import fl_app
 assert set(fl_app.__all__) <= set(dir(fl_app))
+assert not hasattr(fl_app, "compres")
 from fl_app.command.main import main
 helps = "--help", "run --help", "check -h", "sweep --help", "report --help"
 for words in map(str.split, helps):
