@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig
 
+from fl_app.faults.suggestions import did_you_mean
 from fl_app.files import installed
 
 if TYPE_CHECKING:  # paths are checked before transformers is imported
@@ -260,8 +261,10 @@ def _source(key: str, path: str, file: str) -> str:
                 p.parent.name for p in installed("fl_app/models").glob("*/config.json")
             )
             if path.removeprefix(EMBEDDED) not in shipped:
+                known = [EMBEDDED + name for name in shipped]
                 raise FileNotFoundError(
-                    f"{key}={path!r} should be one of {', '.join(EMBEDDED + n for n in shipped)}"
+                    f"{key}={path!r} should be one of {', '.join(known)}."
+                    f"{did_you_mean(path, known)}"
                 ) from None
             raise FileNotFoundError(f"{key}={path!r}: {error}") from None
     folder_exists = Path(path).is_absolute() and (Path(path) / file).is_file()
