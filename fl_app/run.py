@@ -34,13 +34,13 @@ def main(arguments: list[str]) -> int:
     """Run the experiment that ``arguments`` (Hydra overrides) name; return the exit status."""
     keep_private()
     try:
-        overrides, _, actors = checked(" ".join(arguments))
+        overrides, cfg, actors = planned(" ".join(arguments))
+        with superlinks(actors=actors) as (environment,):
+            check_built(cfg)  # it imports torch, while the SuperLink's processes do the same
+            return submit(overrides, environment)
     except (ConfigError, ResumeError, FileExistsError) as error:
         print(f"configuration: {error}", file=sys.stderr)
         return 2
-    try:
-        with superlinks(actors=actors) as (environment,):
-            return submit(overrides, environment)
     except KeyboardInterrupt:
         print(
             "interrupted; the results so far are in the run's folder; to resume: resume=FOLDER",
@@ -52,18 +52,16 @@ def main(arguments: list[str]) -> int:
         return 1
 
 
-def checked(overrides: str) -> tuple[str, DictConfig, int]:
-    """Return overrides, configuration and number of actors of a run that can start here.
+def planned(overrides: str) -> tuple[str, DictConfig, int]:
+    """Return overrides, configuration and number of actors of a run, checked without torch.
 
     Raises
     ------
     ConfigError, ResumeError, FileExistsError
-        See ``fl_app.preflight.configured``, ``check_built`` and `cpus_per_actor`.
+        See ``fl_app.preflight.configured`` and `cpus_per_actor`.
     """
     overrides, cfg = configured(overrides)
-    actors = joblib.cpu_count() // cpus_per_actor(cfg, joblib.cpu_count())
-    check_built(cfg)
-    return overrides, cfg, actors
+    return overrides, cfg, joblib.cpu_count() // cpus_per_actor(cfg, joblib.cpu_count())
 
 
 def submit(

@@ -30,11 +30,13 @@ def main(arguments: list[str]) -> int:
         EXAMPLES,
     ).parse_args(arguments)
     from fl_app.config import ConfigError
-    from fl_app.run import checked
+    from fl_app.preflight import check_built
+    from fl_app.run import planned
     from fl_app.runs.resume import ResumeError
 
     try:
-        _, cfg, _ = checked(" ".join(asked.overrides))
+        _, cfg, _ = planned(" ".join(asked.overrides))
+        check_built(cfg)
     except (ConfigError, ResumeError, FileExistsError) as error:
         print(f"configuration: {error}", file=sys.stderr)
         return 2
