@@ -91,4 +91,4 @@ audit-privacy: $(STAMP) ## Attack DP-SGD: what epsilon is proven, beside the cla
 	$(BIN)/python -m benchmarks.audit_privacy
 
 clean: ## Remove .venv and caches; runs/ stays
-	rm -rf .venv docs/_build .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	rm -rf .venv docs/_build docs/api .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

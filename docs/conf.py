@@ -14,7 +14,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["_build/html", "_build/doctrees"]
+exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "Thinwire"
 
@@ -27,16 +27,16 @@ autodoc_default_options = {"ignore-module-all": True}
 
 # What others build on: the face, the joints, the methods. What a process does with them is not.
 INTERNAL = (
-    *("build.py", "client", "client_app.py", "faults", "preflight", "pretraining", "run.py"),
-    *("server", "server_app.py", "simulation", "sweep"),
+    *("build.py", "client", "client_app.py", "command", "faults", "preflight", "pretraining"),
+    *("run.py", "server", "server_app.py", "simulation", "sweep"),
 )
 apidoc_separate_modules = True
 apidoc_module_first = True
 apidoc_modules = [
     {
         "path": "../fl_app",
-        "destination": "_build/api/fl_app",
+        "destination": "api/fl_app",
         "exclude_patterns": [f"../fl_app/{name}" for name in INTERNAL],
     },
-    {"path": "../strategies", "destination": "_build/api/strategies"},
+    {"path": "../strategies", "destination": "api/strategies"},
 ]
