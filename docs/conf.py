@@ -15,6 +15,7 @@ extensions = [
     "sphinx.ext.viewcode",
 ]
 exclude_patterns = ["_build"]
+highlight_language = "none"  # of blocks that name none: commands and output
 html_theme = "furo"
 html_title = "Thinwire"
 
