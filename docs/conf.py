@@ -25,6 +25,7 @@ napoleon_google_docstring = False
 napoleon_use_ivar = True
 # What a package hands on stands in the module that defines it.
 autodoc_default_options = {"ignore-module-all": True}
+suppress_warnings = ["ref.python"]  # types of parameters are prose: "path" may match several names
 
 # What others build on: the face, the joints, the methods. What a process does with them is not.
 INTERNAL = (

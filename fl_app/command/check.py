@@ -29,13 +29,13 @@ def main(arguments: list[str]) -> int:
         "downloaded, and no rows are read. The exit status is 0, or 2 for a wrong configuration.",
         EXAMPLES,
     ).parse_args(arguments)
-    from fl_app.config import ConfigError
+    from fl_app.config import ConfigError, joined
     from fl_app.preflight import check_built
     from fl_app.run import planned
     from fl_app.runs.resume import ResumeError
 
     try:
-        _, cfg, _ = planned(" ".join(asked.overrides))
+        _, cfg, _ = planned(joined(asked.overrides))
         check_built(cfg)
     except (ConfigError, ResumeError, FileExistsError) as error:
         print(f"configuration: {error}", file=sys.stderr)

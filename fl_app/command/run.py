@@ -20,5 +20,6 @@ def main(arguments: list[str]) -> int:
         EXAMPLES,
     ).parse_args(arguments)
     from fl_app import run
+    from fl_app.config import joined
 
-    return run.main(asked.overrides)
+    return run.main([joined(asked.overrides)])  # a word of the shell is one override

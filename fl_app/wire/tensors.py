@@ -1,7 +1,7 @@
 """Tensors as bytes that describe themselves: what a codec makes of a state dict, in one piece.
 
 A frame of a run says neither which codec wrote it nor what it holds, since both sides know. Here
-the same frame stands behind a description. All numbers little-endian:
+the same frame stands behind a description. All numbers little-endian::
 
     offset  bytes  field
          0      4  magic "TWTS"

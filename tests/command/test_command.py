@@ -34,8 +34,9 @@ def test_help_lists_what_there_is_to_choose(capsys) -> None:
 
 
 def test_check_prints_what_would_run_and_starts_nothing(tmp_path: Path, capsys) -> None:
-    words = ["experiment=fedavg_lora rounds=7", f"output.dir={tmp_path}", "output.name=x"]
-    assert main(["check", *words]) == 0
+    words = ["experiment=fedavg_lora", "rounds=7", f"output.dir={tmp_path}", "output.name=x"]
+    blanks = "codec.up={id: chain, links: [{id: delta}, {id: fp32}]}"
+    assert main(["check", *words, blanks]) == 0
     said = capsys.readouterr().out
     for part in ("fedavg_lora, seed 0", "7, 2 of 10 clients", "FedAvg", "fp32 up", f"{tmp_path}/x"):
         assert part in said
