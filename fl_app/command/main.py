@@ -15,7 +15,7 @@ COMMANDS = {
 }
 EXAMPLES = """\
 examples:
-  thinwire run                                        the default experiment, about a minute
+  thinwire run                                        the default experiment, a few minutes
   thinwire run experiment=fedavg_lora rounds=3        another one, and an option
   thinwire check codec=thin clients_per_round=2       what would run?
   thinwire sweep codec=nf4,thin seed=0,1,2            six runs and a comparison
