@@ -77,6 +77,8 @@ def page(results: Sequence[Result], left: Sequence[Asked]) -> str:
     files = {one.path.stem: one.path.name for one in current}
     found = [one.run() for one in current]
     parts = [HEAD]
+    if current:
+        parts.append("![final scores against message bytes, the Pareto front](pareto.png)\n")
     for one in comparable(found):
         parts += [f"## {one['title']}\n", table(one), differences(one)]
     if files:
