@@ -6,7 +6,7 @@ export RUN ?=
 export SWEEP ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run deploy-demo sweep gallery test test-portable lint format docs pretrain leaderboard leaderboard-mini published bench-fed-sb bench-codecs bench-full-size bench-sweep bench-simulation bench-scale audit-privacy clean
+.PHONY: help setup run deploy-demo sweep gallery test test-methods test-portable lint format docs pretrain leaderboard leaderboard-mini published bench-fed-sb bench-codecs bench-full-size bench-sweep bench-simulation bench-scale audit-privacy clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -31,8 +31,11 @@ sweep: $(STAMP) ## Run many: make sweep SWEEP="strategy=single_client,fedavg cod
 gallery: $(STAMP) ## docs/results/: the runs of benchmarks/gallery.yaml that are missing, tables, picture (hours; run again, it goes on)
 	$(BIN)/python -m benchmarks.gallery
 
-test: $(STAMP) ## Run the whole test suite
+test: $(STAMP) ## Run the test suite (10 minutes on two cores)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+test-methods: $(STAMP) ## The tests that the suite leaves out: more codecs, strategies and ways of each mechanism
+	$(BIN)/python -m pytest -m methods -n 3 --dist loadfile --no-loadscope-reorder
 
 test-portable: $(STAMP) ## The unit tests as an old processor computes them: no bound may be this machine's
 	env $$($(BIN)/python -m tests.old_processor) $(BIN)/python -m pytest -m "not e2e" -n 3 --dist loadfile --no-loadscope-reorder

@@ -244,14 +244,26 @@ class Deployment:
         """Wait for a run; return its final status, or its status after ``seconds``."""
         deadline = time.monotonic() + seconds
         while True:
+            # Follow its log: asking for the status again and again would start many processes.
+            self.log(run, max(0.0, deadline - time.monotonic()))
             status = self.status(run)
             if status.startswith("finished") or time.monotonic() > deadline:
                 return status
-            time.sleep(1)
 
-    def log(self, run: int) -> str:
-        """Return the output of a run's ServerApp."""
-        return flwr("log", str(run), CONNECTION, "--show", environment=self.cli)
+    def log(self, run: int, seconds: float | None = None) -> str:
+        """Return the output of a run's ServerApp so far.
+
+        Parameters
+        ----------
+        run : int
+            The run's id.
+        seconds : float or None
+            Wait so long for the end of the run; then, if it goes on, return "".
+        """
+        if seconds is None:
+            return flwr("log", str(run), CONNECTION, "--show", environment=self.cli)
+        follow = ("log", str(run), CONNECTION, "--stream")
+        return flwr(*follow, environment=self.cli, seconds=seconds)
 
     def stop_run(self, run: int) -> None:
         """Ask Flower to stop a run."""

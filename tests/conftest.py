@@ -7,6 +7,7 @@ import os
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,16 @@ torch.set_num_threads(1)
 gc.disable()  # until everything is imported
 settings.register_profile("thinwire", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("thinwire")
+
+
+# Files that start Flower's processes and wait for them: the longest first.
+LONGEST = (
+    "tests/server/test_faults.py", "tests/simulation/test_run.py",
+    "tests/simulation/test_killed.py", "tests/sweep/test_sweep_commands.py",
+    "tests/simulation/test_commands.py", "tests/simulation/test_wheel.py",
+    "tests/deploy/test_deployment.py",
+)  # fmt: skip
+SHARING = LONGEST[1:3]  # one SuperLink, the fixture ``flower``
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +51,35 @@ def frozen() -> None:
     gc.freeze()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the long tests, which wait for Flower's processes, first in every worker."""
-    items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out combinations, unless asked for, and run the long tests first.
+
+    Combinations are tests marked ``methods``: more codecs, strategies and ways of a mechanism whose
+    law another test holds.
+    """
+    if "methods" not in config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if _is_combination(item)])
+        items[:] = [item for item in items if not _is_combination(item)]
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    file = item.nodeid.partition("::")[0]
+    return LONGEST.index(file) if file in LONGEST else len(LONGEST)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a file to one worker, as ``--dist loadfile`` does, and those of SHARING to the same."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return SHARING[0] if file in SHARING else file
+
+    return Files(config, log) if config.option.dist == "loadfile" else None
+
+
+def _is_combination(item: pytest.Item) -> bool:
+    return item.get_closest_marker("methods") is not None

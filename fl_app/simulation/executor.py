@@ -20,7 +20,6 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import Any
 
-import torch
 from flwr.app import Error
 from flwr.supercore.constant import TASK_TYPE_TO_APPIO_API_ADDRESS_ARG, TaskType
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult, SubprocessExecutor
@@ -31,6 +30,7 @@ from fl_app.files import installed
 from fl_app.simulation import bundle
 
 PRELOAD = "fl_app.simulation.preload"
+FIRST_USE = "fl_app.simulation.first_use"
 # The module and function of the command that Flower starts for a task.
 COMMANDS: Mapping[TaskType, tuple[str, str]] = {
     TaskType.SERVER_APP: ("flwr.superlink.cli.flwr_serverapp", "flwr_serverapp"),
@@ -38,14 +38,16 @@ COMMANDS: Mapping[TaskType, tuple[str, str]] = {
     TaskType.SIMULATION: ("flwr.simulation.app", "flwr_simulation"),
 }
 IMPORTS: Mapping[TaskType, tuple[str, ...]] = {
-    TaskType.SERVER_APP: (PRELOAD, __name__),
-    TaskType.CLIENT_APP: (PRELOAD, __name__),
-    TaskType.SIMULATION: (PRELOAD, __name__, "ray"),
+    TaskType.SERVER_APP: (PRELOAD, FIRST_USE, __name__),
+    TaskType.CLIENT_APP: (PRELOAD, FIRST_USE, __name__),
+    TaskType.SIMULATION: (PRELOAD, FIRST_USE, __name__, "ray"),
 }
 # Read together with the code, so that an upgrade replaces neither alone.
 INSTALLED = installed(bundle.INSTALLED)
 OURS = bundle.described(INSTALLED.read_text())
 MESSAGE_ONLY = WithoutTraceback(bundle.BundleError)
+# Devices of the drivers of NVIDIA (also of its boards, and in Windows' Linux) and AMD.
+GPUS = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")
 
 # Where the commands look up the functions that install a bundle and find it.
 INSTALL, FIND = "install_from_fab", "get_project_dir"
@@ -62,6 +64,15 @@ INSTALLS: Mapping[TaskType, tuple[tuple[str, str], ...]] = {
 }
 
 
+def has_gpu() -> bool:
+    """Tell whether torch finds a GPU; without a driver's device, torch is not imported to ask."""
+    if not any(found for name in GPUS for found in Path("/dev").glob(name)):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
 class PreloadedExecutor(SubprocessExecutor):
     """Starts Flower's processes for tasks of ``task_types``, and for no others.
 
@@ -72,7 +83,7 @@ class PreloadedExecutor(SubprocessExecutor):
     def __init__(self, *task_types: TaskType) -> None:
         self.task_types = task_types
         self.contexts: ForkServerContext | SpawnContext
-        if torch.cuda.is_available():
+        if has_gpu():
             self.contexts = multiprocessing.get_context("spawn")
             return
         self.contexts = multiprocessing.get_context("forkserver")

@@ -206,8 +206,8 @@ def _runs(environment: dict[str, str]) -> list[dict[str, object]]:
         return []
 
 
-def flwr(*arguments: str, environment: dict[str, str]) -> str:
-    """Return the output of Flower's CLI; "" if it does not end in time."""
+def flwr(*arguments: str, environment: dict[str, str], seconds: float = FLWR_SECONDS) -> str:
+    """Return the output of Flower's CLI; "" if it does not end in so many seconds."""
     try:
         done = subprocess.run(
             [script("flwr"), *arguments],
@@ -215,7 +215,7 @@ def flwr(*arguments: str, environment: dict[str, str]) -> str:
             capture_output=True,
             text=True,
             check=False,
-            timeout=FLWR_SECONDS,
+            timeout=seconds,
         )
     except subprocess.TimeoutExpired:
         return ""

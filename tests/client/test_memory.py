@@ -26,6 +26,7 @@ from fl_app.codecs import (
 )
 from fl_app.server.round import RoundFailedError
 from fl_app.tree import digest
+from tests.combinations import combinations
 from tests.server.test_coded import Rounds, cohort, drop, same
 
 SHAPES = {"a": (3, 40), "b": (7,), "c": (), "none": (0, 2)}
@@ -216,6 +217,8 @@ EF = (
     " '++codec.up={id: chain, links: [{id: delta}, {id: error_feedback, inner: {id: nf4}}]}'"
 )
 SHIFT = EF.replace("error_feedback", "shift")
+# A shift is remembered at both ends, an error at one.
+EITHER = combinations([EF, SHIFT], suite=[SHIFT])
 
 
 def residual(rounds: Rounds, partition: int, server_round: int) -> dict[str, np.ndarray]:
@@ -228,7 +231,7 @@ def residual(rounds: Rounds, partition: int, server_round: int) -> dict[str, np.
     raise KeyError(key)
 
 
-@pytest.mark.parametrize("overrides", [EF, SHIFT], ids=["error_feedback", "shift"])
+@pytest.mark.parametrize("overrides", EITHER, ids=["error_feedback", "shift"])
 def test_a_client_goes_on_from_the_state_that_was_accepted(tmp_path: Path, overrides) -> None:
     rounds = Rounds(tmp_path, overrides)
     start = rounds.tree
@@ -249,7 +252,7 @@ def test_a_client_goes_on_from_the_state_that_was_accepted(tmp_path: Path, overr
     assert same(rounds.tree, hand)
 
 
-@pytest.mark.parametrize("overrides", [EF, SHIFT], ids=["error_feedback", "shift"])
+@pytest.mark.parametrize("overrides", EITHER, ids=["error_feedback", "shift"])
 def test_a_lost_reply_is_as_if_it_had_never_been_sent(tmp_path: Path, overrides) -> None:
     rounds = Rounds(tmp_path, overrides)
     rounds.round(1)
@@ -294,7 +297,7 @@ def test_a_node_that_restarts_with_its_records_goes_on(tmp_path: Path) -> None:
     assert same(*trees)
 
 
-@pytest.mark.parametrize("overrides", [EF, SHIFT], ids=["error_feedback", "shift"])
+@pytest.mark.parametrize("overrides", EITHER, ids=["error_feedback", "shift"])
 def test_a_node_that_lost_its_records_starts_afresh_on_both_ends(
     tmp_path: Path, overrides, caplog
 ) -> None:

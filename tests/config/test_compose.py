@@ -1,5 +1,6 @@
 """The configuration: what composes, and what is refused with which words."""
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from omegaconf import OmegaConf
 
 from fl_app.config import CONF_DIR, ConfigError, compose, plain
 from fl_app.preflight import check
+from tests.combinations import combinations
 
 PATHS = ("data.train.path", "data.test.path")
 ROBUST = ("fedmedian", "fedtrimmedavg", "krum", "multikrum", "bulyan")
@@ -41,7 +43,7 @@ def test_every_group_option_composes(group: str) -> None:
         if "quantization" in (cfg := compose(chosen)).model:  # a language model: other rows
             chosen += " task=causal_lm data=table data.train.path=a/b data.test.path=a/b"
             chosen += " model.path=a/b" if cfg.model.path is None else ""
-        check(compose(f"{chosen} {NEEDS.get(chosen, '')}"))
+        check(compose(f"{chosen} {NEEDS.get(chosen, '')}".strip()))
 
 
 def test_the_default_is_the_nf4_entry() -> None:
@@ -159,8 +161,13 @@ def test_every_option_has_its_default_in_conf() -> None:
         assert f"{key}:" in text or f"/{key}:" in text
 
 
-@pytest.mark.parametrize("codec", ["fp32", "nf4", "sign", "uniform", "thin"])
-@pytest.mark.parametrize("plus", ["", "+", "++"])
+@pytest.mark.parametrize(
+    ("codec", "plus"),
+    combinations(
+        product(["fp32", "nf4", "sign", "uniform", "thin"], ["", "+", "++"]),
+        suite=[("nf4", ""), ("sign", "+"), ("thin", "++")],
+    ),
+)
 def test_a_whole_spec_replaces_the_one_that_is_there(codec: str, plus: str) -> None:
     before = compose(f"codec={codec}").codec
     cfg = compose(f"codec={codec} '{plus}codec.up={{id: chain, links: [{{id: int8, block: 32}}]}}'")

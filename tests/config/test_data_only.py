@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from fl_app.config.data_only import FLOWER, FLOWERS
 from fl_app.config.interpolation import resolved
 from fl_app.preflight import check, check_node
 from tests import audit
+from tests.combinations import combinations
 
 SECRET = "7f3c-marker-of-the-environment"
 
@@ -182,25 +184,40 @@ TARGETS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("target", [*map(repr, TARGETS), "null", "1", "[a]", "{a: b}"])
-@pytest.mark.parametrize("key", ["strategy.inner", "strategy.inner.strategy"])
+OUTER, NESTED = "strategy.inner", "strategy.inner.strategy"
+WRONG = [*map(repr, TARGETS), "null", "1", "[a]", "{a: b}"]
+
+
+@pytest.mark.parametrize(
+    ("target", "key"),
+    combinations(
+        product(WRONG, [OUTER, NESTED]),
+        suite=[*product(WRONG, [NESTED]), *product(WRONG[::9], [OUTER])],
+    ),
+)
 def test_only_strategies_are_built(target: str, key: str) -> None:
     with pytest.raises(ConfigError):
         compose(f'strategy=krum "{key}._target_={target}"')
 
 
-@pytest.mark.parametrize("name", ["_target_", "_partial_", "_args_", "_recursive_", "_convert_"])
+NAMES = ["_target_", "_partial_", "_args_", "_recursive_", "_convert_"]
+PLACES = [
+    "strategy=fedadam '+strategy.inner.tau={{{}: [1]}}'", "'+strategy.inner.x=[{{{}: 1}}]'",
+    "'codec.up={{id: fp32, {}: 1}}'", "'codec.up={{id: chain, links: [{{id: fp32, {}: 1}}]}}'",
+    "+data.partitioner.{}=x", "+model.config.{}=x", "'+model.config.visual={{a: {{{}: x}}}}'",
+    "data=table +data.train.columns.{}=x", "data=table '+data.train.drop={{x: [{{{}: 1}}]}}'",
+    "'optimizer.betas=[{{{}: x}}]'", "'adapter.modules_to_save=[{{{}: x}}]'",
+    "strategy=fedavg +strategy.inner.{}.a=1", "+{}=x", "+strategy.{}=x",
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "place",
-    [
-        "strategy=fedadam '+strategy.inner.tau={{{}: [1]}}'", "'+strategy.inner.x=[{{{}: 1}}]'",
-        "'codec.up={{id: fp32, {}: 1}}'", "'codec.up={{id: chain, links: [{{id: fp32, {}: 1}}]}}'",
-        "+data.partitioner.{}=x", "+model.config.{}=x", "'+model.config.visual={{a: {{{}: x}}}}'",
-        "data=table +data.train.columns.{}=x", "data=table '+data.train.drop={{x: [{{{}: 1}}]}}'",
-        "'optimizer.betas=[{{{}: x}}]'", "'adapter.modules_to_save=[{{{}: x}}]'",
-        "strategy=fedavg +strategy.inner.{}.a=1", "+{}=x", "+strategy.{}=x",
-    ],
-)  # fmt: skip
+    ("place", "name"),
+    combinations(
+        product(PLACES, NAMES),
+        suite=[*product(PLACES, NAMES[:1]), *product(PLACES[:1], NAMES[1:])],
+    ),
+)
 def test_hydras_names_stand_nowhere_else(place: str, name: str) -> None:
     with pytest.raises(ConfigError):
         compose(place.format(name))
@@ -314,7 +331,7 @@ OVERRIDES = st.lists(st.sampled_from(HONEST) | HOSTILE | MADE, max_size=4).map("
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(OVERRIDES)
 def test_whatever_is_asked_the_nodes_check_only_reads_what_it_may(secret: str, overrides) -> None:

@@ -16,6 +16,7 @@ from fl_app.faults import FaultError
 from fl_app.privacy import dp_sgd
 from fl_app.privacy.clipped_sum import ClippedSum
 from fl_app.training.loop import Hooks
+from tests.combinations import combinations
 from tests.private import build, configured, trained
 
 KEY = bytes(32)
@@ -33,7 +34,18 @@ PAIRS: list[tuple[str, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "adapter", "more"), PAIRS)
+IN_SUITE = [  # every architecture, adapter and way to save a module
+    *(
+        (kind, adapter, "")
+        for kind, adapter in (("llama", "lora"), ("t5", "full"), ("bert", "lora"))
+    ),
+    *((kind, "lora_sb", "") for kind in ("vt5", "gemma2")),
+    ("llama", "ffa_lora", ""),
+    *(pair for pair in PAIRS if pair[2] and pair[0] in ("opt", "t5")),
+]
+
+
+@pytest.mark.parametrize(("kind", "adapter", "more"), combinations(PAIRS, suite=IN_SUITE))
 def test_weighted_they_are_the_gradient_of_the_batch_in_double_precision(
     kind: str, adapter: str, more: str
 ) -> None:
@@ -79,11 +91,20 @@ def sums(model, task, rows, cfg, seed: int = 0) -> torch.Tensor:
     return gradient * len(rows)
 
 
-@pytest.mark.parametrize("dropout", [0.1, 0.5])
 @pytest.mark.parametrize(
-    ("kind", "adapter"),
-    [("vt5", "lora"), ("llama", "lora"), ("bert", "lora"), ("t5", "lora_sb"), ("opt", "full")],
-)
+    ("kind", "adapter", "dropout"),
+    combinations(
+        (
+            (*pair, dropout)
+            for pair in (
+                ("vt5", "lora"), ("llama", "lora"), ("bert", "lora"), ("t5", "lora_sb"),
+                ("opt", "full"),
+            )
+            for dropout in (0.1, 0.5)
+        ),
+        suite=[("vt5", "lora", 0.1), ("t5", "lora_sb", 0.5), ("opt", "full", 0.5)],
+    ),
+)  # fmt: skip
 def test_no_row_changes_the_sum_by_more_than_the_clip(
     kind: str, adapter: str, dropout: float
 ) -> None:

@@ -306,7 +306,6 @@ def lies(draw):
 
 
 @given(lies())
-@settings(max_examples=150)
 def test_no_lists_give_both_secrets_of_a_client(drawn) -> None:
     """Other groups, and other survivors, for every client: it refuses, or one secret stays."""
     count, asked, random = drawn

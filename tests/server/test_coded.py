@@ -19,6 +19,7 @@ from fl_app.wire.frame import pack, unpack
 from fl_app.wire.ledger import Ledger
 from fl_app.wire.records import pack_record, to_record, to_tree
 from tests import small
+from tests.combinations import combinations
 from tests.loopback import Loopback
 from tests.rounding import assert_within, summed
 
@@ -122,8 +123,13 @@ def test_the_update_is_what_the_codec_makes_of_the_training(tmp_path: Path) -> N
     assert not same(tree, trained)
 
 
-@pytest.mark.parametrize("strategy", ["fedadam", "fedyogi", "fedprox", "single_client"])
-@pytest.mark.parametrize("codec", ["fp32", "nf4"])
+@pytest.mark.parametrize(
+    ("strategy", "codec"),
+    combinations(
+        itertools.product(["fedadam", "fedyogi", "fedprox", "single_client"], ["fp32", "nf4"]),
+        suite=[("fedadam", "nf4"), ("fedprox", "fp32"), ("single_client", "fp32")],
+    ),
+)
 def test_every_strategy_runs_with_and_without_loss_and_repeats(
     tmp_path: Path, strategy: str, codec: str
 ) -> None:
@@ -131,7 +137,13 @@ def test_every_strategy_runs_with_and_without_loss_and_repeats(
     check_repeats(tmp_path, f"strategy={strategy} codec={codec} clients_per_round={count}")
 
 
-@pytest.mark.parametrize("codec", sorted(path.stem for path in (CONF_DIR / "codec").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "codec",
+    combinations(
+        sorted(path.stem for path in (CONF_DIR / "codec").glob("*.yaml")),
+        suite=["nf4", "thin", "sign", "ternary", "low_rank", "modular"],
+    ),
+)
 def test_every_codec_of_conf_trains_and_repeats(tmp_path: Path, codec: str) -> None:
     check_repeats(tmp_path, f"strategy=fedavg codec={codec} clients_per_round=2")
 

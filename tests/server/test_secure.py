@@ -24,6 +24,7 @@ from fl_app.wire.frame import unpack
 from fl_app.wire.ledger import Ledger
 from fl_app.wire.records import message_bytes, to_record, to_tree, unpack_record
 from tests import small
+from tests.combinations import combinations
 from tests.loopback import Loopback, over_the_wire
 from tests.rounding import assert_within, summed
 
@@ -246,14 +247,14 @@ def test_a_sparse_graph_gives_the_same_sum_for_fewer_bytes(tmp_path: Path) -> No
     assert {len(group) for group in few.coded.uplink.sum.groups.values()} == {3}
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        "strategy.inner._target_=flwr.serverapp.strategy.FedAdam codec.up.links.1.bits=8",
-        "strategy.inner._target_=strategies.fed_sb.FedSB adapter=lora_sb codec.down={id:nf4}",
-        "privacy=dp_sgd privacy.noise=seeded codec.reference=theta0",
-    ],
-)
+OTHERS = [
+    "strategy.inner._target_=flwr.serverapp.strategy.FedAdam codec.up.links.1.bits=8",
+    "strategy.inner._target_=strategies.fed_sb.FedSB adapter=lora_sb codec.down={id:nf4}",
+    "privacy=dp_sgd privacy.noise=seeded codec.reference=theta0",
+]
+
+
+@pytest.mark.parametrize("overrides", combinations(OTHERS, suite=OTHERS[1:]))
 def test_it_goes_with_other_means_adapters_and_private_training(tmp_path, overrides) -> None:
     """And repeats, though keys and masks do not."""
     results = []

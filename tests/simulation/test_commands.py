@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,14 @@ import pytest
 
 from fl_app import run
 from fl_app.files import project_root
+from fl_app.simulation.processes import descendants, is_alive, is_simulation
+from tests import modes, small
+from tests.disturbed import (
+    check_that_it_ends_as_if_undisturbed,
+    gone,
+    last_round,
+    wait_for_round,
+)
 from tests.simulation.test_run import overrides, read
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]  # of a machine that does more
@@ -31,38 +40,73 @@ def test_a_wrong_override_exits_2_before_anything_starts(capfd) -> None:
     assert said.out == ""
 
 
-def test_ctrl_c_keeps_the_rounds_done_and_leaves_no_process(tmp_path) -> None:
-    folder = tmp_path / "stopped"
-    process = subprocess.Popen(
-        command(overrides(folder, "rounds=1000")),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+def check_that_it_is_its_users_alone(home: Path, run: Path, nodes: Path) -> None:
+    """Look at what a run, its nodes and its launcher have left."""
+    assert modes.of(home) == 0o700
+    assert {"config.toml", "superlink.log", "superexec.log", "thinwire.toml"} <= {
+        path.name for path in home.iterdir()
+    }
+    ours = {path: mode for path, mode in modes.open_to_others(home).items() if "/ray/" not in path}
+    assert ours == {str(home / "ray"): "0o777"}  # Ray opens its part to all, in vain
+    assert list(nodes.glob("*/client-*"))
+    assert modes.open_to_others(run) == modes.open_to_others(nodes) == {}
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    """Start a run as ``make run`` does."""
+    return subprocess.Popen(
+        command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        umask=0o022,  # under which others may read what a process makes
+    )  # fmt: skip
+
+
+def test_ctrl_c_keeps_the_rounds_done_and_a_killed_launcher_leaves_no_process(tmp_path) -> None:
+    folder = tmp_path / "run"
+    words = (
+        f"{small.DATA} strategy=single_client codec=sign local_epochs=1 logger=none "
+        f"output.dir={tmp_path}"
     )
-    family: set[psutil.Process] = set()
+    process = start(f"{words} rounds=1000 output.name=run")
+    family: list[psutil.Process] = []
     assert process.stdout is not None
-    assert process.stdout.readline().startswith("nf4_single: seed 0")  # nothing of Flower's
+    assert process.stdout.readline().startswith("custom: seed 0")  # nothing of Flower's
     for line in process.stdout:
         if line.startswith("    3  "):
-            family = set(psutil.Process(process.pid).children(recursive=True))
+            family = descendants(process.pid)
             process.send_signal(signal.SIGINT)
             break
     assert len(family) > 4  # SuperLink, simulation, Ray's own
     assert process.stderr is not None
     assert process.stderr.readline().startswith("stopping")
     process.send_signal(signal.SIGTERM)  # changes nothing
-    process.stdout.read()
-    assert process.wait(timeout=200) == 130
-    _, alive = psutil.wait_procs(family, timeout=20)
-    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+    process.communicate(timeout=200)
+    assert process.returncode == 130
+    assert gone(family)
     rounds = {int(r["round"]) for r in read(folder / "ledger.csv")}
     assert {0, 1, 2, 3} <= rounds
-    assert list((folder / "checkpoints").glob("*.safetensors"))
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["status"] == "interrupted"
+    done = last_round(folder)
+    assert done == summary["rounds"]
     measured = {int(m["round"]) for m in read(folder / "metrics.csv")}
-    assert measured == set(range(summary["rounds"] + 1))
+    assert measured == set(range(done + 1))
     assert (folder / "report.html").is_file()
+
+    process = start(f"resume={folder}")
+    wait_for_round(folder, done + 1, lambda: process.poll() is None)
+    family = descendants(process.pid)
+    (simulation,) = [member for member in family if is_simulation(member)]
+    (raylet,) = [member for member in family if member.name() == "raylet"]
+    home = Path(simulation.environ()["FLWR_HOME"])
+    process.kill()
+    process.communicate()
+    assert gone([raylet], look_every=0.005)
+    assert not is_alive(simulation)  # else it would go on without the clients that Ray ran
+    assert gone(family)
+    check_that_it_is_its_users_alone(home, folder, tmp_path / ".nodes")
+    shutil.rmtree(home)
+    check_that_it_ends_as_if_undisturbed(tmp_path, f"{words} rounds={last_round(folder) + 1}")
+    assert json.loads((folder / "summary.json").read_text())["resumed"][0] == done
 
 
 def test_flwr_run_works_by_itself(tmp_path) -> None:
@@ -81,7 +125,7 @@ def test_flwr_run_works_by_itself(tmp_path) -> None:
         "FLWR_LOCAL_CONTROL_API_PORT": ports[1],
         "FLWR_TELEMETRY_ENABLED": "0",
     }
-    words = json.dumps(overrides(folder, "strategy=fedavg codec=fp32 clients_per_round=3"))
+    words = json.dumps(overrides(folder, "strategy=fedavg codec=fp32 clients_per_round=3 rounds=1"))
     try:
         done = subprocess.run(
             ["flwr", "run", str(project_root()), "--stream", "--run-config",

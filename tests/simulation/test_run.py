@@ -1,6 +1,7 @@
 """Runs: real `flwr run`, SuperLink, Ray actors and files; every experiment, shrunk."""
 
 import csv
+import io
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -17,18 +19,18 @@ from peft import PeftModel
 from safetensors.numpy import load_file
 
 from benchmarks.leaderboard import PUBLISHED
-from fl_app import models, run, server_app
-from fl_app.build import open_session
+from fl_app import models, run
 from fl_app.config import compose
 from fl_app.data.pfl_docvqa_convert import convert
 from fl_app.files import project_root
 from fl_app.models.vt5 import VT5ForConditionalGeneration
 from fl_app.runs import submission
 from fl_app.runs.summary import PACKAGES
+from fl_app.server.round import RoundFailedError
 from fl_app.simulation import ray_workers, superlink
 from fl_app.simulation.superlink import APP
 from tests import foreign_app, pfl_docvqa, small
-from tests.loopback import Loopback
+from tests.disturbed import in_process
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]  # of a machine that does more
 
@@ -36,6 +38,9 @@ LEDGER = (
     "round,partition,direction,kind,codec,scalars,payload_bytes,frame_bytes,message_bytes,"
     "encode_s,decode_s,competition_bytes"
 )
+
+
+TARGET = "target.metric=anls target.value=0.0"
 
 
 def overrides(folder: Path, *more: str) -> str:
@@ -57,8 +62,9 @@ EXPERIMENTS = {
     "shampoo_lora": ("fp32", 2),
     "fed_sb": ("delta+nf4", 2),
 }
-# Of the others only the configuration differs, and no process needs to be started for that.
-THROUGH_FLOWER = {"nf4_single", "fedavg_full", "fed_sb"}
+# One goes through Flower's processes. Of the others only the configuration differs.
+THROUGH_FLOWER = "nf4_single"
+MORE_THROUGH_FLOWER = ("fedavg_full", "fed_sb")
 ELSEWHERE = {
     *("fedit", "ffa_lora", "flora", "fedex_lora", "flex_lora"),  # in test_baselines
     *("fed_sb_bert_snli", "fed_sb_gemma2_9b_math", "fed_sb_llama32_3b_commonsense"),
@@ -74,16 +80,27 @@ def test_every_experiment_is_tested() -> None:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_leaves_the_documented_files(request, tmp_path, experiment, capfd) -> None:
-    codec, clients = EXPERIMENTS[experiment]
+    if experiment == THROUGH_FLOWER:
+        watched = request.getfixturevalue("watched")
+        check_files(watched.folder, experiment, watched.printed)
+        return
     folder = tmp_path / experiment
-    words = overrides(folder, f"experiment={experiment}", "target.metric=anls target.value=0.0")
-    if experiment in THROUGH_FLOWER:
-        assert run.submit(words, request.getfixturevalue("flower"), wait=False) == 0
-    else:
-        server_app.Experiment(
-            open_session(words), Loopback(words, nodes=3), words, setup_seconds=0.0
-        ).start()
+    in_process(overrides(folder, f"experiment={experiment}", TARGET))
+    check_files(folder, experiment, capfd.readouterr().out)
 
+
+@pytest.mark.methods
+@pytest.mark.parametrize("experiment", MORE_THROUGH_FLOWER)
+def test_it_leaves_them_through_flower(flower, tmp_path, experiment, capfd) -> None:
+    folder = tmp_path / experiment
+    words = overrides(folder, f"experiment={experiment}", TARGET)
+    assert run.submit(words, flower, wait=False) == 0
+    check_files(folder, experiment, capfd.readouterr().out)
+
+
+def check_files(folder: Path, experiment: str, printed: str) -> None:
+    """Look at what a run of two rounds has left and printed."""
+    codec, clients = EXPERIMENTS[experiment]
     assert {p.name for p in folder.iterdir()} == {
         "config.yaml", "ledger.csv", "metrics.csv", "summary.json", "adapter", "checkpoints",
         "report.html", "tensorboard", "overrides.txt",
@@ -126,13 +143,12 @@ def test_an_experiment_leaves_the_documented_files(request, tmp_path, experiment
     else:
         PeftModel.from_pretrained(base, folder / "adapter")
 
-    printed = capfd.readouterr().out
     assert printed.count("ANLS") >= 2
     assert "    2  " in printed
 
 
-def test_first_gradients_factors_and_patches_go_through_flower(flower, tmp_path) -> None:
-    """Signs up, B, R and A down, then a patch a round: every message of a set-up is a real one."""
+def test_first_gradients_and_factors_go_through_flower(flower, tmp_path) -> None:
+    """Signs up, then B, R and A down: every message of a set-up is a real one."""
     folder = tmp_path / "signs"
     words = overrides(
         folder, "experiment=fed_sb adapter.r=4 adapter.init=client_mean adapter.setup=download"
@@ -145,6 +161,9 @@ def test_first_gradients_factors_and_patches_go_through_flower(flower, tmp_path)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["bytes"]["setup"] > sum(int(r["payload_bytes"]) for r in setup) > 0
 
+
+@pytest.mark.methods
+def test_patches_go_through_flower(flower, tmp_path) -> None:
     folder = tmp_path / "stack"
     words = "strategy=flora codec=nf4 clients_per_round=2 adapter.r=4"
     assert run.submit(overrides(folder, words), flower, wait=False) == 0
@@ -156,7 +175,7 @@ def test_first_gradients_factors_and_patches_go_through_flower(flower, tmp_path)
     assert {2 * min(scalars)} == scalars - {min(scalars)}  # the factors of two clients
 
 
-def test_the_winning_entry_on_published_data_up_to_its_submission(flower, tmp_path) -> None:
+def test_the_winning_entry_on_published_data_up_to_its_submission(tmp_path) -> None:
     pfl_docvqa.write(tmp_path / "source")
     convert(tmp_path / "source", tmp_path / "data")
     folder = tmp_path / "run"
@@ -164,7 +183,7 @@ def test_the_winning_entry_on_published_data_up_to_its_submission(flower, tmp_pa
         f"experiment=nf4_lora {small.VT5} data.path={tmp_path}/data rounds=2 local_epochs=1 "
         f"model.max_answer_length=4 output.dir={tmp_path} output.name=run"
     )
-    assert run.submit(words, flower, wait=False) == 0
+    in_process(words)
     assert {(m["round"], m["split"], m["metric"]) for m in read(folder / "metrics.csv")} == {
         (number, "test", metric) for number in "012" for metric in ("anls", "accuracy")
     }
@@ -180,11 +199,9 @@ def untimed(folder: Path) -> list[list[str]]:
     return [list(row.values())[:9] for row in read(folder / "ledger.csv")]
 
 
-def test_the_same_run_twice_gives_the_same_ledger_and_metrics(flower, tmp_path) -> None:
-    words = "experiment=nf4_single adapter.dropout=0.1"
-    first, second = tmp_path / "first", tmp_path / "second"
-    for folder in (first, second):
-        assert run.submit(overrides(folder, words), flower, wait=False) == 0
+def test_the_same_run_twice_gives_the_same_ledger_and_metrics(watched, flower, tmp_path) -> None:
+    first, second = watched.folder, tmp_path / "second"
+    assert run.submit(overrides(second, WATCHED), flower, wait=False) == 0
     assert untimed(first) == untimed(second)
     assert (first / "metrics.csv").read_bytes() == (second / "metrics.csv").read_bytes()
     one, other = (load_file(f / "checkpoints/round-0002.safetensors") for f in (first, second))
@@ -193,15 +210,16 @@ def test_the_same_run_twice_gives_the_same_ledger_and_metrics(flower, tmp_path) 
     }
 
 
-def test_a_run_whose_clients_all_fail_fails_and_keeps_what_it_has(flower, tmp_path, capfd) -> None:
+def test_a_run_whose_clients_all_fail_fails_and_keeps_what_it_has(tmp_path) -> None:
+    """In one process: through Flower, a job of ``test_sweep_commands`` does the same."""
     folder = tmp_path / "diverges"
     words = overrides(
         folder, "optimizer.lr=1e30 optimizer.max_grad_norm=1e30 rounds=2 local_epochs=30"
     )
-    assert run.submit(words, flower) == 1
-    captured = capfd.readouterr()
-    assert "every client of round 1 failed" in captured.out
-    assert "optimizer.lr" in captured.out
+    with pytest.raises(
+        RoundFailedError, match=r"every client of round 1 failed(.|\n)*optimizer.lr"
+    ):
+        in_process(words)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["status"] == "failed"
     assert [r["kind"] for r in read(folder / "ledger.csv")].count("train") == 2
@@ -240,33 +258,47 @@ PROCESSES = ("private_superlink", "gcs_server", "raylet", "ClientAppActor", "Run
 WORKERS = "ray::IDLE"  # which wait for the next run
 
 
-def _watched(
-    words: str, flower: dict[str, str]
-) -> tuple[dict[str, set[tuple[str, int]]], set[str]]:
-    """Do a run; return where its processes listened, and all words of their command lines."""
-    listening: dict[str, set[tuple[str, int]]] = {}
-    said: set[str] = set()
+@dataclass
+class Watched:
+    """A run through Flower, and its processes while it ran."""
+
+    folder: Path
+    printed: str
+    listening: dict[str, set[tuple[str, int]]]
+    said: set[str]  # all words of the command lines
+
+
+WATCHED = f"experiment={THROUGH_FLOWER} adapter.dropout=0.1 {TARGET}"
+
+
+@pytest.fixture(scope="module")
+def watched(flower, tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    """Do a run, and look every now and then where its processes listen."""
+    folder = tmp_path_factory.mktemp("watched") / "run"
+    printed, seen = io.StringIO(), Watched(folder, "", {}, set())
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(run.submit, words, flower, wait=False)
+        running = pool.submit(
+            run.submit, overrides(folder, WATCHED), flower, out=printed, wait=False
+        )
         while not running.done():
             family = psutil.Process().children(recursive=True)
             for name, addresses in _listening(family).items():
-                listening.setdefault(name, set()).update(addresses)
+                seen.listening.setdefault(name, set()).update(addresses)
             for process in family:
                 with suppress(psutil.NoSuchProcess):
-                    said.update(process.cmdline())
+                    seen.said.update(process.cmdline())
             time.sleep(0.3)
-    assert running.result() == 0
-    return listening, said
+    assert running.result() == 0, printed.getvalue()
+    seen.printed = printed.getvalue()
+    return seen
 
 
 def test_another_user_can_neither_reach_a_simulation_nor_read_it(
-    flower, tmp_path, monkeypatch
+    watched, flower, monkeypatch
 ) -> None:
     """It listens on loopback alone, and who connects has to be its user, or know the token."""
     home = Path(flower["FLWR_HOME"])
-    words = overrides(tmp_path / "run", "experiment=fedavg_full rounds=1")
-    listening, said = _watched(words, flower)
+    listening, said = watched.listening, watched.said
     assert {*PROCESSES} <= {*listening}
     assert {ip.removeprefix("::ffff:") for all_ in listening.values() for ip, _ in all_} == {
         "127.0.0.1"

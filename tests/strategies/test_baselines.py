@@ -1,6 +1,7 @@
 """What Fed-SB is compared with: FFA-LoRA, FLoRA, FedEx-LoRA and FlexLoRA, against their papers."""
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from fl_app.tree import Tree
 from strategies._lora_factors import stacked
 from strategies.flex_lora import best
 from tests import architectures
+from tests.combinations import combinations
 from tests.rounding import apart, assert_within, summed, through
 from tests.server.test_coded import Rounds, cohort, same
 
@@ -180,7 +182,7 @@ def test_a_client_scores_the_servers_model(two_rounds: Federation) -> None:
         assert {name: got[name] for name in expected} == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("method", EXACT)
+@pytest.mark.parametrize("method", combinations(EXACT, suite=["flora"]))
 def test_all_count_the_same_if_asked(tmp_path: Path, method: str) -> None:
     rounds = Federation(tmp_path, method, "strategy.inner.weighted_by_key=one", {1: tripled})
     clients = [weights(rounds.here, tree) for tree in rounds.trained(1)]
@@ -237,7 +239,7 @@ def test_one_reply_has_no_residual(tmp_path: Path) -> None:
     assert len(rounds.sent(2)) == 1
 
 
-@pytest.mark.parametrize("method", PATCHING)
+@pytest.mark.parametrize("method", combinations(PATCHING, suite=["fedex_lora"]))
 def test_a_node_that_lost_its_state_is_healed(tmp_path: Path, method: str) -> None:
     rounds = Federation(tmp_path, method)
     rounds.round(1)
@@ -264,8 +266,13 @@ def test_nodes_with_several_clients_get_a_patch_once(tmp_path: Path) -> None:
     assert len(shared.sent(2)) == K + 2
 
 
-@pytest.mark.parametrize("codec", ["nf4", "sign", "thin"])
-@pytest.mark.parametrize("method", [*PATCHING, "flex_lora"])
+@pytest.mark.parametrize(
+    ("method", "codec"),
+    combinations(
+        product([*PATCHING, "flex_lora"], ["nf4", "sign", "thin"]),
+        suite=[("flora", "sign"), ("fedex_lora", "thin"), ("flex_lora", "nf4")],
+    ),
+)
 def test_a_method_learns_under_a_codec(tmp_path: Path, method: str, codec: str) -> None:
     rounds = Federation(tmp_path, method, f"codec={codec}")
     before = weights(rounds.here, rounds.tree)

@@ -21,6 +21,7 @@ from fl_app.wire.messages import setup_question
 from fl_app.wire.patch import patch_message
 from fl_app.wire.records import pack_record, to_record, unpack_record
 from tests import small
+from tests.combinations import combinations
 from tests.loopback import Loopback
 from tests.rounding import assert_orthonormal, assert_within, summed
 from tests.server.test_coded import Rounds, cohort
@@ -67,7 +68,7 @@ def products(here, tree: Tree, change=np.asarray) -> dict[str, np.ndarray]:
 # ---- the mean of R -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weight", ["one", "num-examples"])
+@pytest.mark.parametrize("weight", combinations(["one", "num-examples"], suite=["num-examples"]))
 def test_the_mean_of_r_is_the_mean_of_the_updates(tmp_path: Path, weight: str) -> None:
     rounds = SetUp(tmp_path, f"{FED_SB} codec=fp32 strategy.inner.weighted_by_key={weight}")
     here, start = rounds.here, rounds.here.theta0
@@ -273,7 +274,10 @@ def test_a_damaged_patch_is_refused_and_not_kept(tmp_path: Path) -> None:
         assert not context.state.get(patches.FRAMES)
 
 
-@pytest.mark.parametrize("adapter", ["lora_sb strategy=fed_sb", "lora", "ffa_lora"])
+PRIVATE = ["lora_sb strategy=fed_sb", "lora", "ffa_lora"]
+
+
+@pytest.mark.parametrize("adapter", combinations(PRIVATE, suite=PRIVATE[:1]))
 def test_private_turns_repeat_and_say_no_loss(tmp_path: Path, adapter: str) -> None:
     words = (
         f"strategy=fedavg adapter={adapter} adapter.r=4 codec=nf4 clients_per_round=2 "

@@ -22,6 +22,7 @@ from fl_app.wire.records import to_record, to_tree, unpack_record
 from strategies import private_release
 from strategies.private_release import MissingRepliesError, PrivateRelease
 from tests import small
+from tests.combinations import combinations
 from tests.loopback import Loopback
 
 CLIP = 0.05
@@ -67,7 +68,10 @@ def clipped(update):
     return update * min(1.0, CLIP / np.linalg.norm(update))
 
 
-@pytest.mark.parametrize("codec", ["fp32", "nf4", "sign"])
+BOTH = [f"{SERVER} codec=nf4", f"{CLIENT} codec.up={{id:fp32}}"]
+
+
+@pytest.mark.parametrize("codec", combinations(["fp32", "nf4", "sign"], suite=["sign"]))
 def test_the_server_clips_what_it_decoded(tmp_path: Path, codec: str) -> None:
     round_ = Round(tmp_path, f"{SERVER} codec={codec} {FAINT}")
     updates = [minus(update, round_.start) for update in round_.updates]
@@ -78,7 +82,7 @@ def test_the_server_clips_what_it_decoded(tmp_path: Path, codec: str) -> None:
     assert np.linalg.norm(change) <= CLIP * (1 + 1e-3)
 
 
-@pytest.mark.parametrize("overrides", [f"{SERVER} codec=nf4", f"{CLIENT} codec.up={{id:fp32}}"])
+@pytest.mark.parametrize("overrides", combinations(BOTH, suite=BOTH[:1]))
 def test_the_mean_has_the_noise_before_it_is_encoded_and_repeats(
     tmp_path: Path, overrides: str
 ) -> None:
