@@ -33,9 +33,9 @@ from tests import foreign_app, modes, small
 from tests.loopback import Loopback
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]  # of a machine that does more
-NODES = 3
+NODES = 2
 KIT = Path(__file__).resolve().parents[2] / "deploy"
-ALL = f"{small.DATA} clients_per_round={NODES} local_epochs=1"
+ALL = f"{small.DATA} federation.clients={NODES} clients_per_round={NODES} local_epochs=1"
 # The first one is large enough for the bytes that Flower and the network add to be a small share;
 # the second one's messages have two parts, and its clients remember from round to round.
 RUNS = {
@@ -80,13 +80,13 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
             result.entries[name] = here.entry(run)
             if spaces:
                 result.links[name] = sum(space.counted() for space in spaces) - before
-        refused = here.submit(f"{REFUSED} output.dir={result.runs} federation.node_timeout=30")
+        refused = here.submit(f"{REFUSED} output.dir={result.runs} federation.node_timeout=10")
         result.ended = here.wait(refused, SECONDS), here.log(refused)
         yield result
 
 
 def _start_nodes(here: Deployment, spaces: list[Namespace]) -> None:
-    own = open_session(small.RUN)
+    own = open_session(ALL)
     for k in range(NODES):
         disk = here.folder / f"disk-{k}.parquet"
         own.documents(k).to_parquet(disk)
@@ -185,8 +185,8 @@ def test_nodes_refuse_by_the_kits_policy_and_log_every_message_of_every_run(depl
 def test_a_node_that_fails_says_a_kind_and_its_own_log_has_the_rest(deployed) -> None:
     here = deployed.here
     words = (
-        f"{small.DATA} strategy=fedavg codec=fp32 clients_per_round={NODES} rounds=1 logger=none "
-        f"local_epochs=3 optimizer.lr=1e30 output.dir={here.folder}/failed output.name=run"
+        f"{ALL} strategy=fedavg codec=fp32 rounds=1 logger=none local_epochs=3 "
+        f"optimizer.lr=1e30 output.dir={here.folder}/failed output.name=run"
     )
     done = subprocess.run(
         [sys.executable, "-m", "deploy.submit", *words.split()],

@@ -28,6 +28,9 @@ from tests.simulation.test_run import overrides, read
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]  # of a machine that does more
 
 
+TOO_SLOW = "Failed to start local SuperLink within"  # 15 s, which a busy machine may exceed
+
+
 def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "fl_app.run", *words]
 
@@ -127,12 +130,15 @@ def test_flwr_run_works_by_itself(tmp_path) -> None:
     }
     words = json.dumps(overrides(folder, "strategy=fedavg codec=fp32 clients_per_round=3 rounds=1"))
     try:
-        done = subprocess.run(
-            ["flwr", "run", str(project_root()), "--stream", "--run-config",
-             f"overrides={words}"],
-            env=environment, capture_output=True, text=True, timeout=400, check=False,
-        )  # fmt: skip
-        assert (folder / "summary.json").is_file(), done.stdout + done.stderr
+        said = TOO_SLOW
+        while TOO_SLOW in said:
+            done = subprocess.run(
+                ["flwr", "run", str(project_root()), "--stream", "--run-config",
+                 f"overrides={words}"],
+                env=environment, capture_output=True, text=True, timeout=400, check=False,
+            )  # fmt: skip
+            said = done.stdout + done.stderr
+        assert (folder / "summary.json").is_file(), said
         assert json.loads((folder / "summary.json").read_text())["status"] == "completed"
         assert {r["partition"] for r in read(folder / "ledger.csv") if r["kind"] == "train"} == {
             "0", "1", "2",
