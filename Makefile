@@ -52,7 +52,7 @@ format: $(STAMP) ## Format the code
 DOCS_STAMP := .venv/.docs-installed
 
 docs: $(DOCS_STAMP) ## Build the site and the reference of the API into docs/_build/html; a warning is an error
-	$(BIN)/python -m sphinx -b html -j auto -W --keep-going -d docs/_build/doctrees docs docs/_build/html
+	$(BIN)/python -m sphinx -b html -a -j auto -W --keep-going -d docs/_build/doctrees docs docs/_build/html
 
 $(DOCS_STAMP): $(STAMP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[docs]"
