@@ -25,12 +25,6 @@ def command(folder: Path, *words: str) -> list[str]:
     return [sys.executable, "-m", "fl_app.sweep", "-m", *words, *shrunk, name]
 
 
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(folder, *words), capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
-
-
 def run_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if is_run(path))
 
@@ -39,8 +33,10 @@ def grid(*jobs: str) -> str:
     return "job=" + ",".join(f'"{job}"' for job in jobs)
 
 
-def test_failed_jobs_stop_no_sweep_ctrl_c_does_and_resume_does_what_is_missing(tmp_path) -> None:
-    folder = tmp_path / "sweep"
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stop a sweep with Ctrl-C once its first four jobs have ended; return its folder."""
+    folder = tmp_path_factory.mktemp("sweeps") / "sweep"
     diverges = "optimizer.lr=1e30 optimizer.max_grad_norm=1e30 local_epochs=30"
     process = subprocess.Popen(
         command(
@@ -71,42 +67,49 @@ def test_failed_jobs_stop_no_sweep_ctrl_c_does_and_resume_does_what_is_missing(t
     assert "on the Pareto front" in said
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
-    ended = {job.number: job for job in jobs_of(folder)}
+    return folder
+
+
+def test_failed_jobs_stop_no_sweep_but_ctrl_c_does(stopped: Path) -> None:
+    ended = {job.number: job for job in jobs_of(stopped)}
     assert [ended[k].status for k in range(4)] == ["completed", "failed", "failed", "completed"]
     assert ended[2].run is None  # the wrong configuration started nothing
     assert len(ended) < 120
-    first = {path: read(path).status for path in run_folders(folder)}
-    assert {*first.values()} <= {"completed", "failed", "interrupted", "unfinished"}
-    table = pd.read_csv(folder / "results.csv")
+    assert {read(path).status for path in run_folders(stopped)} <= {
+        "completed", "failed", "interrupted", "unfinished",
+    }  # fmt: skip
+    table = pd.read_csv(stopped / "results.csv")
     assert list(table.status)[:3] == ["completed", "failed", "completed"]
     for name in ("report.html", "pareto.png"):
-        assert (folder / name).is_file()
-
-    # Again, with other words in place of the wrong ones: only what is missing is run.
-    again = run(folder, "seed=0", grid("codec=nf4", "codec=ternary", "codec=sign"), "resume=true")
-    assert again.returncode == 1  # the failed ones of before were not asked for again
-    assert again.stdout.count("already completed") == 2
-    now = {path: read(path).status for path in run_folders(folder)}
-    (new,) = now.keys() - first.keys()
-    assert "ternary" in new.name
-    assert now == {**first, new: "completed"}
+        assert (stopped / name).is_file()
 
 
-def test_two_sweeps_at_once_do_not_disturb_each_other_and_one_searches(tmp_path) -> None:
-    of_two = command(tmp_path / "grid", "codec=nf4,sign")
+def test_two_sweeps_at_once_one_goes_on_and_one_searches(stopped: Path) -> None:
+    first = {path: read(path).status for path in run_folders(stopped)}
+    folder = stopped.parent
+    # Other words in place of the wrong ones: only what is missing is run.
+    again = command(stopped, "seed=0", grid("codec=nf4", "codec=ternary", "codec=sign"))
     search = command(
-        tmp_path / "search", "+sweep=bytes_to_target", "hydra.sweeper.n_trials=2",
+        folder / "search", "+sweep=bytes_to_target", "hydra.sweeper.n_trials=2",
         "adapter.r=choice(2,4)", "target.value=0.01",
     )  # fmt: skip
     search = [word for word in search if word != "local_epochs=1"]
     processes = [
         subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for words in (of_two, search)
+        for words in ([*again, "resume=true"], search)
     ]
     said = [process.communicate(timeout=PATIENCE)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
-    assert [len(run_folders(tmp_path / name)) for name in ("grid", "search")] == [2, 2]
-    best = (tmp_path / "search" / "optimization_results.yaml").read_text()
-    sent = min(pd.read_csv(tmp_path / "search" / "results.csv").bytes_to_target)
+    assert processes[0].returncode == 1  # the failed ones of before were not asked for again
+    assert said[0].count("already completed") == 2
+    now = {path: read(path).status for path in run_folders(stopped)}
+    (new,) = now.keys() - first.keys()
+    assert "ternary" in new.name
+    assert now == {**first, new: "completed"}
+
+    assert processes[1].returncode == 0, said[1]
+    found = run_folders(folder / "search")
+    assert len(found) == 2
+    best = (folder / "search" / "optimization_results.yaml").read_text()
+    sent = min(pd.read_csv(folder / "search" / "results.csv").bytes_to_target)
     assert f"best_value: {sent:.1f}" in best
-    assert json.loads((run_folders(tmp_path / "grid")[0] / "summary.json").read_text())["seed"] == 0
+    assert json.loads((found[0] / "summary.json").read_text())["seed"] == 0
