@@ -1,11 +1,14 @@
 """``thinwire COMMAND ...``: find the subcommand, print help, return the exit status."""
 
 import argparse
+import os
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 from fl_app.faults.suggestions import did_you_mean
+from fl_app.files import RESULTS
 
 COMMANDS = {
     "run": "run one experiment: SuperLink, clients, server, results",
@@ -37,6 +40,8 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """Run ``thinwire`` with these arguments; None: those of this process.
 
+    Results are written below the current folder, and looked for there.
+
     Returns
     -------
     int
@@ -66,7 +71,16 @@ def main(arguments: list[str] | None = None) -> int:
             f"{command!r} is no command.{did_you_mean(command, COMMANDS)} Commands: "
             f"{', '.join(COMMANDS)}"
         )
-    found: int = import_module(f"fl_app.command.{command}").main(words[1:])
+    os.environ.setdefault(RESULTS, str(Path.cwd()))
+    try:
+        found: int = import_module(f"fl_app.command.{command}").main(words[1:])
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     return found
 
 

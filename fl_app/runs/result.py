@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fl_app.config import compose, plain, read_text
+from fl_app.config import ConfigError, compose, plain, read_text
 from fl_app.faults.printable import printable
 from fl_app.runs import selection
 from fl_app.runs.configurations import digest, key_of
@@ -79,8 +79,13 @@ class Result:
 
     @property
     def is_current(self) -> bool:
-        """Tell whether its overrides mean the same configuration today."""
-        return digest(compose(self.overrides)) == self.digest
+        """Tell whether its overrides mean the same configuration in this version."""
+        if self.content["config"]["version"] != CONFIG_VERSION:
+            return False
+        try:
+            return digest(compose(self.overrides)) == self.digest
+        except ConfigError:  # a key or an option that there is no more
+            return False
 
     def run(self) -> Run:
         """Return it as a run that was read from its folder, for tables and pictures.

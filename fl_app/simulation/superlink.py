@@ -105,7 +105,9 @@ def _start(command: list[str], environment: dict[str, str], log: Path) -> subpro
         return subprocess.Popen(
             command,
             env=environment,
-            cwd=project_root(),
+            cwd=environment[
+                "FLWR_HOME"
+            ],  # Python imports from the current folder: nobody's but ours
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches only this process, which then stops the others

@@ -37,8 +37,10 @@ from fl_app.wire.frame import pack, unpack
 
 MAGIC = b"TWTS"
 VERSION = 1
-LARGEST_DESCRIPTION = 2**26  # bytes; the names of a large model's tensors are a tenth of a percent
-MOST_SCALARS = 2**32  # without a reference: so many fit one frame, with a bit each, eight times
+LARGEST_DESCRIPTION = 2**20  # bytes; the names of a large model's tensors take a tenth
+MOST_NESTED = 32  # codecs in a spec
+MOST_VALUES = 2**28  # of 4 bytes; a codec needs up to three times that while it decodes
+MOST_DIMENSIONS = 64  # numpy's
 _HEAD = struct.Struct("<4sB3sI")
 _U32 = struct.Struct("<I")
 START = _HEAD.size + _U32.size
@@ -58,7 +60,8 @@ def compress(
         The codec, see `from_spec`: ``{"id": "nf4"}``. Values come back within its error bound.
     like : mapping or None
         A reference with the same names and shapes, which the reader has too, such as the weights
-        before training. The codec ``delta`` sends the change since it.
+        before training; both sides give it in the same order. The codec ``delta`` sends the change
+        since it.
 
     Returns
     -------
@@ -100,6 +103,8 @@ def compress(
         tensors_of, reference = None, _tree("like", like)[0]
         tree = {name: tree[name] for name in reference if name in tree} | tree
     description = _described({"codec": codec.spec, "tensors": tensors_of, "torch": torch})
+    if len(description) > LARGEST_DESCRIPTION:
+        raise ValueError("the names of the tensors are too long: compress them in parts")
     wire, _ = codec.encode(tree, codec.init(reference), reference)
     head = _HEAD.pack(MAGIC, VERSION, _RESERVED, len(description))
     crc = _U32.pack(zlib.crc32(description, zlib.crc32(head)))
@@ -108,7 +113,9 @@ def compress(
 
 
 def decompress(
-    data: bytes | bytearray | memoryview, like: Mapping[str, Any] | None = None
+    data: bytes | bytearray | memoryview,
+    like: Mapping[str, Any] | None = None,
+    most_values: int = MOST_VALUES,
 ) -> dict[str, Any]:
     """Return the tensors that `compress` was given, within the error bound of its codec.
 
@@ -117,7 +124,10 @@ def decompress(
     data : bytes
         From `compress`. Nothing in it is trusted.
     like : mapping or None
-        The reference that it was compressed with, if any.
+        The reference that it was compressed with, if any, in the same order.
+    most_values : int
+        Refuse what announces more values, before memory is taken for them. Some hundred bytes can
+        stand for many equal values. Memory: 4 bytes a value, up to three times while decoding.
 
     Returns
     -------
@@ -148,6 +158,8 @@ def decompress(
         raise ValueError("it was compressed with like=: give the same reference")
     if tensors is not None and like is not None:
         raise ValueError("it was compressed without like=: leave it out")
+    if tensors is not None:
+        _check_size(tensors, most_values)
     reference = _zeros(tensors) if tensors is not None else _tree("like", like or {})[0]
     whole = _manifest(description, like is not None, reference)
     try:
@@ -198,12 +210,19 @@ def _tree(what: str, tensors: Mapping[str, Any]) -> tuple[Tree, bool]:
 
 
 def _zeros(tensors: list[Any]) -> Tree:
-    if sum(math.prod(shape) for _, shape in tensors) > MOST_SCALARS:
-        raise WireError(f"more than {MOST_SCALARS:,} values: compress them in parts")
     try:
         return {name: np.zeros(shape, np.float32) for name, shape in tensors}
     except (ValueError, MemoryError) as error:
         raise WireError(f"its tensors do not fit the memory: {error}") from None
+
+
+def _check_size(tensors: list[Any], most_values: int) -> None:
+    values = sum(math.prod(shape) for _, shape in tensors)
+    if values > most_values:
+        raise WireError(
+            f"it announces {values:,} values, more than most_values={most_values:,}: raise that "
+            "for bytes from a source that you trust"
+        )
 
 
 def _described(content: dict[str, Any]) -> bytes:
@@ -247,8 +266,11 @@ def _description(view: memoryview) -> tuple[bytes, dict[str, Any]]:
 
 def _read(said: dict[str, Any]) -> tuple[Codec, list[Any] | None, bool]:
     """Return codec, names with shapes, and whether tensors of torch were compressed."""
+    spec = said.get("codec") or {}
+    if _nested(spec) > MOST_NESTED:
+        raise WireError(f"its codec is made of more than {MOST_NESTED} others")
     try:
-        codec = from_spec(said.get("codec") or {})
+        codec = from_spec(spec)
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
         raise WireError(f"its codec is none of this version: {error}") from None
     if not codec.terminal:
@@ -263,6 +285,17 @@ def _read(said: dict[str, Any]) -> tuple[Codec, list[Any] | None, bool]:
     return codec, tensors, said.get("torch") is True
 
 
+def _nested(spec: Any) -> int:
+    """Return how many mappings and lists a spec is made of."""
+    todo, found = [spec], 0
+    while todo:
+        one = todo.pop()
+        if isinstance(one, dict | list):
+            found += 1
+            todo += one.values() if isinstance(one, dict) else one
+    return found
+
+
 def _is_tensor(said: Any) -> bool:
     """Tell whether this is a name and a shape."""
     if not isinstance(said, list) or len(said) != 2 or not isinstance(said[0], str):
@@ -270,6 +303,6 @@ def _is_tensor(said: Any) -> bool:
     shape = said[1]
     return (
         isinstance(shape, list)
-        and len(shape) <= 32
-        and all(type(size) is int and 0 <= size <= MOST_SCALARS for size in shape)
+        and len(shape) <= MOST_DIMENSIONS
+        and all(type(size) is int and 0 <= size < 2**63 for size in shape)
     )

@@ -7,7 +7,14 @@ import pytest
 from fl_app.command.main import COMMANDS, main
 from fl_app.command.overrides import CONF
 from fl_app.config import CONF_DIR
+from fl_app.files import RESULTS
 from tests.finished_runs import finished
+
+
+@pytest.fixture(autouse=True)
+def results(monkeypatch, tmp_path) -> None:
+    """Let the command set its variable for each test alone."""
+    monkeypatch.setenv(RESULTS, str(tmp_path))
 
 
 def test_a_wrong_command_suggests_the_right_one(capsys) -> None:
@@ -69,3 +76,12 @@ def test_report_makes_a_page(tmp_path: Path, capsys) -> None:
     folder = finished(tmp_path / "one")
     assert main(["report", str(folder)]) == 0
     assert capsys.readouterr().out.strip() == str(folder / "report.html")
+
+
+def test_an_interruption_is_one_line_and_130(monkeypatch, capsys) -> None:
+    def interrupted(words: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fl_app.command.check.main", interrupted)
+    assert main(["check"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"

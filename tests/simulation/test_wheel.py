@@ -59,7 +59,7 @@ def installed_alone(wheel: Path, folder: Path) -> Path:
     return commands
 
 
-def test_a_wheel_runs_in_an_empty_folder_and_leaves_its_results_there(tmp_path: Path) -> None:
+def test_a_wheel_runs_anywhere_imports_nothing_there_and_leaves_its_results(tmp_path: Path) -> None:
     wheel, empty = built(tmp_path), tmp_path / "empty"
     names = {*zipfile.ZipFile(wheel).namelist()}
     assert {
@@ -67,7 +67,10 @@ def test_a_wheel_runs_in_an_empty_folder_and_leaves_its_results_there(tmp_path: 
         "fl_app/models/vt5_tiny/model.safetensors", "fl_app/simulation/app/pyproject.toml",
     } <= names  # fmt: skip
     commands = installed_alone(wheel, tmp_path / "venv")
+    mine = ("yaml.py", "strategies.py", "conf.py")
     empty.mkdir()
+    for name in mine:
+        (empty / name).write_text("raise SystemExit('imported from the folder of results')")
     told = ("PYTHONPATH", "FLWR_HOME", RESULTS)
     words = [*small.DATA.split(), "rounds=1", "local_epochs=1", "codec=top_k", "output.name=first"]
     done = subprocess.run(
@@ -79,7 +82,7 @@ def test_a_wheel_runs_in_an_empty_folder_and_leaves_its_results_there(tmp_path: 
     assert summary["status"] == "completed"
     assert (empty / "runs/first/report.html").is_file()
     assert (empty / "runs/.nodes").is_dir()  # what clients' codecs remember, for a resumed run
-    assert [path.name for path in empty.iterdir()] == ["runs"]
+    assert {path.name for path in empty.iterdir()} == {"runs", *mine}
     again = subprocess.run(
         [commands / "thinwire", "report", "runs"], cwd=empty, capture_output=True, check=True
     )

@@ -149,3 +149,18 @@ def test_tensors_that_are_not_those_of_the_reference_are_refused() -> None:
         compress({name: x for name, x in TREE.items() if name != "scale"}, DELTA, like=REFERENCE)
     with pytest.raises(ValueError, match="shape"):
         compress(TREE | {"a.bias": TREE["a.bias"][:3]}, DELTA, like=REFERENCE)
+
+
+def test_a_few_bytes_take_no_memory_for_what_they_announce() -> None:
+    """Also not for a codec that decodes them from nothing."""
+    data = compress({"a": np.zeros(2**16, np.float32)}, {"id": "nf4"})
+    with pytest.raises(WireError, match="65,536 values, more than most_values=65,535"):
+        decompress(data, most_values=2**16 - 1)
+    assert decompress(data, most_values=2**16)["a"].size == 2**16
+
+
+def test_a_spec_of_many_codecs_is_refused() -> None:
+    links = [{"id": "delta"}] * 40 + [{"id": "fp32"}]
+    data = compress({"a": np.zeros(2, np.float32)}, {"id": "chain", "links": links})
+    with pytest.raises(WireError, match="more than 32"):
+        decompress(data)
