@@ -82,7 +82,7 @@ def line(name: str, found: list[Run], metric: str, target: float) -> str:
 
 def table(task: str, names: list[str], seeds: list[int]) -> str:
     """Return the Markdown table of the entries of a task."""
-    runs = {name: [read(overrides_of(task, name), seed) for seed in seeds] for name in names}
+    runs = read({name: overrides_of(task, name) for name in names}, seeds)
     target = compose(TASKS[task]).target
     header = (
         task, "seeds", "trained", title(target.metric), "unseen",

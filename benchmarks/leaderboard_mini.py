@@ -160,9 +160,7 @@ def main() -> None:
         parser.error(f"unknown {', '.join(unknown)}; known: {'; '.join(ENTRIES)}")
     names = list(dict.fromkeys([BASELINE, *arguments.entries]))
     run_missing({ENTRIES[n].label: ENTRIES[n].overrides for n in names}, arguments.seeds)
-    runs = {
-        name: [read(ENTRIES[name].overrides, seed) for seed in arguments.seeds] for name in names
-    }
+    runs = read({name: ENTRIES[name].overrides for name in names}, arguments.seeds)
     print(table(names, runs))
     for title, describe in (("ANLS by round", curve), ("seconds", phases)):
         print(f"\n{title}, mean:\n" + "\n".join(describe(n, runs[n]) for n in names))

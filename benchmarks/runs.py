@@ -53,12 +53,12 @@ def name_of(label: str, overrides: str, seed: int) -> str:
 
 def missing(overrides: Mapping[str, str], seeds: Sequence[int]) -> list[Asked]:
     """Return the runs without a result, for every label and seed."""
-    known = stored()
+    known, digests = stored(), _digests(overrides)
     return [
         (label, words, seed)
         for label, words in overrides.items()
         for seed in seeds
-        if (digest(compose(words)), seed) not in known
+        if (digests[label], seed) not in known
     ]
 
 
@@ -95,15 +95,20 @@ def keep(label: str, overrides: str, run: Run) -> Path:
     return path
 
 
-def read(overrides: str, seed: int) -> Run:
-    """Return a run that has a result.
+def read(overrides: Mapping[str, str], seeds: Sequence[int]) -> dict[str, list[Run]]:
+    """Return the runs of every label, one for each seed, from their results.
 
     Raises
     ------
     KeyError
-        If it has none.
+        If one has no result.
     """
-    return stored()[digest(compose(overrides)), seed].run()
+    known, digests = stored(), _digests(overrides)
+    return {label: [known[one, seed].run() for seed in seeds] for label, one in digests.items()}
+
+
+def _digests(overrides: Mapping[str, str]) -> dict[str, str]:
+    return {label: digest(compose(words)) for label, words in overrides.items()}
 
 
 def _folders(name: str) -> list[Path]:
