@@ -1,8 +1,10 @@
 """The configuration: what composes, and what is refused with which words."""
 
+import shlex
 from itertools import product
 from pathlib import Path
 
+import hydra
 import pytest
 from omegaconf import OmegaConf
 
@@ -74,6 +76,26 @@ def test_an_override_beats_the_experiment() -> None:
 )
 def test_a_run_has_the_label_of_an_experiment_only_if_it_is_one(overrides, label) -> None:
     assert compose(overrides).experiment == label
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "seed=1 experiment=fedavg_lora seed=2 strategy=fedadam ++strategy.inner.tau=0.1",
+        "optimizer.lr=2.5 optimizer.lr=1.5 ++strategy.inner.colour=red",
+        "~experiment 'model.path=${data.id}' codec=thin codec.reference=broadcast",
+    ],
+)
+def test_it_is_what_hydra_composes_in_one_step(overrides: str) -> None:
+    """Selected files are read once for all values: what one run sets stays out of the next."""
+    words = shlex.split(overrides)
+    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        wanted = plain(OmegaConf.to_container(hydra.compose("config", words), resolve=True))
+    for _ in range(2):
+        found = plain(compose(overrides))
+        assert found | {"experiment": ""} == wanted | {"experiment": ""}
+        overrides += " seed=3"
+        wanted["seed"] = 3
 
 
 def test_quotes_and_blanks_as_in_a_shell() -> None:
