@@ -222,6 +222,8 @@ EXCEPTIONS = {
     },
     # Which architectures have a model for a task is said nowhere else.
     "models.auto": {"AUTO[task.id]._model_mapping"},
+    # transformers reads special tokens into any text, and its tokenizers cannot be told otherwise.
+    "tasks.tokens": {"made._tokenizer"},
     "pretraining.vt5": {"transformers.models.t5.modeling_t5.T5LayerCrossAttention"},
     # Numba's cache stands where others may write; and it has no public word for an instruction.
     "codecs.parts.compiled": {"numba.core.caching", "kernel._cache"},
@@ -251,6 +253,7 @@ OWNERS = {
     "HttpGrid._runtime_client": "flwr.superlink.grid.http_grid.HttpGrid",
     "config._register_custom_module": "peft.LoraConfig",
     "kernel._cache": "numba.core.dispatcher.Dispatcher",
+    "made._tokenizer": "transformers.PreTrainedTokenizerFast",
     "module._buffers": "torch.nn.Module",
     "module._move_adapter_to_device_of_base_layer": "peft.tuners.lora.LoraLayer",
 }

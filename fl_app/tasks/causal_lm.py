@@ -49,7 +49,7 @@ class CausalLM(Instruction):
         prompts = self._prompts(rows)
         responses = [
             [*ids, self.end][: self.max_answer_length]
-            for ids in self._ids([self.response.fill(row) for row in rows])
+            for ids in self.tokens.filled(self.response, rows, add_special_tokens=False)
         ]
         pairs = list(zip(prompts, responses, strict=True))
         return {
@@ -69,8 +69,5 @@ class CausalLM(Instruction):
 
     def _prompts(self, rows: Sequence[dict[str, Any]]) -> list[list[int]]:
         room = self.max_length - len(self.start)
-        prompts = self._ids([self.prompt.fill(row) for row in rows])
+        prompts = self.tokens.filled(self.prompt, rows, add_special_tokens=False)
         return [self.start + ids[max(0, len(ids) - room) :] for ids in prompts]
-
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]

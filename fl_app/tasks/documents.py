@@ -16,6 +16,7 @@ from fl_app.data.invoices.pictures import pixel_values
 from fl_app.data.padding import IGNORED, pad
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
 from fl_app.tasks.evaluation import Rows, batches, evaluating, greedy
+from fl_app.tasks.tokens import Tokens
 
 NO_BOX = [0, 0, 0, 0]  # of padding and special tokens
 PROMPT_BOX = [0, 0, 1000, 1000]  # of a question before the page, as in the competition's code
@@ -38,6 +39,7 @@ class Collator:
         self, tokenizer: PreTrainedTokenizerFast, model_config: VT5Config, max_length: int
     ) -> None:
         self.tokenizer = tokenizer
+        self.tokens = Tokens(tokenizer)
         self.model_config = model_config
         self.max_length = max_length
         self.start = model_config.decoder_start_token_id
@@ -75,7 +77,7 @@ class Collator:
 
     def encode_words(self, words: Sequence[Sequence[str]]) -> BatchEncoding:
         """Return the token ids of pages of words, padded on the right and cut at ``max_length``."""
-        return self.tokenizer(
+        return self.tokens(
             [list(page) for page in words],
             is_split_into_words=True,
             truncation=True,
@@ -128,7 +130,7 @@ class Collator:
         return [[self.start, *ids] for ids in self._ids(questions)]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(
+        return self.tokens(
             texts, add_special_tokens=False, truncation=True, max_length=self.max_length
         )["input_ids"]
 

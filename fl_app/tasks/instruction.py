@@ -17,6 +17,7 @@ from fl_app.tasks.base import ModelSpec
 from fl_app.tasks.evaluation import Rows, batches, check_predictions, evaluating, greedy
 from fl_app.tasks.filled import check_filled
 from fl_app.tasks.template import Template
+from fl_app.tasks.tokens import Tokens
 
 
 class Instruction(ABC):
@@ -56,6 +57,7 @@ class Instruction(ABC):
         scored = [self.reference] + ([self.average_over] if self.average_over is not None else [])
         self.columns = tuple(dict.fromkeys([*self.prompt.columns, *self.response.columns, *scored]))
         self.tokenizer = spec.tokenizer
+        self.tokens = Tokens(spec.tokenizer)
         self.max_length = spec.max_length
         self.max_answer_length = spec.max_answer_length
 

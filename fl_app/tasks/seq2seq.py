@@ -38,10 +38,8 @@ class Seq2Seq(Instruction):
 
     def training(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Return ``input_ids``, ``attention_mask`` [rows, tokens], ``labels`` [rows, tokens]."""
-        texts = [self.response.fill(row) for row in rows]
-        responses = self.tokenizer(
-            text_target=texts, truncation=True, max_length=self.max_answer_length
-        )["input_ids"]
+        cut = {"truncation": True, "max_length": self.max_answer_length}
+        responses = self.tokens.filled(self.response, rows, key="text_target", **cut)
         labels = [  # some tokenizers of encoder-decoders do not add the end token
             ids if ids[-1:] == [self.end] else [*ids, self.end][: self.max_answer_length]
             for ids in responses
@@ -50,9 +48,8 @@ class Seq2Seq(Instruction):
 
     def prompts(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Return ``input_ids`` and ``attention_mask``, [rows, tokens], padded on the right."""
-        texts = [self.prompt.fill(row) for row in rows]
         return self.padded(
-            self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
+            self.tokens.filled(self.prompt, rows, truncation=True, max_length=self.max_length)
         )
 
     def responses(self, inputs: dict[str, Tensor], generated: Tensor) -> list[list[int]]:

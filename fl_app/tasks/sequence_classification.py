@@ -14,6 +14,7 @@ from fl_app.tasks import ACCURACY
 from fl_app.tasks.base import ModelSpec
 from fl_app.tasks.evaluation import Rows, batches, check_predictions, evaluating
 from fl_app.tasks.filled import check_filled
+from fl_app.tasks.tokens import Tokens
 
 
 class SequenceClassification:
@@ -42,7 +43,7 @@ class SequenceClassification:
         self.label: str = cfg.label
         self.labels = [str(label) for label in cfg.labels]
         self.columns = (*self.texts, self.label)
-        self.tokenizer = spec.tokenizer
+        self.tokens = Tokens(spec.tokenizer)
         self.max_length = spec.max_length
         if spec.config.num_labels != len(self.labels):
             raise ValueError(
@@ -77,7 +78,7 @@ class SequenceClassification:
     def inputs(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Return what the tokenizer gives the model, each [rows, tokens], padded on the right."""
         texts = [[self._text(row, column) for row in rows] for column in self.texts]
-        encoding = self.tokenizer(
+        encoding = self.tokens(
             *texts,
             truncation=True,
             max_length=self.max_length,

@@ -1,7 +1,7 @@
 """Texts made of the columns of a row."""
 
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fl_app.faults import FaultError
@@ -23,6 +23,8 @@ class Template:
     ----------
     columns : tuple of str
         The columns of the fields, each once.
+    literals : list of str
+        The text between the fields.
 
     Raises
     ------
@@ -47,9 +49,18 @@ class Template:
         if not fields:
             raise ValueError(f"{key}={text!r} should hold a {{column}}: it is the same in all rows")
         self.columns = tuple(dict.fromkeys(str(name) for _, name, _, _ in fields))
+        self.literals = [literal for literal, _, _, _ in parsed]
+        self._fields = [name for _, name, _, _ in parsed]
 
-    def fill(self, row: Mapping[str, Any]) -> str:
+    def fill(self, row: Mapping[str, Any], spell: Callable[[str], str] = str) -> str:
         """Return the text of one row.
+
+        Parameters
+        ----------
+        row : mapping
+            Values by column.
+        spell : callable
+            Returns a literal in the spelling that is wanted; the values are not changed.
 
         Raises
         ------
@@ -66,4 +77,7 @@ class Template:
                     column=column,
                     rows=1,
                 )
-        return self.text.format_map(row)
+        return "".join(
+            spell(literal) + ("" if name is None else str(row[name]))
+            for literal, name in zip(self.literals, self._fields, strict=True)
+        )

@@ -33,7 +33,10 @@ ROWS = [
     {"instruction": "say something long, with commas", "output": "so be it, then"},
     {"instruction": "?", "output": "no"},
 ]
-WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=30)
+WORDS = st.one_of(
+    st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=30),
+    st.sampled_from(architectures.SPECIAL),  # which a row may quote
+)
 DECODER_TOKENIZERS = {
     "start token": lambda: architectures.tokenizer("<s> $A"),
     "no start token": lambda: architectures.tokenizer("$A", start=False),
@@ -170,10 +173,10 @@ def test_a_classifier_reads_both_texts() -> None:
     batch = task.training(rows)
     assert batch["labels"].tolist() == [2, 1]
     for ids, mask, row in zip(batch["input_ids"], batch["attention_mask"], rows, strict=True):
-        texts = task.tokenizer.decode(ids[mask.bool()]).split("</s>")
+        texts = task.tokens.tokenizer.decode(ids[mask.bool()]).split("</s>")
         assert texts == [f"<s>{row['premise']}", row["hypothesis"], ""]
     one_text = _nli(texts="task.texts=[premise]").inputs(rows)
-    assert task.tokenizer.decode(one_text["input_ids"][0]) == "<s>a man sleeps"
+    assert task.tokens.tokenizer.decode(one_text["input_ids"][0]) == "<s>a man sleeps"
 
 
 @pytest.mark.parametrize("label", ["other", -1, 3, None])
