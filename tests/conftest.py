@@ -3,8 +3,12 @@
 import gc
 import os
 
-# Before torch and numba are imported: the suite shares its cores with Ray's actors.
-os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+# Before torch and numba are imported: the suite shares its cores with Ray's actors. torch need not
+# import its compiler for what bitsandbytes would compile, see ``fl_app.simulation.preload``.
+os.environ.update(
+    OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TORCHDYNAMO_DISABLE="1"
+)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process compiles the project anew
 
 from collections.abc import Iterator
 from typing import Any
