@@ -57,6 +57,8 @@ class Session:
         ``fl_app.wire.conventions``.
     patches : list of str
         Names of the changes made to the frozen weights, see ``fl_app.client.patches``.
+    most_rows : int or None
+        Rows of a client that are used at most; None: all. Only a rehearsal sets it.
     """
 
     cfg: DictConfig
@@ -71,6 +73,7 @@ class Session:
     method: LocalMethod
     alias_bytes: int
     patches: list[str] = field(default_factory=list)
+    most_rows: int | None = None
 
     @cached_property
     def data(self) -> DatasetDict:
@@ -94,13 +97,14 @@ class Session:
                 "data.train.path is null, so every node needs its own rows: start it with "
                 "--node-config \"partition-id=0 num-partitions=3 data-path='/srv/rows.jsonl'\"",
             )
-        return data.client_split(
+        found = data.client_split(
             self.data["train"],
             self.cfg.data.partitioner,
             partition,
             self.cfg.federation.clients,
             self.cfg.data.seed,
         )
+        return found if self.most_rows is None else first(found, self.most_rows)
 
     @property
     def device_name(self) -> str:
@@ -224,3 +228,8 @@ class Session:
         """Set the trained tensors to ``tree`` and return the task's metrics on ``dataset``."""
         self.adapter.set(self.model, tree)
         return self.task.score(self.task.predict(self.model, dataset), dataset)
+
+
+def first(rows: Dataset, most: int) -> Dataset:
+    """Return the first rows, ``most`` of them if there are that many."""
+    return rows.select(range(min(most, len(rows))))

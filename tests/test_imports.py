@@ -210,6 +210,8 @@ EXCEPTIONS = {
         "flwr.app.message.make_message",
         "flwr.supercore.inflatable.inflatable_object.get_all_nested_objects",
     },
+    # To read the files of conf/ once for many configurations; Hydra's compose reads them each time.
+    "config.composition": {"ConfigLoaderImpl._apply_overrides_to_config"},
     # An Error, which is documented, wants a code out of it.
     "client.words": {"flwr.common.constant.ErrorCode"},
     # PEFT has no other way to bring a layer of one's own that keeps B and A frozen.
@@ -249,6 +251,9 @@ EXCEPTIONS = {
 
 # An attribute is written behind a variable: this is the class of what that holds.
 OWNERS = {
+    "ConfigLoaderImpl._apply_overrides_to_config": (
+        "hydra._internal.config_loader_impl.ConfigLoaderImpl"
+    ),
     "AUTO[task.id]._model_mapping": "transformers.AutoModelForCausalLM",
     "HttpGrid._runtime_client": "flwr.superlink.grid.http_grid.HttpGrid",
     "config._register_custom_module": "peft.LoraConfig",

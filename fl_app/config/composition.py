@@ -106,7 +106,7 @@ def _composed(overrides: str) -> DictConfig:
 def _compose(words: list[str]) -> tuple[DictConfig, str]:
     """Return the resolved configuration, and the name of the experiment."""
     specs = {_key(word): spec for word in words if (spec := _spec(word))}
-    words = [word for word in words if not _spec(word)]
+    words = [f"++{word}" if _adds(word) else word for word in words if not _spec(word)]
     options = tuple(word for word in words if _chooses_group(word))
     values = [data_only.parsed(word) for word in words if not _chooses_group(word)]
     try:
@@ -199,6 +199,11 @@ def _spec(word: str) -> dict[str, Any] | None:
         return None
     partial = key.startswith(("codec.", "strategy.")) or key.endswith(".partitioner")
     return value if not partial or any(name in value for name in IDENTITY) else None
+
+
+def _adds(word: str) -> bool:
+    """Tell whether a word may add a key without a plus: columns and the partitioner's arguments."""
+    return word.startswith("data.") and is_open(_key(word))
 
 
 def _groups(words: list[str]) -> tuple[str, ...]:

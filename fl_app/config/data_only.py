@@ -7,6 +7,7 @@ resolver, configure Hydra, name configuration files, or name any other object to
 
 import ast
 import re
+import shlex
 from functools import cache, lru_cache
 from typing import Any
 
@@ -62,9 +63,28 @@ def parsed(word: str) -> Override:
     try:
         override = OverridesParser.create().parse_override(word)
     except (HydraException, RecursionError) as error:
-        raise ConfigError(f"'{word}' is not a Hydra override (KEY=VALUE): {error}") from None
+        raise ConfigError(
+            f"'{word}' is not a Hydra override (KEY=VALUE): {error}{_quoted(word)}"
+        ) from None
     _check_override(word, override)
     return override
+
+
+def _quoted(word: str) -> str:
+    """Return, for a message, how an override is written whose value is a text with such characters.
+
+    Empty if it could not be read like that either.
+    """
+    key, _, value = word.partition("=")
+    if not value:
+        return ""
+    text = value.replace("\\", "\\\\").replace('"', '\\"')
+    written = f'{key}="{text}"'
+    try:
+        OverridesParser.create().parse_override(written)
+    except (HydraException, RecursionError):
+        return ""
+    return f". A value with such characters stands in quotes: {shlex.quote(written)}"
 
 
 def _check_depth(word: str) -> None:
@@ -90,7 +110,8 @@ def _check_override(word: str, override: Override) -> None:
         raise ConfigError(f"{key}@{override.package}: select a group by its name alone: {key}=")
     if override.is_sweep_override():
         raise ConfigError(
-            f"{key}: a run takes one value; use `python -m fl_app.sweep` for several values"
+            f"{key}: a run takes one value; use `thinwire sweep` for several values"
+            f"{_quoted(word) if '/' in word or ' ' in word else ''}"
         )
     value = override.value()
     for name, text in texts(key, value):

@@ -76,7 +76,8 @@ def partitioner(cfg_partitioner: DictConfig) -> tuple[Partitioner, dict[str, Any
     for key in sorted({*given} ^ {*takes}):
         if key in given:
             raise ValueError(
-                f"data.partitioner.id={name} takes no {key}: remove it with ~data.partitioner.{key}"
+                f"data.partitioner.id={name} takes no {key}: remove it with "
+                f"~data.partitioner.{key}.{did_you_mean(key, takes)}"
             )
         raise ValueError(f"data.partitioner.id={name} needs data.partitioner.{key}")
     alpha = given.get("alpha", 1.0)

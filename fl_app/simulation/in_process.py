@@ -17,6 +17,7 @@ from fl_app.preflight import check_built, configured
 from fl_app.runs.node_state import default_state_dir
 from fl_app.runs.read import Run, read
 from fl_app.server_app import MESSAGE_ONLY, Experiment, flower
+from fl_app.session import Session
 from fl_app.simulation.loopback import Loopback
 
 
@@ -63,22 +64,42 @@ def run_experiment(overrides: str | Sequence[str] = "") -> Run:
     """
     words, cfg = configured(joined(overrides))
     check_built(cfg)
+    began = time.perf_counter()
+    with opened(words) as session:
+        return run_session(session, words, setup_seconds=time.perf_counter() - began)
+
+
+@contextmanager
+def opened(overrides: str) -> Iterator[Session]:
+    """Build a session for one run, which is forgotten afterwards: a run changes its model.
+
+    What the run sets for its whole process is restored as well.
+    """
     with _undisturbed():
-        forget_session()  # a run changes its model
-        began = time.perf_counter()
-        session = open_session(words)
-        grid = Loopback(
-            words,
-            nodes=cfg.federation.clients,
-            run_id=secrets.randbits(62) + 1,
-            state_dir=default_state_dir(cfg.output.dir),
-        )
-        took = time.perf_counter() - began
+        forget_session()
         try:
-            experiment = Experiment(session, cast(Grid, grid), words, setup_seconds=took)
-            experiment.start()
+            yield open_session(overrides)
         finally:
             forget_session()
+
+
+def run_session(session: Session, overrides: str, setup_seconds: float) -> Run:
+    """Run the experiment of ``session``, which `opened` has built from these overrides.
+
+    Raises
+    ------
+    RuntimeError
+        If the run fails.
+    """
+    cfg = session.cfg
+    grid = Loopback(
+        overrides,
+        nodes=cfg.federation.clients,
+        run_id=secrets.randbits(62) + 1,
+        state_dir=default_state_dir(cfg.output.dir),
+    )
+    experiment = Experiment(session, cast(Grid, grid), overrides, setup_seconds)
+    experiment.start()
     return read(experiment.folder.path)
 
 

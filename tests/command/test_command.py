@@ -8,7 +8,10 @@ from fl_app.command.main import COMMANDS, main
 from fl_app.command.overrides import CONF
 from fl_app.config import CONF_DIR
 from fl_app.files import RESULTS
+from fl_app.runs.text import size
+from fl_app.simulation.in_process import run_experiment
 from tests.finished_runs import finished
+from tests.small import RUN
 
 
 @pytest.fixture(autouse=True)
@@ -40,14 +43,35 @@ def test_help_lists_what_there_is_to_choose(capsys) -> None:
     assert {p.stem for p in CONF_DIR.glob("*/*.yaml") if p.parent.name != "sweep"} <= {*said}
 
 
-def test_check_prints_what_would_run_and_starts_nothing(tmp_path: Path, capsys) -> None:
-    words = ["experiment=fedavg_lora", "rounds=7", f"output.dir={tmp_path}", "output.name=x"]
+def test_check_says_what_the_run_then_costs(tmp_path: Path, capsys) -> None:
+    """Bytes are those of its first round; nothing stays on the disk."""
+    words = [*RUN.split(), "experiment=fedavg_lora", "rounds=1", f"output.dir={tmp_path}/to/x"]
     blanks = "codec.up={id: chain, links: [{id: delta}, {id: fp32}]}"
-    assert main(["check", *words, blanks]) == 0
+    assert main(["check", *words, "output.name=x", blanks]) == 0
     said = capsys.readouterr().out
-    for part in ("fedavg_lora, seed 0", "7, 2 of 10 clients", "FedAvg", "fp32 up", f"{tmp_path}/x"):
+    for part in ("fedavg_lora, seed 0", "1, 2 of 3 clients", "FedAvg", "fp32 up", "x/x", "test   "):
         assert part in said
+    assert "client 2    4 rows, inputs of " in said
     assert not list(tmp_path.iterdir())
+
+    run = run_experiment([*words, f"output.dir={tmp_path}", blanks])
+    down, up = (size(run.bytes_of("message_bytes", "train", way)) for way in ("down", "up"))
+    assert f"{down} down and {up} up a round" in said
+    assert f"about {size(run.ledger.sent())} in 1 rounds" in said
+
+
+def test_check_finds_what_is_wrong_with_the_rows_of_a_client(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"q": "{i}", "a": "yes"}}\n' for i in range(8)) + '{"q": "9"}\n')
+    words = [
+        *("model=llama-tiny", "task=causal_lm", "data=table", "federation.clients=2"),
+        *("task.prompt='{q}'", "task.response='{a}'", "task.reference=a"),
+        *(f"data.train.path={path}", f"data.test.path={path}", f"output.dir={tmp_path}"),
+    ]
+    assert main(["check", *words]) == 2
+    said = capsys.readouterr().err
+    assert "without a value in the column a: 1" in said
+    assert len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

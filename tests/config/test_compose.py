@@ -170,6 +170,32 @@ def test_a_plus_is_advised_only_where_it_may_stand(key: str, open_: bool) -> Non
     assert (f"use +{key}=3" in str(caught.value)) == open_
 
 
+@pytest.mark.parametrize(
+    "path", ["/a,b", "/a=b", "/ü", "/a(1)", "/a#b", "/a[1]", "/{a}", '/"', "/'"]
+)
+def test_a_path_that_hydra_does_not_read_is_shown_in_quotes(path: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(["data=table", f"data.test.path={path}"])
+    (word,) = shlex.split(str(caught.value).partition("stands in quotes: ")[2])
+    assert compose(["data=table", word]).data.test.path == path
+
+
+def test_arguments_of_a_partitioner_and_columns_need_no_plus() -> None:
+    cfg = compose(
+        "data=table data.partitioner.id=by_column data.partitioner.column=x data.test.columns.q=a"
+    )
+    assert cfg.data.partitioner == {"id": "by_column", "column": "x"}
+    assert cfg.data.test.columns == {"q": "a"}
+
+
+@pytest.mark.parametrize("key", ["federation.num_clients", "num_clients"])
+def test_a_misspelt_key_is_answered_with_keys_of_its_own_group(key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(["data.partitioner={id: dirichlet, column: kind, alpha: 1.0}", f"{key}=4"])
+    assert "federation.clients" in str(caught.value) or "'federation'" in str(caught.value)
+    assert "Keys of data" not in str(caught.value)
+
+
 def test_a_failed_compose_leaves_hydra_usable() -> None:
     with pytest.raises(ConfigError):
         compose("strategy=nope")

@@ -1,0 +1,73 @@
+"""What the clients of a run hold: rows, labels and lengths, read as they will read them."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from datasets import Dataset
+
+from fl_app.session import Session
+from fl_app.tasks import check_columns
+from fl_app.tasks.base import Task
+from fl_app.tasks.evaluation import batches
+
+MEASURED = 200  # rows of a client whose tokens are counted
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The rows of a client or of a split of the server.
+
+    Attributes
+    ----------
+    rows : int
+        How many.
+    lengths : sequence of int
+        Tokens of the inputs of the first rows, as they are trained on, in ascending order.
+    labels : mapping of str to int
+        Rows by their label; empty for a task without labels.
+    """
+
+    rows: int
+    lengths: Sequence[int]
+    labels: Mapping[str, int]
+
+
+def survey(task: Task, split: str, rows: Dataset) -> Survey:
+    """Check rows as a client does before it trains on them, and count what is in them.
+
+    Raises
+    ------
+    FaultError
+        If a column is missing or a row cannot be learnt from.
+    """
+    check_columns(task, split, rows)
+    task.check(rows)
+    lengths: list[int] = []
+    for some in batches(rows.select(range(min(MEASURED, len(rows))))):
+        lengths += task.training(some)["attention_mask"].sum(dim=1).tolist()
+    column = getattr(task, "label", None)
+    labels = Counter(map(str, rows[column][:])) if column is not None else {}
+    return Survey(len(rows), sorted(lengths), labels)
+
+
+def surveys(session: Session) -> tuple[dict[int, Survey], dict[str, Survey]]:
+    """Return the surveys of all clients, and of the splits that the server scores.
+
+    Clients are missing where every node has its own rows, which it checks itself.
+
+    Raises
+    ------
+    FaultError
+        See `survey`; or if the rows cannot be divided among the clients.
+    """
+    data, task = session.data, session.task
+    clients = range(session.cfg.federation.clients) if "train" in data else ()
+    return (
+        {client: survey(task, "train", session.documents(client)) for client in clients},
+        {
+            split: survey(task, split, data[split])
+            for split in ("validation", "test", "unseen")
+            if split in data
+        },
+    )
