@@ -2,6 +2,7 @@
 
 import gc
 import os
+from functools import cache
 
 # Before torch and numba are imported: the suite shares its cores with Ray's actors. torch need not
 # import its compiler for what bitsandbytes would compile, see ``fl_app.simulation.preload``.
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
+from opacus.accountants.analysis import rdp
 
 from fl_app.simulation.superlink import superlinks
 
@@ -23,6 +25,9 @@ torch.set_num_threads(1)
 gc.disable()  # until everything is imported
 settings.register_profile("thinwire", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("thinwire")
+
+# Most of an accountant's time, and all its numbers come from few noises, rates and orders.
+rdp._compute_log_a_for_frac_alpha = cache(rdp._compute_log_a_for_frac_alpha)
 
 
 # Files that start Flower's processes and wait for them: the longest first.

@@ -25,15 +25,28 @@ class Loopback(loopback.Loopback):
     ----------
     sent : list of Message
         All messages to nodes.
+    said : dict or None
+        Partition -> a reply to training, which that client gives again, without training, to this
+        message and others like it; a first reply is added. None: all clients train.
     """
 
     def __init__(self, overrides: str, nodes: int, tamper: dict[int, Tamper] | None = None) -> None:
         super().__init__(overrides, nodes)
         self.tamper = tamper or {}
         self.sent: list[Message] = []
+        self.said: dict[int, Message] | None = None
+
+    def _answer(self, message: Message) -> Message:
+        if self.said is None or message.metadata.message_type != "train":
+            return super().deliver(message)
+        partition = int(message.content["config"]["partition"])
+        if partition not in self.said:
+            self.said[partition] = super().deliver(message)
+        again = over_the_wire(self.said[partition])
+        return over_the_wire(Message(again.content, reply_to=message))
 
     def deliver(self, message: Message) -> Message | None:
-        reply = super().deliver(message)
+        reply = self._answer(message)
         self.sent.append(over_the_wire(message))
         if message.metadata.message_type == "query":
             return reply

@@ -519,8 +519,14 @@ def test_the_larger_of_both_counts_is_told(caplog) -> None:
     assert "their rows have spent epsilon 7.5" in caplog.text
 
 
+@pytest.fixture(scope="module")
+def said() -> dict[int, Message]:
+    """What three clients of FEW reply in its first round."""
+    return {}
+
+
 @pytest.mark.parametrize(
-    "said",
+    "spending",
     [
         None,
         {"turns": 1, "epsilon": 1.0},
@@ -533,14 +539,14 @@ def test_the_larger_of_both_counts_is_told(caplog) -> None:
         {"turns": [1], "epsilon": [1.0], "delta": [0.1]},
     ],
 )
-def test_a_private_reply_says_what_was_spent_or_is_left_out(asked: Asked, said) -> None:
+def test_a_private_reply_says_what_was_spent_or_is_left_out(asked: Asked, said, spending) -> None:
     def tampered(reply: Message) -> Message:
         del reply.content[SPENT]
-        if said is not None:
-            reply.content[SPENT] = ConfigRecord(said)
+        if spending is not None:
+            reply.content[SPENT] = ConfigRecord(spending)
         return reply
 
-    asked.grid.tamper[1] = tampered
+    asked.grid.said, asked.grid.tamper[1] = said, tampered
     replies = asked.grid.send_and_receive(asked.messages())
     asked.coded.aggregate_train(1, replies)
     assert {*asked.coded.uplink.spent} == {0, 2}

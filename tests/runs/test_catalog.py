@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -263,6 +263,7 @@ def made(number: int, overrides: list[str], seed: int, forgotten: set[str]) -> R
     return Run(Path(f"runs/{number}"), config, summary, [], None)  # type: ignore[arg-type]
 
 
+@settings(max_examples=25)
 @given(
     st.lists(
         st.tuples(words, st.integers(0, 2), st.sets(st.sampled_from(["privacy", "task"]))),

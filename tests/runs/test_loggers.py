@@ -23,6 +23,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from wandb.proto.wandb_internal_pb2 import Record
 
 from fl_app.build import open_session
+from fl_app.config import compose
+from fl_app.runs.loggers import load
 from fl_app.server_app import Experiment
 from tests import small
 from tests.loopback import Loopback
@@ -259,21 +261,26 @@ def test_a_second_run_of_the_same_seed_tells_the_same(run: Experiment, tmp_path:
 
 
 def test_runs_that_start_at_once_share_a_database(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from fl_app.config import compose; "
-        "from fl_app.runs.loggers.mlflow import Logger; sys.stdin.read(); "
-        "it = Logger(compose('logger=mlflow'), Path(sys.argv[1])); "
-        "it.log('round', 1, {'test/anls': 0.5}); it.finish('completed', {}, [])"
-    )
+    """Forks: what two processes do to one database, without importing MLflow twice more."""
+    cfg, (read, write) = compose("logger=mlflow"), os.pipe()
     folders = [tmp_path / str(number) for number in range(2)]
-    started = [
-        subprocess.Popen([sys.executable, "-c", code, folder], stdin=subprocess.PIPE)
-        for folder in folders
-    ]
-    for process in started:
-        assert process.stdin is not None
-        process.stdin.close()
-    assert [process.wait() for process in started] == [0, 0]
+    children = []
+    for folder in folders:
+        children.append(os.fork())
+        if children[-1] == 0:
+            status_ = 1
+            try:
+                os.close(write)
+                os.read(read, 1)  # until the other is there too
+                it = load("mlflow").Logger(cfg, folder)
+                it.log("round", 1, {"test/anls": 0.5})
+                it.finish("completed", {}, [])
+                status_ = 0
+            finally:
+                os._exit(status_)
+    os.close(write)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    os.close(read)
     for folder in folders:
         assert status(folder, "mlflow") == "FINISHED"
         assert series(folder, "mlflow", "test/anls") == [(1, 0.5)]

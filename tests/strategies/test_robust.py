@@ -159,9 +159,12 @@ def test_a_hostile_client_among_honest_ones(tmp_path: Path) -> None:
         reply.content["arrays"] = pack_record(frame)
         return reply
 
+    said: dict[int, Message] = {}  # which clients say whatever the server will do with it
+
     def distance(strategy: str) -> float:
         here = open_session(f"{overrides} strategy={strategy}")
         grid = Loopback(f"{overrides} strategy={strategy}", 5, {3: attack})
+        grid.said = said
         coded = Coded(inner_strategy(here.cfg), here, Ledger(tmp_path / "ledger.csv"))
         asked = coded.configure_train(1, to_record(here.theta0), ConfigRecord(), grid)
         arrays, _ = coded.aggregate_train(1, grid.send_and_receive(asked))
