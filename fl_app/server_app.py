@@ -11,9 +11,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.exit import add_exit_handler
 
+from fl_app import data
 from fl_app.aggregation import sampling
 from fl_app.aggregation.inner import inner_strategy
 from fl_app.build import open_session
+from fl_app.faults import FaultError
 from fl_app.faults.printable import WithoutTraceback
 from fl_app.files import keep_private
 from fl_app.preflight import check_strategy
@@ -38,7 +40,7 @@ flower = logging.getLogger("flwr")
 
 app = ServerApp()
 
-MESSAGE_ONLY = WithoutTraceback(RoundFailedError, ResumeError, OSError)
+MESSAGE_ONLY = WithoutTraceback(RoundFailedError, ResumeError, OSError, FaultError)
 
 
 @app.main()
@@ -114,6 +116,8 @@ class Experiment:
         session, cfg = self.session, self.session.cfg
         console.header(cfg, self.folder.path, session.theta0)
         try:
+            if "train" in session.data:  # what is wrong with the rows is said before round 1
+                console.clients(data.named_clients(session.data["train"], cfg.data.partitioner))
             self.tracking.start()
             began = time.perf_counter()
             arrays = self._begin()

@@ -80,7 +80,7 @@ class Session:
         """Return all splits of the data set."""
         splits = data.load(self.cfg.data, self.cfg.seed)
         for name, rows in splits.items():
-            tasks.check_columns(self.task, name, rows)
+            tasks.check_rows(self.task, name, rows)
         return splits
 
     def documents(self, partition: int) -> Dataset:

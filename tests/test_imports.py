@@ -218,8 +218,6 @@ EXCEPTIONS = {
         "flwr.app.message.make_message",
         "flwr.supercore.inflatable.inflatable_object.get_all_nested_objects",
     },
-    # To read the files of conf/ once for many configurations; Hydra's compose reads them each time.
-    "config.composition": {"ConfigLoaderImpl._apply_overrides_to_config"},
     # An Error, which is documented, wants a code out of it.
     "client.words": {"flwr.common.constant.ErrorCode"},
     # PEFT has no other way to bring a layer of one's own that keeps B and A frozen.

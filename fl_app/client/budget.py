@@ -46,6 +46,8 @@ from fl_app.runs.node_state import run_folder
 
 FILE = "budget.sqlite"
 BEGUN = "budget.begun"  # beside it: that there was one
+# Options by which a run changes values of rows, and what leaves them as they are on disk.
+CHANGING: dict[str, Any] = {"truncate_boxes": False, "formats": {}, "empty": {}}
 _KEY_BYTES = 16
 _BATCH = 1000  # rows
 TABLES = """
@@ -179,14 +181,16 @@ def _keys(context: Context, cfg: DictConfig, client: int, rows: Dataset) -> list
     """Return what the rows are known by, in order, each once."""
     if not _counts_rows(context):
         return [f"client {client}".encode()]
-    if cfg.data.get("truncate_boxes"):
+    if any(cfg.data.get(key) for key in CHANGING):
         rows = _as_on_disk(context, cfg, client)
     return sorted({*digests(rows)})
 
 
 def _as_on_disk(context: Context, cfg: DictConfig, client: int) -> Dataset:
-    """Return a client's rows with their boxes whole, whatever the run makes of them."""
-    whole = DictConfig({**cfg.data, "truncate_boxes": False})
+    """Return a client's rows with boxes and values as they are, whatever a run makes of them."""
+    options: dict[Any, Any] = {**cfg.data}
+    options.update({key: off for key, off in CHANGING.items() if key in options})
+    whole = DictConfig(options)
     if node_data.has_own(context):
         return data.own_rows(whole, str(context.node_config[DATA_PATH]))
     train = data.load(whole, cfg.seed)["train"]

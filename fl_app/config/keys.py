@@ -18,6 +18,7 @@ SPLITS = ("train", "validation", "test", "unseen", "public")  # of a table: see 
 OPEN = (
     *("strategy.inner", "strategy.local", "strategy.forms"),
     *("model.config", "codec.up", "codec.down", "data.partitioner"),
+    *("data.formats", "data.empty"),
     *(f"data.{split}.{key}" for split in SPLITS for key in ("columns", "drop")),
 )
 

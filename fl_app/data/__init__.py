@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from fl_app.config.named import Named
-from fl_app.data.partition import client_split, partitioner
+from fl_app.data.partition import client_split, named_clients, partitioner
 
 if TYPE_CHECKING:  # the library is imported with the first data set
     from datasets import Dataset, DatasetDict
 
-__all__ = ["COLUMNS", "LOADERS", "client_split", "load", "own_rows", "partitioner"]
+__all__ = ["COLUMNS", "LOADERS", "client_split", "load", "named_clients", "own_rows", "partitioner"]
 
 OWN = "the node's data-path"
 
@@ -99,13 +99,13 @@ def own_rows(cfg_data: DictConfig, path: str) -> Dataset:
         raise FileNotFoundError(
             f"{OWN}={path!r} should be the absolute path of a file or folder of this machine"
         )
-    from fl_app.data import pfl_docvqa, table
+    from fl_app.data import pfl_docvqa, table, texts
 
     if cfg_data.id == "pfl_docvqa":
         return pfl_docvqa.load_folder(path, cfg_data.truncate_boxes, OWN)["train"]
     if cfg_data.id == "table":
         train = DictConfig({**cfg_data.train, "path": path, "name": None})
-        return table.rows("data.train", train, OWN)
+        return table.rows("data.train", train, OWN, texts.Rules.of(cfg_data))
     found = table.source(OWN, path)
     if "train" not in found:
         raise ValueError(f"{OWN}={path!r} has no split train; it has {', '.join(found)}")

@@ -28,6 +28,13 @@ def _is_map_of_names(value: Any) -> bool:
     return isinstance(value, dict) and all(map(is_name, [*value, *value.values()]))
 
 
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        is_name(column) and isinstance(text, str | int) and not isinstance(text, bool)
+        for column, text in value.items()
+    )
+
+
 CHOICES: Choices = {"data.id": data.LOADERS}
 RULES: Rules = (
     (
@@ -61,6 +68,11 @@ RULES: Rules = (
         Rule("a mapping of names to names", _is_map_of_names),
         tuple(f"data.{split}.columns" for split in SPLITS),
     ),
+    (
+        Rule("a mapping of columns to formats, such as .2f, %Y-%m-%d or yes|no", _is_map_of_names),
+        ("data.formats",),
+    ),
+    (Rule("a mapping of columns to texts", _are_texts), ("data.empty",)),
     (COUNT_OR_NULL, tuple(f"data.{split}.limit" for split in SPLITS)),
     (NAME_OR_NULL, tuple(f"data.{split}.name" for split in SPLITS)),
 )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import DictConfig
 
+from fl_app.data.owners import client_names, number_of, rows_by, some
 from fl_app.faults import FaultError
 from fl_app.faults.suggestions import did_you_mean
 
@@ -94,7 +95,7 @@ def by_column(
     Values are put in random order, then assigned by descending number of rows, each to the
     partition with the fewest rows so far. Sizes differ by at most the rows of the largest value.
     """
-    rows = _rows_by(dataset, column)
+    rows = rows_by(dataset, column)
     _check_enough(len(rows), num_partitions, f"values of {column}")
     groups = list(rows.values())
     order = sorted(rng.permutation(len(groups)), key=lambda group: -len(groups[group]))
@@ -104,19 +105,49 @@ def by_column(
     return parts
 
 
+def client_column(
+    dataset: Dataset, num_partitions: int, rng: np.random.Generator, column: str
+) -> list[list[int]]:
+    """Return row indices per partition; each value of ``column`` is a client's name.
+
+    Nothing is drawn. Clients are numbered in the order of their names, see `client_names`.
+
+    Raises
+    ------
+    ValueError
+        If there are not exactly ``num_partitions`` names.
+    """
+    rows = rows_by(dataset, column)
+    names = client_names(rows)
+    if len(names) != num_partitions:
+        raise FaultError(
+            "clients",
+            f"data.partitioner.column={column} names {len(names)} clients ({some(names)}), and "
+            f"federation.clients={num_partitions}: set federation.clients={len(names)}",
+            names=len(names),
+            clients=num_partitions,
+        )
+    return [rows[name] for name in names]
+
+
 def natural(
     dataset: Dataset, num_partitions: int, rng: np.random.Generator, column: str
 ) -> list[list[int]]:
     """Return row indices per partition; partition k holds exactly the rows whose ``column`` is k.
 
-    Nothing is drawn: the data set says which client a row belongs to.
+    Nothing is drawn: the data set says which client a row belongs to. The text "7" is the number 7.
 
     Raises
     ------
     ValueError
         If the values of ``column`` are not exactly 0..num_partitions-1.
     """
-    rows = _rows_by(dataset, column)
+    rows: dict[object, list[int]] = {}
+    for value, held in rows_by(dataset, column).items():
+        number = number_of(value)
+        if number in rows:
+            raise ValueError(f"the column {column!r} holds both {number} and '{number}'")
+        rows[number] = held
     wrong = sorted(map(repr, {*rows} ^ {*range(num_partitions)}))
     if wrong:
         raise ValueError(
@@ -124,6 +155,23 @@ def natural(
             f"differ in {', '.join(wrong[:3])}: set federation.clients to the data set's number"
         )
     return [rows[partition] for partition in range(num_partitions)]
+
+
+def named_clients(dataset: Dataset, cfg_partitioner: DictConfig) -> list[tuple[object, int]]:
+    """Return each client's name and number of rows, in order, where a column names the clients.
+
+    It is empty for all partitioners but `client_column`.
+
+    Raises
+    ------
+    ValueError
+        See `client_split`.
+    """
+    split, arguments = partitioner(cfg_partitioner)
+    if split is not client_column:
+        return []
+    rows = rows_by(dataset, arguments["column"])
+    return [(name, len(rows[name])) for name in client_names(rows)]
 
 
 def iid(dataset: Dataset, num_partitions: int, rng: np.random.Generator) -> list[list[int]]:
@@ -161,7 +209,7 @@ def dirichlet(
         Concentration, greater than 0.
     """
     _check_enough(len(dataset), num_partitions, "rows")
-    groups = [rng.permutation(rows).tolist() for rows in _rows_by(dataset, column).values()]
+    groups = [rng.permutation(rows).tolist() for rows in rows_by(dataset, column).values()]
     left = np.array([len(rows) for rows in groups])
     prior = left / left.sum()
     sizes = [len(part) for part in np.array_split(np.arange(len(dataset)), num_partitions)]
@@ -189,22 +237,6 @@ def _dirichlet(rng: np.random.Generator, alphas: np.ndarray) -> np.ndarray:
     return np.eye(len(alphas))[rng.choice(len(alphas), p=alphas / alphas.sum())]
 
 
-def _rows_by(dataset: Dataset, column: str) -> dict[object, list[int]]:
-    """Return the row indices of every value of ``column``."""
-    if column not in dataset.column_names:
-        raise FaultError(
-            "columns",
-            f"no column {column!r}; there are {', '.join(dataset.column_names)}",
-            missing=column,
-        )
-    rows: dict[object, list[int]] = {}
-    for index, value in enumerate(dataset[column][:]):
-        if isinstance(value, list | dict):
-            raise ValueError(f"the column {column!r} holds lists: rows cannot be grouped by them")
-        rows.setdefault(value, []).append(index)
-    return rows
-
-
 def _check_enough(available: int, num_partitions: int, what: str) -> None:
     if available < num_partitions:
         raise ValueError(f"{available} {what} cannot fill {num_partitions} partitions")
@@ -212,6 +244,7 @@ def _check_enough(available: int, num_partitions: int, what: str) -> None:
 
 PARTITIONERS: dict[str, Partitioner] = {
     "by_column": by_column,
+    "client_column": client_column,
     "contiguous": contiguous,
     "dirichlet": dirichlet,
     "iid": iid,

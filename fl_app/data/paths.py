@@ -27,11 +27,11 @@ def is_source(path: object) -> bool:
 def is_source_name(path: object) -> bool:
     """Tell whether ``path`` has the form of an absolute path or of a data set's id.
 
-    The answer is the same on every machine. URLs and chains of them, which ``datasets`` would
-    download, are refused, and so are the names of its own formats, for which it would read files of
-    the current folder.
+    The answer is the same on every machine. An absolute path is taken literally. URLs and chains of
+    them, which ``datasets`` would download, are refused, and so are the names of its own formats,
+    for which it would read files of the current folder.
     """
-    if not isinstance(path, str) or "::" in path or "://" in path or "\0" in path:
+    if not isinstance(path, str) or "\0" in path:
         return False
     if Path(path).is_absolute():
         return True

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict, Features, List, Value, load_from_disk
+from datasets import Dataset, DatasetDict, Features, List, Value
 from omegaconf import DictConfig
 
 from fl_app.data.paths import PICTURES, is_converted
+from fl_app.data.table import source
 
 SPLITS = ("train", "test")
 
@@ -72,7 +73,7 @@ def load_folder(path: str, truncate_boxes: bool, option: str) -> DatasetDict:
             "`python -m fl_app.data.pfl_docvqa_convert SOURCE OUT`"
         )
     folder = Path(path)
-    splits = load_from_disk(str(folder))
+    splits = source(option, path)
     if tuple(splits) != SPLITS or any(splits[s].features != FEATURES for s in SPLITS):
         raise ValueError(
             f"{folder} does not have the layout of this version's converter; convert it again"

@@ -1,51 +1,33 @@
-"""Load rows of any table that Hugging Face's ``datasets`` reads, and rename its columns.
+"""Load rows of tables as they are written, and rename their columns.
 
 A source is a CSV, JSON, JSON Lines or Parquet file, a folder of such files, a folder written by
 ``save_to_disk``, or a data set of the hub in one of these formats. A source cannot bring code:
 ``datasets`` runs no scripts since version 4, other formats are refused, and nothing is unpickled.
 """
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from datasets import (
-    ClassLabel,
-    Dataset,
-    DatasetBuilder,
-    DatasetDict,
-    ReadInstruction,
-    Value,
-    load_dataset_builder,
-    load_from_disk,
-)
-from datasets.exceptions import DatasetGenerationError
-from datasets.features.features import require_decoding
+from datasets import ClassLabel, Dataset, DatasetDict, ReadInstruction, Value
 from omegaconf import DictConfig
 
 from fl_app.config import SPLITS, plain
+from fl_app.data import kept, sources
+from fl_app.data.columns import check_known, new_names
 from fl_app.data.paths import is_source
 from fl_app.data.random_streams import generator
+from fl_app.data.texts import Rules, kinds
 from fl_app.faults import FaultError
 
 REQUIRED = ("test",)
 VALIDATION = 20  # separates the draw of validation rows from other uses of data.seed
-FILES = {
-    ".csv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".parquet": "parquet",
-}
-FORMATS = ("arrow", "csv", "json", "parquet")  # formats that hold only data
-ON_DISK = ("dataset_dict.json", "state.json")  # files that save_to_disk writes
 
 
 def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
     """Load the splits ``test`` and, if they are configured, the others of ``SPLITS``.
 
     A column of class numbers becomes a column of their names, null for a number without one (-1).
+    Floats, dates, booleans and missing values become texts where ``formats`` and ``empty`` say how.
 
     With ``validation.share`` that share of the train rows is ``validation`` instead. The rows are
     drawn by ``cfg_data.seed`` alone, so that every machine leaves the same rows out of ``train``; a
@@ -59,7 +41,7 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
         for a file), ``split`` (of the source, with slices such as "train[:90%]"), ``columns`` (the
         source's name -> the new name; others keep theirs), ``drop`` (a column, by its new name ->
         the values whose rows are left out) and ``limit`` (how many of the first rows are kept;
-        null: all).
+        null: all). For all splits together: ``formats`` and ``empty``, see ``fl_app.data.texts``.
     seed : int
         Not used.
 
@@ -71,13 +53,17 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
         If its format is not supported, it cannot be read, a split or column does not exist, or no
         row is left.
     """
+    rules = Rules.of(cfg_data)
     found = DatasetDict(
         {
-            split: rows(f"data.{split}", cfg_data[split], f"data.{split}.path")
+            split: rows(f"data.{split}", cfg_data[split], f"data.{split}.path", rules)
             for split in SPLITS
             if split in REQUIRED or cfg_data[split].path is not None
         }
     )
+    known = {name for one in found.values() for name in one.column_names}
+    for key, columns in (("formats", rules.formats), ("empty", rules.empty)):
+        check_known(f"data.{key}", sorted(known), columns)
     if cfg_data.validation.share is not None:
         found["train"], found["validation"] = _shared(
             found["train"], cfg_data.validation.share, cfg_data.seed
@@ -104,7 +90,7 @@ def _shared(train: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     return train.select(sorted(drawn[count:])), train.select(sorted(drawn[:count]))
 
 
-def rows(key: str, cfg: DictConfig, option: str) -> Dataset:
+def rows(key: str, cfg: DictConfig, option: str, rules: Rules) -> Dataset:
     """Return the rows of one split.
 
     Parameters
@@ -115,6 +101,8 @@ def rows(key: str, cfg: DictConfig, option: str) -> Dataset:
         Its options, see ``load``.
     option : str
         The option that has set ``cfg.path``, for messages.
+    rules : Rules
+        How values that are no texts are written.
 
     Raises
     ------
@@ -136,7 +124,7 @@ def rows(key: str, cfg: DictConfig, option: str) -> Dataset:
             "no_rows",
             f"{key} has no rows: {cfg.path!r}, split {cfg.split!r}, after {key}.drop={cfg.drop}",
         )
-    return found
+    return rules.applied(found)
 
 
 def source(option: str, path: str, name: str | None = None) -> DatasetDict:
@@ -154,62 +142,14 @@ def source(option: str, path: str, name: str | None = None) -> DatasetDict:
     FileNotFoundError, ValueError
         See ``load``.
     """
-    is_file = Path(path).is_file()
-    if is_file and Path(path).suffix not in FILES:
-        raise ValueError(f"{option}={path!r} should end in {', '.join(FILES)}")
-    if is_file and not Path(path).read_bytes().strip():
-        raise ValueError(f"{option}={path!r} is empty: it should contain rows")
-    with _readable(option, path):
-        if any((Path(path) / file).is_file() for file in ON_DISK):
-            saved = load_from_disk(path)
-            whole = saved if isinstance(saved, DatasetDict) else DatasetDict({"train": saved})
-            return _without_media(whole)
-        if is_file:
-            builder = load_dataset_builder(FILES[Path(path).suffix], data_files=path)
-        else:
-            builder = load_dataset_builder(path, name)
-            _check_inside(option, path, builder)
-    file_format = type(builder).__module__.rpartition(".")[2]
-    if file_format not in FORMATS:
-        raise ValueError(
-            f"{option}={path!r} has the format {file_format}; supported are {', '.join(FORMATS)}: "
-            "convert it"
+    with sources.readable(option, path):
+        found = sources.find(option, path, name)
+        return DatasetDict(
+            {
+                split: kept.rows(found.reader, files, found.declared)
+                for split, files in found.files.items()
+            }
         )
-    with _readable(option, path):
-        builder.download_and_prepare()
-        return _without_media(builder.as_dataset())
-
-
-def _check_inside(option: str, path: str, builder: DatasetBuilder) -> None:
-    """Refuse a source whose own metadata (README.md) name files outside of it."""
-    local = Path(path).is_absolute()
-    inside = (f"{Path(path)}/", f"{Path(path).resolve()}/") if local else f"hf://datasets/{path}@"
-    for files in (builder.config.data_files or {}).values():
-        for file in map(str, files):
-            if not (os.path.abspath(file) if local else file).startswith(inside):  # noqa: PTH100
-                raise ValueError("its README.md names files that are not in it")
-
-
-def _without_media(found: DatasetDict) -> DatasetDict:
-    """Remove pictures and sounds: to decode one, ``datasets`` opens any file that a row names."""
-    for name, rows in found.items():
-        media = [column for column, kind in rows.features.items() if require_decoding(kind)]
-        found[name] = rows.remove_columns(media) if media else rows
-    return found
-
-
-@contextmanager
-def _readable(option: str, path: str) -> Iterator[None]:
-    """Turn an error of ``datasets`` about a source into one that names the option."""
-    try:
-        yield
-    except (FileNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(
-            f"{option}={path!r} contains no data files, or is a data set of the hub that cannot "
-            f"be reached from here: download it and set {option} to its folder ({error})"
-        ) from error
-    except (DatasetGenerationError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{option}={path!r} cannot be read: {error.__cause__ or error}") from error
 
 
 def _split(key: str, wanted: str, found: DatasetDict) -> Dataset:
@@ -240,31 +180,35 @@ def with_class_names(rows: Dataset) -> Dataset:
 
 
 def _renamed(key: str, rows: Dataset, columns: Mapping[str, str]) -> Dataset:
-    _check_known(f"{key}.columns", rows, columns)
-    names = [columns.get(column, column) for column in rows.column_names]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(
-            f"{key}.columns={dict(columns)} makes two columns {', '.join(twice)} of "
-            f"{', '.join(rows.column_names)}: give the other one another name there too"
-        )
-    return rows.rename_columns(dict(columns)) if columns else rows
+    names = new_names(key, rows.column_names, columns)
+    renamed = {old: new for old, new in zip(rows.column_names, names, strict=True) if old != new}
+    return rows.rename_columns(renamed) if renamed else rows
 
 
-def _without(key: str, rows: Dataset, drop: Mapping[str, list[object]]) -> Dataset:
-    _check_known(f"{key}.drop", rows, drop)
+def _without(key: str, rows: Dataset, drop: Mapping[str, Any]) -> Dataset:
+    check_known(f"{key}.drop", rows.column_names, drop)
     for column, values in drop.items():
         unwanted = values if isinstance(values, list) else [values]
-        kept = [i for i, value in enumerate(rows[column][:]) if value not in unwanted]
-        rows = rows.select(kept)
+        are_texts = kinds(rows, column) == {"strings"}
+        odd = [value for value in unwanted if isinstance(value, bool | float)]
+        if are_texts and odd:
+            raise ValueError(
+                f"{key}.drop.{column} names {odd[0]!r}, and the column holds texts: quote it as it "
+                f"""is written, such as {key}.drop.{column}="['1.50']" """.rstrip()
+            )
+        found = rows[column][:]
+        kept_ = [i for i, value in enumerate(found) if not _is_one_of(value, unwanted)]
+        rows = rows.select(kept_)
     return rows
 
 
-def _check_known(key: str, rows: Dataset, columns: Mapping[str, object]) -> None:
-    unknown = sorted({*columns} - {*rows.column_names})
-    if unknown:
-        raise FaultError(
-            "columns",
-            f"{key} names {', '.join(unknown)}; the columns are {', '.join(rows.column_names)}",
-            missing=", ".join(unknown),
-        )
+def _is_one_of(value: Any, unwanted: Sequence[Any]) -> bool:
+    """Tell whether a value is one of those that the configuration names.
+
+    The number 7 there means the text 7 too, and true no number.
+    """
+    return any(
+        (isinstance(value, bool) == isinstance(one, bool) and value == one)
+        or (isinstance(value, str) and type(one) is int and value == str(one))
+        for one in unwanted
+    )

@@ -24,8 +24,13 @@ KINDS: dict[str, str] = {
     "policy": "the node's policy forbids {key}, by its rule {rule}{limit}",
     "policy_file": f"the node's policy cannot be read{ASK}",
     # Rows.
+    "clients": "a column of the rows names {names} clients, but the run has "
+    "federation.clients={clients}",
     "columns": "the rows lack these columns, which the run's configuration names: {missing}",
-    "empty": "rows without a value in the column {column}: {rows}",
+    "empty": "rows without a value in the column {column}: {rows}; leave them out with "
+    "data.*.drop, or say with data.empty what stands there",
+    "format": "the column {column} holds a value that its rule in data.formats cannot write",
+    "kind": "the column {column} holds {holds}, which are no texts: {way}",
     # Without their number: a run chooses column and labels, and could count the rows of any value.
     "label": "rows whose {column} is not one of task.labels; leave them out with data.*.drop",
     "no_rows": "no rows are left for the client: check data and federation.clients",

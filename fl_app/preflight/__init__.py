@@ -106,10 +106,12 @@ def check_values(cfg: DictConfig) -> None:
         Naming the key and what it may be.
     """
     from fl_app.aggregation import checks as aggregation  # which no node imports
+    from fl_app.tasks import first_rows
 
     for joint in (*JOINTS, aggregation):
         _call(joint.check, cfg)
     data.check_sources(cfg)
+    _call(first_rows.check, cfg)
 
 
 def check_node(cfg: DictConfig) -> None:

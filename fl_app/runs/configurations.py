@@ -20,8 +20,9 @@ NOT_COMPARED = (
 
 # Options that runs of earlier versions lack, and the values that mean what these runs did: with
 # them a configuration is still the same. Whoever adds an option to conf/ adds it here.
-ADDED: dict[str, int | None] = {
+ADDED: dict[str, int | dict[str, Any] | None] = {
     "data.validation_documents": 0, "data.validation_problems": 0, "data.validation.path": None,
+    "data.formats": {}, "data.empty": {},
 }  # fmt: skip
 
 GROUPS = frozenset(path.name for path in CONF_DIR.iterdir() if path.is_dir())
@@ -103,6 +104,11 @@ def _without_added(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         for key, value in config.items()
         if f"{prefix}{key}" not in ADDED or ADDED[f"{prefix}{key}"] != value
     }
+
+
+def added() -> dict[str, Any]:
+    """Return ``ADDED`` in the form of `flat`."""
+    return {key: compact(off) if isinstance(off, dict) else off for key, off in ADDED.items()}
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The console output of a run: a header, one line per round, and a table at the end."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ def header(cfg: DictConfig, folder: Path, theta0: Tree) -> None:
         f"{'down':>9} {'up':>9} {'sent so far':>12} {'left':>6}",
         flush=True,
     )
+
+
+def clients(named: Sequence[tuple[object, int]]) -> None:
+    """Print which client each name of a column is, with its number of rows."""
+    for client, (name, rows) in enumerate(named):
+        print(f"client {client}: {printable(name, most=100)} ({rows:,} rows)", flush=True)
 
 
 def _rehearsal(cfg: DictConfig) -> str:

@@ -11,7 +11,7 @@ from fl_app.config import ConfigError, compose, identity, read_overrides, read_t
 from fl_app.faults.printable import printable
 from fl_app.files import PROJECT, project_root
 from fl_app.privacy import is_example_level
-from fl_app.runs.configurations import ADDED, flat
+from fl_app.runs.configurations import ADDED, added, flat
 from fl_app.runs.summary import installed_version
 from fl_app.tree import Tree
 
@@ -105,6 +105,7 @@ def last_round(cfg: DictConfig, path: Path) -> tuple[Tree, dict[str, Any]] | Non
         _check_kept(cfg, found[1])
     kept = found[1]["folder"] if found else {}
     _check_same(cfg, path, str(kept.get("thinwire", UNNAMED)))
+    _check_rows(cfg, path)
     done = kept.get("round", 0)
     if done > cfg.rounds or (done == cfg.rounds and is_complete(path)):
         raise ResumeError(
@@ -196,6 +197,25 @@ def _check_same(cfg: DictConfig, path: Path, written_by: str) -> None:
         )
 
 
+def _check_rows(cfg: DictConfig, path: Path) -> None:
+    """Refuse a run of an earlier version whose rows are now read otherwise."""
+    if cfg.data.id != "table" or not (path / "config.yaml").exists():
+        return
+    if "data.formats" in flat(read_yaml(path / "config.yaml")):
+        return
+    from fl_app.data import earlier
+    from fl_app.tasks import named
+
+    columns = {*named.columns(cfg.task), *named.optional(cfg.task)}
+    columns |= {*filter(None, [cfg.data.partitioner.get("column")])}
+    found = earlier.difference(cfg.data, columns, cfg.task.get("label"))
+    if found:
+        raise ResumeError(
+            f"resume={cfg.resume}: cells of CSV and texts of JSON are now read as they are "
+            f"written, and {found}. Resume it with the version that wrote it, or start a new run"
+        )
+
+
 def _differing(there: Any, here: DictConfig) -> dict[str, str]:
     """Return the options that differ and decide what a round computes, with both values."""
     free = {*FREE, *(() if is_example_level(here) else ("rounds",))}  # noise depends on all rounds
@@ -203,7 +223,7 @@ def _differing(there: Any, here: DictConfig) -> dict[str, str]:
     if "data.validation.path" not in then:  # the others mean nothing without path and share
         named = {"data.validation.path", "data.validation.share"}
         free |= {key for key in now if key.startswith("data.validation.")} - named
-    then = {key: off for key, off in ADDED.items() if key in now} | then
+    then = {key: off for key, off in added().items() if key in now} | then
     return {
         key: f"{now.get(key)!r}, where it has {then.get(key)!r}"
         for key in sorted({*then, *now} - free)

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from fl_app.config.named import Named
 from fl_app.faults import FaultError
+from fl_app.faults.suggestions import did_you_mean
 
 if TYPE_CHECKING:  # torch and transformers are imported with the first task
     from datasets import Dataset
@@ -58,6 +59,22 @@ def build(
     return task
 
 
+def check_rows(task: Task, split: str, rows: Dataset) -> None:
+    """Refuse a split that the task cannot learn from or be scored on.
+
+    Raises
+    ------
+    FaultError
+        See `check_columns` and ``Task.check``; the message names the split.
+    """
+    check_columns(task, split, rows)
+    try:
+        task.check(rows)
+    except FaultError as error:
+        error.args = (f"data.{split}: {error}",)
+        raise
+
+
 def check_columns(task: Task, split: str, rows: Dataset) -> None:
     """Refuse a split that lacks a column of the task.
 
@@ -72,6 +89,6 @@ def check_columns(task: Task, split: str, rows: Dataset) -> None:
             "columns",
             f"the split {split!r} lacks {', '.join(missing)}; it has "
             f"{', '.join(rows.column_names)}: map one with data.{split}.columns, or name another "
-            "in the task",
+            f"in the task.{did_you_mean(missing[0], rows.column_names)}",
             missing=", ".join(missing),
         )

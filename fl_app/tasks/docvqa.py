@@ -50,7 +50,7 @@ class DocVQA:
         FaultError
             With the number of such rows.
         """
-        check_filled(self.columns, rows)
+        check_filled(self.columns, rows, nested=True)
 
     def training(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """See ``Collator.training``."""

@@ -15,8 +15,8 @@ from fl_app.tasks import ACCURACY
 from fl_app.tasks.answers import ANSWERS
 from fl_app.tasks.base import ModelSpec
 from fl_app.tasks.evaluation import Rows, batches, check_predictions, evaluating, greedy
-from fl_app.tasks.filled import check_filled
-from fl_app.tasks.template import Template
+from fl_app.tasks.filled import check_filled, check_kind
+from fl_app.tasks.template import Template, text_of
 from fl_app.tasks.tokens import Tokens
 
 
@@ -36,7 +36,9 @@ class Instruction(ABC):
     Attributes
     ----------
     columns : tuple of str
-        All columns that are named, each once.
+        All columns that every row needs, each once.
+    optional : tuple of str
+        The columns of the templates' sections, which a row may lack.
 
     Raises
     ------
@@ -56,6 +58,8 @@ class Instruction(ABC):
         self.average_over: str | None = cfg.average_over
         scored = [self.reference] + ([self.average_over] if self.average_over is not None else [])
         self.columns = tuple(dict.fromkeys([*self.prompt.columns, *self.response.columns, *scored]))
+        sections = (*self.prompt.optional, *self.response.optional)
+        self.optional = tuple(one for one in dict.fromkeys(sections) if one not in self.columns)
         self.tokenizer = spec.tokenizer
         self.tokens = Tokens(spec.tokenizer)
         self.max_length = spec.max_length
@@ -82,7 +86,7 @@ class Instruction(ABC):
         """
 
     def check(self, rows: Dataset) -> None:
-        """Refuse rows without a value in a column.
+        """Refuse rows without a value in a column, and values that are no texts.
 
         Raises
         ------
@@ -90,6 +94,9 @@ class Instruction(ABC):
             With the number of such rows.
         """
         check_filled(self.columns, rows)
+        for column in self.optional:
+            if column in rows.column_names:
+                check_kind(column, rows)
 
     def examples(self, rows: Rows) -> int:
         """Return the number of rows: each is one example."""
@@ -119,15 +126,17 @@ class Instruction(ABC):
         Raises
         ------
         ValueError
-            There are not as many predictions as rows, or none.
+            There are not as many predictions as rows, or none; or a reference is missing or is no
+            text.
         """
         check_predictions(predictions, rows)
         groups: dict[Any, list[bool]] = {}
         for index, prediction in enumerate(predictions):
             row = rows[index]
             group = None if self.average_over is None else row[self.average_over]
+            reference = text_of(row, self.reference)
             with during("reference", column=self.reference):
-                right = self.is_right(prediction, str(row[self.reference]))
+                right = self.is_right(prediction, reference)
             groups.setdefault(group, []).append(right)
         means = [sum(right) / len(right) for right in groups.values()]
         return {"accuracy": sum(means) / len(means)}

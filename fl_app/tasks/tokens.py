@@ -94,13 +94,13 @@ class Tokens:
             See `Template.fill`.
         """
         texts = [template.fill(row) for row in rows]
-        own = sum(map(self._count, template.literals))
-        if all(self._count(text) <= own for text in texts):
+        own = [sum(map(self._count, template.literals(row))) for row in rows]
+        if all(self._count(text) <= count for text, count in zip(texts, own, strict=True)):
             return self.tokenizer(**{key: texts}, **options)["input_ids"]
         if self.tokenizer.is_fast:
             texts = [template.fill(row, self._spell) for row in rows]
             return self._respelled(**{key: texts}, **options)["input_ids"]
-        if own:
+        if any(own):
             self._refuse(template.key)
         self._check_split(texts)
         return self.tokenizer(**{key: texts}, split_special_tokens=True, **options)["input_ids"]

@@ -104,7 +104,7 @@ def _pickled(folder: Path) -> Path:
     [
         ("rows.jsonl", FileNotFoundError, "data-path='rows.jsonl' should be the absolute path"),
         ("/nowhere/x.csv", FileNotFoundError, "data-path='/nowhere/x.csv' should be the absolute"),
-        (_empty, ValueError, r"data-path='.*empty.jsonl' is empty"),
+        (_empty, ValueError, r"data-path='.*empty.jsonl' cannot be read: it is empty"),
         (_pickled, ValueError, r"data-path='.*rows.pkl' should end in .csv"),
     ],
 )

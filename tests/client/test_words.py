@@ -206,6 +206,11 @@ def _pictures(node: Node) -> None:
 
 # Every kind of fault to what provokes it: who adds a kind adds a line, or the test below fails.
 PROVOKED: dict[str, Callable[[Node], object]] = {
+    "clients": lambda node: node.train(
+        f"{TEXTS} data.train.path={node.rows(ROWS, 'train.jsonl')} "
+        f"data.test.path={node.rows(ROWS, 'test.jsonl')} data.partitioner.id=client_column "
+        "+data.partitioner.column=output federation.clients=7"
+    ),
     "codec": _too_large,
     "columns": lambda node: node.ask("query", TEXTS, node.rows([{MARKER: "x"}])),
     "configuration": lambda node: node.ask(
@@ -214,6 +219,10 @@ PROVOKED: dict[str, Callable[[Node], object]] = {
     "disk": _no_file,
     "diverged": lambda node: node.train(f"{TEXTS} optimizer.lr=1e30", node.rows(ROWS)),
     "empty": lambda node: node.ask("query", TEXTS, node.rows([*ROWS, {**ROWS[0], "output": None}])),
+    "format": lambda node: node.ask(
+        "query", f"{TEXTS} +data.formats.output=%Y", node.rows([{**ROWS[0], "output": 1.5}])
+    ),
+    "kind": lambda node: node.ask("query", TEXTS, node.rows([{**ROWS[0], "output": 1.5}])),
     "label": lambda node: node.ask(
         "query", CLASSES, node.rows([{"query": MARKER, "response": x} for x in ("a", MARKER, "c")])
     ),

@@ -21,6 +21,7 @@ from fl_app.aggregation.inner import inner_strategy
 from fl_app.config import CONF_DIR, ConfigError, compose, data_only, identity, plain
 from fl_app.config.data_only import FLOWER, FLOWERS
 from fl_app.config.interpolation import resolved
+from fl_app.data import table
 from fl_app.preflight import check, check_node
 from tests import audit
 from tests.combinations import combinations
@@ -75,7 +76,6 @@ FETCHES = (
     'filepath_or_buffer: "{url}/x.pkl"}}]}}\'',
     "data=table task=causal_lm model=llama-tiny 'data.train.path=\"{url}/x.csv\"'",
     "data=table task=causal_lm model=llama-tiny 'data.train.path=\"zip://x.csv::{url}/x.zip\"'",
-    "data=table task=causal_lm model=llama-tiny 'data.train.path=\"/tmp/x.csv::{url}/x.zip\"'",
     "'model.path=\"{url}/model\"'",
     "'model.tokenizer=\"{url}/model\"'",
     "'hydra.searchpath=[\"{url}\"]'",
@@ -87,6 +87,18 @@ def test_no_override_makes_a_node_fetch(server, overrides: str) -> None:
     url, asked = server
     with pytest.raises(ConfigError):
         check_node(compose(overrides.format(url=url)))
+    assert asked == []
+
+
+def test_a_url_behind_a_path_is_a_part_of_its_name(server, tmp_path: Path) -> None:
+    url, asked = server
+    path = Path(f"{tmp_path}/x.csv::{url}/x.csv")
+    check_node(compose(f"data=table task=causal_lm model=llama-tiny 'data.train.path=\"{path}\"'"))
+    with pytest.raises(FileNotFoundError):
+        table.source("data.train.path", str(path))
+    path.parent.mkdir(parents=True)
+    path.write_text("a\nhere\n")
+    assert table.source("data.train.path", str(path))["train"][0] == {"a": "here"}
     assert asked == []
 
 

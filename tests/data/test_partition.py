@@ -1,14 +1,15 @@
 """Laws of the partitioners."""
 
+from datetime import date
 from itertools import chain
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, Json, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from fl_app.data.partition import client_split
+from fl_app.data.partition import client_split, named_clients
 
 BY_PROVIDER = OmegaConf.create({"id": "by_column", "column": "provider"})
 IID = OmegaConf.create({"id": "iid"})
@@ -16,11 +17,14 @@ CONTIGUOUS = OmegaConf.create({"id": "contiguous"})
 NATURAL = OmegaConf.create({"id": "natural", "column": "provider"})
 
 
+BY_NAME = OmegaConf.create({"id": "client_column", "column": "provider"})
+
+
 def _dirichlet(alpha: float, column: str = "provider"):
     return OmegaConf.create({"id": "dirichlet", "column": column, "alpha": alpha})
 
 
-def _dataset(providers: list[int]) -> Dataset:
+def _dataset(providers: list) -> Dataset:
     return Dataset.from_dict({"row": list(range(len(providers))), "provider": providers})
 
 
@@ -75,10 +79,78 @@ def test_natural_is_the_columns_own_partition(providers: list[int], count: int, 
 
 
 @given(st.permutations([k % 5 for k in range(20)]), st.integers(0, 3))
+def test_numbers_of_clients_may_be_texts(providers: list[int], seed: int) -> None:
+    """Cells of CSV are texts."""
+    texts = _parts(_dataset([*map(str, providers)]), NATURAL, 5, seed)
+    assert texts == _parts(_dataset(providers), NATURAL, 5, seed)
+    with pytest.raises(ValueError, match=r"differ in '00', 0"):
+        client_split(_dataset(["00", "1"]), NATURAL, 0, 2, seed)
+
+
+@given(st.permutations([k % 5 for k in range(20)]), st.integers(0, 3))
 def test_natural_draws_nothing(providers: list[int], seed: int) -> None:
     dataset = _dataset(providers)
     assert _parts(dataset, NATURAL, 5, seed) == _parts(dataset, NATURAL, 5, seed + 1)
     assert client_split(dataset, NATURAL, 3, 5, seed)["provider"][:] == [3] * 4
+
+
+NAMES = st.sampled_from(["7", "07", "a", "A", "a ", "ä", "true", "1e3"])
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(NAMES, min_size=1, max_size=20) | st.lists(st.integers(-3, 3), min_size=1),
+    st.integers(1, 5),
+    st.randoms(use_true_random=False),
+)
+def test_a_column_names_the_clients_and_none_is_merged(names, count: int, random) -> None:
+    """Client k has exactly the rows of one name, whatever the rows' order."""
+    dataset = _dataset(names)
+    known = sorted({*names})
+    if len(known) != count:
+        with pytest.raises(
+            ValueError, match=rf"names {len(known)} clients.*set federation\.clients={len(known)}"
+        ):
+            client_split(dataset, BY_NAME, 0, count, 0)
+        return
+    parts = _parts(dataset, BY_NAME, count, 0)
+    assert [{names[row] for row in part} for part in parts] == [{name} for name in known]
+    assert sorted(chain(*parts)) == list(range(len(names)))
+    told = named_clients(dataset, BY_NAME)
+    assert told == [(name, names.count(name)) for name in known]
+    shuffled = random.sample(names, len(names))
+    assert named_clients(_dataset(shuffled), BY_NAME) == told
+    assert named_clients(dataset, IID) == []
+
+
+def test_the_number_1_and_the_text_1_are_two_clients() -> None:
+    features = Features({"row": Value("int64"), "provider": Json()})
+    rows = {"row": [0, 1, 2], "provider": ["1", '"1"', "1"]}
+    dataset = Dataset.from_dict(rows, features=features)
+    assert _parts(dataset, BY_NAME, 2, 0) == [[0, 2], [1]]
+    with pytest.raises(ValueError, match="both 1 and '1'"):
+        client_split(dataset, NATURAL, 0, 2, 0)
+
+
+@pytest.mark.parametrize("cfg", [BY_NAME, BY_PROVIDER, NATURAL, _dirichlet(1.0)])
+@pytest.mark.parametrize("nothing", [None, "", "  "])
+def test_rows_that_nobody_owns_are_counted_and_refused(cfg, nothing) -> None:
+    dataset = _dataset(["0", nothing, "1", nothing])
+    with pytest.raises(ValueError, match=r"column=provider: 2 of 4 rows .*: 2, 4 \(counted"):
+        client_split(dataset, cfg, 0, 2, 0)
+    many = _dataset([nothing] * 30)
+    with pytest.raises(ValueError, match=r"30 of 30 .*9, 10, \.\.\. \(20 more\)"):
+        client_split(many, cfg, 0, 2, 0)
+
+
+@pytest.mark.parametrize("cfg", [BY_NAME, BY_PROVIDER, NATURAL, _dirichlet(1.0)])
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [([0.0, 1.0], "floats"), ([True, False], "booleans"), ([date(2021, 3, 1)] * 2, "dates")],
+)
+def test_owners_are_named_by_texts_or_integers(cfg, values, says: str) -> None:
+    with pytest.raises(ValueError, match=rf"holds {says}.*data\.formats\.provider="):
+        client_split(_dataset(values), cfg, 0, 2, 0)
 
 
 @given(
@@ -161,7 +233,7 @@ def test_the_seed_alone_decides(cfg) -> None:
 
 def test_mistakes_name_the_alternatives() -> None:
     dataset = _dataset([0, 1])
-    with pytest.raises(ValueError, match=r"one of \['by_column', 'contiguous', 'dirichlet', 'iid'"):
+    with pytest.raises(ValueError, match=r"one of \['by_column', 'client_column', 'contiguous'"):
         client_split(dataset, OmegaConf.create({"id": "shards"}), 0, 2, 0)
     for alpha in (0, -1.0, float("nan"), float("inf"), "much", True):
         with pytest.raises(ValueError, match=r"alpha=.* greater than 0"):

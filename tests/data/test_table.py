@@ -20,6 +20,9 @@ from fl_app.preflight import check
 
 ROWS = [{"question": f"what is {n}, 'and' \"so\"?\nNA", "answer": f"NA {n}"} for n in range(10)]
 
+ASKS = (
+    "task=causal_lm 'task.prompt=\"{question}\"' 'task.response=\"{answer}\"' task.reference=answer"
+)
 MODEL = "model=huggingface model.path=organisation/name"  # of the hub, which is not asked here
 
 
@@ -92,7 +95,7 @@ SOURCES = {
 def test_every_format_gives_the_same_rows(name: str, tmp_path: Path) -> None:
     path = SOURCES[name](tmp_path / name)
     paths = f"data.train.path={path} data.test.path={path}"
-    check(compose(f"{MODEL} data=table task=causal_lm target.metric=accuracy {paths}"))
+    check(compose(f"{MODEL} data=table {ASKS} target.metric=accuracy {paths}"))
     loaded = data.load(_cfg(path), seed=0)
     assert {*loaded} == {"train", "test"}
     assert loaded["train"].to_list() == ROWS
@@ -209,7 +212,7 @@ def test_a_source_that_is_none_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.json"])
 def test_an_empty_file_is_refused(name: str, content: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=f"{name}' is empty"):
+    with pytest.raises(ValueError, match=f"{name}' cannot be read: it is empty"):
         _train(tmp_path / name)
 
 
@@ -254,9 +257,18 @@ def test_data_bring_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("name", ["metamathqa_gsm8k", "metamathqa_math", "commonsense", "snli"])
 def test_the_published_data_are_configured_whole(name: str, tmp_path: Path) -> None:
     assert (CONF_DIR / "data" / f"{name}.yaml").is_file()
-    file = _json_lines(tmp_path / "rows.jsonl", ROWS)
+    columns = {
+        "metamathqa_gsm8k": ("query response", "question answer"),
+        "metamathqa_math": ("query response", "instruction output"),
+        "commonsense": ("instruction output", "instruction output"),
+        "snli": ("premise hypothesis label", "premise hypothesis label"),
+    }
+    train, test = (
+        _json_lines(tmp_path / f"{k}.jsonl", [dict.fromkeys(names.split(), "x")])
+        for k, names in enumerate(columns[name])
+    )
     task = "sequence_classification" if name == "snli" else "gsm8k"
-    paths = f"data.train.path={file} data.test.path={file}"
+    paths = f"data.train.path={train} data.test.path={test}"
     check(compose(f"{MODEL} data={name} task={task} target.metric=accuracy {paths}"))
 
 
@@ -274,7 +286,7 @@ def test_the_published_data_are_configured_whole(name: str, tmp_path: Path) -> N
         ("data=snli data.test.split=''", "the name of a split"),
         ("data=snli +data.test.columns.label=1", "names to names"),
         ("data=snli data.test.columns=label", "mapping"),
-        ("data=snli data.colour=1", "Keys of data: ['id'"),
+        ("data=snli data.colour=1", "Keys of data: ['empty'"),
         ("data=snli data.train.colour=1", "Keys of data.train: ['columns'"),
         ("data=snli data.partitioner.id=dirichlet", "needs data.partitioner.alpha"),
     ],
@@ -289,7 +301,7 @@ def test_the_configuration_is_checked_beforehand(overrides: str, says: str) -> N
     "name",
     [
         "pandas", "csv", "json", "imagefolder", "webdataset", "http://host/x.csv",
-        "hf://datasets/a/b", "s3://a/b.csv", "zip://x.csv::http://host/x.zip", "/x.csv::http://host",
+        "hf://datasets/a/b", "s3://a/b.csv", "zip://x.csv::http://host/x.zip", "x.csv::http://host",
         "file:///etc/passwd", "../x", "~/x", "a/b/c", "a/../b", "/x\0y", "", 3,
     ],
 )  # fmt: skip

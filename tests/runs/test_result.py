@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from fl_app.config import compose
 from fl_app.report.comparison import comparable
@@ -157,3 +158,12 @@ def test_an_option_that_came_later_does_not_change_a_digest() -> None:
     assert "data.validation_documents" in ADDED
     del before.data["validation_documents"]
     assert digest(before) == digest(now)
+
+
+def test_rules_for_columns_make_another_configuration_where_there_are_some() -> None:
+    before = OmegaConf.to_container(compose("data=table task=gsm8k"), resolve=True)
+    for key in ("formats", "empty"):
+        del before["data"][key]
+    assert digest(before) == digest(compose("data=table task=gsm8k"))
+    assert digest(before) != digest(compose("data=table task=gsm8k +data.formats.a=.2f"))
+    assert digest(before) != digest(compose("data=table task=gsm8k +data.empty.a=none"))

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from fl_app import run
 from fl_app.config import compose
@@ -104,3 +105,56 @@ def test_resume_alone_takes_the_overrides_of_the_run(tmp_path: Path) -> None:
     words = with_stored_overrides(f"resume={path}")
     assert compose(words).optimizer.lr == 0.25
     assert RunFolder(compose(words)).resumed == [1]
+
+
+TABLE = "data=table task=gsm8k model=llama-tiny federation.clients=2 rounds=4"
+
+
+def _of_an_earlier_version(tmp_path: Path, content: str, name: str = "rows.csv") -> Path:
+    """Return the folder of a run of a table, begun before ``data.formats`` came."""
+    table = tmp_path / name
+    table.write_text(content)
+    overrides = (
+        f"{TABLE} data.train.path={table} data.test.path={table} output.dir={tmp_path} "
+        "output.name=run"
+    )
+    folder = RunFolder(compose(overrides), overrides)
+    folder.add_metrics(0, "test", {"accuracy": 0.1})
+    folder.keep(0, {}, {"strategy": {}})
+    folder._lock.close()
+    config = folder.path / "config.yaml"
+    kept = OmegaConf.load(config)
+    for key in ("formats", "empty"):
+        del kept.data[key]
+    config.write_text(OmegaConf.to_yaml(kept))
+    return folder.path
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "instruction,output,unused\nwhat?,a,007\nNAs,b,NA\n",
+        "instruction,output\n7,8\n12,-1\n",  # numbers that are written as Python does
+    ],
+)
+def test_a_table_that_reads_as_before_goes_on(tmp_path: Path, content: str) -> None:
+    path = _of_an_earlier_version(tmp_path, content)
+    assert RunFolder(compose(with_stored_overrides(f"resume={path}"))).resumed == [0]
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "says"),
+    [
+        ("instruction,output\na,8\na,007\n", "rows.csv", "row 2 of data.train .* 'output'"),
+        ("instruction,output\na,8\nNA,7\n", "rows.csv", "row 2 of data.train .* 'instruction'"),
+        ("instruction,output\na,5\nb,\n", "rows.csv", "row 1 of data.train .* 'output'"),
+        ('{"instruction": "a", "output": "2021-03-01"}', "rows.json", "row 1 of .* 'output'"),
+        ("instruction,output\na,b\n", "rows[1].csv", "was a pattern"),
+    ],
+)
+def test_a_table_that_reads_otherwise_now_is_refused(
+    tmp_path: Path, content: str, name: str, says: str
+) -> None:
+    path = _of_an_earlier_version(tmp_path, content, name)
+    with pytest.raises(ResumeError, match=f"read as they are written, and .*{says}"):
+        RunFolder(compose(with_stored_overrides(f"resume={path}")))

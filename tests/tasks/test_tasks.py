@@ -1,12 +1,13 @@
 """Laws of the tasks: what batches hold, batched prediction, scores, and that training learns."""
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features, Json, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from fl_app.config import compose
 from fl_app.data.invoices.load import make_documents
 from fl_app.data.invoices.provider import POOLS
 from fl_app.data.padding import IGNORED
+from fl_app.faults import FaultError
 from fl_app.models import load_vt5
 from fl_app.preflight import check
 from fl_app.tasks.anls import score
@@ -392,6 +394,101 @@ def test_a_row_without_a_value_is_refused() -> None:
         ValueError, match=r"'output' of task\.response is not in the data.*question"
     ):
         _causal().training([{"instruction": "a", "question": "b"}])
+
+
+ALPACA = (
+    "Below is an instruction that describes a task{}. Write a response that appropriately "
+    "completes the request.\n\n### Instruction:\nadd\n\n{}### Response:"
+)
+
+
+@pytest.mark.parametrize("nothing", [{}, {"input": None}, {"input": ""}, {"input": " \n"}])
+def test_the_default_prompts_are_those_of_alpaca(nothing: dict[str, Any]) -> None:
+    """Taori et al. 2023: one for rows with an input, one for rows without."""
+    template = Template("task.prompt", compose("task=causal_lm").task.prompt)
+    assert (template.columns, template.optional) == (("instruction",), ("input",))
+    further = ", paired with an input that provides further context"
+    whole = template.fill({"instruction": "add", "input": "1 and {2}"})
+    assert whole == ALPACA.format(further, "### Input:\n1 and {2}\n\n")
+    assert template.fill({"instruction": "add", **nothing}) == ALPACA.format("", "")
+    seq2seq = Template("task.prompt", compose("task=seq2seq").task.prompt)
+    assert seq2seq.fill({"instruction": "add", "input": "1"}) == "add\n\n1"
+    assert seq2seq.fill({"instruction": "add", **nothing}) == "add"
+
+
+@given(st.text(max_size=5) | st.integers() | st.none(), st.text(max_size=5))
+def test_a_section_is_for_rows_that_have_its_column(a: Any, b: str) -> None:
+    template = Template("task.prompt", "{b}{?a}[{a}{{{b}]{/a}.")
+    there = a is not None and str(a).strip() != ""
+    row = {"a": a, "b": b}
+    assert template.fill(row) == (f"{b}[{a}{{{b}]." if there else f"{b}.")
+    assert template.fill(row, str.upper) == template.fill(row)
+    assert "".join(template.literals(row)) == ("[{]." if there else ".")
+
+
+@pytest.mark.parametrize(
+    "text", ["{?a}{a}", "{a}{/a}", "{?a}{?b}{a}{/b}{/a}", "{?a}{a}{/b}", "{?}{a}{/}", "{?a}x{/a}"]
+)
+def test_sections_that_are_not_closed_or_nested_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"task\.prompt"):
+        Template("task.prompt", text)
+
+
+NO_TEXTS = {
+    "floats": 1.5, "booleans": True, "dates": date(2021, 3, 1), "lists": ["a"],
+    "mappings": {"text": "a"}, "bytes": b"a",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NO_TEXTS)
+@pytest.mark.parametrize("column", ["instruction", "input", "output"])
+def test_what_is_no_text_is_neither_taught_nor_scored(kind: str, column: str) -> None:
+    row = {"instruction": "a", "input": "b", "output": "c"} | {column: NO_TEXTS[kind]}
+    task, rows = tasks_of_alpaca(), Dataset.from_list([row])
+    says = rf"'{column}' holds {kind}"
+    for refuse in (
+        lambda: tasks.check_rows(task, "test", rows),
+        lambda: task.training(list(rows)),
+        lambda: task.score(["c"], rows) if column == "output" else task.prompts(list(rows)),
+    ):
+        with pytest.raises(FaultError, match=says) as caught:
+            refuse()
+        assert kind in caught.value.said
+
+
+def tasks_of_alpaca() -> Any:
+    cfg = compose("task=causal_lm model.max_length=300 model.max_answer_length=9")
+    return tasks.build(cfg, architectures.tokenizer("<s> $A"), architectures.config("llama"))
+
+
+def test_strings_and_integers_are_texts() -> None:
+    rows = [{"instruction": "007", "input": 5, "output": 12345678901}]
+    task = tasks_of_alpaca()
+    tasks.check_rows(task, "test", Dataset.from_list(rows))
+    assert task.score(["12345678901"], rows) == {"accuracy": 1.0}
+    assert "\n5\n" in task.prompt.fill(rows[0])
+
+
+def test_a_row_without_a_reference_is_refused_and_never_scored() -> None:
+    rows = Dataset.from_dict({"instruction": ["a", "b", "c"], "output": ["x", None, "x"]})
+    task = tasks_of_alpaca()
+    with pytest.raises(
+        FaultError, match=r"data\.test: 1 of 3 rows .* 'output': 2 .*\+data\.empty\.output="
+    ) as caught:
+        tasks.check_rows(task, "test", rows)
+    assert caught.value.said.startswith("empty: rows without a value in the column output: 1")
+    with pytest.raises(ValueError, match=r"'output' of task\.reference is empty"):
+        task.score(["None"] * 3, rows)
+
+
+def test_values_of_several_kinds_are_looked_at_one_by_one() -> None:
+    features = Features({"instruction": Json(), "output": Value("string")})
+    rows = {"instruction": ['"a"', "5", "0.5"], "output": ["x"] * 3}
+    task = tasks_of_alpaca()
+    with pytest.raises(FaultError, match="'instruction' holds floats"):
+        tasks.check_rows(task, "train", Dataset.from_dict(rows, features=features))
+    rows["instruction"][2] = "6"
+    tasks.check_rows(task, "train", Dataset.from_dict(rows, features=features))
 
 
 def test_missing_columns_are_named_with_those_there_are() -> None:
