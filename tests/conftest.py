@@ -1,7 +1,10 @@
 """Settings of the whole suite: one thread per process, no network, reproducible examples."""
 
 import gc
+import json
 import os
+import subprocess
+import sys
 from functools import cache
 
 # Before torch and numba are imported: the suite shares its cores with Ray's actors. torch need not
@@ -12,14 +15,14 @@ os.environ.update(
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process compiles the project anew
 
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
 from opacus.accountants.analysis import rdp
-
-from fl_app.simulation.superlink import superlinks
 
 torch.set_num_threads(1)
 gc.disable()  # until everything is imported
@@ -31,20 +34,35 @@ rdp._compute_log_a_for_frac_alpha = cache(rdp._compute_log_a_for_frac_alpha)
 
 
 # Files that start Flower's processes and wait for them: the longest first.
+SHARING = ("tests/simulation/test_run.py", "tests/simulation/test_killed.py")  # one ``launcher``
 LONGEST = (
-    "tests/server/test_faults.py", "tests/simulation/test_run.py",
-    "tests/simulation/test_killed.py", "tests/sweep/test_sweep_commands.py",
-    "tests/simulation/test_commands.py", "tests/simulation/test_wheel.py",
-    "tests/deploy/test_deployment.py",
+    "tests/server/test_faults.py", *SHARING, "tests/sweep/test_sweep_commands.py",
+    "tests/deploy/test_deployment.py", "tests/simulation/test_commands.py",
+    "tests/simulation/test_wheel.py",
 )  # fmt: skip
-SHARING = LONGEST[1:3]  # one SuperLink, the fixture ``flower``
 
 
 @pytest.fixture(scope="session")
-def flower() -> Iterator[dict[str, str]]:
-    """Start a SuperLink, and yield the environment in which `flwr run` uses it."""
-    with superlinks() as (environment,):
-        yield environment
+def launcher() -> Iterator[subprocess.Popen[str]]:
+    """Start a process that starts a SuperLink, with one actor a run since each imports torch."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.launcher"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
+        env={**os.environ, "LOKY_MAX_CPU_COUNT": "1"},
+        umask=0o022,  # under which others may read what a process makes
+    ) as process:  # fmt: skip
+        yield process
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+        process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def flower(launcher: subprocess.Popen[str]) -> dict[str, str]:
+    """Return the environment in which ``flwr run`` uses the SuperLink."""
+    assert launcher.stdout is not None
+    return dict(json.loads(launcher.stdout.readline()))
 
 
 def pytest_collection_finish() -> None:

@@ -20,7 +20,7 @@ from fl_app.wire.ledger import Ledger
 from fl_app.wire.records import pack_record, to_record, to_tree
 from tests import small
 from tests.combinations import combinations
-from tests.loopback import Loopback
+from tests.loopback import Loopback, RealNodes
 from tests.rounding import assert_within, summed
 
 
@@ -289,6 +289,16 @@ def fractional_weight(reply: Message) -> Message:
     return reply
 
 
+def absurd_weight(reply: Message) -> Message:
+    reply.content["metrics"]["num-examples"] = 10**15
+    return reply
+
+
+def nothing(reply: Message) -> Message:
+    reply.content = RecordDict()
+    return reply
+
+
 def list_for_a_loss(reply: Message) -> Message:
     reply.content["metrics"]["loss"] = [0.5]
     return reply
@@ -309,7 +319,9 @@ TAMPERS = {
     no_metrics: "metrics",
     no_timing: "timing",
     other_metrics: "surprise",
+    nothing: "the reply has metrics [], expected",
     nan_loss: "loss=nan",
+    absurd_weight: "num-examples=1000000000000000 should be a whole number in 1..",
     negative_weight: "num-examples=-5",
     fractional_weight: "num-examples=1.5",
     list_for_a_loss: "loss=a list of 1",
@@ -409,6 +421,27 @@ def test_a_node_without_partition_says_how_to_start_it(tmp_path: Path, caplog) -
     messages = list(rounds.coded.configure_train(1, rounds.arrays, ConfigRecord(), rounds.grid))
     assert len(messages) == 1
     assert "--node-config" in caplog.text
+
+
+def test_one_node_cannot_take_every_client(tmp_path: Path, caplog) -> None:
+    words = "strategy=fedavg codec=fp32 clients_per_round=2 federation.node_timeout=1"
+    rounds = Rounds(tmp_path, words)
+    rounds.grid = RealNodes(rounds.overrides, 3)
+    greedy, deliver = [*rounds.grid.contexts][2], rounds.grid.deliver
+
+    def claiming(message: Message) -> Message | None:
+        reply = deliver(message)
+        if (message.metadata.message_type, message.metadata.dst_node_id) == ("query", greedy):
+            claim = ConfigRecord({"partition-id": 0, "num-partitions": 1})
+            reply.content = RecordDict({"node": claim})
+        return reply
+
+    rounds.grid.deliver = claiming
+    rounds.round(1)
+    assert f"node {greedy} is left out" in caplog.text
+    assert "partition-id=0 of 1 is a claim to 3 clients, it may have 1" in caplog.text
+    assert "clients without a node: [2]" in caplog.text
+    assert cohort(rounds.ledger.rows) == [0, 1]
 
 
 def test_single_client_refuses_more_replies(tmp_path: Path) -> None:

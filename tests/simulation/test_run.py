@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 
 from benchmarks.leaderboard import PUBLISHED
 from fl_app import models, run
-from fl_app.config import compose
+from fl_app.config import ConfigError, compose
 from fl_app.data.pfl_docvqa_convert import convert
 from fl_app.files import project_root
 from fl_app.models.vt5 import VT5ForConditionalGeneration
@@ -62,9 +62,9 @@ EXPERIMENTS = {
     "shampoo_lora": ("fp32", 2),
     "fed_sb": ("delta+nf4", 2),
 }
-# One goes through Flower's processes. Of the others only the configuration differs.
-THROUGH_FLOWER = "nf4_single"
-MORE_THROUGH_FLOWER = ("fedavg_full", "fed_sb")
+# One goes through Flower's processes, with a set-up. Of the others only the configuration differs.
+THROUGH_FLOWER = "fed_sb"
+MORE_THROUGH_FLOWER = ("nf4_single", "fedavg_full")
 ELSEWHERE = {
     *("fedit", "ffa_lora", "flora", "fedex_lora", "flex_lora"),  # in test_baselines
     *("fed_sb_bert_snli", "fed_sb_gemma2_9b_math", "fed_sb_llama32_3b_commonsense"),
@@ -109,7 +109,7 @@ def check_files(folder: Path, experiment: str, printed: str) -> None:
     assert (folder / "ledger.csv").read_text().splitlines()[0] == LEDGER
     assert {r["codec"] for r in ledger if r["kind"] == "train"} == {codec}
     for number in ("1", "2"):
-        rows = [r for r in ledger if r["round"] == number]
+        rows = [r for r in ledger if r["round"] == number and r["kind"] != "setup"]
         assert [r["direction"] for r in rows] == ["down", "up"] * clients
     for row in ledger:
         payload, message = int(row["payload_bytes"]), int(row["message_bytes"])
@@ -147,18 +147,14 @@ def check_files(folder: Path, experiment: str, printed: str) -> None:
     assert "    2  " in printed
 
 
-def test_first_gradients_and_factors_go_through_flower(flower, tmp_path) -> None:
+def test_first_gradients_and_factors_go_through_flower(watched) -> None:
     """Signs up, then B, R and A down: every message of a set-up is a real one."""
-    folder = tmp_path / "signs"
-    words = overrides(
-        folder, "experiment=fed_sb adapter.r=4 adapter.init=client_mean adapter.setup=download"
-    )
-    assert run.submit(words, flower, wait=False) == 0
-    setup = [r for r in read(folder / "ledger.csv") if r["kind"] == "setup" and int(r["scalars"])]
+    ledger = read(watched.folder / "ledger.csv")
+    setup = [r for r in ledger if r["kind"] == "setup" and int(r["scalars"])]
     assert [r["partition"] for r in setup if r["codec"] == "sign"] == ["0", "1", "2"]
-    trained = {r["partition"] for r in read(folder / "ledger.csv") if r["kind"] == "train"}
+    trained = {r["partition"] for r in ledger if r["kind"] == "train"}
     assert {r["partition"] for r in setup if r["codec"] == "delta+nf4"} == trained
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = json.loads((watched.folder / "summary.json").read_text())
     assert summary["bytes"]["setup"] > sum(int(r["payload_bytes"]) for r in setup) > 0
 
 
@@ -199,9 +195,9 @@ def untimed(folder: Path) -> list[list[str]]:
     return [list(row.values())[:9] for row in read(folder / "ledger.csv")]
 
 
-def test_the_same_run_twice_gives_the_same_ledger_and_metrics(watched, flower, tmp_path) -> None:
+def test_the_same_run_in_one_process_gives_the_same_ledger_and_metrics(watched, tmp_path) -> None:
     first, second = watched.folder, tmp_path / "second"
-    assert run.submit(overrides(second, WATCHED), flower, wait=False) == 0
+    in_process(overrides(second, WATCHED))
     assert untimed(first) == untimed(second)
     assert (first / "metrics.csv").read_bytes() == (second / "metrics.csv").read_bytes()
     one, other = (load_file(f / "checkpoints/round-0002.safetensors") for f in (first, second))
@@ -226,10 +222,12 @@ def test_a_run_whose_clients_all_fail_fails_and_keeps_what_it_has(tmp_path) -> N
     assert {m["round"] for m in read(folder / "metrics.csv")} == {"0"}
 
 
-def test_missing_weights_are_one_clear_error(flower, tmp_path, capfd) -> None:
+def test_missing_weights_are_one_clear_error(tmp_path) -> None:
+    """In one process: through Flower, ``test_killed`` has a run that fails."""
     words = overrides(tmp_path / "missing", f"model.path={tmp_path}/nothing model.sha256=null")
-    assert run.submit(words, flower) == 1
-    assert "model.path" in capfd.readouterr().err.splitlines()[-1]
+    with pytest.raises(ConfigError, match=r"model\.path") as caught:
+        in_process(words)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_simulation_runs_no_code_that_a_bundle_brings(flower, tmp_path, capfd) -> None:
@@ -268,7 +266,10 @@ class Watched:
     said: set[str]  # all words of the command lines
 
 
-WATCHED = f"experiment={THROUGH_FLOWER} adapter.dropout=0.1 {TARGET}"
+WATCHED = (
+    f"experiment={THROUGH_FLOWER} adapter.r=4 adapter.init=client_mean adapter.setup=download "
+    f"{TARGET}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +288,7 @@ def watched(flower, tmp_path_factory: pytest.TempPathFactory) -> Watched:
             for process in family:
                 with suppress(psutil.NoSuchProcess):
                     seen.said.update(process.cmdline())
-            time.sleep(0.3)
+            time.sleep(1)
     assert running.result() == 0, printed.getvalue()
     seen.printed = printed.getvalue()
     return seen
@@ -309,9 +310,10 @@ def test_another_user_can_neither_reach_a_simulation_nor_read_it(
     if os.getuid() != 0:
         pytest.skip("only root can become another user")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", flower["RAY_AUTH_TOKEN_PATH"])
-    for _, port in listening["raylet"]:  # one is for orders, one for objects
-        with suppress(grpc.RpcError):
-            ray_workers.prestart_workers(f"127.0.0.1:{port}", 1)
+    if WORKERS not in _listening(psutil.Process().children(recursive=True)):
+        for _, port in listening["raylet"]:  # one is for orders, one for objects
+            with suppress(grpc.RpcError):
+                ray_workers.prestart_workers(f"127.0.0.1:{port}", 1)
     deadline = time.monotonic() + 120
     while WORKERS not in (now := _listening(psutil.Process().children(recursive=True))):
         assert time.monotonic() < deadline, now
