@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fl_app.command.overrides import parser
+from fl_app.faults.printable import printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -131,7 +132,8 @@ def data_lines(clients: Mapping[int, "Survey"], splits: Mapping[str, "Survey"]) 
     for name, one in splits.items():
         yield line(name, described(one))
     for client, one in list(clients.items())[:LISTED]:
-        yield line(f"client {client}", described(one))
+        owner = f"{printable(one.owner, most=40)}: " if one.owner else ""
+        yield line(f"client {client}", f"{owner}{described(one)}")
     if (more := len(clients) - LISTED) > 0:
         rows = sorted(one.rows for one in clients.values())
         yield line("", f"and {more} more clients; the smallest has {rows[0]:,} rows, the largest "

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datasets import Dataset
 
+from fl_app.data import named_clients
 from fl_app.session import Session
 from fl_app.tasks import check_columns
 from fl_app.tasks.base import Task
@@ -26,11 +27,14 @@ class Survey:
         Tokens of the inputs of the first rows, as they are trained on, in ascending order.
     labels : mapping of str to int
         Rows by their label; empty for a task without labels.
+    owner : str
+        The name of the client, where a column of the rows names it; else "".
     """
 
     rows: int
     lengths: Sequence[int]
     labels: Mapping[str, int]
+    owner: str = ""
 
 
 def survey(task: Task, split: str, rows: Dataset) -> Survey:
@@ -63,8 +67,10 @@ def surveys(session: Session) -> tuple[dict[int, Survey], dict[str, Survey]]:
     """
     data, task = session.data, session.task
     clients = range(session.cfg.federation.clients) if "train" in data else ()
+    found = {client: survey(task, "train", session.documents(client)) for client in clients}
+    named = named_clients(data["train"], session.cfg.data.partitioner) if found else []
     return (
-        {client: survey(task, "train", session.documents(client)) for client in clients},
+        {**found, **{k: replace(found[k], owner=str(name)) for k, (name, _) in enumerate(named)}},
         {
             split: survey(task, split, data[split])
             for split in ("validation", "test", "unseen")

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from fl_app.command.check import data_lines
 from fl_app.command.main import COMMANDS, main
 from fl_app.command.overrides import CONF
 from fl_app.config import CONF_DIR
 from fl_app.files import RESULTS
+from fl_app.preflight.survey import Survey
 from fl_app.runs.text import size
 from fl_app.simulation.in_process import run_experiment
 from tests.finished_runs import finished
@@ -70,8 +72,14 @@ def test_check_finds_what_is_wrong_with_the_rows_of_a_client(tmp_path: Path, cap
     ]
     assert main(["check", *words]) == 2
     said = capsys.readouterr().err
-    assert "without a value in the column a: 1" in said
+    assert "1 of 9 rows have no value in the column 'a': 9 (counted from 1)" in said
     assert len(said.splitlines()) == 1
+
+
+def test_check_names_the_clients_that_a_column_names() -> None:
+    (said,) = data_lines({0: Survey(4, [7], {}, owner="east\x1b")}, {})
+    assert said.startswith("client 0 ")
+    assert r" east\x1b: 4 rows" in said
 
 
 @pytest.mark.parametrize(
