@@ -81,6 +81,8 @@ def page(results: Sequence[Result], left: Sequence[Asked]) -> str:
         parts.append("![final scores against message bytes, the Pareto front](pareto.png)\n")
     for one in comparable(found):
         parts += [f"## {one['title']}\n", table(one), differences(one)]
+        if any(row["mark"] for row in one["configurations"]):
+            parts.append("(*) on the front, but it lost clients: not comparable.\n")
     if files:
         rows = [(run, files[run.path.stem]) for run in found]
         parts += ["## Runs\n", runs_table(rows)]
@@ -126,7 +128,7 @@ def table(one: Mapping[str, Any]) -> str:
                 f"missed by {missed} seeds" if missed else _spread(met, size),
                 _spread(row["bits"], lambda value: f"{value:.2f}"),
                 _spread(row["seconds"], lambda value: f"{value:.0f}"),
-                "*" if row["front"] else "",
+                row["star"],
             )
         )
     return markdown(header, rows)

@@ -303,6 +303,7 @@ class Experiment:
                 "setup_seconds": self.setup_seconds,
                 "device": session.device_name,
                 "privacy": self._privacy_spent(),
+                "absent": self.strategy.clients.absent,
             },
         )
         page.write(self.folder.path)

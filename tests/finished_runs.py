@@ -37,6 +37,7 @@ def finished(
     payload: int = 1000,
     status: str = "completed",
     validated: Sequence[float] = (),
+    lost: Sequence[int] = (),
 ) -> Path:
     """Write the folder of a run; return its path.
 
@@ -56,6 +57,8 @@ def finished(
         Its status; "unfinished": without a summary.
     validated : sequence of float
         Validation scores, if there is such a split.
+    lost : sequence of int
+        Rounds in which client 4 was asked too, and its turn lost.
     """
     overrides = f"{words} seed={seed} output.dir={folder.parent} output.name={folder.name}".strip()
     run = RunFolder(compose(overrides))
@@ -66,6 +69,10 @@ def finished(
     if scores:
         run.add_metrics(len(scores) - 1, "unseen", {run.cfg.target.metric: scores[-1] / 2})
     run.ledger.add(transfers(payload, len(scores) - 1))
+    for number in lost:
+        down = Transfer(number, 4, "down", "train", message_bytes=payload)
+        down.lose("a row has no answer")
+        run.ledger.add([down])
     if status != "unfinished":
         totals = {
             "rounds": len(scores) - 1,
@@ -76,6 +83,7 @@ def finished(
             "setup_seconds": 0.5,
             "device": "cpu",
             "privacy": None,
+            "absent": {},
         }
         run.finish(status, overrides, totals)
     return run.path

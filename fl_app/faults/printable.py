@@ -12,6 +12,11 @@ _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 
+# Characters that start a formula, at the start of a cell, or of what a spreadsheet would read as a
+# cell if its separator is not the comma.
+_FORMULA = re.compile(r"(^|[;\t\r\n])(?=\s*[=+\-@＝＋－＠])")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
 
 def printable(said: object, most: int = 300) -> str:
     """Return a text of others as one line that is harmless to a terminal or a log.
@@ -46,6 +51,14 @@ def printable_lines(said: object, most: int = 100) -> str:
     lines = str(said).split("\n")
     more = [f"... ({len(lines) - most:,} more lines)"] if len(lines) > most else []
     return "\n".join([*map(printable, lines[:most]), *more])
+
+
+def no_formula(text: str) -> str:
+    """Return a text that no spreadsheet evaluates: a formula gets an apostrophe.
+
+    A number, such as ``-0.5``, does not change.
+    """
+    return text if _NUMBER.fullmatch(text) else _FORMULA.sub(r"\1'", text)
 
 
 class WithoutTraceback(logging.Filter):

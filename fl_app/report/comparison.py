@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_app.report import pareto, significance
+from fl_app.runs.clients import Turns, by_round, mark
 from fl_app.runs.configurations import Configuration, group
 from fl_app.runs.read import Run
 from fl_app.runs.text import title
@@ -80,6 +81,7 @@ def _comparison(
     best = pareto.front([(row["bytes"]["mean"], row["score"]["mean"]) for row in rows_of])
     for place, i in enumerate(best, start=1):
         rows_of[i]["front"] = place
+        rows_of[i]["star"] = "(*)" if rows_of[i]["mark"] else "*"
     samples = [row["score"]["values"] for row in rows_of]
     return {
         "title": f"{title(metric)} on {dataset}",
@@ -118,12 +120,19 @@ def configuration(
         scalar, seconds, and rounds and bytes to the target; ``selected_on``, which scores selected
         the last two and the best round; ``parts``, mean bytes by ``PARTS``; ``curve``, test scores
         and bytes by round; ``rounds``, the details of each round if there is one run; and
-        ``front``, its place on the Pareto front, 0 for none yet.
+        ``front``, its place on the Pareto front, 0 for none yet. Where a client's turn was lost or
+        a client absent, ``mark`` says so, and the label too; ``star`` is "*" on the front, "(*)"
+        with a mark.
     """
     metric = runs[0].target_metric
     met = [None if target is None else run.first_met(target) for run in runs]
+    # In the label, which every table and chart shows: what such a run sent and scored is not what
+    # it would have.
+    marked = mark(sum(run.lost_turns for run in runs), sum(len(run.absent) for run in runs))
     return {
-        "label": label,
+        "label": f"{label} [{marked}]" if marked else label,
+        "mark": marked,
+        "star": "",
         "method": method,
         "style": style,
         "front": 0,
@@ -190,14 +199,16 @@ def _curve(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _rounds(run: Run) -> list[dict[str, Any]]:
-    """Return the clients, message bytes, test and validation scores of each round."""
+    """Return who took part and who did not, message bytes and scores of each round."""
     found = []
     for number in sorted({r for r, split, *_ in run.metrics if split == "test"}):
         rows = [t for t in run.ledger.rows if t.round == number and t.kind != "evaluate"]
+        turns = next((t for t in by_round(rows) if t.kind == "train"), Turns(number, "train"))
         found.append(
             {
                 "round": number,
-                "clients": sorted({t.partition for t in rows if t.kind == "train"}),
+                "clients": turns.used,
+                **{name: sorted(getattr(turns, name)) for name in ("lost", "late", "clipped")},
                 "setup": sum(t.message_bytes for t in rows if t.kind == "setup"),
                 **{
                     d: sum(t.message_bytes for t in rows if (t.kind, t.direction) == ("train", d))

@@ -206,6 +206,9 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     facts.append((size(run.ledger.sent()), "sent, including set-up"))
     if (bits := run.bits_per_scalar_up()) is not None:
         facts.append((f"{bits:.3f}", "bits per scalar up"))
+    if run.mark:
+        gone = [f"client {client}, absent: {why}" for client, why in run.absent.items()]
+        facts.append((run.mark, "; ".join([*run.losses, *gone])))
     goal = run.option("target.value")
     if goal is not None:
         met = run.first_met(goal)

@@ -55,7 +55,7 @@ function drawPareto(set) {
         mode: "markers", name: escaped(some[0].method), text: some.map((o) => hover(set, o)),
         hovertemplate: "%{text}<extra></extra>", error_y: bars("score"), error_x: bars("bytes"),
         marker: { opacity: 1, size: some.map((o) => (o.front ? 11 : 9)), symbol: symbol(some[0]),
-          color: some.map((o) => (o.front ? color(o) : data.beaten)),
+          color: some.map((o) => (o.mark ? "#ffffff" : o.front ? color(o) : data.beaten)),
           line: { width: 1.2, color: color(some[0]) } } });
     }
     const entries = traces.length, below = 60 + 19 * Math.ceil(entries / (narrow() ? 1 : 5));

@@ -86,7 +86,7 @@ def _panel(axes: Axes, one: dict[str, Any]) -> None:
             *_point(row),
             marker=SYMBOLS[symbol],
             markersize=9 if row["front"] else 7,
-            color=color if row["front"] else BEATEN,
+            markerfacecolor="white" if row["mark"] else color if row["front"] else BEATEN,
             markeredgecolor=color,
             linestyle="",
             zorder=4 if row["front"] else 3,
@@ -102,7 +102,8 @@ def _panel(axes: Axes, one: dict[str, Any]) -> None:
         ylabel=f"final {one['name']}, mean over seeds",
     )
     axes.set_title(
-        f"{one['title']}: {len(rows)} configurations, the Pareto front in colour",
+        f"{one['title']}: {len(rows)} configurations, the Pareto front in colour"
+        + (", hollow: clients were lost" if any(row["mark"] for row in rows) else ""),
         loc="left",
         fontsize=12,
         fontweight="bold",

@@ -149,6 +149,12 @@ def _row(run: Run, label: str) -> dict[str, Any]:
         "payload_up": run.bytes_of("payload_bytes", "train", "up"),
         "payload_down": run.bytes_of("payload_bytes", "train", "down"),
         "bits_per_scalar_up": run.bits_per_scalar_up(),
+        **{
+            f"turns_{name}": sum(len(getattr(turns, name)) for turns in run.turns)
+            for name in ("asked", "lost", "late", "clipped")
+        },
+        "lost": "; ".join(run.losses) or None,
+        "absent": " ".join(run.absent) or None,
         "seconds": run.summary.get("seconds", {}).get("total"),
         "trainable_scalars": run.summary.get("trainable_scalars"),
         "epsilon": (run.summary.get("privacy") or {}).get("epsilon"),

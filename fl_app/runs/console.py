@@ -9,12 +9,15 @@ from omegaconf import DictConfig
 
 from fl_app import privacy
 from fl_app.faults.printable import printable
+from fl_app.runs.clients import by_round, losses
 from fl_app.runs.folder import RunFolder
 from fl_app.runs.text import LAST_LINE, duration, guarantee, score, size, title
 from fl_app.tasks import METRICS
 from fl_app.tree import Tree
 from fl_app.wire.conventions import GIGABYTE
 from fl_app.wire.ledger import short_name
+
+MOST_LOST = 5  # clients of which the last table says why they were lost
 
 
 def header(cfg: DictConfig, folder: Path, theta0: Tree) -> None:
@@ -50,12 +53,13 @@ def _rehearsal(cfg: DictConfig) -> str:
 
 def round_line(run: RunFolder, server_round: int) -> None:
     """Print the clients of a round, the model's scores after it, and the bytes sent."""
-    rows = [r for r in run.ledger.rows if r.round == server_round and r.kind == "train"]
-    asked = dict.fromkeys(r.partition for r in rows if r.direction == "down")
-    usable = {r.partition for r in rows if r.direction == "up" and r.scalars}
-    lost = sum(client not in usable for client in asked)
-    clients = " ".join(str(client) for client in asked if client in usable) or "-"
-    clients += f" ({lost} lost)" if lost else ""
+    here = [r for r in run.ledger.rows if r.round == server_round]
+    rows = [r for r in here if r.kind == "train"]
+    turns = by_round(here)
+    used = turns[0].used if turns and turns[0].kind == "train" else []
+    clients = " ".join(map(str, used)) or "-"
+    if lost := [str(client) for one in turns[:1] for client in sorted(one.lost)]:
+        clients += f" (lost {' '.join(lost)})"
     scores = {m: v for r, split, m, v in run.metrics if r == server_round and split == "test"}
     moved = {d: sum(r.message_bytes for r in rows if r.direction == d) for d in ("down", "up")}
     shown = " ".join(f"{score(m, scores[m]):>9}" for m in METRICS[run.cfg.task.id])
@@ -86,6 +90,7 @@ def final(summary: dict[str, Any], folder: Path) -> None:
         "communication log": f"{size(log['bytes'])}, or {log['bytes'] / GIGABYTE:.5f} GB of 2^30 "
         f"bytes, as {log['convention']}",
         "evaluation": size(sent["evaluate"]),
+        "turns": _turns(summary["clients"]),
         "bits per scalar up": "-" if bits is None else f"{bits:.3f}",
         "time": ", ".join(f"{name} {duration(value)}" for name, value in seconds.items()),
         "target": "none"
@@ -97,6 +102,7 @@ def final(summary: dict[str, Any], folder: Path) -> None:
             else f"met in round {goal['round']} after {size(goal['bytes'])} ({_selected(goal)})"
         ),
     }
+    lines |= _losses(summary["clients"])
     if summary["privacy"] is not None:
         lines["privacy"] = guarantee(summary["privacy"])
     if summary["status"] != "completed" and (folder / "checkpoints").is_dir():
@@ -104,6 +110,23 @@ def final(summary: dict[str, Any], folder: Path) -> None:
     lines[LAST_LINE] = str(folder / "report.html")
     width = max(map(len, lines))
     print("\n".join(f"{name:<{width}}  {text}" for name, text in lines.items()), flush=True)
+
+
+def _turns(clients: dict[str, Any]) -> str:
+    """Return how many turns were asked for, lost, late and clipped."""
+    others = [f"{clients[name]} {name}" for name in ("lost", "late", "clipped") if clients[name]]
+    return ", ".join([f"{clients['asked']} asked", *others])
+
+
+def _losses(clients: dict[str, Any]) -> dict[str, str]:
+    """Return a line for each client that lost turns, and one for those that nobody could ask."""
+    found = losses((one["round"], one["lost"]) for one in clients["by_round"])
+    lines = {f"lost {place}": said for place, said in enumerate(found[:MOST_LOST], start=1)}
+    if len(found) > MOST_LOST:
+        lines["lost, others"] = f"{len(found) - MOST_LOST} more clients: clients of summary.json"
+    if absent := clients["absent"]:
+        lines["absent"] = f"clients {' '.join(absent)}: {printable(next(iter(absent.values())))}"
+    return lines
 
 
 def _best(best: dict[str, Any]) -> str:

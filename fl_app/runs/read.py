@@ -15,7 +15,7 @@ from typing import Any
 
 from fl_app.config import read_yaml
 from fl_app.faults.printable import printable
-from fl_app.runs import selection
+from fl_app.runs import clients, selection
 from fl_app.wire import ledger
 from fl_app.wire.ledger import Transfers
 
@@ -137,6 +137,32 @@ class Run:
         """Return the sum of a ledger's column; see ``Transfers.total_of``."""
         return self.ledger.total_of(column, kind, direction)
 
+    @cached_property
+    def turns(self) -> list[clients.Turns]:
+        """Return who was asked in every round, and whose turn was lost, late or clipped."""
+        return clients.by_round(self.ledger.rows)
+
+    @property
+    def lost_turns(self) -> int:
+        """Return how many turns had no usable reply."""
+        return sum(len(turns.lost) for turns in self.turns)
+
+    @property
+    def losses(self) -> list[str]:
+        """Return a text for each client that lost turns: the rounds, and the first reason."""
+        return clients.losses((turns.round, turns.lost) for turns in self.turns)
+
+    @property
+    def mark(self) -> str:
+        """Return what stands beside the name of a run that lost somebody: "3 turns lost"."""
+        return clients.mark(self.lost_turns, len(self.absent))
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """Return the clients that no round could ask, with the reason."""
+        said = (self.summary.get("clients") or {}).get("absent") or {}
+        return {printable(client): printable(why) for client, why in said.items()}
+
     def bits_per_scalar_up(self) -> float | None:
         """Return the payload bits per value that clients sent; None if they sent none."""
         scalars = self.bytes_of("scalars", "train", "up")
@@ -185,9 +211,11 @@ def _summary(path: Path) -> dict[str, Any]:
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if not isinstance(found, dict):
         raise ValueError("it is not a mapping")
-    for key in ("target", "privacy", "bytes", "seconds", "final"):
+    for key in ("target", "privacy", "bytes", "seconds", "final", "clients"):
         if not isinstance(found.get(key), dict | None):
             raise ValueError(f"{key} is not a mapping")
+    if not isinstance((found.get("clients") or {}).get("absent"), dict | None):
+        raise ValueError("clients.absent is not a mapping")
     for key in ("status", "overrides"):
         if not isinstance(found.get(key), str | None):
             raise ValueError(f"{key} is not a text")

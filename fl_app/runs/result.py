@@ -4,6 +4,9 @@ It has what tables and pictures are made of: scores and bytes by round, seconds 
 differs from the defaults, versions and machine. It names no host and no path. A result belongs to a
 configuration by the digest of the resolved configuration (``configurations.digest``) and the seed.
 
+A round that lost a client's turn, or had a late or clipped reply, says whose: without a reason,
+which could name a file. Where it says nothing, nothing was lost.
+
 Sums and selected rounds stand in the file for its readers, though they follow from the rounds. A
 file in which they do not follow, or whose checksum is another one, was edited and is refused. This
 finds mistakes, not forgers.
@@ -20,11 +23,11 @@ from typing import Any
 
 from fl_app.config import ConfigError, compose, plain, read_text
 from fl_app.faults.printable import printable
-from fl_app.runs import selection
+from fl_app.runs import clients, selection
 from fl_app.runs.configurations import digest, key_of
 from fl_app.runs.read import Run
 from fl_app.runs.summary import traffic
-from fl_app.wire.ledger import Transfer, Transfers
+from fl_app.wire.ledger import CLIPPED, LATE, LOST, Direction, Transfer, Transfers
 
 FORMAT = 1
 """Version of the file's content."""
@@ -32,6 +35,7 @@ CONFIG_VERSION = 1
 """Raised when a change in conf/ gives the overrides of stored results another meaning. Results of
 an earlier version are kept, and their runs count as missing."""
 COUNTS = ("scalars", "payload_bytes", "frame_bytes", "message_bytes", "competition_bytes")
+OUTCOMES = (LOST, LATE, CLIPPED)
 DROPPED = ("seed", "output", "logger", "resume")  # overrides that make no other configuration
 LARGEST = 1_000_000  # bytes; a result of ten rounds has about 6,000
 COPIED = (
@@ -97,7 +101,8 @@ class Result:
         return Run(
             path=self.path,
             config=plain(compose(overrides)),
-            summary={key: self.content[key] for key in COPIED} | {"overrides": overrides},
+            summary={key: self.content[key] for key in COPIED}
+            | {"overrides": overrides, "clients": {"absent": self.content.get("absent", {})}},
             metrics=_metrics(self.content["rounds"]),
             ledger=_ledger(self.content["rounds"]),
         )
@@ -133,6 +138,7 @@ def of_run(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         **{key: run.summary[key] for key in COPIED},
         "target": {"metric": metric, "value": goal},
+        **({"absent": dict.fromkeys(sorted(run.absent), "")} if run.absent else {}),
         **_derived(rounds, metric, goal),
         "rounds": rounds,
     }
@@ -213,8 +219,19 @@ def _rounds(run: Run) -> list[dict[str, Any]]:
     numbers = {r for r, *_ in run.metrics} | {row.round for row in run.ledger.rows}
     return [
         {"round": number, "scores": _scores(run, number), "sent": _sent(run, number)}
+        | _turns(run, number)
         for number in sorted(numbers)
     ]
+
+
+def _turns(run: Run, number: int) -> dict[str, Any]:
+    """Return whose turns were lost, late or clipped in a round, by kind; {} where none was."""
+    found = {
+        turns.kind: {name: sorted(getattr(turns, name)) for name in OUTCOMES}
+        for turns in run.turns
+        if turns.round == number and not turns.is_whole
+    }
+    return {"turns": found} if found else {}
 
 
 def _scores(run: Run, number: int) -> dict[str, dict[str, float]]:
@@ -258,7 +275,21 @@ def _ledger(rounds: list[dict[str, Any]]) -> Transfers:
             if any(type(count) is not int or count < 0 for count in counts.values()):
                 raise ValueError(f"the counts of round {one['round']}, {name}, are not counts")
             rows.append(Transfer(one["round"], 0, direction, kind, **counts))
-    return Transfers(rows, ("round", "direction", "kind", *COUNTS))
+        rows += _outcomes(one)
+    return Transfers(rows, ("round", "direction", "kind", "outcome", *COUNTS))
+
+
+def _outcomes(one: dict[str, Any]) -> list[Transfer]:
+    """Return rows without bytes that say whose turns a round has lost, or had late or clipped."""
+    rows = []
+    for kind, found in one.get("turns", {}).items():
+        for outcome in OUTCOMES:
+            for client in found[outcome]:
+                if kind not in ("train", "evaluate") or type(client) is not int:
+                    raise ValueError(f"the turns of round {one['round']} are not turns of clients")
+                direction: Direction = "down" if outcome == LOST else "up"
+                rows.append(Transfer(one["round"], client, direction, kind, outcome=outcome))
+    return rows
 
 
 def _derived(
@@ -269,6 +300,7 @@ def _derived(
     final: dict[str, dict[str, float]] = {}
     for _, split, name, value in metrics:
         final.setdefault(split, {})[name] = value
+    lost = sum(len(turns.lost) for turns in clients.by_round(ledger.rows))
     best = selection.best_round(metrics, metric)
     met = selection.first_met(metrics, metric, goal)
     return {
@@ -283,4 +315,5 @@ def _derived(
             "bytes": None if met is None else ledger.sent(until=met),
         },
         "bytes": traffic(ledger),
+        **({"lost_turns": lost} if lost else {}),
     }

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
+
+from fl_app.faults.printable import no_formula
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# Characters that start a formula, at the start of a cell, or of what a spreadsheet would read as a
-# cell if its separator is not the comma.
-_FORMULA = re.compile(r"(^|[;\t\r\n])(?=\s*[=+\-@＝＋－＠])")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def to_csv(table: pd.DataFrame) -> str:
@@ -27,6 +23,4 @@ def to_csv(table: pd.DataFrame) -> str:
 
 def plain(value: Any) -> Any:
     """Return a cell that no spreadsheet evaluates."""
-    if not isinstance(value, str) or _NUMBER.fullmatch(value):
-        return value
-    return _FORMULA.sub(r"\1'", value)
+    return no_formula(value) if isinstance(value, str) else value

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from fl_app.runs import selection
+from fl_app.runs import clients, selection
 from fl_app.runs.machine import described
 from fl_app.runs.selection import TEST, VALIDATION, Metric
 from fl_app.wire import frame
@@ -55,8 +55,8 @@ def summarize(
     totals : dict
         Values that only the server knows: ``rounds``, ``trainable_scalars``, ``theta0_digest``,
         ``seed_only_saving`` (bytes), ``train_seconds``, ``setup_seconds``, ``device`` (see
-        ``fl_app.runs.machine``) and ``privacy`` (see ``fl_app.privacy.budget.spent``; None without
-        privacy).
+        ``fl_app.runs.machine``), ``privacy`` (see ``fl_app.privacy.budget.spent``; None without
+        privacy) and ``absent`` (client that no round could ask, to why).
     """
     final: dict[str, dict[str, float]] = {}
     for _, split, metric, value in metrics:
@@ -86,6 +86,7 @@ def summarize(
             "convention": cfg.output.convention,
             "bytes": ledger.total_of(logged, "train") + ledger.total_of(logged, "setup"),
         },
+        "clients": clients.summary(ledger.rows, totals["absent"]),
         "bits_per_scalar_up": 8 * sent["payload_up"] / scalars_up if scalars_up else None,
         "seconds": {
             "total": round(elapsed + totals["setup_seconds"], 3),

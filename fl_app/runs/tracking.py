@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Collection
 from typing import Any
 
+from fl_app.runs import clients
 from fl_app.runs.folder import RunFolder
 from fl_app.runs.loggers import Logger, check, chosen, load
 from fl_app.runs.loggers.flat import flat
@@ -64,7 +65,9 @@ class Tracking:
             if r == server_round and split in splits
         }
         sent = traffic(self.run.ledger)
+        turns = clients.summary(self.run.ledger.rows, {})
         costs = {f"bytes/{name}": float(count) for name, count in sent.items()}
+        costs |= {f"turns/{key}": float(turns[key]) for key in ("asked", "lost", "late", "clipped")}
         costs |= {f"seconds/{name}": value for name, value in seconds.items()}
         over_bytes = {f"over_bytes/{name}": value for name, value in scores.items()}
 

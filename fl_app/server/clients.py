@@ -28,6 +28,8 @@ class Clients:
         Client to how many rows it has, where that is told: with example-level privacy.
     continues : list of str
         Ids of the runs that this one continues, for nodes to find what was remembered.
+    absent : dict
+        Client that no round can ask, to why.
     """
 
     session: Session
@@ -35,6 +37,7 @@ class Clients:
     nodes: dict[int, int] = field(default_factory=dict)
     rows: dict[int, int] = field(default_factory=dict)
     continues: list[str] = field(default_factory=list)
+    absent: dict[int, str] = field(default_factory=dict)
 
     def find(self, grid: Grid, rounds_done: int = 0) -> None:
         """Ask the nodes what they serve, once; TimeoutError if none answers."""
@@ -49,6 +52,7 @@ class Clients:
         )  # fmt: skip
         self.nodes = found.nodes
         self.rows |= found.rows
+        self.absent = {k: "no node serves it" for k in range(cfg.clients) if k not in self.nodes}
         # Of a run that goes on, nodes are asked again; what that costs is its next round's.
         at = rounds_done + 1 if rounds_done else 0
         self.ledger.add(replace(row, round=at) for row in found.transfers)
@@ -75,6 +79,7 @@ class Clients:
         """Ask these clients for nothing in this run, each for a reason."""
         for client, why in clients.items():
             left_out(server_round, client, why)
+            self.absent[client] = why
             self.nodes.pop(client)
             self.rows.pop(client, None)
 

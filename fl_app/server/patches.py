@@ -160,14 +160,16 @@ class Patches:
                 client = client_of[node]
                 kind = "setup" if number < self.had.get(client, 0) else patch.row.kind
                 row = replace(patch.row, round=server_round, partition=client, kind=kind)
-                rows.append(replace(row, message_bytes=message_bytes(question)))
+                rows.append(down := replace(row, message_bytes=message_bytes(question)))
                 if reply is None:
                     failed[node] = "it did not answer in time"
+                    down.lose(failed[node])
                     continue
                 answered = Transfer(row.round, row.partition, "up", row.kind)
                 rows.append(replace(answered, message_bytes=message_bytes(reply)))
                 if reply.has_error():
                     failed[node] = reason(reply)
+                    down.lose(failed[node])
                     self.forget(node)
                 else:
                     self.delivered[node] = number + 1

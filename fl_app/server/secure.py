@@ -25,7 +25,7 @@ from fl_app.server.uplink import Uplink
 from fl_app.tree import scalars
 from fl_app.wire.frame import unpack
 from fl_app.wire.ledger import Transfer
-from fl_app.wire.messages import ARRAYS, CONFIG, SEALED, SENDERS
+from fl_app.wire.messages import ARRAYS, CONFIG, SEALED, SECURE_REVEAL, SENDERS
 from fl_app.wire.records import message_bytes, to_record, unpack_record
 
 
@@ -75,16 +75,29 @@ class SecureCoded(Coded):
         here = self.session
         added = ring(here.up.spec)
 
+        rows: list[Transfer] = []  # of the set-up, until it is known whom it has lost
+
         def query(action: str, questions: dict[int, ConfigRecord]) -> dict[int, ConfigRecord]:
-            return self._query(action, questions, server_round)
+            answers, sent = self._query(action, questions, server_round)
+            if action == SECURE_REVEAL:
+                self.ledger.add(sent)
+            else:
+                rows.extend(sent)
+            return answers
 
         self.uplink.sum = SecureSum(
             query, server_round, settings(here.cfg), added, added.count(here.theta0)
         )
         try:
-            return self.uplink.sum.set_up(ready, here.cfg.seed)
+            trains = self.uplink.sum.set_up(ready, here.cfg.seed)
+            for client in {*ready} - {*trains} - {row.partition for row in rows if row.outcome}:
+                asked = [one for one in rows if (one.partition, one.direction) == (client, "down")]
+                asked[-1].lose("its answer in the set-up of secure aggregation cannot be used")
+            return trains
         except SecureSumError as error:
             raise RoundFailedError(str(error)) from None
+        finally:
+            self.ledger.add(rows)
 
     def _addressed(self, partition: int) -> dict[str, Any]:
         """Return what only this client is told: also the shares that others have sealed for it."""
@@ -94,8 +107,8 @@ class SecureCoded(Coded):
 
     def _query(
         self, action: str, questions: dict[int, ConfigRecord], server_round: int
-    ) -> dict[int, ConfigRecord]:
-        """Send a query to each client and return the answers; every message gets its row."""
+    ) -> tuple[dict[int, ConfigRecord], list[Transfer]]:
+        """Send a query to each client; return the answers, and a row for every message."""
         assert self._grid is not None
         who = {"server-round": server_round}
         messages = {
@@ -113,18 +126,21 @@ class SecureCoded(Coded):
             messages, ask(self._grid, list(messages.values()), timeout), strict=True
         ):
             weight = message_bytes(message)
-            rows.append(Transfer(server_round, client, "down", "setup", message_bytes=weight))
-            if reply is None:
-                left_out(server_round, client, f"no answer to {action} in time")
-                continue
-            weight = message_bytes(reply)
-            rows.append(Transfer(server_round, client, "up", "setup", message_bytes=weight))
-            if reply.has_error():
-                left_out(server_round, client, f"{action}: {reason(reply)}")
-            elif CONFIG in reply.content.config_records:
-                answers[client] = reply.content.config_records[CONFIG]
-        self.ledger.add(rows)
-        return answers
+            down = Transfer(server_round, client, "down", "setup", message_bytes=weight)
+            rows.append(down)
+            why = f"no answer to {action} in time" if reply is None else ""
+            if reply is not None:
+                weight = message_bytes(reply)
+                rows.append(Transfer(server_round, client, "up", "setup", message_bytes=weight))
+                if reply.has_error():
+                    why = f"{action}: {reason(reply)}"
+                elif CONFIG in reply.content.config_records:
+                    answers[client] = reply.content.config_records[CONFIG]
+            if why:
+                left_out(server_round, client, why)
+                if action != SECURE_REVEAL:  # by then its vector is in the sum
+                    down.lose(why)
+        return answers, rows
 
 
 class SecureUplink(Uplink):

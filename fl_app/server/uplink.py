@@ -23,7 +23,7 @@ from fl_app.session import Session
 from fl_app.tree import Tree, scalars
 from fl_app.wire.forms import Parcel
 from fl_app.wire.frame import unpack
-from fl_app.wire.ledger import Kind, Ledger, Transfer
+from fl_app.wire.ledger import CLIPPED, LATE, Kind, Ledger, Transfer
 from fl_app.wire.messages import ARRAYS, EVALUATE_METRICS, PRIVATE_METRICS, TRAIN_METRICS
 from fl_app.wire.records import message_bytes, unpack_record
 
@@ -96,21 +96,21 @@ class Uplink:
             up_rows[partition] = up
             if reply.has_error():
                 asked.crashed.add(partition)
-                _fail(asked, partition, reason(reply))
+                _fail(asked, pending, reason(reply))
                 continue
             try:
                 usable = self._decode(reply, pending, up)
             except WireError as error:
-                _fail(asked, partition, str(error))
+                _fail(asked, pending, str(error))
                 continue
             except Exception as error:  # whatever a node makes of a reply, it ends no run
                 logger.debug("a reply of client %d", partition, exc_info=True)
-                _fail(asked, partition, printable(f"{type(error).__name__}: {error}"))
+                _fail(asked, pending, printable(f"{type(error).__name__}: {error}"))
                 continue
             yield usable
         for identity, pending in waiting.items():
             self._overdue[identity] = asked.number, asked.kind, pending.down.partition
-            _fail(asked, pending.down.partition, "it did not reply in time")
+            _fail(asked, pending, "it did not reply in time")
         rows = [(p.down, up_rows.get(p.down.partition)) for p in asked.pending]
         self.ledger.add(late + [row for pair in rows for row in pair if row])
 
@@ -124,7 +124,9 @@ class Uplink:
             "round %d: the reply of client %d came after the deadline and is dropped",
             number, partition,
         )  # fmt: skip
-        return [Transfer(number, partition, "up", kind, message_bytes=message_bytes(reply))]
+        late = Transfer(number, partition, "up", kind, message_bytes=message_bytes(reply))
+        late.outcome = LATE
+        return [late]
 
     def _decode(self, reply: Message, pending: Pending, up: Transfer) -> Usable:
         """Check a reply, fill in its two ledger rows, and take the parts out of it.
@@ -212,6 +214,7 @@ class Uplink:
                 up.round, "update" if part == MODEL else part, up.partition, found, limit,
             )  # fmt: skip
             usable.parts, usable.relayed = {**usable.parts, part: clipped}, None
+            up.outcome = CLIPPED
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs: seconds, and what is remembered of every client."""
@@ -226,6 +229,7 @@ class Uplink:
         self.spent = {k: Spent(*said) for k, *said in state.get("spent", [])}  # of late
 
 
-def _fail(asked: Round, partition: int, why: str) -> None:
-    asked.failed[partition] = why
-    left_out(asked.number, partition, why)
+def _fail(asked: Round, pending: Pending, why: str) -> None:
+    asked.failed[pending.down.partition] = why
+    pending.down.lose(why)
+    left_out(asked.number, pending.down.partition, why)

@@ -55,7 +55,10 @@ class Job:
         if self.status != "completed" or run is None:
             return f"{self.status} ({printable(self.why, MOST)})"
         scores = [f"{title(name)} {score(name, v)}" for name, v in run.final("test").items()]
-        return ", ".join([*scores, f"{size(run.ledger.sent())} sent"])
+        return ", ".join([*scores, f"{size(run.ledger.sent())} sent", *self._losses(run)])
+
+    def _losses(self, run: Run) -> list[str]:
+        return [f"{run.mark} ({printable('; '.join(run.losses), MOST)})"] if run.mark else []
 
 
 def jobs_of(folder: Path) -> list[Job]:
@@ -117,7 +120,7 @@ def text(found: Sequence[Run]) -> str:
             missed = seeds - len(met["values"])
             rows.append(
                 (
-                    "*" if row["front"] else "",
+                    row["star"],
                     row["label"],
                     str(seeds),
                     score(one["metric"], mean)
@@ -131,6 +134,7 @@ def text(found: Sequence[Run]) -> str:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
-    return "\n".join(
-        [*lines, "by bytes sent; * on the Pareto front: none has a better mean for fewer bytes"]
-    )
+    lines.append("by bytes sent; * on the Pareto front: none has a better mean for fewer bytes")
+    if any(run.mark for run in found):
+        lines.append("(*) on it, but it lost clients: its bytes and scores are not comparable")
+    return "\n".join(lines)

@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from fl_app.faults.printable import no_formula
+
 Direction = Literal["up", "down"]
 Kind = Literal["train", "evaluate", "setup"]
+LOST, LATE, CLIPPED = "lost", "late", "clipped"
 
 
 @dataclass
@@ -34,6 +37,11 @@ class Transfer:
     competition_bytes : int
         ``payload_bytes`` and the aliases that the competition's log counted on top, see
         ``fl_app.wire.conventions``.
+    outcome : str
+        ``LOST``: a question that had no usable reply. ``LATE``, ``CLIPPED``: a reply that came
+        after the deadline, or was scaled down. Else "".
+    reason : str
+        Why it was lost, as the server or the client says.
     """
 
     round: int
@@ -48,6 +56,8 @@ class Transfer:
     encode_s: float = 0.0
     decode_s: float = 0.0
     competition_bytes: int = 0
+    outcome: str = ""
+    reason: str = ""
 
     def carries(
         self, spec: dict[str, Any], scalars: int, payload: int, frame: int, aliases: int = 0
@@ -66,6 +76,10 @@ class Transfer:
         self.codec, self.scalars = short_name(spec), scalars
         self.payload_bytes, self.frame_bytes = payload, frame
         self.competition_bytes = payload + aliases
+
+    def lose(self, reason: str) -> None:
+        """Write down that the question had no usable reply, and why."""
+        self.outcome, self.reason = LOST, reason
 
 
 COLUMNS = tuple(field.name for field in fields(Transfer))
@@ -166,13 +180,18 @@ class Ledger(Transfers):
 
 def _write(file: TextIO, rows: Iterable[Transfer]) -> None:
     csv.DictWriter(file, COLUMNS).writerows(
-        {**asdict(r), "encode_s": f"{r.encode_s:.6f}", "decode_s": f"{r.decode_s:.6f}"}
+        {
+            **asdict(r),
+            "encode_s": f"{r.encode_s:.6f}",
+            "decode_s": f"{r.decode_s:.6f}",
+            "reason": no_formula(r.reason),  # a client may have chosen the words
+        }
         for r in rows
     )
 
 
 def _number(column: str) -> Callable[[str], Any]:
-    if column in ("direction", "kind", "codec"):
+    if column in ("direction", "kind", "codec", "outcome", "reason"):
         return str
     return seconds if column.endswith("_s") else number
 

@@ -154,6 +154,23 @@ def test_scores_of_other_tests_are_not_compared(tmp_path: Path) -> None:
     ]
 
 
+def test_a_run_that_lost_a_client_is_nowhere_on_the_front_without_a_mark(tmp_path: Path) -> None:
+    """It sent less; the label says why, in tables, charts and the picture."""
+    whole = finished(tmp_path / "whole", "codec=nf4", payload=9000)
+    damaged = finished(tmp_path / "damaged", "codec=sign", payload=900, lost=(2,))
+    (one,) = comparable([read(whole), read(damaged)])
+    assert {row["label"]: row["star"] for row in one["configurations"]} == {
+        "sign [1 turn lost]": "(*)", "nf4": "",
+    }  # fmt: skip
+    assert (
+        "sign [1 turn lost]" in draw([read(whole), read(damaged)], tmp_path / "a.svg").read_text()
+    )
+    page = report.write(damaged).read_text(encoding="utf-8")
+    assert "client 4 in round 2: a row has no answer" in page
+    assert re.search(r"<td>2</td><td class=\"text\">2 \(lost 4\)</td>", page)
+    assert "[1 turn lost]" in str(embedded(report.compare_runs([whole, damaged], tmp_path / "c")))
+
+
 def embedded(page: Path) -> dict:
     text = page.read_text(encoding="utf-8")
     (found,) = re.findall(r'<script id="data"[^>]*>(.*?)</script>', text, re.DOTALL)

@@ -8,6 +8,7 @@ from flwr.app import ConfigRecord, Message
 
 from fl_app.config import ConfigError, compose
 from fl_app.preflight import check_node
+from fl_app.runs.clients import by_round
 from fl_app.server.mailbox import Mailbox
 from fl_app.server.round import RoundFailedError
 from fl_app.tree import rms
@@ -49,6 +50,10 @@ def test_a_long_update_is_scaled_down_and_said(tmp_path: Path, caplog) -> None:
     got, _ = hostile.round(1)
     assert rms(got, hostile.here.theta0) == pytest.approx(1.0, rel=1e-5)
     assert "is scaled down to federation.max_update_rms=1" in caplog.text
+    assert [one.clipped for one in by_round(honest.ledger.rows)] == [set()]
+    assert [[*one.clipped] for one in by_round(hostile.ledger.rows)] == [
+        [one.used[0]] for one in by_round(honest.ledger.rows)
+    ]
     length = rms(tree, honest.here.theta0)
     for name, x in hostile.here.theta0.items():
         np.testing.assert_allclose(got[name] - x, update[name] / length, atol=2e-3)
@@ -102,6 +107,10 @@ def test_as_many_as_allowed_may_fail(tmp_path: Path, limits: str) -> None:
     rounds.grid.tamper = {messages[0].content["config"]["partition"]: drop}
     arrays, _ = rounds.coded.aggregate_train(1, rounds.grid.send_and_receive(messages))
     assert arrays is not None
+    (turns,) = by_round(rounds.ledger.rows)
+    lost = messages[0].content["config"]["partition"]
+    assert turns.lost == {lost: "it did not reply in time"}
+    assert turns.used == [messages[1].content["config"]["partition"]]
 
 
 def test_a_late_reply_is_dropped_said_and_counted(tmp_path: Path, caplog) -> None:
@@ -135,6 +144,9 @@ def test_a_late_reply_is_dropped_said_and_counted(tmp_path: Path, caplog) -> Non
     ]  # fmt: skip
     (up,) = [r for r in rows if (r.partition, r.direction) == (slow, "up")]
     assert (up.scalars, up.payload_bytes) == (0, 0)
+    assert [(turns.late, {*turns.lost}) for turns in by_round(rounds.ledger.rows)] == [
+        ({slow}, {slow}), (set(), set()),
+    ]  # fmt: skip
     assert up.message_bytes > 4 * sum(x.size for x in rounds.here.theta0.values())
 
 

@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]  # of a machine that do
 
 LEDGER = (
     "round,partition,direction,kind,codec,scalars,payload_bytes,frame_bytes,message_bytes,"
-    "encode_s,decode_s,competition_bytes"
+    "encode_s,decode_s,competition_bytes,outcome,reason"
 )
 
 

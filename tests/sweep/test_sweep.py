@@ -132,6 +132,15 @@ def test_the_table_marks_the_front_and_averages_over_seeds(tmp_path: Path) -> No
     assert "missed by 3 of 3 seeds" in fedavg
 
 
+def test_a_run_that_lost_a_client_is_marked_in_the_table_and_its_line(tmp_path: Path) -> None:
+    damaged = read(finished(tmp_path / "a", "codec=sign", lost=(1, 2)))
+    lines = text([damaged, read(finished(tmp_path / "b", "codec=nf4", payload=9000))]).splitlines()
+    assert lines[1].startswith("(*)  sign [2 turns lost]")
+    assert lines[-1].startswith("(*) on it, but it lost clients")
+    line = Job(0, "codec=sign", str(damaged.path), "completed", "").line(damaged)
+    assert line.endswith("2 turns lost (client 4 in rounds 1, 2: a row has no answer)")
+
+
 def test_no_more_superlinks_than_processors() -> None:
     launchers = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
     wide = OmegaConf.create({"_target_": launchers, "n_jobs": 64})
