@@ -21,29 +21,31 @@ import pytest
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 
-from deploy.deployment import Deployment, deployment
+from deploy.deployment import NODE_CONNECTED, Deployment, deployment
 from deploy.network import HOST, Namespace, NetworkError, namespaces
 from deploy.process import Process
 from fl_app.build import open_session
 from fl_app.faults import FaultError
 from fl_app.files import project_root
 from fl_app.server_app import Experiment
-from fl_app.simulation.superlink import script
-from tests import foreign_app, modes, small
+from fl_app.simulation.superlink import CONNECTION, free_port, script
+from tests import flower_cli, foreign_app, modes, small
 from tests.loopback import Loopback
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]  # of a machine that does more
 NODES = 2
 KIT = Path(__file__).resolve().parents[2] / "deploy"
 ALL = f"{small.DATA} federation.clients={NODES} clients_per_round={NODES} local_epochs=1"
-# The first one is large enough for the bytes that Flower and the network add to be a small share;
-# the second one's messages have two parts, and its clients remember from round to round.
-RUNS = {
-    "full": f"{ALL} strategy=fedavg adapter=full codec=fp32 rounds=1",
-    "remembers": f"{ALL} strategy=scaffold codec=uniform_entropy rounds=2",
-}
-REFUSED = f"{ALL} strategy=fedavg codec=fp32 rounds=1001"  # the strict policy allows 1000
+# Large enough for the bytes that Flower and the network add to be a small share; its messages have
+# two parts, and its clients remember from round to round.
+RUN = f"{ALL} strategy=scaffold adapter=full codec=int8 rounds=2"
+# The strict policy allows 1000 rounds; where more are allowed, the loss diverges.
+FAILS = (
+    f"{ALL} strategy=fedavg codec=fp32 rounds=1001 clients_per_round=1 logger=none local_epochs=3 "
+    "optimizer.lr=1e30 federation.node_timeout=10"
+)
 SECONDS = 240
+REFUSED = "Failed to activate SuperNode"
 SAME = ("round", "partition", "direction", "kind", "codec", "scalars", "payload_bytes",
         "frame_bytes")  # fmt: skip
 
@@ -53,15 +55,18 @@ class Deployed:
     """What the runs of a deployment have left."""
 
     here: Deployment
-    runs: Path
-    entries: dict[str, dict]
-    links: dict[str, int]  # bytes of all nodes' interfaces; empty on loopback
-    ended: tuple[str, str] = ("", "")  # status and log of the run that the nodes refuse
+    run: Path
+    policies: list[Path]  # the strict one, of node-0, and one that allows more rounds, of node-1
+    entry: dict
+    link: int | None  # bytes of all nodes' interfaces; None on loopback
+    failed: subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     folder = tmp_path_factory.mktemp("deployment")
+    policies = [KIT / "policy.yaml", tmp_path_factory.mktemp("policy") / "policy.yaml"]
+    policies[1].write_text(policies[0].read_text().replace("rounds: 1000", "rounds: 2000"))
     os.umask(0o022)  # under which others may read what a process makes
     with ExitStack() as started:
         spaces: list[Namespace] = []
@@ -70,22 +75,26 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         except NetworkError as error:
             print(f"on loopback: {error}")
         host = HOST if spaces else "127.0.0.1"
-        here = started.enter_context(deployment(folder, nodes=0, host=host, database=True))
-        _start_nodes(here, spaces)
-        result = Deployed(here, folder / "runs", {}, {})
-        for name, overrides in RUNS.items():
-            before = sum(space.counted() for space in spaces)
-            run = here.submit(f"{overrides} output.dir={result.runs} output.name={name}")
-            assert here.wait(run, SECONDS) == "finished:completed", here.log(run)
-            result.entries[name] = here.entry(run)
-            if spaces:
-                result.links[name] = sum(space.counted() for space in spaces) - before
-        refused = here.submit(f"{REFUSED} output.dir={result.runs} federation.node_timeout=10")
-        result.ended = here.wait(refused, SECONDS), here.log(refused)
-        yield result
+        started.enter_context(flower_cli.without_processes())
+        here = started.enter_context(
+            deployment(folder, nodes=0, host=host, database=True, environment=flower_cli.PATIENT)
+        )
+        _start_nodes(here, spaces, policies)
+        before = sum(space.counted() for space in spaces)
+        run = here.submit(f"{RUN} output.dir={folder}/runs output.name=run")
+        assert here.wait(run, SECONDS) == "finished:completed", here.log(run)
+        entry = here.entry(run)
+        link = sum(space.counted() for space in spaces) - before if spaces else None
+        failed = subprocess.run(
+            [sys.executable, "-m", "deploy.submit",
+             *FAILS.split(), f"output.dir={folder}/runs", "output.name=failed"],
+            cwd=project_root(), env=here.cli, capture_output=True, text=True, timeout=SECONDS,
+            check=False,
+        )  # fmt: skip
+        yield Deployed(here, folder / "runs" / "run", policies, entry, link, failed)
 
 
-def _start_nodes(here: Deployment, spaces: list[Namespace]) -> None:
+def _start_nodes(here: Deployment, spaces: list[Namespace], policies: list[Path]) -> None:
     own = open_session(ALL)
     for k in range(NODES):
         disk = here.folder / f"disk-{k}.parquet"
@@ -93,26 +102,21 @@ def _start_nodes(here: Deployment, spaces: list[Namespace]) -> None:
         here.register(f"node-{k}")
         here.start_node(
             f"node-{k}", k, NODES,
-            config={"data-path": str(disk)},
+            config={"data-path": str(disk)} | ({"policy": str(policies[k])} if k else {}),
             namespace=spaces[k].name if spaces else None,
         )  # fmt: skip
     here.wait_for_nodes()
 
 
-@pytest.fixture(scope="module", params=RUNS)
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
-def in_process(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def in_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the same run, whose nodes cut their partitions out of the same data."""
     folder = tmp_path_factory.mktemp("in-process")
-    overrides = f"{RUNS[name]} output.dir={folder} output.name={name}"
+    overrides = f"{RUN} output.dir={folder} output.name=run"
     Experiment(
         open_session(overrides), Loopback(overrides, NODES), overrides, setup_seconds=0.0
     ).start()
-    return folder / name
+    return folder / "run"
 
 
 def _ledger(run: Path) -> list[dict[str, str]]:
@@ -120,8 +124,8 @@ def _ledger(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_model_and_every_score_are_those_of_a_simulation(deployed, in_process, name) -> None:
-    run = deployed.runs / name
+def test_the_model_and_every_score_are_those_of_a_simulation(deployed, in_process) -> None:
+    run = deployed.run
     assert (run / "metrics.csv").read_text() == (in_process / "metrics.csv").read_text()
     weights = sorted(path.name for path in (run / "adapter").glob("*.safetensors"))
     assert weights
@@ -130,86 +134,116 @@ def test_the_model_and_every_score_are_those_of_a_simulation(deployed, in_proces
     )  # fmt: skip
 
 
-def test_every_transfer_is_that_of_a_simulation(deployed, in_process, name) -> None:
-    ours, theirs = _ledger(deployed.runs / name), _ledger(in_process)
+def test_every_transfer_is_that_of_a_simulation(deployed, in_process) -> None:
+    ours, theirs = _ledger(deployed.run), _ledger(in_process)
     assert [[row[c] for c in SAME] for row in ours] == [[row[c] for c in SAME] for row in theirs]
     for one, other in zip(ours, theirs, strict=True):
         assert abs(int(one["message_bytes"]) - int(other["message_bytes"])) <= 16  # ids, clocks
 
 
-def test_flower_counts_what_the_ledger_does_and_a_little_more_a_message(deployed, name) -> None:
-    rows = _ledger(deployed.runs / name)
+def test_flower_counts_what_the_ledger_does_and_a_little_more_a_message(deployed) -> None:
+    rows = _ledger(deployed.run)
     ledger = sum(int(row["message_bytes"]) for row in rows)
-    flower = deployed.entries[name]["network-traffic"]["total-bytes"]
+    flower = deployed.entry["network-traffic"]["total-bytes"]
     assert 0 < flower - ledger < 2500 * len(rows)  # names of objects, in Flower's own questions
-    if name == "full":
-        assert flower < 1.02 * ledger
+    assert flower < 1.02 * ledger
 
 
 def test_the_links_carry_what_the_ledger_says_and_at_most_a_tenth_more(deployed) -> None:
-    if not deployed.links:
+    if deployed.link is None:
         pytest.skip("no network namespaces here: loopback counts other traffic, too")
-    ledger = sum(int(row["message_bytes"]) for row in _ledger(deployed.runs / "full"))
-    assert ledger < deployed.links["full"] < 1.1 * ledger
+    ledger = sum(int(row["message_bytes"]) for row in _ledger(deployed.run))
+    assert ledger < deployed.link < 1.1 * ledger
 
 
 def test_a_node_reads_its_own_disk_and_the_server_hears_no_path_of_it(deployed) -> None:
     disks = sorted(deployed.here.folder.glob("disk-*.parquet"))
     assert len(disks) == NODES
-    for run in deployed.runs.iterdir():
-        for path in run.rglob("*"):
-            if path.is_file():
-                assert b"disk-" not in path.read_bytes(), path
+    for path in deployed.run.rglob("*"):
+        if path.is_file():
+            assert b"disk-" not in path.read_bytes(), path
+    assert "disk-" not in deployed.failed.stdout + deployed.failed.stderr
 
 
-def test_nodes_refuse_by_the_kits_policy_and_log_every_message_of_every_run(deployed) -> None:
-    status, log = deployed.ended
-    assert status == "finished:failed"
-    assert (
-        log.count("the node's policy forbids rounds, by its rule run.rounds: at most 1000") >= NODES
-    )
-    digest = hashlib.sha256((KIT / "policy.yaml").read_bytes()).hexdigest()
-    for k in range(NODES):
+def test_a_node_refuses_by_its_policy_and_nodes_log_every_message_of_every_run(deployed) -> None:
+    said = deployed.failed.stdout + deployed.failed.stderr
+    assert "the node's policy forbids rounds, by its rule run.rounds: at most 1000" in said
+    assert "at most 2000" not in said
+    for k, policy in enumerate(deployed.policies):
         path = deployed.here.folder / f"node-{k}" / "state" / "audit.jsonl"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         lines = [json.loads(line) for line in path.read_text().splitlines()]
-        said = [(line["message"], line["decision"]) for line in lines]
-        trainings = said.count(("train", "accepted"))
-        assert trainings == 3  # of one round and of two
-        assert said[0] == ("query", "accepted")
-        assert said[-1] == ("query", "refused")
+        logged = [(line["message"], line["decision"]) for line in lines]
+        assert logged.count(("train", "accepted")) == 2 + k  # of two rounds; and of the one more
+        assert logged[0] == ("query", "accepted")
+        assert logged[-1] == (("train", "failed") if k else ("query", "refused"))
+        digest = hashlib.sha256(policy.read_bytes()).hexdigest()
         assert {line.get("policy", digest) for line in lines} == {digest}
-        assert len({line["run"] for line in lines}) == len(RUNS) + 1
+        assert len({line["run"] for line in lines}) == 2
 
 
 def test_a_node_that_fails_says_a_kind_and_its_own_log_has_the_rest(deployed) -> None:
-    here = deployed.here
-    words = (
-        f"{ALL} strategy=fedavg codec=fp32 rounds=1 logger=none local_epochs=3 "
-        f"optimizer.lr=1e30 output.dir={here.folder}/failed output.name=run"
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "deploy.submit", *words.split()],
-        cwd=project_root(), env=here.cli, capture_output=True, text=True, timeout=SECONDS,
-        check=False,
-    )  # fmt: skip
-    said = done.stdout + done.stderr
-    assert done.returncode == 1, said
+    said = deployed.failed.stdout + deployed.failed.stderr
+    assert deployed.failed.returncode == 1, said
     assert all(line.isprintable() for line in said.splitlines()), said
-    for k in range(NODES):
-        found = re.search(
-            rf"client {k}: {re.escape(FaultError('diverged').said)} "
-            r"\(fault ([0-9a-f]{8}) in the node's log\)",
-            said,
-        )
-        assert found, said
-        node = here.nodes[f"node-{k}"]
-        assert (
-            f"fault {found[1]}: fl_app.training.loop.DivergedError: the loss became" in node.text()
-        )
-        assert node.log.stat().st_mode & 0o777 == 0o600
+    found = re.search(
+        rf"client 1: {re.escape(FaultError('diverged').said)} "
+        r"\(fault ([0-9a-f]{8}) in the node's log\)",
+        said,
+    )
+    assert found, said
+    node = deployed.here.nodes["node-1"]
+    assert f"fault {found[1]}: fl_app.training.loop.DivergedError: the loss became" in node.text()
+    assert node.log.stat().st_mode & 0o777 == 0o600
     assert "DivergedError" not in said
-    assert "disk-" not in said
+
+
+def test_unknown_and_revoked_keys_and_plain_text_are_refused(deployed, tmp_path: Path) -> None:
+    here = deployed.here
+    here.register("revoked")
+    here.unregister("revoked")
+    ca = str(here.certificates / "ca.crt")
+    refused = {
+        name: _node_alone(
+            here, name,
+            "--root-certificates", ca, "--auth-supernode-private-key", str(here.key(name)),
+        )
+        for name in ("stranger", "revoked")
+    }  # fmt: skip
+    plain = _node_alone(here, "plain", "--insecure")
+    try:
+        for node in refused.values():
+            with pytest.raises(TimeoutError, match=REFUSED):
+                node.wait_for(NODE_CONNECTED, SECONDS)
+            assert node.poll() == 1
+        plain.wait_for("Connection attempt failed", SECONDS)
+        assert NODE_CONNECTED not in plain.text()
+    finally:
+        for node in (*refused.values(), plain):
+            node.kill()
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
+        f'address = "{here.address}"\ninsecure = true\n'
+    )
+    listed = flower_cli.invoke("list", CONNECTION, environment={**here.cli, "FLWR_HOME": str(home)})
+    assert listed.returncode != 0
+    assert "Connection to the SuperLink is unavailable" in listed.stdout + listed.stderr
+
+
+def _node_alone(here: Deployment, name: str, *options: str) -> Process:
+    """Start a SuperNode without the executor of its tasks, which it will not have."""
+    return Process(
+        name,
+        [
+            script("flower-supernode"), "--superlink", here.address, *options,
+            "--node-config", f"partition-id=0 num-partitions={NODES}",
+            "--port", str(free_port()), "--isolation", "process",
+        ],
+        {**here.cli, "FLWR_HOME": str(here.folder / name)},
+        here.folder / "logs" / f"{name}.log",
+    )  # fmt: skip
 
 
 def test_nothing_of_the_runtime_api_answers_without_a_secret_or_a_tasks_token(deployed) -> None:

@@ -1,8 +1,7 @@
 """Makes a SuperNode hostile, if this folder is first in its PYTHONPATH.
 
-The variable HOSTILE names a JSON file: round -> name of an attack of ``ATTACKS``; and optionally
-"serves" -> the answer to which clients the node serves. Python imports this module at the start of
-every process; it acts only in processes that load the ClientApp.
+The variable HOSTILE names a JSON file: round -> name of an attack of ``ATTACKS``. Python imports
+this module at the start of every process; it acts only in processes that load the ClientApp.
 """
 
 import importlib.abc
@@ -32,16 +31,12 @@ class Hook(importlib.abc.MetaPathFinder):
 
 
 def tamper(app) -> None:
-    """Change the replies to training, and the answer to which clients the node serves."""
-    from flwr.app import ConfigRecord, RecordDict
-
+    """Change the replies to training."""
     honest = type(app).__call__
 
     def answer(self, message, context):
         reply = honest(self, message, context)
         plan = json.loads(Path(os.environ["HOSTILE"]).read_text())
-        if message.metadata.message_type == "query" and "serves" in plan:
-            reply.content = RecordDict({"node": ConfigRecord(plan["serves"])})
         if message.metadata.message_type == "train":
             server_round = str(message.content["config"]["server-round"])
             if server_round in plan:
@@ -61,54 +56,15 @@ def put(reply, data: bytes) -> None:
     reply.content["arrays"] = pack_record(data)
 
 
-def garbage(reply) -> None:
-    """Send random bytes."""
-    put(reply, os.urandom(5000))
-
-
-def damaged(reply) -> None:
-    """Flip one bit of the frame."""
-    data = bytearray(frame(reply))
-    data[len(data) // 2] ^= 1
-    put(reply, bytes(data))
-
-
-def _forged(reply, change) -> None:
+def nan(reply) -> None:
+    """Send a valid frame with NaN: its last section is fp32."""
     import struct
     import zlib
 
     data = bytearray(frame(reply))
-    change(data)
+    data[-400:] = b"\xff" * 400
     data[28:32] = struct.pack("<I", zlib.crc32(data[32:], zlib.crc32(data[:28])))
     put(reply, bytes(data))
-
-
-def theta0(reply) -> None:
-    """Send a valid frame of another theta0."""
-
-    def change(data: bytearray) -> None:
-        data[16:24] = bytes(8)
-
-    _forged(reply, change)
-
-
-def nan(reply) -> None:
-    """Send a valid frame with NaN: its last section is fp32."""
-
-    def change(data: bytearray) -> None:
-        data[-400:] = b"\xff" * 400
-
-    _forged(reply, change)
-
-
-def weight(reply) -> None:
-    """Send an honest model with an absurd number of examples."""
-    reply.content["metrics"]["num-examples"] = 10**15
-
-
-def loss(reply) -> None:
-    """Send a loss that is NaN."""
-    reply.content["metrics"]["loss"] = float("nan")
 
 
 def huge(reply) -> None:
@@ -125,6 +81,6 @@ def empty(reply) -> None:
     reply.content = RecordDict()
 
 
-ATTACKS = {f.__name__: f for f in (garbage, damaged, theta0, nan, weight, loss, huge, empty)}
+ATTACKS = {f.__name__: f for f in (nan, huge, empty)}
 if "HOSTILE" in os.environ:
     sys.meta_path.insert(0, Hook())
