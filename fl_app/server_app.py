@@ -114,10 +114,9 @@ class Experiment:
     def start(self) -> None:
         """Run all rounds, then write summary, adapter and report."""
         session, cfg = self.session, self.session.cfg
-        console.header(cfg, self.folder.path, session.theta0)
         try:
-            if "train" in session.data:  # what is wrong with the rows is said before round 1
-                console.clients(data.named_clients(session.data["train"], cfg.data.partitioner))
+            self._divide()
+            console.header(cfg, self.folder.path, session.theta0)
             self.tracking.start()
             began = time.perf_counter()
             arrays = self._begin()
@@ -144,6 +143,16 @@ class Experiment:
             raise
         self.finish("completed")
         forget_runs(default_state_dir(cfg.output.dir), self.flower_runs)
+
+    def _divide(self) -> None:
+        """Read the rows, and say which client each name is where a column names the clients.
+
+        What is wrong with the rows, or with whose they are, is said before the first round.
+        """
+        rows, partitioner = self.session.data, self.session.cfg.data.partitioner
+        if "train" in rows and "column" in partitioner:
+            self.session.documents(0)
+            console.clients(data.named_clients(rows["train"], partitioner))
 
     def _begin(self) -> ArrayRecord:
         """Return the model to start from: theta0 after set-up, or that of the checkpoint."""

@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from fl_app.client import rows as node_data
 from fl_app.client.answered import connect
 from fl_app.client.node_config import DATA_PATH
 from fl_app.client.simulated import is_simulated
-from fl_app.data import table
+from fl_app.data import earlier, sources, table
 from fl_app.faults import FaultError
 from fl_app.files import atomic_file
 from fl_app.privacy import accounting
@@ -183,7 +184,35 @@ def _keys(context: Context, cfg: DictConfig, client: int, rows: Dataset) -> list
         return [f"client {client}".encode()]
     if any(cfg.data.get(key) for key in CHANGING):
         rows = _as_on_disk(context, cfg, client)
-    return sorted({*digests(rows)})
+    known = {*digests(rows)}
+    path = context.node_config.get(DATA_PATH)
+    if path is None and cfg.data.id == "table":
+        path = cfg.data.train.path
+    if path is not None and sources.is_local(str(path)) and Path(str(path)).exists():
+        before = _known_before(str(path), Path(str(path)).stat().st_mtime_ns)
+        known |= {before[one] for one in known & before.keys()}
+    return sorted(known)
+
+
+@lru_cache(maxsize=1)
+def _known_before(path: str, changed: int) -> dict[bytes, bytes]:
+    """Return what rows were known by when types of CSV and JSON were guessed, where that differs.
+
+    What they have spent then still counts.
+
+    Parameters
+    ----------
+    path : str
+        The rows of a node.
+    changed : int
+        When the path was changed.
+    """
+    found: dict[bytes, bytes] = {}
+    for now, then in earlier.both(path):
+        found |= {
+            new: old for new, old in zip(digests(now), digests(then), strict=True) if new != old
+        }
+    return found
 
 
 def _as_on_disk(context: Context, cfg: DictConfig, client: int) -> Dataset:

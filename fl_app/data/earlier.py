@@ -5,7 +5,7 @@ a text like 2021-03-01 a time.
 """
 
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from datasets import Dataset, load_dataset_builder
@@ -47,6 +47,21 @@ def difference(cfg_data: DictConfig, columns: Collection[str], label: str | None
             if name in columns and (at := _differs(then, now, old, name == label)) is not None:
                 return f"row {at + 1} of data.{split} has another value in the column {old!r}"
     return None
+
+
+def both(path: str) -> Iterator[tuple[Dataset, Dataset]]:
+    """Yield the rows of each split of CSV and JSON as they are read, and as they were, in order.
+
+    Parameters
+    ----------
+    path : str
+        The absolute path of a file or folder.
+    """
+    found = sources.find("the path", path)
+    for files in found.files.values() if found.reader in ("csv", "json") else ():
+        now, then = kept.rows(found.reader, files, found.declared), _as_before(found.reader, files)
+        if then is not None and len(then) == len(now):
+            yield now, then
 
 
 def _as_before(reader: str, files: Sequence[str]) -> Dataset | None:

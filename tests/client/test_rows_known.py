@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, Value, load_dataset
 from flwr.app import Context, RecordDict
 from omegaconf import DictConfig
 
@@ -40,6 +40,40 @@ def test_a_run_renames_no_row(later: str, tmp_path: Path) -> None:
     first = known(TABLE, tmp_path / "own")
     assert known(later, tmp_path / "own") == first
     assert len(first) == 9
+
+
+def test_a_rule_for_values_renames_no_row(tmp_path: Path) -> None:
+    rows = [{"price": k / 4, "note": None if k % 2 else f"n{k}"} for k in range(9)]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "own")
+    first = known(TABLE, tmp_path / "own")
+    rules = f"{TABLE} +data.formats.price=.1f +data.empty.note=none"
+    assert known(rules, tmp_path / "own") == first
+    assert len(first) == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("own.csv", "a,b\n007,x\n1.50,NA\n8,\n"),
+        ("own.jsonl", '{"a": "2021-03-01", "b": 1}\n{"a": "2021-03-02", "b": 0.5}\n'),
+        ("own.csv", "a,b\nx,y\nz,w\n"),
+    ],
+)
+def test_what_rows_have_spent_when_types_were_guessed_still_counts(
+    name: str, content: str, tmp_path: Path
+) -> None:
+    """A row is known by its digest of today and by the one that it had then, and by no other's."""
+    path = tmp_path / name
+    path.write_text(content)
+    kind = "csv" if name.endswith("csv") else "json"
+    guessed = load_dataset(kind, data_files=str(path), split="train")
+    then, now = [*budget.digests(guessed)], known(TABLE, path)
+    assert {*then} <= {*now}
+    if {*then} == {*budget.digests(data.own_rows(compose(TABLE).data, str(path)))}:
+        assert {*now} == {*then}
+    first = known(f"{TABLE} data.train.limit=1", path)
+    assert then[0] in first
+    assert len({*first} & {*then}) == 1
 
 
 def test_pages_are_the_same_as_a_table_and_with_truncated_boxes(tmp_path: Path) -> None:

@@ -115,8 +115,8 @@ def _of_an_earlier_version(tmp_path: Path, content: str, name: str = "rows.csv")
     table = tmp_path / name
     table.write_text(content)
     overrides = (
-        f"{TABLE} data.train.path={table} data.test.path={table} output.dir={tmp_path} "
-        "output.name=run"
+        f"{TABLE} 'data.train.path=\"{table}\"' 'data.test.path=\"{table}\"' "
+        f"output.dir={tmp_path} output.name=run"
     )
     folder = RunFolder(compose(overrides), overrides)
     folder.add_metrics(0, "test", {"accuracy": 0.1})
