@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shlex
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +22,8 @@ FREE = (
     "federation.reply_timeout", "federation.node_timeout", "federation.min_replies",
     "federation.max_failures",
 )  # fmt: skip
+# Options whose value in conf/ has changed, and with which a run goes on as it was begun.
+CHANGED = ("task.prompt",)
 UNNAMED = "0.1.0"  # the version of Thinwire whose checkpoints did not name it
 LARGEST_SUMMARY = 10_000_000  # bytes; a run's has about 5,000
 
@@ -64,7 +67,8 @@ def with_stored_overrides(overrides: str) -> str:
         return overrides
     path = folder(cfg)
     stored = read_overrides(path / OVERRIDES)
-    return " ".join(filter(None, [stored, *_later(path, f"{stored} {overrides}"), overrides]))
+    begun = [*_later(path, f"{stored} {overrides}"), *_changed(path, f"{stored} {overrides}")]
+    return " ".join(filter(None, [stored, *begun, overrides]))
 
 
 def _later(path: Path, overrides: str) -> list[str]:
@@ -77,6 +81,19 @@ def _later(path: Path, overrides: str) -> list[str]:
         for key, off in ADDED.items()
         if key in now and key not in stored
     ]
+
+
+def _changed(path: Path, overrides: str) -> list[str]:
+    """Return overrides that keep what conf/ says otherwise since a run was begun there."""
+    if not (path / "config.yaml").exists():
+        return []
+    stored, now = flat(read_yaml(path / "config.yaml")), flat(identity(compose(overrides)))
+    found = []
+    for key in CHANGED:
+        if isinstance(stored.get(key), str) and stored[key] != now.get(key, stored[key]):
+            text = stored[key].replace('"', '\\"')
+            found.append(shlex.quote(f'{key}="{text}"'))
+    return found
 
 
 def last_round(cfg: DictConfig, path: Path) -> tuple[Tree, dict[str, Any]] | None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from omegaconf import OmegaConf
 
 from fl_app import run
@@ -158,3 +159,23 @@ def test_a_table_that_reads_otherwise_now_is_refused(
     path = _of_an_earlier_version(tmp_path, content, name)
     with pytest.raises(ResumeError, match=f"read as they are written, and .*{says}"):
         RunFolder(compose(with_stored_overrides(f"resume={path}")))
+
+
+@pytest.mark.parametrize("prompt", ["Do it.\n\n### Instruction:\n{instruction}\n", 'a "b" {c}: #'])
+def test_a_run_goes_on_with_the_prompt_that_conf_had(tmp_path: Path, prompt: str) -> None:
+    table = tmp_path / "rows.parquet"
+    Dataset.from_list([{"instruction": "a", "output": "b", "c": "d"}]).to_parquet(table)
+    overrides = (
+        f"data=table task=causal_lm model=llama-tiny data.train.path={table} "
+        f"data.test.path={table} output.dir={tmp_path} output.name=run"
+    )
+    folder = RunFolder(compose(overrides), overrides)
+    folder.keep(0, {}, {"strategy": {}})
+    folder._lock.close()
+    config = folder.path / "config.yaml"
+    kept = OmegaConf.load(config)
+    kept.task.prompt = prompt
+    config.write_text(OmegaConf.to_yaml(kept))
+    resumed = compose(with_stored_overrides(f"resume={folder.path}"))
+    assert resumed.task.prompt == prompt
+    assert RunFolder(resumed).resumed == [0]
