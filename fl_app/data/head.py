@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from fl_app.config import plain
 from fl_app.data import sources
 from fl_app.data.columns import check_known, new_names
+from fl_app.data.kinds import kind_of_type
 from fl_app.data.readers import READERS
 
 MOST = 100  # rows of a file
@@ -70,7 +71,13 @@ def head(key: str, cfg: DictConfig) -> Head | None:
     return Head(
         dict(zip(schema.names, names, strict=True)),
         pa.schema(fields),
-        [] if first is None else first.slice(0, MOST).to_pylist(),
+        [] if first is None else _plain(first.slice(0, MOST)).to_pylist(),
         found.reader != "json",
         sources.unread(cfg.path, found),
     )
+
+
+def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Leave out columns that no prompt is made of, such as pictures."""
+    kinds = {field.name: kind_of_type(field.type) for field in batch.schema}
+    return batch.select([name for name, kind in kinds.items() if kind not in ("bytes", "mappings")])
