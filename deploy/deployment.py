@@ -34,6 +34,7 @@ from deploy.process import Process
 from fl_app.files import atomic_file
 from fl_app.simulation import bundle
 from fl_app.simulation.processes import handled_by, interrupt
+from fl_app.simulation.proxies import loopback_direct
 from fl_app.simulation.superlink import CONNECTION, flwr, free_port, script
 
 HERE = Path(__file__).resolve().parent
@@ -99,7 +100,7 @@ class Deployment:
 
     def _environment(self, **more: str) -> dict[str, str]:
         return {
-            **os.environ,
+            **loopback_direct(os.environ),
             "BIN": str(Path(sys.executable).parent),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "FLWR_TELEMETRY_ENABLED": "0",

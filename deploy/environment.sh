@@ -13,6 +13,13 @@ export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1
 export FLWR_SUPEREXEC_TASK_POLL_INTERVAL=${FLWR_SUPEREXEC_TASK_POLL_INTERVAL:-0.2}
 export HF_HUB_DISABLE_TELEMETRY=1 PYTHONUNBUFFERED=1
+# This machine reaches itself without a proxy, whatever it needs to reach others.
+direct=127.0.0.1,localhost,::1
+no_proxy=${no_proxy:-${NO_PROXY:-}}
+no_grpc_proxy=${no_grpc_proxy:-$no_proxy}
+export no_grpc_proxy=${no_grpc_proxy:+$no_grpc_proxy,}$direct
+export no_proxy=${no_proxy:+$no_proxy,}$direct
+export NO_PROXY=$no_proxy
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # torch's are federation.torch_threads
 export PYTHONWARNINGS=ignore::DeprecationWarning,ignore::FutureWarning
 

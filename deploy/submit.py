@@ -20,6 +20,7 @@ from fl_app.files import keep_private
 from fl_app.preflight import check_node, check_strategy
 from fl_app.runs.resume import ResumeError, with_stored_overrides
 from fl_app.simulation import bundle
+from fl_app.simulation.proxies import loopback_direct
 from fl_app.simulation.superlink import CONNECTION, script
 
 LINE = 2000  # characters shown of a line of the run's log
@@ -69,7 +70,7 @@ def _show_log(run: str) -> None:
     """Show the run's log as it grows, made printable and without Flower's colours."""
     with subprocess.Popen(
         [script("flwr"), "log", run, CONNECTION, "--stream"],
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**loopback_direct(os.environ), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -83,7 +84,11 @@ def _show_log(run: str) -> None:
 def _flwr(*words: str) -> dict[str, list[dict[str, dict[str, int]]]] | None:
     """Return the answer of Flower's CLI; if it refuses, print the reason and return None."""
     done = subprocess.run(
-        [script("flwr"), *words, "--format", "json"], stdout=subprocess.PIPE, text=True, check=False
+        [script("flwr"), *words, "--format", "json"],
+        env=loopback_direct(os.environ),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     answer = json.loads(done.stdout) if done.stdout.strip() else {}
     if not answer.get("success"):

@@ -7,6 +7,7 @@ exit status is that of the run: 0 completed, 1 failed, 2 wrong configuration, 13
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TextIO
 
@@ -19,6 +20,7 @@ from fl_app.preflight import check_built, configured
 from fl_app.runs import text
 from fl_app.runs.place import folder_of
 from fl_app.runs.resume import ResumeError, is_complete
+from fl_app.simulation.helpers import EVERY, ended
 from fl_app.simulation.superlink import (
     APP,
     CONNECTION,
@@ -107,6 +109,16 @@ def submit(
         text=True,
         start_new_session=True,
     )
+    over, lost = threading.Event(), list[str]()
+
+    def watch() -> None:
+        while not over.wait(EVERY):
+            if said := ended(environment):
+                lost.append(said)
+                process.terminate()  # it would wait for an answer
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
     try:
         assert process.stdout is not None
         for line in process.stdout:
@@ -116,10 +128,14 @@ def submit(
                 return 0
         process.wait()
     finally:
+        over.set()
         if process.poll() is None:
             process.terminate()
     if _has_completed(cfg):
         return 0
+    if lost:
+        print(lost[0], file=out or sys.stderr)
+        return 1
     final, details = status(environment)
     if final == "finished:completed":
         return 0

@@ -175,16 +175,29 @@ KNOWN = {
         "flwr.supercore.task_identity.TaskIdentity.run_id",
         "flwr.supercore.task_identity.TaskIdentity.task_id",
     },
+    "simulation.lost_turns": {
+        "flwr.common.constant.ErrorCode",
+        "flwr.server.superlink.fleet.vce.backend.raybackend",
+        "flwr.server.superlink.fleet.vce.backend.raybackend.RayBackend",
+        "ray",
+        "ray.exceptions.RayError",
+        "ray.exceptions.RayTaskError",
+    },
     "simulation.private_superlink": {
         "flwr.superlink.cli.flower_superlink.flower_superlink",
         "uvicorn.protocols.http.auto.AutoHTTPProtocol",
         "uvicorn.run",
     },
     "simulation.ray_workers": {
+        "connection._stub",
+        "flwr.common.constant.SubStatus",
+        "flwr.proto.runtime_pb2.PushTaskOutputRequest",
+        "flwr.simulation.simulationio_connection.SimulationIoConnection",
         "flwr.supercore.constant.TaskType",
         "flwr.supercore.superexec.executor.ExecutionSpec",
         "flwr.supercore.superexec.executor.LaunchResult",
         "ray",
+        "ray._private.node.Node",
         "ray.core.generated.common_pb2.Language",
         "ray.core.generated.node_manager_pb2.PrestartWorkersRequest",
         "ray.core.generated.node_manager_pb2_grpc.NodeManagerServiceStub",
@@ -245,6 +258,11 @@ EXCEPTIONS = {
     "client.disk": {"flwr.supercore.utils.get_flwr_home"},
     # Only the grid's class says that nodes are simulated, and so that all of them will answer.
     "server.nodes": {"flwr.superlink.grid.InMemoryGrid"},
+    # And only the code of an error says whether a client answered it or the simulator did.
+    "server.replies": {
+        "flwr.common.constant.ErrorCode",
+        "flwr.superlink.grid.InMemoryGrid",
+    },
     # Flower ends the process of a stopped run, and the run's summary has to be written before.
     "server_app": {"flwr.supercore.exit.add_exit_handler"},
     # Cryptography comes out of libraries, and Shamir's scheme for whole keys is in this one.
@@ -263,6 +281,7 @@ OWNERS = {
     "AUTO[task.id]._model_mapping": "transformers.AutoModelForCausalLM",
     "HttpGrid._runtime_client": "flwr.superlink.grid.http_grid.HttpGrid",
     "config._register_custom_module": "peft.LoraConfig",
+    "connection._stub": "flwr.simulation.simulationio_connection.SimulationIoConnection",
     "kernel._cache": "numba.core.dispatcher.Dispatcher",
     "made._tokenizer": "transformers.PreTrainedTokenizerFast",
     "module._buffers": "torch.nn.Module",

@@ -36,7 +36,7 @@ from fl_app.client import disk, policy
 from fl_app.client import rows as node_data
 from fl_app.client.answered import connect
 from fl_app.client.node_config import DATA_PATH
-from fl_app.client.simulated import is_simulated
+from fl_app.client.simulated import is_repeated, is_simulated
 from fl_app.data import earlier, sources, table
 from fl_app.faults import FaultError
 from fl_app.files import atomic_file
@@ -83,6 +83,11 @@ def begin(
     """
     run, asked = run_folder(context.run_id), mechanism(cfg, len(rows))
     with _book(context) as book:
+        if is_repeated(context):  # the first try left nothing but this row
+            book.execute(
+                "DELETE FROM turns WHERE run = ? AND client = ? AND round = ?",
+                (run, client, server_round),
+            )
         (last,) = book.execute(
             "SELECT max(round) FROM turns WHERE run = ? AND client = ?", (run, client)
         ).fetchone()

@@ -4,6 +4,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from flwr.app import Context
+
+REPEATED = "repeated"  # in a node config: the simulator has lost this turn, and does it again
+
 _in_process = False
 
 
@@ -17,6 +21,14 @@ def is_simulated() -> bool:
         return True
     ray = sys.modules.get("ray")
     return ray is not None and ray.is_initialized()
+
+
+def is_repeated(context: Context) -> bool:
+    """Return whether a simulated turn was lost before its reply left, and is done again.
+
+    A real node's turn never is, whatever its node config says.
+    """
+    return is_simulated() and bool(context.node_config.get(REPEATED))
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from typing import Any
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from fl_app.server.replies import check_kept
+
 BATCH = 16  # messages of one request to Flower: the most that are in memory at once
 # A reply is seen with a delay of this share of the time already waited, between two limits in
 # seconds: Flower's 3 s would be much of a short round.
@@ -51,6 +53,7 @@ class Mailbox:
                 replies = list(self.grid.pull_messages(few))
                 arrived = arrived or bool(replies)
                 for reply in replies:
+                    check_kept(self.grid, reply)
                     asked.discard(reply.metadata.reply_to_message_id)
                     self.overdue.discard(reply.metadata.reply_to_message_id)
                 while replies:  # none is kept once it is handed on

@@ -24,7 +24,7 @@ from flwr.superlink.grid import InMemoryGrid
 from fl_app.codecs import WireError
 from fl_app.faults.printable import printable
 from fl_app.server.mailbox import batches, pause
-from fl_app.server.replies import reason
+from fl_app.server.replies import check_kept, reason
 from fl_app.wire import readers
 from fl_app.wire.ledger import Transfer
 from fl_app.wire.messages import CONTINUES, PARTITION, PARTITIONS, ROWS
@@ -203,6 +203,7 @@ def _answers(
             waiting[question.metadata.message_id] = question.metadata.dst_node_id, question
         arrived = [reply for few in batches([*waiting]) for reply in grid.pull_messages(few)]
         for reply in arrived:
+            check_kept(grid, reply)
             # Whose it is says the question: a reply may name any node as its sender.
             if (pair := waiting.pop(reply.metadata.reply_to_message_id, None)) is not None:
                 yield *pair, reply

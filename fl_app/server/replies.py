@@ -5,9 +5,13 @@ from typing import cast
 
 import numpy as np
 from flwr.app import Message, MetricRecord
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+from flwr.superlink.grid import InMemoryGrid
 
 from fl_app.codecs import WireError
 from fl_app.faults.printable import printable
+from fl_app.server.round import RoundFailedError
 from fl_app.wire import readers
 from fl_app.wire.messages import SINCE, TIMING
 
@@ -17,6 +21,22 @@ EXAMPLES, LOSS = "num-examples", "loss"
 MAX_EXAMPLES = 2**29  # for fl_app.aggregation.mean to be exact
 MAX_LOSS = float(np.finfo(np.float32).max)  # of training in float32; its mean stays finite
 MAX_SECONDS = 1e7  # 116 days
+# Of a simulation, errors that no client gives: the app itself answers with another code.
+NO_CLIENTS = (ErrorCode.UNKNOWN, ErrorCode.LOAD_CLIENT_APP_EXCEPTION)
+
+
+def check_kept(grid: Grid, reply: Message) -> None:
+    """Check that a simulation has not lost the turn that ``reply`` stands for.
+
+    Only what a client did may leave it out of a round.
+
+    Raises
+    ------
+    RoundFailedError
+        If it has: the run ends, and can be resumed.
+    """
+    if isinstance(grid, InMemoryGrid) and reply.has_error() and reply.error.code in NO_CLIENTS:
+        raise RoundFailedError(reason(reply))
 
 
 def reason(reply: Message) -> str:

@@ -1,13 +1,16 @@
 """Processes of this machine, and the signals that end this one."""
 
 import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 import psutil
 
+LOOK_SECONDS = 1.0
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, a closed terminal
 
 
@@ -42,6 +45,37 @@ def descendants(pid: int) -> list[psutil.Process]:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+class Family:
+    """All processes that descend from some, also those that have lost their parent since.
+
+    Parameters
+    ----------
+    processes : sequence of Popen
+        Those whose descendants are looked for, until `members` is called; it may still grow.
+    """
+
+    def __init__(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+        self.processes = processes
+        self._seen: dict[psutil.Process, None] = {}
+        self._over = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def members(self) -> list[psutil.Process]:
+        """Return all that have been seen; some may have ended."""
+        self._over.set()
+        self._look([process.pid for process in self.processes])
+        self._look([process.pid for process in [*self._seen] if is_alive(process)])
+        return [*self._seen]
+
+    def _watch(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            self._look([process.pid for process in self.processes])
+
+    def _look(self, pids: Sequence[int]) -> None:
+        for pid in pids:
+            self._seen |= dict.fromkeys(descendants(pid))
 
 
 def is_simulation(process: psutil.Process) -> bool:

@@ -15,14 +15,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import joblib
+import psutil
 
 from fl_app.files import OTHERS, RESULTS, project_root
 from fl_app.simulation import bundle
-from fl_app.simulation.processes import descendants, handled_by, interrupt, is_alive, is_simulation
+from fl_app.simulation.helpers import HELPERS, named
+from fl_app.simulation.processes import (
+    Family,
+    handled_by,
+    interrupt,
+    is_alive,
+    is_simulation,
+)
+from fl_app.simulation.proxies import loopback_direct
+from fl_app.simulation.ray_folder import ray_folder
 
 START_SECONDS = 60
 STOP_SECONDS = 20
@@ -62,11 +72,18 @@ def superlinks(number: int = 1, actors: int | None = None) -> Iterator[list[dict
 
 @contextmanager
 def _superlink(cpus: int, actors: int | None) -> Iterator[dict[str, str]]:
-    with tempfile.TemporaryDirectory(prefix="thinwire-", ignore_cleanup_errors=True) as name:
+    with ExitStack() as folders:
+        try:
+            ray = folders.enter_context(ray_folder())
+            name = folders.enter_context(
+                tempfile.TemporaryDirectory(prefix="thinwire-", ignore_cleanup_errors=True)
+            )
+        except OSError as error:
+            raise SuperLinkError(f"no folder for temporary files: {error}") from None
         home = Path(name)
         port = free_port()
         address = f"127.0.0.1:{port}"
-        environment = _environment(home, cpus)
+        environment = _environment(home, cpus, ray)
         (home / "config.toml").write_text(
             f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
             f'address = "{address}"\ninsecure = true\n'
@@ -74,7 +91,8 @@ def _superlink(cpus: int, actors: int | None) -> Iterator[dict[str, str]]:
         bundle.make(home)
         write_secret(home / RAY_TOKEN)
         logs = [home / "superlink.log", home / "superexec.log"]
-        processes = []
+        processes: list[subprocess.Popen[bytes]] = []
+        family = Family(processes)
         try:
             superlink = _start(
                 [
@@ -95,9 +113,12 @@ def _superlink(cpus: int, actors: int | None) -> Iterator[dict[str, str]]:
                 environment, logs[1],
             ))  # fmt: skip
             _wait_until_healthy(processes, port, logs)
+            environment[HELPERS] = named(
+                {"SuperLink": superlink.pid, "SuperExec": processes[1].pid}
+            )
             yield environment
         finally:
-            stop(processes, environment)
+            stop(processes, environment, family)
 
 
 def _start(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
@@ -127,9 +148,10 @@ def write_secret(path: Path) -> None:
         file.write(secrets.token_hex(32))
 
 
-def _environment(home: Path, cpus: int) -> dict[str, str]:
+def _environment(home: Path, cpus: int, ray: str) -> dict[str, str]:
+    direct = loopback_direct(os.environ)
     return {
-        **{name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"},
+        **{name: value for name, value in direct.items() if name != "RAY_AUTH_TOKEN"},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         CPUS: str(cpus),
         RESULTS: str(project_root()),
@@ -141,7 +163,7 @@ def _environment(home: Path, cpus: int) -> dict[str, str]:
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # torch uses torch_threads
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TMPDIR": str(home),
+        "RAY_TMPDIR": ray,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(home / RAY_TOKEN),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's switch for loopback, on any system
@@ -208,8 +230,8 @@ def _runs(environment: dict[str, str]) -> list[dict[str, object]]:
         return []
 
 
-def flwr(*arguments: str, environment: dict[str, str], seconds: float = FLWR_SECONDS) -> str:
-    """Return the output of Flower's CLI; "" if it does not end in so many seconds."""
+def flwr(*arguments: str, environment: dict[str, str], seconds: float | None = None) -> str:
+    """Return the output of Flower's CLI; "" if it does not end in time, by `FLWR_SECONDS`."""
     try:
         done = subprocess.run(
             [script("flwr"), *arguments],
@@ -217,29 +239,35 @@ def flwr(*arguments: str, environment: dict[str, str], seconds: float = FLWR_SEC
             capture_output=True,
             text=True,
             check=False,
-            timeout=seconds,
+            timeout=FLWR_SECONDS if seconds is None else seconds,
         )
     except subprocess.TimeoutExpired:
         return ""
     return done.stdout
 
 
-def stop(processes: list[subprocess.Popen[bytes]], environment: dict[str, str]) -> None:
+def stop(
+    processes: list[subprocess.Popen[bytes]], environment: dict[str, str], family: Family
+) -> None:
     """Stop a SuperLink, its SuperExec and all their descendants.
 
     A SIGTERM during a run would lose results that it has not written yet, so that Flower stops the
     run first.
     """
     with handled_by(signal.SIG_IGN):
-        family = [member for process in processes for member in descendants(process.pid)]
-        simulations = [member for member in family if is_simulation(member)]
-        if any(map(is_alive, simulations)):
+        members = family.members()
+        simulations = [member for member in members if is_simulation(member)]
+        whole = all(process.poll() is None for process in processes)
+        for simulation in () if whole else simulations:  # nobody would pass on that it should stop
+            with suppress(psutil.NoSuchProcess):
+                simulation.terminate()
+        if whole and any(map(is_alive, simulations)):
             for run in _runs(environment):
                 if not str(run["status"]).startswith("finished"):
                     flwr("stop", str(run["run-id"]), CONNECTION, environment=environment)
-            deadline = time.monotonic() + STOP_SECONDS
-            while any(map(is_alive, simulations)) and time.monotonic() < deadline:
-                time.sleep(0.1)
+        deadline = time.monotonic() + STOP_SECONDS
+        while any(map(is_alive, simulations)) and time.monotonic() < deadline:
+            time.sleep(0.1)
         for process in processes:
             process.terminate()
         for process in processes:
@@ -248,6 +276,8 @@ def stop(processes: list[subprocess.Popen[bytes]], environment: dict[str, str]) 
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        for member in family:
+        for member in members:
             if is_alive(member):
-                member.kill()
+                with suppress(psutil.NoSuchProcess):
+                    member.kill()
+        psutil.wait_procs(members, timeout=STOP_SECONDS)

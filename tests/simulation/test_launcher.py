@@ -1,19 +1,27 @@
 """The launcher's own conduct when it is interrupted, without Flower."""
 
+import http.server
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
+import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 
 from fl_app import run
 from fl_app.config import ConfigError, compose
-from fl_app.simulation import private_superlink, superlink
-from fl_app.simulation.processes import ENDINGS, interrupt
+from fl_app.simulation import helpers, private_superlink, proxies, ray_folder, superlink
+from fl_app.simulation.processes import ENDINGS, Family, interrupt, is_alive
+from tests import modes
 
 
 class DisturbedError(Exception):
@@ -32,17 +40,99 @@ def disturbing() -> Iterator[None]:
 
 
 def test_nothing_disturbs_the_stopping(disturbing, monkeypatch) -> None:
-    def insist(pid: int) -> list:
+    process = subprocess.Popen(["sleep", "60"])
+    family = Family([process])
+
+    def insist() -> list:
         for ending in ENDINGS:
             os.kill(os.getpid(), ending)
         return []
 
-    monkeypatch.setattr(superlink, "descendants", insist)
-    process = subprocess.Popen(["sleep", "60"])
-    superlink.stop([process], {})
+    monkeypatch.setattr(family, "members", insist)
+    superlink.stop([process], {}, family)
     assert process.poll() is not None
     with pytest.raises(DisturbedError):
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+SHELL = "sleep 60 & echo $!; wait"  # a helper with a process of its own
+
+
+def test_a_helper_that_dies_ends_the_run_with_its_last_words_and_leaves_no_process(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """Also where nothing answers any more, which `flwr run` waits for."""
+    helper = subprocess.Popen(["sh", "-c", SHELL], stdout=subprocess.PIPE, text=True)
+    family = Family([helper])
+    orphan = psutil.Process(int(helper.stdout.readline()))
+    (tmp_path / "superexec.log").write_text("one\n[state-dump] 1\n\nno more memory\n")
+    environment = {
+        **os.environ, run.APP: str(tmp_path / "app"), run.CPUS: "2", "FLWR_HOME": str(tmp_path),
+        helpers.HELPERS: helpers.named({"SuperExec": helper.pid}),
+    }  # fmt: skip
+    waits = tmp_path / "flwr"
+    waits.write_text("#!/bin/sh\nexec sleep 60\n")
+    waits.chmod(0o755)
+    monkeypatch.setattr(run, "script", lambda name: str(waits))
+    monkeypatch.setattr(run, "EVERY", 0.05)
+    assert helpers.ended(environment) is None
+    family._look([helper.pid])
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run.submit, "", environment)
+        helper.kill()
+        assert running.result(timeout=30) == 1
+    assert capsys.readouterr().err == (
+        "SuperExec has ended, and the run with it. The end of its log:\none\nno more memory\n"
+    )
+    superlink.stop([helper], environment, family)
+    assert not is_alive(orphan)
+
+
+def test_ray_gets_a_short_private_folder_whatever_tmpdir_is(tmp_path: Path, monkeypatch) -> None:
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with ray_folder.ray_folder() as name:
+        assert len(name + ray_folder.SOCKET) <= ray_folder.SOCKET_BYTES
+        assert modes.of(Path(name)) == 0o700
+        with socket.socket(socket.AF_UNIX) as listening:
+            path = Path(name + ray_folder.SOCKET)
+            path.parent.mkdir(parents=True)
+            listening.bind(str(path))
+    assert not Path(name).exists()
+    monkeypatch.setattr(ray_folder, "MOST", 3)
+    with (
+        pytest.raises(superlink.SuperLinkError, match=r"at most 3 bytes.*set TMPDIR"),
+        superlink.superlinks(),
+    ):
+        pass
+
+
+PROXY, GRPC = "http://127.0.0.1:9", "no_grpc_proxy"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"http_proxy": PROXY}, {"HTTPS_PROXY": PROXY}, {"ALL_PROXY": "socks5://127.0.0.1:9"},
+        {"all_proxy": PROXY, "NO_PROXY": "example.org"}, {"http_proxy": PROXY, "no_proxy": "*"},
+        {"grpc_proxy": PROXY, "no_grpc_proxy": "example.org"},
+    ],
+)  # fmt: skip
+def test_loopback_is_reached_without_the_proxy(given: dict[str, str], monkeypatch) -> None:
+    for name in [*os.environ]:
+        if "proxy" in name.lower():
+            monkeypatch.delenv(name)
+    for name, value in proxies.loopback_direct(given).items():
+        monkeypatch.setenv(name, value)
+    assert all(urllib.request.proxy_bypass(host) for host in proxies.LOOPBACK)
+    assert "127.0.0.1" in os.environ[GRPC]
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        answer = httpx.get(f"http://127.0.0.1:{server.server_port}")
+    assert answer.status_code == 501  # of the server itself: no proxy is there
+    for name in ("NO_PROXY", GRPC):  # what was there stays
+        assert given.get(name, "") in os.environ[name]
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
