@@ -20,9 +20,9 @@ TEXTS = [
     {"instruction": "and 4 and 4", "output": "8 it is"},
 ]
 SENTENCES = [
-    {"premise": "it rains", "hypothesis": "it is wet outside", "label": 0},
-    {"premise": "he runs", "hypothesis": "he sits", "label": 2},
-    {"premise": "a cat", "hypothesis": "an old cat asleep", "label": 1},
+    {"premise": "it rains", "hypothesis": "it is wet outside", "label": "entailment"},
+    {"premise": "he runs", "hypothesis": "he sits", "label": "contradiction"},
+    {"premise": "a cat", "hypothesis": "an old cat asleep", "label": "neutral"},
 ]
 LIMITS = "model.max_length=100 model.max_answer_length=40"
 KINDS: dict[str, tuple[str, list[dict[str, Any]]]] = {

@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
+from fl_app.adapters.precision import whole_in_float32
 from fl_app.config import plain
 from fl_app.models.head import classification_head
 from fl_app.tree import Tree
@@ -15,17 +16,18 @@ from fl_app.tree import Tree
 
 def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PreTrainedModel:
     """Make every parameter trainable but those of ``cfg.freeze`` and those that the model's class
-    freezes. theta0 is the model itself.
+    freezes. theta0 is the model itself, in float32.
 
     Raises
     ------
     ValueError
         If a name of ``cfg.freeze`` is that of no module, or of the head of a classifier.
     """
+    whole_in_float32(model)
     model.requires_grad_(True)
     _freeze(model, [*frozen(model), *plain(cfg.freeze)])
     for name in classification_head(model):
-        if not all(parameter.requires_grad for parameter in getattr(model, name).parameters()):
+        if not all(parameter.requires_grad for parameter in model.get_submodule(name).parameters()):
             raise ValueError(
                 f"adapter.freeze={plain(cfg.freeze)} freezes {name}, the head that the task "
                 "trains: leave it out"
@@ -39,13 +41,17 @@ def frozen(model: torch.nn.Module) -> list[str]:
 
 
 def _freeze(model: torch.nn.Module, names: Sequence[str]) -> None:
-    """Freeze the modules that are called so, or whose path ends so, as PEFT matches names."""
+    """Freeze the modules that are called so, or whose path ends so, as PEFT matches names.
+
+    The name may also be that of a parameter.
+    """
+    parts = [*model.named_modules(), *model.named_parameters()]
     for name in names:
-        found = [m for path, m in model.named_modules() if f".{path}".endswith(f".{name}")]
+        found = [part for path, part in parts if f".{path}".endswith(f".{name}")]
         if not found:
             raise ValueError(f"adapter.freeze={name}: the model has no module of that name")
-        for module in found:
-            module.requires_grad_(False)
+        for part in found:
+            part.requires_grad_(False)
 
 
 def get(model: torch.nn.Module) -> Tree:

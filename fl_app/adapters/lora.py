@@ -4,6 +4,7 @@ PEFT's own LoRA; A starts Kaiming-uniform from the seed and B = 0, so the adapte
 """
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 
 from fl_app.adapters.full import frozen, get, set
 from fl_app.adapters.lora_patch import is_patched, on_original_base, patch, patch_like
+from fl_app.adapters.precision import modules_in_float32
 from fl_app.adapters.quantized import keep_trainable
 from fl_app.config import plain
 from fl_app.models.head import classification_head
@@ -33,12 +35,14 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
         base cannot be trained here.
     """
     keep_trainable(model)
+    head = classification_head(model)
     # The start is drawn on the CPU and without touching the global generator: the same bits on
     # every node, whatever else the process has drawn before. A processor that cannot multiply and
     # add in one rounding (x86 before 2013) draws other last bits: its frames are refused.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return get_peft_model(model, config(model, cfg, dropout=cfg.dropout))
+        wrapped = get_peft_model(model, config(model, cfg, dropout=cfg.dropout))
+    return modules_in_float32(wrapped, head)
 
 
 def config(model: PreTrainedModel, cfg: DictConfig, dropout: float = 0.0) -> LoraConfig:
@@ -48,7 +52,7 @@ def config(model: PreTrainedModel, cfg: DictConfig, dropout: float = 0.0) -> Lor
     """
     head = classification_head(model)
     # PEFT takes names for leaves; only a pattern covers a module with all that is in it.
-    excluded = "|".join(rf"{name}(\..*)?" for name in [*frozen(model), *head])
+    excluded = "|".join(rf"{re.escape(name)}(\..*)?" for name in [*frozen(model), *head])
     return LoraConfig(
         task_type=TaskType.SEQ_CLS if head else None,
         r=cfg.r,

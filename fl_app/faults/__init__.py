@@ -21,6 +21,9 @@ KINDS: dict[str, str] = {
         "gradient of another: choose a model without batch normalization, running statistics and "
         "other memory of rows in training"
     ),
+    "no_gradient": "the loss does not depend on {names}, which would be trained and sent: leave "
+    "the module out of adapter.modules_to_save and adapter.target_modules; with adapter=full name "
+    "it in adapter.freeze",
     "policy": "the node's policy forbids {key}, by its rule {rule}{limit}",
     "policy_file": f"the node's policy cannot be read{ASK}",
     # Rows.

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fl_app.faults import FaultError
 from fl_app.privacy.module_state import ModuleState
 from fl_app.tasks.base import Task
+from fl_app.training.used import check_used
 
 Row = dict[str, Any]
 TOLERANCE = 1e-3  # of a gradient's largest entry: a GPU adds up in another order every time
@@ -108,13 +109,14 @@ class ClippedSum:
         Raises
         ------
         FaultError
-            If the gradient of the first is another one after the second; the reason names the
-            parameter.
+            If the gradient of the first is another one after the second, or a parameter has none;
+            the reason names the parameter.
         """
         pair = list(islice((row for row in rows if self.task.examples([row])), 2))
         if not pair:
             return
-        first, _, again = (self.gradient(row, 0) for row in (pair[0], pair[-1], pair[0]))
+        first, second, again = (self.gradient(row, 0) for row in (pair[0], pair[-1], pair[0]))
+        check_used(self.model, {**first, **second})
         for name in {**first, **again}:
             if name not in first or name not in again or _differ(first[name], again[name]):
                 raise FaultError("mixes_rows", name=name)

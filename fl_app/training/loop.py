@@ -15,6 +15,7 @@ from fl_app.data.padding import IGNORED
 from fl_app.faults import FaultError
 from fl_app.tasks.base import Task
 from fl_app.training import optimizers
+from fl_app.training.used import check_used
 
 Row = dict[str, Any]
 GradientHook = Callable[[nn.Module], None]
@@ -102,6 +103,8 @@ def train(
         If there are no rows.
     DivergedError
         If a loss is NaN or infinite.
+    FaultError
+        If the loss of the first step does not depend on something that is trained.
     """
     if not rows:
         raise FaultError(
@@ -116,6 +119,7 @@ def train(
     order = torch.Generator().manual_seed(seed)
     model.train()
     losses: list[float] = []
+    first = True
     for _ in range(epochs):
         losses.clear()
         for indices in torch.randperm(len(rows), generator=order).split(step_size):
@@ -124,6 +128,9 @@ def train(
                 for some in indices.split(batch_size)
             ]
             step_loss = _accumulate_gradients(model, batches, hooks, cfg)
+            if first:
+                check_used(model)
+                first = False
             for hook in hooks.gradients:
                 hook(model)
             nn.utils.clip_grad_norm_(trained, cfg.max_grad_norm)

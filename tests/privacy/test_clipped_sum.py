@@ -29,7 +29,6 @@ PAIRS: list[tuple[str, str, str]] = [
     ("llama", "ffa_lora", ""),
     ("opt", "lora", SAVED.format("embed_positions")),  # looked up two places further on
     ("opt", "lora", SAVED.format("lm_head")),  # tied to the embedding, until it is saved
-    ("t5", "lora_sb", SAVED.format("shared")),
     ("vt5", "ffa_lora", SAVED.format("lm_head")),
 ]
 

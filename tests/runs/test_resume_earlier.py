@@ -39,10 +39,17 @@ def stopped(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    """Return a ledger without seconds, and without the set-up, which a new start repeats."""
+    """Return a ledger without seconds, and without the set-up, which a new start repeats.
+
+    Columns that earlier versions did not have are left out too.
+    """
     with (path / "ledger.csv").open(newline="") as file:
         return [
-            {name: value for name, value in row.items() if not name.endswith("_s")}
+            {
+                name: value
+                for name, value in row.items()
+                if not name.endswith("_s") and name not in ("outcome", "reason")
+            }
             for row in csv.DictReader(file)
             if row["kind"] != "setup"
         ]
@@ -114,6 +121,26 @@ def test_a_run_from_before_the_validation_split_goes_on_without(
 
 
 # ---- what is refused ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [("adapter=full", True), ("adapter.modules_to_save=[lm_head]", True), ("", False)],
+)
+def test_a_run_that_trained_whole_modules_in_bfloat16_is_refused(
+    tmp_path: Path, words: str, refused: bool
+) -> None:
+    overrides = f"{WORDS} data=word_problems model.dtype=bfloat16 {words} output.dir={tmp_path}"
+    run = RunFolder(compose(overrides), overrides)
+    run.keep(0, {}, {"strategy": {}})
+    run._lock.close()
+    config = read_yaml(run.path / "config.yaml")
+    del config["model"]["head"]
+    (run.path / "config.yaml").write_text(yaml.safe_dump(config))
+    if refused:
+        assert "trained whole modules of this run in bfloat16" in refusal(run.path)
+    else:
+        RunFolder(compose(with_stored_overrides(f"resume={run.path}")))
 
 
 def refusal(run: Path) -> str:

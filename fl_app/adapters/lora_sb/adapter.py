@@ -18,7 +18,9 @@ from fl_app.adapters import lora
 from fl_app.adapters.full import get, set
 from fl_app.adapters.lora_sb.factors import from_tree, install, installed, to_tree
 from fl_app.adapters.lora_sb.layers import ADAPTER, SandwichLayer, layers, parts, sandwiched
+from fl_app.adapters.precision import modules_in_float32
 from fl_app.adapters.quantized import full_precision, keep_trainable
+from fl_app.models.head import classification_head
 from fl_app.tree import Tree
 
 __all__ = ["attach", "export", "get", "merged", "patch", "patch_like", "set"]
@@ -40,6 +42,7 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
         smaller side of a module, or if a 4-bit base cannot be trained here.
     """
     keep_trainable(model)
+    head = classification_head(model)
     config = sandwiched(lora.config(model, cfg))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -55,7 +58,7 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
             "adapter.target_modules"
         )
     _draw(layers(wrapped), cfg.r, torch.Generator().manual_seed(seed))
-    return wrapped
+    return modules_in_float32(wrapped, head)
 
 
 PREFIX = "base_model.model."  # of PEFT's wrapper, before the model's own names
