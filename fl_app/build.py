@@ -14,7 +14,8 @@ from fl_app import models, tasks
 from fl_app.adapters import ADAPTERS
 from fl_app.config import compose, joined, plain
 from fl_app.faults import during
-from fl_app.preflight import check_node
+from fl_app.models.limits import check_causal
+from fl_app.preflight import check_node, federation
 from fl_app.privacy import is_client_level
 from fl_app.secure_aggregation.settings import is_on as is_secure
 from fl_app.session import Session
@@ -23,7 +24,6 @@ from fl_app.tree import manifest
 from fl_app.wire.conventions import alias_bytes
 from fl_app.wire.forms import forms
 
-PARALLEL_TOKENIZERS = "TOKENIZERS_PARALLELISM"  # environment variable of the package tokenizers
 _BUILDING = threading.Lock()
 
 
@@ -80,8 +80,9 @@ def prepare(overrides: str) -> None:
 def _build_session(overrides: str) -> Session:
     cfg = compose(overrides)
     check_node(cfg)
+    device = torch.device(federation.device(cfg))
     torch.set_num_threads(cfg.federation.torch_threads)
-    os.environ.setdefault(PARALLEL_TOKENIZERS, "false")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
     with during("model"):
@@ -91,18 +92,17 @@ def _build_session(overrides: str) -> Session:
         task = tasks.build(cfg, tokenizer, base.config)
         model = adapter.attach(base, cfg.adapter, cfg.seed)
     theta0 = adapter.get(model)  # before any move to a GPU
-    device = torch.device(
-        cfg.federation.device
-        if cfg.federation.device != "auto"
-        else ("cuda" if torch.cuda.is_available() else "cpu")
-    )
+    model = model.to(device)
+    if cfg.task.id == "causal_lm":  # with the adapter, which makes sure that 4 bits stay trainable
+        with during("configuration"):
+            check_causal(model, cfg.model.path)
     with during("configuration"):
         known = forms(plain(cfg.codec), plain(cfg.strategy.get("forms")))
         method = local_method(plain(cfg.strategy.get("local")))
     here = Session(
         cfg=cfg,
         device=device,
-        model=model.to(device),
+        model=model,
         tokenizer=tokenizer,
         task=task,
         adapter=adapter,

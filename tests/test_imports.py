@@ -241,8 +241,15 @@ EXCEPTIONS = {
         "config._register_custom_module",
         "module._move_adapter_to_device_of_base_layer",
     },
+    # PEFT's wrapper of a module that is trained whole is in no shorter path.
+    "adapters.precision": {"peft.utils.ModulesToSaveWrapper"},
     # Which architectures have a model for a task is said nowhere else.
-    "models.auto": {"AUTO[task.id]._model_mapping"},
+    "models.auto": {
+        "AUTO[task.id]._model_mapping",
+        # A head is drawn anew as transformers draws one that is missing.
+        "model._init_weights",
+        "tensor._is_hf_initialized",
+    },
     # transformers reads special tokens into any text, and its tokenizers cannot be told otherwise.
     "tasks.tokens": {"made._tokenizer"},
     "pretraining.vt5": {"transformers.models.t5.modeling_t5.T5LayerCrossAttention"},
@@ -284,8 +291,10 @@ OWNERS = {
     "connection._stub": "flwr.simulation.simulationio_connection.SimulationIoConnection",
     "kernel._cache": "numba.core.dispatcher.Dispatcher",
     "made._tokenizer": "transformers.PreTrainedTokenizerFast",
+    "model._init_weights": "transformers.PreTrainedModel",
     "module._buffers": "torch.nn.Module",
     "module._move_adapter_to_device_of_base_layer": "peft.tuners.lora.LoraLayer",
+    "tensor._is_hf_initialized": "transformers.PreTrainedModel",  # which marks its tensors
 }
 TUPLES = {"_fields", "_asdict", "_replace"}  # documented, of named tuples
 

@@ -6,6 +6,7 @@ A model is an embedded one, a folder, a hub id, or an architecture with weights 
 - ``auto``: any model of transformers, with the head of a task.
 - ``vt5``, ``spatial``, ``vt5_checkpoint``: the model for documents, and how it is loaded.
 - ``head``: the head of a classifier. ``draws``: weights from a seed.
+- ``limits``: what a model can take. ``generation``: which of a checkpoint's options count.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # torch and transformers are imported with the first model
     from fl_app.models.vt5 import VT5ForConditionalGeneration
 
 DTYPES = ("float32", "bfloat16")  # names in torch
+HEADS = ("pretrained", "random")  # of a classifier
 QUANTIZATIONS = ("none", "4bit", "8bit")
 
 
@@ -31,8 +33,8 @@ def load(
 
     The model is the ``transformers.AutoModelFor...`` of ``task.id``; for docvqa it is a VT5, see
     ``load_vt5``. Weights are read only from safetensors, and code of a checkpoint is never run. A
-    checkpoint may lack only a classification head. The head is drawn from ``seed``, with the same
-    bits on every machine; torch's global generator is not changed.
+    checkpoint may lack only a classification head and the pooler before it. These are drawn from
+    ``seed``, with the same bits on every machine; torch's global generator is not changed.
 
     Parameters
     ----------
@@ -40,7 +42,8 @@ def load(
         ``path``: "embedded:NAME" of this project, a folder, a hub id, or "random" (all weights are
         drawn for the architecture ``config.model_type``). ``sha256`` of model.safetensors; None:
         not checked. ``tokenizer``: like ``path``; None: that of ``path``. ``config``: overrides of
-        the model's config. ``dtype`` of the weights. ``quantization`` of linear layers other than
+        the model's config. ``head`` of a classifier: pretrained or random. ``dtype`` of the
+        weights. ``quantization`` of linear layers other than
         the head: none, 4bit (NF4) or 8bit (LLM.int8()).
     seed : int
         The run's seed.

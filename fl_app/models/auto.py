@@ -1,5 +1,6 @@
 """Load any model of transformers, with the head that a task needs."""
 
+import logging
 from typing import Any, cast
 
 import torch
@@ -19,7 +20,14 @@ from transformers import (
 
 from fl_app.config import plain
 from fl_app.models.draws import SeededDraws
-from fl_app.models.head import classification_head
+from fl_app.models.generation import replacement
+from fl_app.models.head import POOLER, classification_head, is_classifier, named_outputs
+from fl_app.models.limits import (
+    check_direction,
+    check_positions,
+    check_tables,
+    check_vocabulary,
+)
 from fl_app.models.sources import (
     RANDOM,
     Sources,
@@ -32,6 +40,8 @@ from fl_app.models.sources import (
     no_custom_code,
     quiet,
 )
+
+logger = logging.getLogger("thinwire")
 
 AUTO: dict[str, Any] = {
     "causal_lm": AutoModelForCausalLM,
@@ -54,13 +64,17 @@ def load_auto(
     with quiet(), torch.random.fork_rng(devices=[]), SeededDraws(seed):
         torch.manual_seed(seed)
         config = _config(cfg_model, sources, task)
+        said = {int(index): name for index, name in (config.id2label or {}).items()}
+        _name_outputs(cfg_model, sources, config, task)
         if sources.weights is None:
             model = AUTO[task.id].from_config(
                 config, dtype=getattr(torch, cfg_model.dtype), trust_remote_code=False
             )
         else:
-            model = _pretrained(cfg_model, sources.weights, config, task)
-    tokenizer = load_tokenizer(cfg_model, sources, config.vocab_size)
+            model = _pretrained(cfg_model, sources.weights, config, task, said, seed)
+    tokenizer = load_tokenizer(cfg_model, sources)
+    check_vocabulary(cfg_model, tokenizer, model)
+    check_tables(cfg_model, task.id, model)
     if not config.is_encoder_decoder:
         _set_padding(model, tokenizer)
     return model.eval(), tokenizer
@@ -86,7 +100,8 @@ def find_auto(cfg_model: DictConfig, task: DictConfig) -> Sources:
             f"to none with model.path={RANDOM}"
         )
     if sources.weights is None or sources.local:
-        _config(cfg_model, sources, task)
+        config = _config(cfg_model, sources, task)
+        _name_outputs(cfg_model, sources, config, task)
     return sources
 
 
@@ -115,11 +130,29 @@ def _config(cfg_model: DictConfig, sources: Sources, task: DictConfig) -> PreTra
             f"model.path={cfg_model.path!r} is a quantized checkpoint: choose the checkpoint in "
             "full precision, and set model.quantization"
         )
-    if task.id == "sequence_classification":
-        config.id2label = {index: str(label) for index, label in enumerate(task.labels)}
-        config.label2id = {label: index for index, label in config.id2label.items()}
-        config.problem_type = "single_label_classification"
+    check_direction(cfg_model, task.id, config)
+    check_positions(cfg_model, task.id, config)
     return config
+
+
+def _name_outputs(
+    cfg_model: DictConfig, sources: Sources, config: PreTrainedConfig, task: DictConfig
+) -> None:
+    """Give the outputs of a classifier the names of the task's labels.
+
+    A trained head keeps the order of its own names.
+    """
+    if task.id != "sequence_classification":
+        return
+    labels = [str(label) for label in task.labels]
+    names = dict(enumerate(labels))
+    trained = sources.weights is not None and cfg_model.head == "pretrained"
+    if trained and is_classifier(config.architectures):
+        said = {int(index): name for index, name in (config.id2label or {}).items()}
+        names = named_outputs(cfg_model.path, said, labels)
+    config.id2label = names
+    config.label2id = {label: index for index, label in names.items()}
+    config.problem_type = "single_label_classification"
 
 
 def _architecture(overrides: dict[str, Any]) -> PreTrainedConfig:
@@ -139,7 +172,12 @@ def _architecture(overrides: dict[str, Any]) -> PreTrainedConfig:
 
 
 def _pretrained(
-    cfg_model: DictConfig, source: str, config: PreTrainedConfig, task: DictConfig
+    cfg_model: DictConfig,
+    source: str,
+    config: PreTrainedConfig,
+    task: DictConfig,
+    said: dict[int, str],
+    seed: int,
 ) -> PreTrainedModel:
     options: dict[str, Any] = {"config": config, "dtype": getattr(torch, cfg_model.dtype)}
     if cfg_model.quantization != "none":
@@ -147,6 +185,11 @@ def _pretrained(
             "quantization_config": _quantization(cfg_model, config, task),
             "device_map": "cpu",  # all nodes round alike there; a model moves to its GPU later
         }
+    new = task.id == "sequence_classification" and cfg_model.head == "random"
+    if new:
+        options["ignore_mismatched_sizes"] = True
+    elif (generation := replacement(source)) is not None:
+        options["generation_config"] = generation
     with clear_errors("path", cfg_model.path):
         model, report = AUTO[task.id].from_pretrained(
             source,
@@ -155,10 +198,63 @@ def _pretrained(
             output_loading_info=True,
             **options,
         )
-    drawn = tuple(f"{name}." for name in classification_head(model))
-    missing = [name for name in report["missing_keys"] if not name.startswith(drawn)]
-    check_complete("path", cfg_model.path, missing)
+    missing = {*report["missing_keys"]}
+    heads = tuple(f"{name}." for name in classification_head(model))
+    others = [key for key, *_ in report["mismatched_keys"] if not key.startswith(heads)]
+    if others:
+        raise ValueError(
+            f"model.path={cfg_model.path!r} has weights of other shapes than model.config: "
+            f"{', '.join(sorted(others)[:3])}"
+        )
+    loaded = heads and not any(name.startswith(heads) for name in missing)
+    if new:
+        _draw_head(model, seed)
+    elif loaded and not is_classifier(config.architectures):  # a head of tokens may be called so
+        named_outputs(cfg_model.path, said, [str(label) for label in task.labels])
+    if heads:
+        model.drawn_poolers = _drawn_poolers(cfg_model, model, missing)
+        heads = tuple(f"{name}." for name in classification_head(model))
+    rest = [name for name in missing if not name.startswith(heads)]
+    check_complete("path", cfg_model.path, rest)
     return cast(PreTrainedModel, model)
+
+
+def _draw_head(model: PreTrainedModel, seed: int) -> None:
+    """Draw the head of a classifier anew: the same as above a checkpoint without one."""
+    with torch.no_grad(), SeededDraws(seed):
+        for name in classification_head(model):
+            for module in model.get_submodule(name).modules():
+                for tensor in module.parameters(recurse=False):
+                    tensor._is_hf_initialized = False  # type: ignore[attr-defined]
+                model._init_weights(module)
+
+
+def _drawn_poolers(cfg_model: DictConfig, model: PreTrainedModel, missing: set[str]) -> list[str]:
+    """Return the poolers that a checkpoint lacks, as a masked LM does: they are drawn and trained.
+
+    Raises
+    ------
+    ValueError
+        Drawn weights would be quantized.
+    """
+    found = sorted({match[1] for name in missing if (match := POOLER.fullmatch(name))})
+    if found and cfg_model.quantization != "none":
+        raise ValueError(
+            f"model.path={cfg_model.path!r} lacks {', '.join(found)}, and weights that are drawn "
+            f"cannot be quantized: set model.quantization=none"
+        )
+    if found:
+        logger.warning(
+            "model.path=%s lacks %s: drawn from the seed, trained and sent with the head",
+            cfg_model.path,
+            ", ".join(found),
+        )
+    return found
+
+
+def _head(config: PreTrainedConfig, task: DictConfig) -> list[str]:
+    with torch.device("meta"):
+        return classification_head(AUTO[task.id].from_config(config, trust_remote_code=False))
 
 
 def _quantization(
@@ -168,15 +264,13 @@ def _quantization(
 
     A head is trained, so that it is not quantized.
     """
-    with torch.device("meta"):
-        head = classification_head(AUTO[task.id].from_config(config, trust_remote_code=False))
     return BitsAndBytesConfig(
         load_in_4bit=cfg_model.quantization == "4bit",
         load_in_8bit=cfg_model.quantization == "8bit",
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=False,
         bnb_4bit_compute_dtype=getattr(torch, cfg_model.dtype),
-        llm_int8_skip_modules=head or None,  # None: the language model's head
+        llm_int8_skip_modules=_head(config, task) or None,  # None: the language model's head
     )
 
 

@@ -17,7 +17,11 @@ from fl_app.config.rules import (
 )
 from fl_app.models import sources
 
-CHOICES: Choices = {"model.dtype": models.DTYPES, "model.quantization": models.QUANTIZATIONS}
+CHOICES: Choices = {
+    "model.dtype": models.DTYPES,
+    "model.head": models.HEADS,
+    "model.quantization": models.QUANTIZATIONS,
+}
 RULES: Rules = (
     (POSITIVE, ("model.max_length", "model.max_answer_length")),
     (

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # paths are checked before transformers is imported
 EMBEDDED = "embedded:"
 RANDOM = "random"
 IMPLEMENTATIONS = (None, "eager", "sdpa")  # of attention and experts; others are downloaded code
+MOST_NAMED = 5  # missing weights in a message
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -145,17 +146,13 @@ def _named(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def load_tokenizer(
-    cfg_model: DictConfig, sources: Sources, vocab_size: int
-) -> PreTrainedTokenizerFast:
-    """Load the tokenizer of ``sources``, for a model with ``vocab_size`` tokens.
+def load_tokenizer(cfg_model: DictConfig, sources: Sources) -> PreTrainedTokenizerFast:
+    """Load the tokenizer of ``sources``.
 
     Raises
     ------
     FileNotFoundError
         If it cannot be reached.
-    ValueError
-        If it is another model's and has more tokens than this model.
     """
     from transformers import AutoTokenizer
 
@@ -163,11 +160,6 @@ def load_tokenizer(
     source = sources.tokenizer
     with quiet(), clear_errors(key, source), no_custom_code(key, source):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    if cfg_model.tokenizer is not None and len(tokenizer) > vocab_size:
-        raise ValueError(
-            f"model.tokenizer={cfg_model.tokenizer!r} has {len(tokenizer)} pieces, but the model "
-            f"has a vocabulary of {vocab_size}: choose the model's own tokenizer"
-        )
     return cast("PreTrainedTokenizerFast", tokenizer)
 
 
@@ -192,12 +184,15 @@ def check_complete(key: str, path: str, missing: list[str] | set[str]) -> None:
     Raises
     ------
     ValueError
-        If some are; the message names one.
+        If some are; the message names them.
     """
     if missing:
+        first = sorted(missing)[:MOST_NAMED]
+        more = len(missing) - len(first)
         raise ValueError(
-            f"model.{key}={path!r} lacks {len(missing)} weights of the model, for example "
-            f"{min(missing)}: it belongs to another architecture, or is incomplete"
+            f"model.{key}={path!r} lacks {len(missing)} weights of the model: {', '.join(first)}"
+            f"{f' and {more} more' if more else ''}. It belongs to another architecture, or is "
+            "incomplete: choose another checkpoint or task"
         )
 
 

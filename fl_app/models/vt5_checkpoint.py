@@ -9,6 +9,7 @@ from transformers import BeitConfig, BeitModel, PreTrainedConfig, PreTrainedToke
 
 from fl_app.config import plain
 from fl_app.models.draws import SeededDraws
+from fl_app.models.limits import check_vocabulary
 from fl_app.models.sources import (
     Sources,
     check_complete,
@@ -63,7 +64,9 @@ def load_vt5(
         model = _model(cfg_model, sources, config)
         if sources.visual is not None:
             _load_visual(model, sources.visual)
-    return model, load_tokenizer(cfg_model, sources, config.vocab_size)
+    tokenizer = load_tokenizer(cfg_model, sources)
+    check_vocabulary(cfg_model, tokenizer, model)
+    return model, tokenizer
 
 
 def find_vt5(cfg_model: DictConfig) -> Sources:

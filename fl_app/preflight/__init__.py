@@ -21,7 +21,7 @@ from fl_app.privacy import checks as privacy
 from fl_app.runs import checks as runs
 from fl_app.runs import loggers
 from fl_app.runs.place import check_free
-from fl_app.runs.resume import check_left, folder, last_round, with_stored_overrides
+from fl_app.runs.resume import folder, last_round, with_stored_overrides
 from fl_app.secure_aggregation import checks as secure_aggregation
 from fl_app.tasks import checks as tasks
 from fl_app.training import checks as training
@@ -54,7 +54,7 @@ def configured(overrides: str) -> tuple[str, DictConfig]:
     ConfigError
         Naming the key and what it may be.
     ResumeError
-        If the run to resume is not there, or complete.
+        If the run to resume is not there.
     FileExistsError
         If the name of a new run is taken.
     """
@@ -62,7 +62,6 @@ def configured(overrides: str) -> tuple[str, DictConfig]:
     cfg = compose(overrides)
     check_values(cfg)
     check_free(cfg)
-    check_left(cfg)
     return overrides, cfg
 
 
@@ -82,6 +81,7 @@ def check_built(cfg: DictConfig) -> None:
         _call(aggregation.check_strategy, cfg)
         _call(loggers.check, cfg)
         _call(models.check_files, cfg)
+    federation.device(cfg)
     if cfg.resume is not None:
         last_round(cfg, folder(cfg))
 

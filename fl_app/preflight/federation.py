@@ -80,3 +80,23 @@ def check(cfg: DictConfig) -> None:
             f"federation.min_replies={cfg.federation.min_replies} should be at most "
             f"clients_per_round={cfg.clients_per_round}"
         )
+
+
+def device(cfg: DictConfig) -> str:
+    """Return the name in torch of the device that ``federation.device`` chooses here.
+
+    Raises
+    ------
+    ConfigError
+        If it is a GPU, and torch finds none.
+    """
+    import torch  # which reading the options does not need
+
+    asked = cfg.federation.device
+    found = torch.cuda.is_available()
+    if asked == "cuda" and not found:
+        raise ConfigError(
+            "federation.device=cuda, but torch finds no GPU on this machine: set "
+            "federation.device=auto or cpu, or install a build of torch for the GPU's driver"
+        )
+    return "cuda" if found and asked != "cpu" else "cpu"

@@ -23,7 +23,8 @@ CLASSES = "task=sequence_classification"
 
 
 def load(folder: Path, overrides: str = "task=causal_lm", seed: int = 0):
-    cfg = compose(f"model=huggingface model.path={folder} {overrides}")
+    short = "model.max_length=64 model.max_answer_length=8"
+    cfg = compose(f"model=huggingface model.path={folder} {short} {overrides}")
     return models.load(cfg.model, seed, cfg.task)
 
 
@@ -65,7 +66,7 @@ def test_a_head_is_as_wide_as_the_labels(tmp_path: Path) -> None:
     assert model.config.id2label == {0: "no", 1: "yes"}
     assert model.score.weight.shape[0] == 2
     architectures.model("bert").save_pretrained(tmp_path)  # with a head of three
-    with pytest.raises(ValueError, match="other shapes"):
+    with pytest.raises(ValueError, match="the head has 3 labels"):
         load(tmp_path, f"{CLASSES} task.labels=[no,yes]")
 
 
@@ -122,6 +123,15 @@ def test_random_weights_are_those_of_the_seed(kind: str) -> None:
     assert one.config.model_type == kind
     assert same(state(one), state(again))
     assert not same(state(one), state(other))
+
+
+def test_a_generation_config_that_transformers_refuses_is_not_used(tmp_path: Path) -> None:
+    path = saved(tmp_path, "t5") / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_return_sequences": 2}))
+    model, _ = load(tmp_path, "task=seq2seq")
+    assert model.generation_config.num_return_sequences is None
+    assert model.generation_config.decoder_start_token_id == architectures.PAD
+    full.export(model, tmp_path / "export")
 
 
 # ---- refused -------------------------------------------------------------------------------------

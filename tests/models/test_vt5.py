@@ -21,7 +21,7 @@ from tests.rounding import DOUBLES, apart, through
 
 MODEL = compose().model
 SMALL = {
-    "vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2,
+    "vocab_size": 1000, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2,
     "dropout_rate": 0.0, "decoder_start_token_id": 0,
 }  # fmt: skip
 
