@@ -65,12 +65,7 @@ def check_rules(cfg: DictConfig, rules: Rules) -> None:
 
 def is_number(value: Any) -> bool:
     """Tell whether a value is a finite number, and not a bool."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number that no float can be
-        return False
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_share(value: Any) -> bool:

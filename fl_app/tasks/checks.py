@@ -18,9 +18,10 @@ from fl_app.config.rules import (
 from fl_app.faults.suggestions import did_you_mean
 from fl_app.tasks import METRICS, TASKS
 from fl_app.tasks.answers import ANSWERS
+from fl_app.tasks.labels import LABEL_IS, is_number
 from fl_app.tasks.template import Template
 
-CHOICES: Choices = {"task.id": TASKS, "task.answer": ANSWERS}
+CHOICES: Choices = {"task.id": TASKS, "task.answer": ANSWERS, "task.label_is": LABEL_IS}
 RULES: Rules = (
     (Rule("the name of a column", is_name), ("task.reference", "task.label")),
     (
@@ -29,7 +30,8 @@ RULES: Rules = (
     ),
     (
         Rule(
-            "a list of at least two different names",
+            "a list of at least two different names, with quotes where one is a number, true or "
+            "false",
             lambda x: is_list_of_names(x) and len({*x}) == len(x) > 1,
         ),
         ("task.labels",),
@@ -60,6 +62,12 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError(
             f"target.metric={cfg.target.metric} should be one of {sorted(metrics)} with "
             f"task.id={cfg.task.id}.{did_you_mean(cfg.target.metric, metrics)}"
+        )
+    numbers = [name for name in cfg.task.get("labels", []) if is_number(name)]
+    if cfg.task.get("label_is") == "index" and numbers:
+        raise ConfigError(
+            f"task.label_is=index: a number could be a name or a position, as task.labels has "
+            f"{', '.join(numbers)}: set task.label_is=name"
         )
     for key in ("prompt", "response"):
         if key in cfg.task:

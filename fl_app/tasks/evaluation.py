@@ -9,6 +9,8 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from fl_app.models.generation import greedy_config
+
 Rows: TypeAlias = Sequence[dict[str, Any]] | Dataset
 
 PREDICT_ROWS = 16  # a batch; bounds its memory, does not change the predictions
@@ -37,7 +39,8 @@ def greedy(
 ) -> Tensor:
     """Return what a model generates with the likeliest token at every step, [rows, tokens].
 
-    What the checkpoint's own generation config says of sampling, beams and penalties is ignored.
+    Of the checkpoint's own generation config only the starts count, see
+    ``fl_app.models.generation``.
 
     Parameters
     ----------
@@ -52,16 +55,17 @@ def greedy(
     """
     device = next(model.parameters()).device
     generate: Any = model.generate  # a Tensor to mypy, as any attribute of a module is
-    return generate(
-        **{name: value.to(device) for name, value in inputs.items()},
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        pad_token_id=pad,
-        eos_token_id=end,
-    )
+    generating = generate.__self__  # inside PEFT's wrapper
+    own = generating.generation_config
+    fresh = greedy_config(own, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=end)
+    # What the config that is given leaves open, transformers takes from the model's own.
+    generating.generation_config = fresh
+    try:
+        return generate(
+            **{name: value.to(device) for name, value in inputs.items()}, generation_config=fresh
+        )
+    finally:
+        generating.generation_config = own
 
 
 def check_predictions(predictions: Sequence[str], rows: Rows) -> None:

@@ -62,8 +62,18 @@ class Instruction(ABC):
         self.optional = tuple(one for one in dict.fromkeys(sections) if one not in self.columns)
         self.tokenizer = spec.tokenizer
         self.tokens = Tokens(spec.tokenizer)
+        self._check_literals(getattr(spec.config.get_text_config(), "vocab_size", None))
         self.max_length = spec.max_length
         self.max_answer_length = spec.max_answer_length
+
+    def _check_literals(self, vocabulary: int | None) -> None:
+        for template in (self.prompt, self.response):
+            ids = self.tokenizer(template.text, add_special_tokens=False)["input_ids"]
+            if vocabulary is not None and max(ids, default=0) >= vocabulary:
+                raise ValueError(
+                    f"{template.key} has the token {self.tokenizer.decode([max(ids)])!r}, which is "
+                    f"not in the model's vocabulary of {vocabulary}: leave it out"
+                )
 
     @abstractmethod
     def training(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from fl_app.tasks import ACCURACY
 from fl_app.tasks.base import ModelSpec
 from fl_app.tasks.evaluation import Rows, batches, check_predictions, evaluating
 from fl_app.tasks.filled import check_filled
+from fl_app.tasks.labels import Labels
 from fl_app.tasks.tokens import Tokens
 
 
@@ -25,8 +26,8 @@ class SequenceClassification:
     Parameters
     ----------
     cfg : DictConfig
-        ``texts``, one or two columns; ``label``, the column of the label; ``labels``, their names
-        in the order of the head's outputs.
+        ``texts``, one or two columns; ``label``, the column of the label; ``labels``, their names;
+        ``label_is``, whether a number in the column is a name or a position (see ``Labels``).
     spec : ModelSpec
         A model of as many outputs (``num_labels``).
 
@@ -41,14 +42,15 @@ class SequenceClassification:
     def __init__(self, cfg: DictConfig, spec: ModelSpec) -> None:
         self.texts = [str(column) for column in cfg.texts]
         self.label: str = cfg.label
-        self.labels = [str(label) for label in cfg.labels]
+        names = [str(label) for label in cfg.labels]
+        self.labels = Labels(names, cfg.label_is, dict(spec.config.id2label or {}))
         self.columns = (*self.texts, self.label)
         self.tokens = Tokens(spec.tokenizer)
         self.max_length = spec.max_length
-        if spec.config.num_labels != len(self.labels):
+        if spec.config.num_labels != len(names):
             raise ValueError(
                 f"the model tells {spec.config.num_labels} classes apart, task.labels names "
-                f"{len(self.labels)}: {', '.join(self.labels)}"
+                f"{len(names)}: {', '.join(names)}"
             )
         if spec.tokenizer.pad_token_id is None:
             raise ValueError("the tokenizer has no padding token, which a classifier needs")
@@ -62,18 +64,19 @@ class SequenceClassification:
             With the number of such rows, for the node's own log.
         """
         check_filled(self.columns, rows)
-        unknown = sum(not self._is_known(label) for label in rows[self.label][:])
+        unknown = [label for label in rows[self.label][:] if self.labels.name(label) is None]
         if unknown:
             raise FaultError(
                 "label",
-                f"rows whose {self.label} is none of task.labels: {unknown}; leave them out, with "
-                "data.*.drop",
+                f"rows whose {self.label} is none of task.labels: {len(unknown)}; "
+                f"{self.labels.advice(unknown[0])}",
                 column=self.label,
             )
 
     def training(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Return `inputs` of the rows, and ``labels`` [rows]."""
-        return {**self.inputs(rows), "labels": torch.tensor([self._index(row) for row in rows])}
+        outputs = [self.labels.outputs.index(self._name(row)) for row in rows]
+        return {**self.inputs(rows), "labels": torch.tensor(outputs)}
 
     def inputs(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Return what the tokenizer gives the model, each [rows, tokens], padded on the right."""
@@ -100,7 +103,7 @@ class SequenceClassification:
             for some in batches(rows):
                 inputs = {name: value.to(device) for name, value in self.inputs(some).items()}
                 found += model(**inputs).logits.argmax(dim=-1).tolist()
-        return [self.labels[index] for index in found]
+        return [self.labels.outputs[index] for index in found]
 
     def score(self, predictions: Sequence[str], rows: Rows) -> dict[str, float]:
         """Return ``accuracy``: the share of rows whose label is predicted.
@@ -112,8 +115,7 @@ class SequenceClassification:
         """
         check_predictions(predictions, rows)
         right = [
-            prediction == self.labels[self._index(rows[index])]
-            for index, prediction in enumerate(predictions)
+            prediction == self._name(rows[index]) for index, prediction in enumerate(predictions)
         ]
         return {"accuracy": sum(right) / len(right)}
 
@@ -127,19 +129,15 @@ class SequenceClassification:
             )
         return str(row[column])
 
-    def _index(self, row: dict[str, Any]) -> int:
-        """Return the output of a row's label, which is a name or already a number."""
+    def _name(self, row: dict[str, Any]) -> str:
+        """Return the name of a row's label."""
         label = row.get(self.label)
-        if self._is_known(label):
-            return label if isinstance(label, int) else self.labels.index(str(label))
-        raise FaultError(
-            "label",
-            f"the column {self.label!r} of a row is {label!r}, task.labels are "
-            f"{', '.join(self.labels)}: leave such rows out with data.train.drop or data.test.drop",
-            column=self.label,
-        )
-
-    def _is_known(self, label: Any) -> bool:
-        if isinstance(label, int):
-            return 0 <= label < len(self.labels)
-        return label in self.labels
+        name = self.labels.name(label)
+        if name is None:
+            raise FaultError(
+                "label",
+                f"the column {self.label!r} of a row is {label!r}, task.labels are "
+                f"{', '.join(self.labels.names)}: {self.labels.advice(label)}",
+                column=self.label,
+            )
+        return name

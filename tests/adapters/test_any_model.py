@@ -26,6 +26,7 @@ from fl_app.tree import digest
 from tests import architectures
 from tests.rounding import apart, through
 
+LABELS = ("entailment", "neutral", "contradiction")
 SUMS = [(a, b) for a in range(4) for b in range(2)]
 TEXTS = [{"instruction": f"{a} and {b}?", "output": f"#### {a + b}"} for a, b in SUMS]
 METAMATH = [{"query": row["instruction"], "response": row["output"]} for row in TEXTS]
@@ -41,7 +42,7 @@ CHOICES = [
     for a, b in SUMS
 ]
 SENTENCES = [
-    {"premise": f"{a} and {b}", "hypothesis": str(b), "label": (a + b) % 3} for a, b in SUMS
+    {"premise": f"{a} and {b}", "hypothesis": str(b), "label": LABELS[(a + b) % 3]} for a, b in SUMS
 ]
 ROWS = {"causal_lm": TEXTS, "seq2seq": TEXTS, "sequence_classification": SENTENCES}
 TEMPLATES = {"bert": "<s> $A", "t5": "$A </s>"}

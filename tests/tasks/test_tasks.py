@@ -1,5 +1,6 @@
 """Laws of the tasks: what batches hold, batched prediction, scores, and that training learns."""
 
+import copy
 import json
 from datetime import date
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from fl_app import data, tasks
 from fl_app.adapters import lora
-from fl_app.config import compose
+from fl_app.config import ConfigError, compose
 from fl_app.data.invoices.load import make_documents
 from fl_app.data.invoices.provider import POOLS
 from fl_app.data.padding import IGNORED
@@ -170,7 +171,7 @@ def test_a_classifier_reads_both_texts() -> None:
     task = _nli()
     rows = [
         {"premise": "a man sleeps", "hypothesis": "he is awake now", "label": "contradiction"},
-        {"premise": "a", "hypothesis": "b", "label": 1},
+        {"premise": "a", "hypothesis": "b", "label": "neutral"},
     ]
     batch = task.training(rows)
     assert batch["labels"].tolist() == [2, 1]
@@ -181,10 +182,51 @@ def test_a_classifier_reads_both_texts() -> None:
     assert task.tokens.tokenizer.decode(one_text["input_ids"][0]) == "<s>a man sleeps"
 
 
-@pytest.mark.parametrize("label", ["other", -1, 3, None])
-def test_a_label_that_is_none_is_refused(label: Any) -> None:
-    with pytest.raises(ValueError, match=r"entailment, neutral, contradiction.*drop"):
-        _nli().training([{"premise": "a", "hypothesis": "b", "label": label}])
+# task.labels, task.label_is, labels of rows, and the outputs that they are taught as.
+MEANT = [
+    ("[entailment,neutral,contradiction]", "name", ["neutral"], [1]),
+    ("[entailment,neutral,contradiction]", "index", [2, 0, "neutral", "1"], [2, 0, 1, 1]),
+    ("['1','2','3']", "name", [1, "1", 3, "2"], [0, 0, 2, 1]),
+    ("['1','2','3']", "name", ["01", "1.0", 0, True], None),
+    ("['true','false','?']", "name", ["true", "?"], [0, 2]),
+    ("['true','false','?']", "index", [True, False], None),
+    ("['true','false','?']", "name", [True, False], None),
+    ("['True','False','?']", "name", [True, 1, "true"], None),
+    ("['0','1','2']", "name", [1.0, float("nan"), None], None),
+    ("[entailment,neutral,contradiction]", "name", [0, 1, True, -1, "other", None], None),
+    ("[entailment,neutral,contradiction]", "index", [-1, 3, True, 1.0, None, "01"], None),
+]
+
+
+@pytest.mark.parametrize(("labels", "label_is", "values", "outputs"), MEANT)
+def test_a_label_is_its_name_and_a_position_only_where_that_is_said(
+    labels: str, label_is: str, values: list[Any], outputs: list[int] | None
+) -> None:
+    task = _nli(f'"{labels}"', f"task.label_is={label_is}")
+    rows = [{"premise": "a", "hypothesis": "b", "label": value} for value in values]
+    for row, output in zip(rows, outputs or [], strict=outputs is not None):
+        task.check(Dataset.from_list([row]))
+        assert task.training([row])["labels"].tolist() == [output]
+        assert task.score([task.labels.outputs[output]], [row]) == {"accuracy": 1.0}
+    for row in rows if outputs is None else []:
+        with pytest.raises(ValueError, match=r"none of task\.labels: 1|have no value|holds"):
+            task.check(Dataset.from_list([row]))
+        for use in (task.training, lambda rows: task.score(["x"], rows)):
+            with pytest.raises(ValueError, match=r"task\.labels are"):
+                use([row])
+
+
+def test_a_number_that_may_be_a_position_is_said_to_be_one() -> None:
+    row = {"premise": "a", "hypothesis": "b", "label": 1}
+    with pytest.raises(ValueError, match=r"set task\.label_is=index"):
+        _nli().training([row])
+    with pytest.raises(ConfigError, match=r"'1', '2'|has 1, 2.*task\.label_is=name"):
+        check(
+            compose(
+                "data=snli task=sequence_classification \"task.labels=['1','2']\" "
+                "task.label_is=index"
+            )
+        )
 
 
 # ---- predictions ------------------------------------------------------------------------------
@@ -212,7 +254,9 @@ def test_an_encoder_decoder_answers_a_batch_as_one_by_one() -> None:
 
 def test_a_classifier_judges_a_batch_as_one_by_one() -> None:
     model, task = architectures.model("bert", spread=WIDE["bert"]).double(), _nli()
-    rows = [{"premise": "x" * n, "hypothesis": chr(97 + n), "label": 0} for n in range(1, 20)]
+    rows = [
+        {"premise": "x" * n, "hypothesis": chr(97 + n), "label": "neutral"} for n in range(1, 20)
+    ]
     together = task.predict(model, rows)
     assert together == [task.predict(model, [row])[0] for row in rows]
     assert len(set(together)) > 1
@@ -220,7 +264,7 @@ def test_a_classifier_judges_a_batch_as_one_by_one() -> None:
 
 def test_a_model_with_lora_is_a_model() -> None:
     """PEFT's wrapper predicts as what it wraps, as LoRA starts as nothing."""
-    nli = [{"premise": "x" * n, "hypothesis": chr(97 + n), "label": 0} for n in range(1, 6)]
+    nli = [{"premise": "x" * n, "hypothesis": chr(97 + n), "label": "neutral"} for n in range(1, 6)]
     for name, task, rows in (
         ("llama", _causal(limits=(60, 8)), ROWS),
         ("t5", _seq2seq((60, 8)), ROWS),
@@ -233,12 +277,38 @@ def test_a_model_with_lora_is_a_model() -> None:
         assert wrapped(**task.training(rows)).loss.requires_grad
 
 
-def test_generation_is_greedy_whatever_the_checkpoint_says() -> None:
-    model, task = architectures.model("llama", spread=WIDE["llama"]), _causal(limits=(60, 8))
+# Values of generation_config.json that would change, break or stop greedy answers.
+GENERATION: dict[str, Any] = {
+    "max_length": 2, "min_length": 30, "min_new_tokens": 30, "max_new_tokens": 1,
+    "early_stopping": True, "max_time": 1e-9, "stop_strings": ["a"], "do_sample": True,
+    "num_beams": 3, "use_cache": False, "cache_implementation": "static", "temperature": 9.0,
+    "top_k": 3, "top_p": 0.1, "min_p": 0.5, "typical_p": 0.2, "epsilon_cutoff": 0.1,
+    "eta_cutoff": 0.1, "repetition_penalty": 3.0, "encoder_repetition_penalty": 3.0,
+    "length_penalty": 9.0, "no_repeat_ngram_size": 1,
+    "bad_words_ids": [[k] for k in range(100, 200)],
+    "forced_eos_token_id": 7, "remove_invalid_values": True, "renormalize_logits": True,
+    "exponential_decay_length_penalty": [1, 9.0], "suppress_tokens": [*range(50, 150)],
+    "begin_suppress_tokens": [*range(4, 200)], "sequence_bias": [[[99], 50.0]],
+    "token_healing": True, "guidance_scale": 3.0, "num_return_sequences": 2,
+    "watermarking_config": {"greenlist_ratio": 0.5, "bias": 9.0}, "output_scores": True,
+    "return_dict_in_generate": True, "pad_token_id": 99, "eos_token_id": [2, 100, 101],
+    "encoder_no_repeat_ngram_size": 1, "prompt_lookup_num_tokens": 2, "penalty_alpha": 0.5,
+    "dola_layers": "high", "diversity_penalty": 0.5, "num_beam_groups": 2, "constraints": [1],
+    "force_words_ids": [[99]], "prefill_chunk_size": 2, "custom_generate": "a/b",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_generation_is_greedy_whatever_the_checkpoint_says(name: str) -> None:
+    model = architectures.model(name, spread=WIDE[name])
+    task = _causal(limits=(60, 8)) if name == "llama" else _seq2seq((60, 8))
     plain = task.predict(model, ROWS)
-    model.generation_config.update(do_sample=True, temperature=9.0, repetition_penalty=3.0)
-    model.generation_config.update(no_repeat_ngram_size=1, max_length=2, num_beams=3)
-    assert task.predict(model, ROWS) == plain
+    own = model.generation_config
+    for key, value in GENERATION.items():
+        said = model.generation_config = copy.deepcopy(own)
+        setattr(said, key, value)
+        assert task.predict(model, ROWS) == plain, key
+        assert model.generation_config is said
 
 
 @pytest.mark.parametrize("name", ["llama", "t5"])
@@ -307,9 +377,9 @@ def test_some_steps_on_a_few_rows_lower_the_loss(name: str) -> None:
     if name == "bert":
         task = _nli()
         rows = [
-            {"premise": text, "hypothesis": "so", "label": k} for k, text in enumerate("abcabc")
+            {"premise": text, "hypothesis": "so", "label": task.labels.names[k % 3]}
+            for k, text in enumerate("abcabc")
         ]
-        rows = [row | {"label": row["label"] % 3} for row in rows]
     model = architectures.model(name)
     before = _loss(model, task, rows)
     cfg = compose("optimizer.lr=1e-2 optimizer.schedule=constant").optimizer
