@@ -120,6 +120,26 @@ def test_a_run_from_before_the_validation_split_goes_on_without(
     assert RunFolder(compose(resumed)).path == begun.path
 
 
+def test_a_run_goes_on_with_the_step_size_that_was_the_default_when_it_began(
+    tmp_path: Path,
+) -> None:
+    """Where the default is another one since, and only there."""
+    model = "model=huggingface model.path=/mine task=causal_lm data=table data.train.path=/x.csv"
+    overrides = f"{model} output.dir={tmp_path} output.name=run"
+    begun = RunFolder(compose(overrides), overrides)
+    begun.keep(0, {}, {"strategy": {}})
+    begun._lock.close()
+    resume = f"resume={begun.path}"
+    assert compose(with_stored_overrides(resume)).optimizer.lr == 2e-4
+    config = begun.path / "config.yaml"
+    config.write_text(config.read_text().replace("lr: 0.0002", "lr: 0.007"))
+    words = with_stored_overrides(resume)
+    assert compose(words).optimizer.lr == 0.007
+    with pytest.raises(ResumeError, match=r"optimizer\.lr=0\.001, where it has 0\.007"):
+        RunFolder(compose(with_stored_overrides(f"{resume} optimizer.lr=1e-3")))
+    assert RunFolder(compose(words)).path == begun.path
+
+
 # ---- what is refused ----------------------------------------------------------------------------
 
 
