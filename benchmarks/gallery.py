@@ -6,11 +6,12 @@ alone. It can be stopped at any time; called again, it goes on with what is miss
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import runs
+from benchmarks import markdown, runs
 from benchmarks.runs import Asked
 from fl_app.config import ConfigError, compose, read_yaml
 from fl_app.preflight import check
@@ -20,7 +21,7 @@ from fl_app.report.significance import LEVEL, MIN_SEEDS
 from fl_app.runs.configurations import digest
 from fl_app.runs.read import Run
 from fl_app.runs.result import Result
-from fl_app.runs.text import score, size, title
+from fl_app.runs.text import score, size, spread, title, until_target
 
 LIST = Path(__file__).with_name("gallery.yaml")
 HEAD = """\
@@ -63,42 +64,45 @@ def asked(path: Path) -> tuple[dict[str, str], list[int]]:
     return {str(label): str(words or "") for label, words in overrides.items()}, seeds
 
 
-def page(results: Sequence[Result], left: Sequence[Asked]) -> str:
+def current(results: Iterable[Result]) -> list[Run]:
+    """Return the runs of the results whose overrides mean the same configuration today."""
+    return [one.run() for one in results if one.is_current]
+
+
+def page(found: Sequence[Run], earlier: int, left: Sequence[Asked]) -> str:
     """Return the page of tables, in Markdown.
 
     Parameters
     ----------
-    results : sequence of Result
-        All stored results.
+    found : sequence of Run
+        The runs of all current results.
+    earlier : int
+        How many results are of configurations of an earlier version.
     left : sequence of Asked
-        Runs of the list without one.
+        Runs of the list without a result.
     """
-    current = [one for one in results if one.is_current]
-    files = {one.path.stem: one.path.name for one in current}
-    found = [one.run() for one in current]
     parts = [HEAD]
-    if current:
+    if found:
         parts.append("![final scores against message bytes, the Pareto front](pareto.png)\n")
     for one in comparable(found):
-        parts += [f"## {one['title']}\n", table(one), differences(one)]
+        parts += [f"## {markdown.escaped(one['title'])}\n", table(one), differences(one)]
         if any(row["mark"] for row in one["configurations"]):
             parts.append("(*) on the front, but it lost clients: not comparable.\n")
-    if files:
-        rows = [(run, files[run.path.stem]) for run in found]
-        parts += ["## Runs\n", runs_table(rows)]
+    if found:
+        parts += ["## Runs\n", runs_table(found)]
     if left:
         seeds: dict[tuple[str, str], list[str]] = {}
         for label, words, seed in left:
             seeds.setdefault((label, words), []).append(str(seed))
         lines = [
-            f"- {label} (`{words}`), seeds {', '.join(some)}\n"
+            f"- {markdown.escaped(label)} ({markdown.code(words)}), seeds {', '.join(some)}\n"
             for (label, words), some in seeds.items()
         ]
         parts += ["## Missing\n", f"`make gallery` runs them:\n\n{''.join(lines)}"]
-    if len(current) < len(results):
+    if earlier:
         parts.append(
-            f"{len(results) - len(current)} of the files are results of configurations of an "
-            "earlier version, and in no table.\n"
+            f"{earlier} of the files are results of configurations of an earlier version, and in "
+            "no table.\n"
         )
     return "\n".join(parts)
 
@@ -111,27 +115,26 @@ def table(one: Mapping[str, Any]) -> str:
         "configuration", "seeds", one["name"], "best round's", "selected on", "unseen", "sent",
         f"rounds until {goal}", f"sent until {goal}", "bits up", "seconds", "front",
     )  # fmt: skip
+    scored = partial(score, metric)
     rows = []
     for row in one["configurations"]:
-        met = row["bytes_to_target"]
-        missed = len(row["seeds"]) - len(met["values"])
         rows.append(
             (
-                f"`{row['label']}`",
+                markdown.code(row["label"]),
                 str(len(row["seeds"])),
-                _spread(row["score"], lambda value: score(metric, value)),
-                _spread(row["best"], lambda value: score(metric, value)),
+                spread(row["score"], scored),
+                spread(row["best"], scored),
                 row["selected_on"],
-                _spread(row["unseen"], lambda value: score(metric, value)),
-                _spread(row["bytes"], size),
+                spread(row["unseen"], scored),
+                spread(row["bytes"], size),
                 ", ".join(f"{value:g}" for value in row["rounds_to_target"]["values"]) or "-",
-                f"missed by {missed} seeds" if missed else _spread(met, size),
-                _spread(row["bits"], lambda value: f"{value:.2f}"),
-                _spread(row["seconds"], lambda value: f"{value:.0f}"),
+                until_target(row, target),
+                spread(row["bits"], "{:.2f}".format),
+                spread(row["seconds"], "{:.0f}".format),
                 row["star"],
             )
         )
-    return markdown(header, rows)
+    return markdown.table(header, rows)
 
 
 def differences(one: Mapping[str, Any]) -> str:
@@ -145,7 +148,7 @@ def differences(one: Mapping[str, Any]) -> str:
     best = able[0]
     lines = [
         (
-            f"`{rows[d['index']]['label']}`",
+            markdown.code(rows[d["index"]]["label"]),
             f"{d['difference']:+.4f}",
             "-" if d["low"] is None else f"{d['low']:+.4f} to {d['high']:+.4f}",
             "-" if d["holm"] is None else f"{d['holm']:.3f}",
@@ -155,53 +158,43 @@ def differences(one: Mapping[str, Any]) -> str:
     ]
     header = ("configuration", "difference", "95 % interval", "p, Holm", "significant")
     return (
-        f"Final {one['name']} against `{rows[best]['label']}`, by Welch's test over seeds, p "
-        f"corrected by Holm:\n\n{markdown(header, lines)}"
+        f"Final {one['name']} against {markdown.code(rows[best]['label'])}, by Welch's test over "
+        f"seeds, p corrected by Holm:\n\n{markdown.table(header, lines)}"
     )
 
 
-def runs_table(found: Sequence[tuple[Run, str]]) -> str:
+def runs_table(found: Sequence[Run]) -> str:
     """Return a line per run: its file, seed, score, bytes, seconds and machine."""
     rows = []
-    for run, file in found:
+    for run in found:
         metric, machine = str(run.target_metric), run.summary["machine"]
         final = run.final("test").get(metric)
         rows.append(
             (
-                f"[{file}]({file})",
+                markdown.link(run.path.name),
                 str(run.seed),
                 "-" if final is None else f"{title(metric)} {score(metric, final)}",
                 f"{run.ledger.sent():,}",
                 f"{run.summary['seconds']['total']:.0f}",
-                f"{machine['processor']}, {machine['cores']} cores, {machine['device']}",
+                markdown.escaped(
+                    f"{machine['processor']}, {machine['cores']} cores, {machine['device']}"
+                ),
                 "-" if machine["load"] is None else f"{machine['load']:g}",
             )
         )
-    return markdown(("file", "seed", "final", "bytes sent", "seconds", "machine", "load"), rows)
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; a bar in a cell does not end it."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines
-    )
-
-
-def _spread(values: Mapping[str, Any], text: Any) -> str:
-    if values["mean"] is None:
-        return "-"
-    return text(values["mean"]) + ("" if values["sd"] is None else f" ± {text(values['sd'])}")
+    header = ("file", "seed", "final", "bytes sent", "seconds", "machine", "load")
+    return markdown.table(header, rows)
 
 
 def redraw(overrides: Mapping[str, str], seeds: Sequence[int]) -> None:
     """Write page and picture from the results, and print their paths."""
-    results = list(runs.stored().values())
-    text = page(results, runs.missing(overrides, seeds))
+    results = runs.stored().values()
+    found = current(results)
+    text = page(found, len(results) - len(found), runs.missing(overrides, seeds))
     runs.RESULTS.mkdir(parents=True, exist_ok=True)
     (runs.RESULTS / "README.md").write_text(text, encoding="utf-8")
     print(runs.RESULTS / "README.md")
-    if found := [one.run() for one in results if one.is_current]:
+    if found:
         print(picture.draw(found, runs.RESULTS / "pareto.png"))
 
 

@@ -5,16 +5,16 @@ tables are made of the results alone. A run whose result is there is not made ag
 folder is gone: it is found by the digest of its configuration and its seed.
 """
 
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fl_app.config import compose
 from fl_app.files import atomic_file, project_root
+from fl_app.report.comparison import spread
 from fl_app.run import submit
 from fl_app.runs import read as run_record
-from fl_app.runs import result
+from fl_app.runs import result, text
 from fl_app.runs.configurations import digest
 from fl_app.runs.read import Run
 from fl_app.runs.result import Result
@@ -137,5 +137,4 @@ def _new_folder(name: str) -> Path:
 
 def mean_and_deviation(values: Sequence[float], digits: int = 3) -> str:
     """Return the mean and, for several seeds, the standard deviation."""
-    text = f"{statistics.mean(values):.{digits}f}"
-    return text + (f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else "")
+    return text.spread(spread(values), f"{{:.{digits}f}}".format)

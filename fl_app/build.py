@@ -24,6 +24,7 @@ from fl_app.tree import manifest
 from fl_app.wire.conventions import alias_bytes
 from fl_app.wire.forms import forms
 
+PARALLEL_TOKENIZERS = "TOKENIZERS_PARALLELISM"  # environment variable of the package tokenizers
 _BUILDING = threading.Lock()
 
 
@@ -82,7 +83,7 @@ def _build_session(overrides: str) -> Session:
     check_node(cfg)
     device = torch.device(federation.device(cfg))
     torch.set_num_threads(cfg.federation.torch_threads)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault(PARALLEL_TOKENIZERS, "false")
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
     with during("model"):

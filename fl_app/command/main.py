@@ -4,11 +4,13 @@ import argparse
 import os
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from fl_app.command.overrides import dashed
 from fl_app.faults.suggestions import did_you_mean
-from fl_app.files import RESULTS
+from fl_app.files import PROJECT, RESULTS
 
 COMMANDS = {
     "run": "run one experiment: SuperLink, clients, server, results",
@@ -24,7 +26,7 @@ examples:
   thinwire sweep codec=nf4,thin seed=0,1,2            six runs and a comparison
   thinwire report runs/NAME                           runs/NAME/report.html
 
-Every command has its own help: thinwire run --help
+Every command has its own help: thinwire run --help; thinwire --version prints the version.
 """
 
 
@@ -64,6 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help()
         return 2
     command = words[0]
+    if command == "--version":
+        print(f"thinwire {version(PROJECT)}")
+        return 0
     if command.startswith("-"):
         parser.parse_args(words[:1])  # help, or an error
     if command not in COMMANDS:
@@ -71,6 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
             f"{command!r} is no command.{did_you_mean(command, COMMANDS)} Commands: "
             f"{', '.join(COMMANDS)}"
         )
+    if command != "report" and (hint := dashed(words[1:])):
+        parser.error(hint)
     os.environ.setdefault(RESULTS, str(Path.cwd()))
     try:
         found: int = import_module(f"fl_app.command.{command}").main(words[1:])

@@ -1,7 +1,9 @@
 """Help about overrides: the groups of ``conf/`` and the names in them."""
 
 import argparse
+import re
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 CONF = Path(__file__).parents[2] / "conf"  # as ``fl_app.config.CONF_DIR``, without importing Hydra
@@ -20,6 +22,25 @@ def parser(command: str, description: str, examples: str) -> argparse.ArgumentPa
     )
     made.add_argument("overrides", nargs="*", help=argparse.SUPPRESS)
     return made
+
+
+def dashed(arguments: Sequence[str]) -> str | None:
+    """Return what to write in place of ``--KEY VALUE``; None if there is no such argument."""
+    for at, word in enumerate(arguments):
+        key, equals, value = word.removeprefix("--").partition("=")
+        key = key.replace("-", "_")
+        if word.startswith("--") and key.partition(".")[0] in _keys():
+            if not equals and at + 1 < len(arguments):
+                value = arguments[at + 1]
+            return f"{word} is no option: write {key}={value or 'VALUE'}"
+    return None
+
+
+def _keys() -> set[str]:
+    """Return the groups, and the keys that belong to no group."""
+    lines = (CONF / "config.yaml").read_text(encoding="utf-8").splitlines()
+    keys = {line.partition(":")[0] for line in lines if re.match(r"\w+:", line)}
+    return {folder.name for folder in CONF.iterdir() if folder.is_dir()} | keys - {"defaults"}
 
 
 HOW = """\

@@ -182,7 +182,7 @@ def identity(cfg: Any) -> dict[str, Any]:
 
 
 def _key(word: str) -> str:
-    return data_only.parsed(word).key_or_group.lstrip("/")
+    return data_only.key_of(data_only.parsed(word))
 
 
 def _spec(word: str) -> dict[str, Any] | None:

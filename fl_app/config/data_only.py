@@ -64,10 +64,17 @@ def parsed(word: str) -> Override:
         override = OverridesParser.create().parse_override(word)
     except (HydraException, RecursionError) as error:
         raise ConfigError(
-            f"'{word}' is not a Hydra override (KEY=VALUE): {error}{_quoted(word)}"
+            f"'{word}' is not a Hydra override (KEY=VALUE): {error}{_hint(word)}"
         ) from None
     _check_override(word, override)
     return override
+
+
+def _hint(word: str) -> str:
+    """Return, for a message, how an override is written that could not be read."""
+    if word.startswith("--"):
+        return f"; write {word.lstrip('-').partition('=')[0]}=VALUE, without dashes"
+    return _quoted(word)
 
 
 def _quoted(word: str) -> str:
@@ -87,6 +94,11 @@ def _quoted(word: str) -> str:
     return f". A value with such characters stands in quotes: {shlex.quote(written)}"
 
 
+def key_of(override: Override) -> str:
+    """Return the key of an override, or the group that it chooses from."""
+    return str(override.key_or_group).lstrip("/")
+
+
 def _check_depth(word: str) -> None:
     """Refuse a text whose brackets are nested deeper than a configuration needs."""
     depth = 0
@@ -97,21 +109,20 @@ def _check_depth(word: str) -> None:
 
 
 def _check_override(word: str, override: Override) -> None:
-    key = override.key_or_group
-    if not KEY.fullmatch(key.lstrip("/")):
+    key = key_of(override)
+    if not KEY.fullmatch(key):
         raise ConfigError(f"'{word}': {key!r} is not a key of the configuration")
-    key = key.lstrip("/")
     if re.match(r"hydra(?:[./]|$)", key):
         raise ConfigError(
-            f"{key}: a run cannot set options of Hydra; give those of a sweep to "
-            "`python -m fl_app.sweep` on its command line"
+            f"{key}: a run cannot set options of Hydra; give those of a sweep to `thinwire sweep` "
+            "on its command line"
         )
     if override.package is not None:
         raise ConfigError(f"{key}@{override.package}: select a group by its name alone: {key}=")
     if override.is_sweep_override():
         raise ConfigError(
-            f"{key}: a run takes one value; use `thinwire sweep` for several values"
-            f"{_quoted(word) if '/' in word or ' ' in word else ''}"
+            f"{key}: a run takes one value; for a run of each use `thinwire sweep "
+            f"{shlex.quote(word)}`{_quoted(word) if '/' in word or ' ' in word else ''}"
         )
     value = override.value()
     for name, text in texts(key, value):

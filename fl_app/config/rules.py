@@ -65,7 +65,12 @@ def check_rules(cfg: DictConfig, rules: Rules) -> None:
 
 def is_number(value: Any) -> bool:
     """Tell whether a value is a finite number, and not a bool."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float can be
+        return False
 
 
 def is_share(value: Any) -> bool:

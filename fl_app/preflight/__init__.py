@@ -21,7 +21,7 @@ from fl_app.privacy import checks as privacy
 from fl_app.runs import checks as runs
 from fl_app.runs import loggers
 from fl_app.runs.place import check_free
-from fl_app.runs.resume import folder, last_round, with_stored_overrides
+from fl_app.runs.resume import check_left, folder, last_round, with_stored_overrides
 from fl_app.secure_aggregation import checks as secure_aggregation
 from fl_app.tasks import checks as tasks
 from fl_app.training import checks as training
@@ -54,7 +54,7 @@ def configured(overrides: str) -> tuple[str, DictConfig]:
     ConfigError
         Naming the key and what it may be.
     ResumeError
-        If the run to resume is not there.
+        If the run to resume is not there, or complete.
     FileExistsError
         If the name of a new run is taken.
     """
@@ -62,6 +62,7 @@ def configured(overrides: str) -> tuple[str, DictConfig]:
     cfg = compose(overrides)
     check_values(cfg)
     check_free(cfg)
+    check_left(cfg)
     return overrides, cfg
 
 

@@ -60,7 +60,8 @@ function configurationsTable(parent, number, set) {
     spread(one.bytes, size), spread(one.bytes_to_target, size),
     spread(one.rounds_to_target, (value) => value.toFixed(1)),
     { value: one.rounds_to_target.values.length,
-      text: `${one.rounds_to_target.values.length} of ${one.seeds.length}` },
+      text: set.target === null ? "-"
+        : `${one.rounds_to_target.values.length} of ${one.seeds.length}` },
     spread(one.best, asScore), { value: one.selected_on, text: one.selected_on },
     spread(one.unseen, asScore), spread(one.bits, (value) => value.toFixed(2)),
     { value: one.method, text: one.method }]);

@@ -19,11 +19,17 @@ NOT_COMPARED = (
 )
 
 # Options that runs of earlier versions lack, and the values that mean what these runs did: with
-# them a configuration is still the same. Whoever adds an option to conf/ adds it here.
-ADDED: dict[str, int | str | dict[str, Any] | None] = {
-    "data.validation_documents": 0, "data.validation_problems": 0, "data.validation.path": None,
-    "data.formats": {}, "data.empty": {}, "model.head": "pretrained", "task.label_is": "index",
-}  # fmt: skip
+# them a configuration is still the same. Whoever adds an option to conf/ adds it here. Of a group
+# of options that came together, those that turn it off are named: the others mean nothing then.
+ADDED: dict[str, Any] = {
+    "data.validation_documents": 0,
+    "data.validation_problems": 0,
+    "data.validation": {"path": None, "share": None},
+    "data.formats": {},
+    "data.empty": {},
+    "model.head": "pretrained",
+    "task.label_is": "index",
+}
 
 GROUPS = frozenset(path.name for path in CONF_DIR.iterdir() if path.is_dir())
 NOT_NAMED = ("seed", "output", "logger", "target")
@@ -102,13 +108,43 @@ def _without_added(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return {
         key: _without_added(value, f"{prefix}{key}.") if isinstance(value, dict) else value
         for key, value in config.items()
-        if f"{prefix}{key}" not in ADDED or ADDED[f"{prefix}{key}"] != value
+        if not _is_as_before(f"{prefix}{key}", value)
     }
 
 
-def added() -> dict[str, Any]:
-    """Return ``ADDED`` in the form of `flat`."""
-    return {key: compact(off) if isinstance(off, dict) else off for key, off in ADDED.items()}
+def _is_as_before(name: str, value: Any) -> bool:
+    """Tell whether ``name`` is one of ``ADDED``, and its value means what there was before."""
+    if name not in ADDED:
+        return False
+    off = ADDED[name]
+    if _is_group(name):
+        return isinstance(value, dict) and all(value.get(key) == off[key] for key in off)
+    return bool(value == off)
+
+
+def _is_group(name: str) -> bool:
+    """Tell whether an entry of ``ADDED`` is a group of options, and not one open mapping."""
+    return isinstance(ADDED[name], dict) and name not in OPEN
+
+
+def with_added(then: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of an earlier run, with those of ``ADDED`` as they meant nothing there.
+
+    Parameters
+    ----------
+    then, now : dict
+        Options by dotted names, see `flat`: of the earlier run, and of today.
+    """
+    added: dict[str, Any] = {}
+    for name, off in ADDED.items():
+        if not _is_group(name):
+            if name in now:
+                added[name] = compact(off) if isinstance(off, dict) else off
+            continue
+        group = {key: value for key, value in now.items() if key.startswith(f"{name}.")}
+        if group and not any(key.startswith(f"{name}.") for key in then):
+            added |= group | {f"{name}.{key}": value for key, value in off.items()}
+    return added | then
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

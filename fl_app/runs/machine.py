@@ -5,6 +5,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import joblib
 import psutil
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -12,6 +13,8 @@ CPUINFO = Path("/proc/cpuinfo")
 
 def described(device: str) -> dict[str, Any]:
     """Return processor, cores, memory in GiB, system, the device of the model, and the load.
+
+    ``cores`` are those that this process may use, by affinity and by its container's limit.
 
     ``load`` is the number of threads that ran or waited for a processor, the run's own included, on
     average over the last five minutes (None where the system does not say): where it is above
@@ -24,7 +27,7 @@ def described(device: str) -> dict[str, Any]:
     """
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores(),
+        "cores": joblib.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "device": device,
@@ -36,7 +39,3 @@ def _processor() -> str:
     lines = CPUINFO.read_text().splitlines() if CPUINFO.is_file() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor() or platform.machine())
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1

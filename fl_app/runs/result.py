@@ -23,19 +23,18 @@ from typing import Any
 
 from fl_app.config import ConfigError, compose, plain, read_text
 from fl_app.faults.printable import printable
-from fl_app.runs import clients, selection
+from fl_app.runs import clients, result_fields, selection
 from fl_app.runs.configurations import digest, key_of
 from fl_app.runs.read import Run
+from fl_app.runs.result_fields import COUNTS, OUTCOMES, SENT
 from fl_app.runs.summary import traffic
-from fl_app.wire.ledger import CLIPPED, LATE, LOST, Direction, Transfer, Transfers
+from fl_app.wire.ledger import LOST, Direction, Transfer, Transfers
 
 FORMAT = 1
 """Version of the file's content."""
 CONFIG_VERSION = 1
 """Raised when a change in conf/ gives the overrides of stored results another meaning. Results of
 an earlier version are kept, and their runs count as missing."""
-COUNTS = ("scalars", "payload_bytes", "frame_bytes", "message_bytes", "competition_bytes")
-OUTCOMES = (LOST, LATE, CLIPPED)
 DROPPED = ("seed", "output", "logger", "resume")  # overrides that make no other configuration
 LARGEST = 1_000_000  # bytes; a result of ten rounds has about 6,000
 COPIED = (
@@ -43,7 +42,6 @@ COPIED = (
     "theta0_digest",
 )  # fmt: skip
 _PLACE = re.compile(r"(^|[\s\"'=:,{\[(])(/|~/|file:)")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class ResultError(ValueError):
@@ -114,7 +112,8 @@ def of_run(run: Run) -> dict[str, Any]:
     Raises
     ------
     ResultError
-        If an earlier version wrote the run, or its overrides name a file of this machine.
+        If the run did not complete, an earlier version wrote it, or its overrides name a file of
+        this machine.
     """
     missing = [key for key in COPIED if key not in run.summary]
     if missing or run.overrides is None:
@@ -122,6 +121,8 @@ def of_run(run: Run) -> dict[str, Any]:
             f"{run.path}: its summary.json has no {', '.join(missing) or 'overrides'}: it has not "
             "ended, or an earlier version wrote it; run it again"
         )
+    if run.status != "completed":
+        raise ResultError(f"{run.path}: its status is {run.status}: only a completed run has one")
     overrides = _typed(run.overrides)
     if named := [key for key, value in overrides.items() if _PLACE.search(value or "")]:
         raise ResultError(
@@ -165,38 +166,29 @@ def read(path: Path) -> Result:
     Raises
     ------
     ResultError
-        If it cannot be read, lacks something, or says something else than its rounds; the message
-        names the file.
+        If it cannot be read, lacks a field or has one of another type, is of a run that did not
+        complete, or says something else than its rounds; the message names file and field.
     """
     try:
         content = json.loads(read_text(path, LARGEST))
-        if content["format"] != FORMAT:
-            raise ValueError(f"it has format {content['format']}, this version reads {FORMAT}")
+        if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
+            found = printable(content["format"], 40)
+            raise ValueError(f"it has format {found}, this version reads {FORMAT}")
         _check(content)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else printable(error)
-        raise ResultError(f"{path} is not the result of a run: {what}") from None
+    except (ValueError, RecursionError) as error:
+        raise ResultError(f"{path} is not the result of a run: {printable(error)}") from None
     return Result(path, content)
 
 
 def _check(content: dict[str, Any]) -> None:
-    missing = [key for key in (*COPIED, "experiment", "overrides") if key not in content]
-    if missing:
-        raise ValueError(f"it has no {', '.join(missing)}")
-    if not _DIGEST.fullmatch(content["config"]["digest"]):
-        raise ValueError("config.digest is not a SHA-256 in hex")
-    for key in ("seed", "trainable_scalars", "frame_version"):
-        if type(content[key]) is not int:
-            raise ValueError(f"{key} is not a whole number")
-    if not isinstance(content["config"]["version"], int):
-        raise ValueError("config.version is not a whole number")
+    result_fields.check(content)
     numbers = [one["round"] for one in content["rounds"]]
     if numbers != sorted({*numbers}):
         raise ValueError(f"its rounds have the numbers {numbers}")
     target = content["target"]
     derived = _derived(content["rounds"], target["metric"], target["value"])
     for key, value in derived.items():
-        if content[key] != value:
+        if content.get(key) != value:
             raise ValueError(
                 f"its {key} should be {value} by its rounds: it was edited; run it again"
             )
@@ -246,9 +238,7 @@ def _sent(run: Run, number: int) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for row in run.ledger.rows:
         if row.round == number:
-            sums = found.setdefault(
-                f"{row.kind} {row.direction}", dict.fromkeys(("transfers", *COUNTS), 0)
-            )
+            sums = found.setdefault(f"{row.kind} {row.direction}", dict.fromkeys(SENT, 0))
             sums["transfers"] += 1
             for name in COUNTS:
                 sums[name] += getattr(row, name)
@@ -270,10 +260,6 @@ def _ledger(rounds: list[dict[str, Any]]) -> Transfers:
         for name, sums in one["sent"].items():
             kind, direction = name.split()
             counts = {key: sums[key] for key in COUNTS}
-            if kind not in ("train", "evaluate", "setup") or direction not in ("up", "down"):
-                raise ValueError(f"{name!r} is not a kind and a direction of transfers")
-            if any(type(count) is not int or count < 0 for count in counts.values()):
-                raise ValueError(f"the counts of round {one['round']}, {name}, are not counts")
             rows.append(Transfer(one["round"], 0, direction, kind, **counts))
         rows += _outcomes(one)
     return Transfers(rows, ("round", "direction", "kind", "outcome", *COUNTS))
@@ -285,8 +271,6 @@ def _outcomes(one: dict[str, Any]) -> list[Transfer]:
     for kind, found in one.get("turns", {}).items():
         for outcome in OUTCOMES:
             for client in found[outcome]:
-                if kind not in ("train", "evaluate") or type(client) is not int:
-                    raise ValueError(f"the turns of round {one['round']} are not turns of clients")
                 direction: Direction = "down" if outcome == LOST else "up"
                 rows.append(Transfer(one["round"], client, direction, kind, outcome=outcome))
     return rows

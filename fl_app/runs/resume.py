@@ -12,7 +12,7 @@ from fl_app.config import ConfigError, compose, identity, read_overrides, read_t
 from fl_app.faults.printable import printable
 from fl_app.files import PROJECT, project_root
 from fl_app.privacy import is_example_level
-from fl_app.runs.configurations import ADDED, added, flat
+from fl_app.runs.configurations import flat, with_added
 from fl_app.runs.summary import installed_version
 from fl_app.tree import Tree
 
@@ -76,10 +76,11 @@ def _later(path: Path, overrides: str) -> list[str]:
     if not (path / "config.yaml").exists():
         return []
     stored, now = flat(read_yaml(path / "config.yaml")), flat(identity(compose(overrides)))
+    written = {None: "null", "": "{}"}  # "": an open mapping without entries, see ``flat``
     return [
-        f"{key}={'null' if off is None else off}"
-        for key, off in ADDED.items()
-        if key in now and key not in stored
+        f"{key}={written.get(off, off)}"
+        for key, off in with_added(stored, now).items()
+        if key not in stored and off != now[key]
     ]
 
 
@@ -125,11 +126,31 @@ def last_round(cfg: DictConfig, path: Path) -> tuple[Tree, dict[str, Any]] | Non
     _check_rows(cfg, path)
     done = kept.get("round", 0)
     if done > cfg.rounds or (done == cfg.rounds and is_complete(path)):
-        raise ResumeError(
-            f"resume={cfg.resume}: it has done {done} of rounds={cfg.rounds}: nothing is left; "
-            "set more rounds to resume it"
-        )
+        raise _nothing_left(cfg, done)
     return found
+
+
+def check_left(cfg: DictConfig) -> None:
+    """Check, by the summary alone, that a run to resume has rounds left.
+
+    Raises
+    ------
+    ResumeError
+        If it is complete.
+    """
+    if cfg.resume is None:
+        return
+    said = _summary(folder(cfg))
+    done = said.get("rounds")
+    if said.get("status") == "completed" and isinstance(done, int) and done >= cfg.rounds:
+        raise _nothing_left(cfg, done)
+
+
+def _nothing_left(cfg: DictConfig, done: int) -> ResumeError:
+    return ResumeError(
+        f"resume={cfg.resume}: it has done {done} of rounds={cfg.rounds}: nothing is left; set "
+        "more rounds to resume it"
+    )
 
 
 def lock(path: Path) -> TextIO:
@@ -151,14 +172,19 @@ def lock(path: Path) -> TextIO:
 
 def is_complete(path: Path) -> bool:
     """Tell whether the summary of the run in ``path`` says that it completed."""
+    return _summary(path).get("status") == "completed"
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    """Return what a run's summary says; nothing if it is damaged, or not there."""
     summary = path / "summary.json"
     if not summary.is_file():
-        return False
+        return {}
     try:
         said = json.loads(read_text(summary, LARGEST_SUMMARY))
     except (ValueError, RecursionError):
-        return False  # a damaged summary does not say that it completed
-    return isinstance(said, dict) and said.get("status") == "completed"
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def _check_kept(cfg: DictConfig, state: dict[str, Any]) -> None:
@@ -254,10 +280,7 @@ def _differing(there: Any, here: DictConfig) -> dict[str, str]:
     """Return the options that differ and decide what a round computes, with both values."""
     free = {*FREE, *(() if is_example_level(here) else ("rounds",))}  # noise depends on all rounds
     then, now = (flat(identity(one)) for one in (there, here))
-    if "data.validation.path" not in then:  # the others mean nothing without path and share
-        named = {"data.validation.path", "data.validation.share"}
-        free |= {key for key in now if key.startswith("data.validation.")} - named
-    then = {key: off for key, off in added().items() if key in now} | then
+    then = with_added(then, now)
     return {
         key: f"{now.get(key)!r}, where it has {then.get(key)!r}"
         for key in sorted({*then, *now} - free)

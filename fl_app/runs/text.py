@@ -1,5 +1,6 @@
 """Format numbers for people: in logs, on the console, in reports."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 LAST_LINE = "report"  # the last line that a completed run prints starts with this
@@ -27,6 +28,38 @@ def title(metric: str) -> str:
 def score(metric: str, value: float) -> str:
     """Return a score as text; accuracy in percent."""
     return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:.4f}"
+
+
+def spread(values: Mapping[str, Any], text: Callable[[float], str]) -> str:
+    """Return ``mean ± standard deviation``, the mean alone of one value, or "-" without values.
+
+    Parameters
+    ----------
+    values : mapping
+        See ``fl_app.report.comparison.spread``.
+    text : callable
+        Formats a number.
+    """
+    if values["mean"] is None:
+        return "-"
+    return text(values["mean"]) + ("" if values["sd"] is None else f" ± {text(values['sd'])}")
+
+
+def until_target(row: Mapping[str, Any], target: float | None) -> str:
+    """Return the bytes until a configuration met the target, or by how many seeds it was missed.
+
+    Parameters
+    ----------
+    row : mapping
+        See ``fl_app.report.comparison.configuration``.
+    target : float or None
+        The score to reach; "-" is returned without one.
+    """
+    met, seeds = row["bytes_to_target"], len(row["seeds"])
+    if target is None:
+        return "-"
+    missed = seeds - len(met["values"])
+    return f"missed by {missed} of {seeds} seeds" if missed else spread(met, size)
 
 
 def is_rehearsal(spent: dict[str, Any]) -> bool:

@@ -167,14 +167,17 @@ def find_clients(
         found.transfers.append(Transfer(0, part, "up", "setup", message_bytes=up))
     if not found.nodes:
         raise TimeoutError(
-            f"no node serves a client: {refused} were left out, for the reasons above"
+            f"no node serves a client: {refused} were left out, for the reasons above; where they "
+            f"had no time to start, raise federation.node_timeout={timeout:g} seconds"
             if refused
             else f"no node answered within {timeout:.0f} s: start SuperNodes, or raise "
             "federation.node_timeout"
         )
     if len(found.nodes) < clients:
         missing = sorted(set(range(clients)) - set(found.nodes))
-        logger.warning("clients without a node: %s", missing)
+        logger.warning(
+            "clients without a node: %s, after federation.node_timeout=%g seconds", missing, timeout
+        )
     found.transfers.sort(key=lambda t: (t.partition, t.direction))
     return found
 

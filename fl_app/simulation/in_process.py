@@ -1,18 +1,24 @@
 """A whole run in this process: the real server and clients, without SuperLink and Ray."""
 
 import logging
+import os
+import random
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 
+import datasets
+import numpy as np
 import torch
+import transformers
 from flwr.serverapp import Grid
 
-from fl_app.build import forget_session, open_session
+from fl_app.build import PARALLEL_TOKENIZERS, forget_session, open_session
 from fl_app.config import joined
-from fl_app.files import kept_private
+from fl_app.files import RESULTS, kept_private
 from fl_app.preflight import check_built, configured
 from fl_app.runs.node_state import default_state_dir
 from fl_app.runs.read import Run, read
@@ -25,9 +31,10 @@ def run_experiment(overrides: str | Sequence[str] = "") -> Run:
     """Run an experiment in this process, and return its results.
 
     Server and clients are the real ones; every message is serialized as if it were sent, and the
-    run leaves the same folder as ``thinwire run``, which also prints the same table. Clients train
-    one after the other. For many clients at once, and for processes that cannot disturb each other,
-    use ``thinwire run``.
+    run leaves the same folder as ``thinwire run``, below the current one, which also prints the
+    same table. Random generators and settings of this process are afterwards as they were. Clients
+    train one after the other. For many clients at once, and for processes that cannot disturb each
+    other, use ``thinwire run``.
 
     Parameters
     ----------
@@ -62,11 +69,12 @@ def run_experiment(overrides: str | Sequence[str] = "") -> Run:
     >>> run.status, run.path.name, sorted(run.curve)
     ('completed', 'example', [0, 1])
     """
-    words, cfg = configured(joined(overrides))
-    check_built(cfg)
-    began = time.perf_counter()
-    with opened(words) as session:
-        return run_session(session, words, setup_seconds=time.perf_counter() - began)
+    with _results_here():
+        words, cfg = configured(joined(overrides))
+        check_built(cfg)
+        began = time.perf_counter()
+        with opened(words) as session:
+            return run_session(session, words, setup_seconds=time.perf_counter() - began)
 
 
 @contextmanager
@@ -106,13 +114,64 @@ def run_session(session: Session, overrides: str, setup_seconds: float) -> Run:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Restore afterwards what a run sets for its whole process."""
-    threads, level = torch.get_num_threads(), flower.level
+    level = flower.level
     flower.setLevel(logging.WARNING)
     flower.addFilter(MESSAGE_ONLY)
     try:
-        with kept_private():
+        with (
+            kept_private(),
+            _kept_variable(PARALLEL_TOKENIZERS),
+            _kept_settings(),
+            _kept_generators(),
+        ):
             yield
     finally:
         flower.removeFilter(MESSAGE_ONLY)
         flower.setLevel(level)
+
+
+@contextmanager
+def _results_here() -> Iterator[None]:
+    """Send results below the current folder, where ``find_runs`` looks."""
+    with _kept_variable(RESULTS):
+        os.environ.setdefault(RESULTS, str(Path.cwd()))
+        yield
+
+
+@contextmanager
+def _kept_variable(name: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+
+@contextmanager
+def _kept_settings() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    bars = not datasets.are_progress_bars_disabled()
+    transformers_bars = transformers.logging.is_progress_bar_enabled()
+    try:
+        yield
+    finally:
         torch.set_num_threads(threads)
+        if bars:
+            datasets.enable_progress_bars()
+        if transformers_bars:
+            transformers.logging.enable_progress_bar()
+
+
+@contextmanager
+def _kept_generators() -> Iterator[None]:
+    """Restore the state of the global random generators."""
+    python, arrays = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(arrays)

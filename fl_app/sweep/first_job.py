@@ -9,6 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from fl_app.config import CONF_DIR, compose
+from fl_app.config.data_only import key_of
 from fl_app.preflight import check_values
 
 OF_THE_SWEEP = ("sweep", "resume", "job", "output.name", "output.dir")  # keys not passed to runs
@@ -47,7 +48,7 @@ def first_job(words: Sequence[str]) -> list[str] | None:
     try:
         typed = [parser.parse_override(word) for word in words]
         grid = [parser.parse_override(word) for word in _grid(typed)]
-        if any(_key(one).startswith("hydra.sweeper") for one in typed):
+        if any(key_of(one).startswith("hydra.sweeper") for one in typed):
             return None
         return _first_of(parser, [*grid, *typed])
     except (HydraException, OSError, ValueError):
@@ -64,9 +65,9 @@ def _first_of(parser: OverridesParser, overrides: Iterable[Override]) -> list[st
             if not one.is_discrete_sweep():
                 continue  # an interval: the search draws a value
             word = f"{key}={next(one.sweep_string_iterator())}"
-        if _key(one) == "job":
+        if key_of(one) == "job":
             more = shlex.split(str(parser.parse_override(word).value()))
-        elif _key(one) not in OF_THE_SWEEP and not _key(one).startswith(("hydra.", "hydra/")):
+        elif key_of(one) not in OF_THE_SWEEP and not key_of(one).startswith(("hydra.", "hydra/")):
             chosen[key] = word
     return [*chosen.values(), *more]
 
@@ -74,11 +75,7 @@ def _first_of(parser: OverridesParser, overrides: Iterable[Override]) -> list[st
 def _grid(typed: Iterable[Override]) -> Iterator[str]:
     """Yield the overrides of the grid that ``+sweep=NAME`` chooses."""
     for one in typed:
-        if _key(one) == "sweep":
+        if key_of(one) == "sweep":
             found = OmegaConf.load(CONF_DIR / "sweep" / f"{one.value()}.yaml")
             params = OmegaConf.select(found, "hydra.sweeper.params", default={})
             yield from (f"{key}={value}" for key, value in params.items())
-
-
-def _key(one: Override) -> str:
-    return one.key_or_group.lstrip("/")

@@ -8,7 +8,6 @@ folder. The exit status is 0 if every run completed, 1 if one failed, 2 for a wr
 import json
 import math
 import os
-import re
 import shlex
 import signal
 import sys
@@ -25,6 +24,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from fl_app.config import CONF_DIR, ConfigError, compose, identity
+from fl_app.config.data_only import key_of
 from fl_app.files import keep_private, project_root
 from fl_app.preflight import check
 from fl_app.run import submit
@@ -32,10 +32,9 @@ from fl_app.runs.read import Run, is_run, read
 from fl_app.runs.text import duration
 from fl_app.simulation.superlink import SuperLinkError
 from fl_app.sweep.first_job import OF_THE_SWEEP, check_first
+from fl_app.sweep.names import folder_name, varying
 from fl_app.sweep.summary import JOBS, Job, conclude
 from fl_app.sweep.superlinks import FOLDERS, STARTED, free_superlink
-
-LONGEST_NAME = 120
 
 
 @hydra.main(config_path=str(CONF_DIR), config_name="multirun", version_base="1.3")
@@ -54,7 +53,7 @@ def job(cfg: DictConfig) -> float | None:
     began = time.monotonic()
     sweep = project_root() / HydraConfig.get().sweep.dir
     words, own = words_of_job(), shlex.split(cfg.job)
-    name = " ".join([f"{HydraConfig.get().job.num:03d}", *own, *words])
+    name = folder_name(HydraConfig.get().job.num, own, words, varying(sweep))
     words += own
     found = run = None
     try:
@@ -93,7 +92,7 @@ def words_of_job() -> list[str]:
     return [
         word
         for word in HydraConfig.get().overrides.task
-        if parser.parse_override(word).key_or_group.lstrip("/") not in OF_THE_SWEEP
+        if key_of(parser.parse_override(word)) not in OF_THE_SWEEP
     ]
 
 
@@ -112,7 +111,6 @@ def completed(folder: Path, wanted: DictConfig) -> Path | None:
 
 def _run(sweep: Path, name: str, words: list[str]) -> Path:
     """Run a job in a new folder, with its log beside it; return the folder."""
-    name = re.sub(r"[^\w.+-]+", "-", name)[:LONGEST_NAME]
     folder = next(path for path in _names(sweep / name) if not path.exists())
     words = [*words, f"output.dir='{sweep}'", f"output.name={folder.name}"]
     with free_superlink() as environment, Path(f"{folder}.log").open("w") as log:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from fl_app.faults.printable import printable
@@ -11,7 +12,7 @@ from fl_app.report.comparison import comparable
 from fl_app.runs import catalog
 from fl_app.runs.read import Run, read
 from fl_app.runs.spreadsheet import to_csv
-from fl_app.runs.text import score, size, title
+from fl_app.runs.text import score, size, spread, title, until_target
 
 JOBS = "jobs.jsonl"  # in the sweep's folder: one line per job that has ended
 MOST = 1000  # characters of overrides, or of the reason for a failure, in a printed line
@@ -114,19 +115,14 @@ def text(found: Sequence[Run]) -> str:
     for one in comparable(found):
         rows = [("", one["title"], "seeds", one["name"], "sent", "until the target")]
         for row in sorted(one["configurations"], key=lambda row: row["bytes"]["mean"]):
-            mean, sd = (row["score"][key] for key in ("mean", "sd"))
-            met = row["bytes_to_target"]
-            seeds = len(row["seeds"])
-            missed = seeds - len(met["values"])
             rows.append(
                 (
                     row["star"],
                     row["label"],
-                    str(seeds),
-                    score(one["metric"], mean)
-                    + ("" if sd is None else f" ± {score(one['metric'], sd)}"),
+                    str(len(row["seeds"])),
+                    spread(row["score"], partial(score, one["metric"])),
                     size(row["bytes"]["mean"]),
-                    f"missed by {missed} of {seeds} seeds" if missed else size(met["mean"]),
+                    until_target(row, one["target"]),
                 )
             )
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

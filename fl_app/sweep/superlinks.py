@@ -16,6 +16,8 @@ import joblib
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from fl_app.config import ConfigError
+from fl_app.runs.place import check_writable
 from fl_app.simulation.superlink import SuperLinkError, superlinks
 
 SHARED = "THINWIRE_SUPERLINKS"  # environment variable: the folder that lists a sweep's SuperLinks
@@ -36,7 +38,8 @@ class SharedSuperLinks(Callback):
         Raises
         ------
         SystemExit
-            If the sweep's folder exists, or a SuperLink does not start. Hydra hides other errors.
+            If the sweep's folder exists or cannot be written, or a SuperLink does not start. Hydra
+        hides other errors.
         """
         folder = Path(config.hydra.sweep.dir).absolute()
         if folder.exists() and not config.resume:
@@ -45,6 +48,11 @@ class SharedSuperLinks(Callback):
                 "resume=true, or remove the folder",
                 file=sys.stderr,
             )
+            sys.exit(2)
+        try:
+            check_writable(folder)
+        except ConfigError as error:
+            print(f"configuration: {error}", file=sys.stderr)
             sys.exit(2)
         number = at_once(config.hydra.launcher)
         print(f"sweep: {folder}", flush=True)

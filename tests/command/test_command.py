@@ -1,5 +1,6 @@
 """The command's own parts: which subcommand, what is printed, which status."""
 
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,27 @@ def test_a_wrong_command_suggests_the_right_one(capsys) -> None:
 def test_without_a_command_there_is_help_and_an_error_status(capsys) -> None:
     assert main([]) == 2
     assert "thinwire run" in capsys.readouterr().out
+
+
+def test_the_version_is_that_of_the_package(capsys) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"thinwire {version('thinwire')}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["run", "--rounds", "3"], "write rounds=3"),
+        (["check", "--optimizer.lr=1e-3"], "write optimizer.lr=1e-3"),
+        (["sweep", "--clients-per-round", "2"], "write clients_per_round=2"),
+        (["check", "codec=thin", "--seed"], "write seed=VALUE"),
+    ],
+)
+def test_an_option_with_dashes_is_told_how_to_be_written(words: list[str], says, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
 
 
 def test_help_lists_what_there_is_to_choose(capsys) -> None:
@@ -91,6 +113,7 @@ def test_check_names_the_clients_that_a_column_names() -> None:
         ("codec=thinn", "Did you mean 'thin'?"),
         ("+model.config.colour=1", "model.config keys: colour"),  # which transformers knows
         ("clients_per_round=2", "strategy=single_client"),  # which the strategy says
+        ("rounds=1,2", "use `thinwire sweep rounds=1,2`"),
     ],
 )
 def test_check_refuses_what_run_would_refuse(word: str, says: str, capsys) -> None:

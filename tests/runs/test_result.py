@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from fl_app.config import compose
+from benchmarks import gallery
+from fl_app.config import compose, plain
 from fl_app.report.comparison import comparable
 from fl_app.runs import result
 from fl_app.runs.configurations import ADDED, digest
@@ -110,20 +111,21 @@ def put(*way_and_value: Any) -> Callable[[dict], object]:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (drop("format"), "no 'format'"),
+        (drop("format"), "it has no format"),
         (put("format", 2), "has format 2, this version reads 1"),
         (drop("machine"), "it has no machine"),
-        (drop("rounds"), "no 'rounds'"),
-        (put("config", "digest", "12"), "not a SHA-256"),
-        (put("seed", "1"), "seed is not a whole number"),
-        (put("rounds", 0), "is not the result"),
-        (put("rounds", 1, "sent", "train up", "message_bytes", -1), "are not counts"),
-        (put("rounds", 1, "sent", {"train sideways": {}}), "is not the result"),
+        (drop("rounds"), "it has no rounds"),
+        (put("config", "digest", "12"), "config.digest='12' should be a SHA-256"),
+        (put("seed", "1"), "seed='1' should be a whole number"),
+        (put("rounds", 0), "rounds=0 should be a list"),
+        (put("rounds", 1, "sent", "train up", "message_bytes", -1), "message_bytes=-1 should be"),
+        (put("rounds", 1, "sent", {"train sideways": {}}), "should be one of train up,"),
         (put("rounds", 1, "round", 2), "its rounds have the numbers"),
         (put("bytes", "total", 7), "its bytes should be {"),
         (put("final", "test", "anls", 0.99), "its final should be {"),
         (put("until_target", "round", 1), "its until_target should be {"),
         (put("machine", "cores", 128), "its checksum is another one"),
+        (put("status", "failed"), "status='failed' should be completed"),
     ],
 )
 def test_a_file_that_is_no_result_is_refused(run: Run, tmp_path: Path, change, says: str) -> None:
@@ -133,6 +135,38 @@ def test_a_file_that_is_no_result_is_refused(run: Run, tmp_path: Path, change, s
         result.read(written(tmp_path, content))
     assert says in str(error.value)
     assert "one.json is not the result of a run" in str(error.value)
+
+
+@given(st.data())
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_value_of_another_type_is_refused_by_name_or_does_no_harm(
+    run: Run, tmp_path: Path, data
+) -> None:
+    """Also where the checksum fits, as in a file that a program has written."""
+    content = copy.deepcopy(result.of_run(run))
+    content["privacy"] = {
+        "epsilon": 1.0, "delta": 0.1, "noise_multiplier": 1.0, "unit": "row", "noise": "secret",
+    }  # fmt: skip
+    way = data.draw(st.sampled_from([way[:n] for way in places(content) for n in (1, 2, 9)]))
+    wrong = st.sampled_from(
+        [None, "x", "", [], [3], {}, {"x": 1}, -1, 0.5, True, 10**400, {"": {}}]
+    )
+    at(content, way[:-1])[way[-1]] = data.draw(wrong)
+    try:
+        found = result.read(written(tmp_path, result.sealed(content)))
+    except ResultError as error:
+        assert "one.json is not the result of a run: " in str(error)  # noqa: PT017
+        what = str(error).rpartition("is not the result of a run: ")[2]
+        assert any(name in what for name in (str(way[0]), "its "))
+        return
+    assert gallery.page(gallery.current([found]), 0, [])
+    assert isinstance(found.seed, int)
+
+
+def test_a_run_that_failed_leaves_no_result(tmp_path: Path) -> None:
+    failed = read(finished(tmp_path / "run", status="failed"))
+    with pytest.raises(ResultError, match="its status is failed"):
+        result.of_run(failed)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 100_000, "\xff"])
@@ -167,3 +201,13 @@ def test_rules_for_columns_make_another_configuration_where_there_are_some() -> 
     assert digest(before) == digest(compose("data=table task=gsm8k"))
     assert digest(before) != digest(compose("data=table task=gsm8k +data.formats.a=.2f"))
     assert digest(before) != digest(compose("data=table task=gsm8k +data.empty.a=none"))
+
+
+def test_a_group_of_options_that_came_later_does_not_change_a_digest() -> None:
+    words = "model=llama-tiny task=word_problems data=table"
+    now = plain(compose(words))
+    before = copy.deepcopy(now)
+    del before["data"]["validation"]
+    assert digest(before) == digest(now)
+    assert digest(compose(f"{words} data.validation.limit=3")) == digest(now)  # it means nothing
+    assert digest(compose(f"{words} data.validation.share=0.1")) != digest(now)

@@ -1,6 +1,7 @@
 """What can be resumed and what cannot; the runs themselves are in test_resume_killed.py."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from datasets import Dataset
 from omegaconf import OmegaConf
 
 from fl_app import run
-from fl_app.config import compose
+from fl_app.config import ConfigError, compose
+from fl_app.preflight import configured
 from fl_app.runs.folder import RunFolder
 from fl_app.runs.resume import ResumeError, with_stored_overrides
 from tests import small
@@ -65,6 +67,33 @@ def test_more_rounds_and_more_patience_are_the_same_run(tmp_path: Path) -> None:
     with pytest.raises(ResumeError, match="it has done 4 of rounds=4: nothing is left"):
         again(path)
     assert again(path, "rounds=6 federation.reply_timeout=60 logger=none").resumed == [4]
+
+
+def test_a_complete_run_is_refused_before_anything_starts(tmp_path: Path, capsys) -> None:
+    path = begun(tmp_path, rounds=4)
+    for said in ({"status": "completed", "rounds": 4}, {"status": "completed", "rounds": 9}):
+        (path / "summary.json").write_text(json.dumps(said))
+        with pytest.raises(ResumeError, match="nothing is left; set more rounds"):
+            configured(f"resume={path}")
+    for said in ({"status": "failed", "rounds": 4}, {"status": "completed"}, []):
+        (path / "summary.json").write_text(json.dumps(said))
+        configured(f"resume={path}")
+
+
+def test_where_results_cannot_go_is_said_before_anything_starts(
+    tmp_path: Path, monkeypatch
+) -> None:
+    (tmp_path / "file").touch()
+    for words in ("output.name=x", "", "output.dir={}/file/below"):
+        with pytest.raises(ConfigError, match=r"file is a file; choose another output\.dir"):
+            configured(f"output.dir={tmp_path}/file {words}".format(tmp_path))
+    path = begun(tmp_path)
+    configured(f"resume={path}")
+    configured(f"output.dir={tmp_path}/new/deep output.name=x")
+    monkeypatch.setattr(os, "access", lambda where, mode: Path(where) != path)
+    with pytest.raises(ConfigError, match="run cannot be written"):
+        configured(f"resume={path}")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

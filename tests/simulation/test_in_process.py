@@ -3,12 +3,18 @@
 import json
 import logging
 import os
+import random
 from pathlib import Path
+from typing import Any
 
+import datasets
+import numpy as np
 import pytest
 import torch
+import transformers
 
 import fl_app
+from fl_app.build import PARALLEL_TOKENIZERS
 from fl_app.config import ConfigError
 from fl_app.files import RESULTS
 from fl_app.runs import console
@@ -22,8 +28,29 @@ WORDS = [
 
 @pytest.fixture(autouse=True)
 def results(tmp_path: Path, monkeypatch) -> Path:
-    monkeypatch.setenv(RESULTS, str(tmp_path))
+    """Return where results go, which is below the current folder."""
+    monkeypatch.delenv(RESULTS, raising=False)
+    monkeypatch.delenv(PARALLEL_TOKENIZERS, raising=False)
+    monkeypatch.chdir(tmp_path)
     return tmp_path / "runs"
+
+
+def state() -> dict[str, Any]:
+    """Return what a run sets for its whole process."""
+    return {
+        "random": random.getstate(),
+        "numpy": comparable(np.random.get_state(legacy=False)),
+        "torch": torch.get_rng_state().tolist(),
+        "threads": torch.get_num_threads(),
+        "environment": dict(os.environ),
+        "bars": datasets.are_progress_bars_disabled(),
+        "transformers' bars": transformers.logging.is_progress_bar_enabled(),
+        "level": logging.getLogger("flwr").level,
+    }
+
+
+def comparable(value: Any) -> str:
+    return repr({**value, "state": {k: np.asarray(v).tolist() for k, v in value["state"].items()}})
 
 
 def test_an_interrupted_run_is_resumed_with_what_its_clients_remember(results, monkeypatch) -> None:
@@ -35,19 +62,22 @@ def test_an_interrupted_run_is_resumed_with_what_its_clients_remember(results, m
         if server_round == 1:
             raise KeyboardInterrupt
 
-    threads, mask, level = torch.get_num_threads(), os.umask(0o22), logging.getLogger("flwr").level
+    datasets.enable_progress_bars()
+    transformers.logging.enable_progress_bar()
+    before, mask = state(), os.umask(0o22)
     with monkeypatch.context() as patched:
         patched.setattr(console, "round_line", interrupt)
         with pytest.raises(KeyboardInterrupt):
             fl_app.run_experiment([*WORDS, "output.name=part"])
     assert json.loads((results / "part/summary.json").read_text())["status"] == "interrupted"
-    assert (torch.get_num_threads(), os.umask(mask)) == (threads, 0o22)
-    assert logging.getLogger("flwr").level == level
+    assert os.umask(mask) == 0o22
+    assert state() == before
     run = fl_app.run_experiment("resume=runs/part")
     assert run.status == whole.status == "completed"
     assert run.metrics == whole.metrics
     assert run.summary["theta0_digest"] == whole.summary["theta0_digest"]
     assert (results / "part").stat().st_mode & 0o77 == 0
+    assert [one.name for one in fl_app.find_runs("runs")] == ["part", "whole"]
 
 
 def test_what_is_wrong_is_refused_before_anything_is_written(results) -> None:
@@ -56,6 +86,9 @@ def test_what_is_wrong_is_refused_before_anything_is_written(results) -> None:
     with pytest.raises(TypeError, match="a list of strings"):
         fl_app.run_experiment({"rounds": 3})  # type: ignore[arg-type]
     assert not results.exists()
+    Path("file").touch()
+    with pytest.raises(ConfigError, match=r"file is a file; choose another output\.dir"):
+        fl_app.run_experiment("output.dir=file/runs")
     (results / "taken").mkdir(parents=True)
     with pytest.raises(FileExistsError, match="choose another"):
         fl_app.run_experiment("output.name=taken")

@@ -130,6 +130,8 @@ def test_the_table_marks_the_front_and_averages_over_seeds(tmp_path: Path) -> No
     assert "0.8500 ± 0.0100" in nf4  # of its third seed, the first run
     assert "0.8100 ± 0.0100" in fp32
     assert "missed by 3 of 3 seeds" in fedavg
+    none = finished(tmp_path / "none", "codec=sign target.value=null")
+    assert text([read(none)]).splitlines()[1].split()[-1] == "-"
 
 
 def test_a_run_that_lost_a_client_is_marked_in_the_table_and_its_line(tmp_path: Path) -> None:
