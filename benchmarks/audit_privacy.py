@@ -44,7 +44,7 @@ MODEL = (
     "model=huggingface model.path=random model.tokenizer=embedded:llama_tiny "
     "'model.config={model_type:opt,vocab_size:700,hidden_size:16,word_embed_proj_dim:16,ffn_dim:32,"
     "num_hidden_layers:2,num_attention_heads:2,max_position_embeddings:160,init_std:0.2,"
-    "dropout:DROP,attention_dropout:DROP,layerdrop:DROP}' model.max_length=96"
+    "dropout:DROP,attention_dropout:DROP,layerdrop:DROP}' model.max_length=96 optimizer.lr=7e-3"
 )
 DATA = (
     "data=word_problems task=word_problems data.test_problems=1 data.providers_per_client=8 "
@@ -52,7 +52,7 @@ DATA = (
 )
 METHODS = {
     "LoRA": "adapter=lora adapter.r=2 adapter.dropout=DROP",
-    "LoRA-SB": "adapter=lora_sb adapter.r=4",
+    "LoRA-SB": "adapter=lora_sb adapter.r=4 adapter.eta=1e-3",
     "full": "adapter=full",
 }
 QUANTILES = np.linspace(0.01, 0.99, 99)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +34,34 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         folder = Path(scratch) / path.name
         folder.mkdir(mode=0o700)
         yield folder
+        folder.rename(path)
+
+
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder to write in; it takes the place of ``path`` if the block ends without error.
+
+    The old folder stays until the new one is on disk. What a process has left that was killed in
+    between is removed by the next call. One process may call it for a path at a time.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, as on a full disk; the old folder is still there.
+    """
+    prefix = f".{path.name}.partial-"
+    for left in path.parent.glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as scratch:
+        folder = Path(scratch) / path.name
+        folder.mkdir(mode=0o700)
+        yield folder
+        for file in folder.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+        if path.exists():
+            path.rename(Path(scratch) / "old")
         folder.rename(path)
 
 

@@ -21,7 +21,7 @@ from fl_app.files import keep_private
 from fl_app.preflight import check_strategy
 from fl_app.privacy import is_example_level
 from fl_app.report import page
-from fl_app.runs import console, model_card
+from fl_app.runs import console, exported, model_card, selection
 from fl_app.runs.folder import RunFolder
 from fl_app.runs.node_state import default_state_dir, forget_runs, run_folder
 from fl_app.runs.resume import ResumeError
@@ -133,10 +133,10 @@ class Experiment:
             if "unseen" in session.data:
                 self.evaluate("unseen", self.rounds_done, self.latest)
                 self._log("unseen")
-            session.adapter.set(session.model, self.latest)
-            session.adapter.export(session.model, self.folder.path / "adapter")
-            if (spent := self._privacy_spent()) is not None:
-                model_card.write(self.folder.path / "adapter", cfg.experiment, spent)
+            self._export(exported.LAST)
+            spent, best = self._privacy_spent(), exported.best(self.folder.path)
+            if spent is not None and best is not None:  # later rounds have selected it
+                model_card.write(best, cfg.experiment, spent)
         except BaseException as error:
             with suppress(OSError):  # a full disk, for example, may have ended the run
                 self.finish("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
@@ -182,6 +182,7 @@ class Experiment:
                 f"({type(error).__name__}: {error}): it is damaged or of another version; start a "
                 "new run"
             ) from None
+        self._keep_best()
         self._check_privacy()
         self._keep(arrays)  # from now on nodes keep their state under the new id
         return arrays
@@ -193,6 +194,25 @@ class Experiment:
             "flower_runs": self.flower_runs,
         }
         self.folder.keep(self.rounds_done, self.latest, state)
+
+    def _keep_best(self) -> None:
+        """Export the model, if the validation rows say that it is the best one so far."""
+        metric, metrics = self.session.cfg.target.metric, self.folder.metrics
+        validated = selection.selected_on(metrics, metric) == selection.VALIDATION
+        if validated and selection.best_round(metrics, metric) == self.rounds_done:
+            self._export(exported.BEST)
+
+    def _export(self, name: str) -> None:
+        """Write the model after the last complete round into the run's folder."""
+        session = self.session
+        session.adapter.set(session.model, self.latest)
+        exported.write(
+            self.folder.path,
+            name,
+            lambda folder: session.adapter.export(session.model, folder),
+            session.cfg.experiment,
+            self._privacy_spent(),
+        )
 
     def after_round(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
         """Score the global model, write the checkpoint, and report both.
@@ -210,6 +230,7 @@ class Experiment:
             splits = [name for name in ("validation", "test") if name in self.session.data]
             scores = {split: self.evaluate(split, server_round, self.latest) for split in splits}
             self._keep(arrays)
+            self._keep_best()
             console.round_line(self.folder, server_round)
             self._log(*splits)
             return MetricRecord(dict(scores["test"]))

@@ -19,9 +19,10 @@ def result(folder: Path) -> dict[str, object]:
             {name: value for name, value in row.items() if not name.endswith("_s")}
             for row in csv.DictReader(file)
         ]
+    adapters = sorted(folder.glob("adapter*/adapter_model.safetensors"))  # the best one's too
     return {
         "model": digest(tree),
-        "adapter": digest(load_file(folder / "adapter" / "adapter_model.safetensors")),
+        "adapters": {path.parent.name: digest(load_file(path)) for path in adapters},
         "checkpoints": sorted(path.name for path in (folder / "checkpoints").glob("round-*")),
         "ledger": [row for row in rows if row["kind"] != "setup"],
         "metrics": (folder / "metrics.csv").read_text(),

@@ -17,7 +17,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fl_app.config import data_only
 from fl_app.config.interpolation import resolved
-from fl_app.config.keys import CONF_DIR, OPEN, ConfigError, is_open, plain, unknown
+from fl_app.config.keys import (
+    CONF_DIR,
+    OPEN,
+    RECIPES,
+    ConfigError,
+    is_open,
+    plain,
+    unknown,
+)
 from fl_app.config.types import check_types
 from fl_app.faults.suggestions import did_you_mean
 
@@ -89,6 +97,11 @@ def _composed(overrides: str) -> DictConfig:
         raise ConfigError(f"overrides {overrides!r}: {error}") from None
     for word in words:
         data_only.parsed(word)  # before Hydra, which acts on some overrides while it reads them
+        if f"{_key(word)}.".startswith(tuple(f"{key}." for key in RECIPES)):
+            raise ConfigError(
+                f"{_key(word)} is where conf/ takes the default of optimizer.lr from: set "
+                "optimizer.lr itself"
+            )
     try:
         cfg, experiment = _compose(words)
     except ConfigError as error:
@@ -115,7 +128,7 @@ def _compose(words: list[str]) -> tuple[DictConfig, str]:
         ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
         for key, spec in specs.items():
             OmegaConf.update(cfg, key, spec, merge=False, force_add=True)
-        config = resolved(plain(cfg))
+        config = _without_recipes(resolved(plain(cfg)))
         data_only.check(config)
         cfg = OmegaConf.create(config)
         OmegaConf.set_struct(cfg, True)
@@ -141,6 +154,15 @@ def _selected(words: tuple[str, ...]) -> tuple[DictConfig, str]:
     with open_dict(cfg):
         cfg.pop("hydra")
     return cfg, experiment
+
+
+def _without_recipes(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a resolved configuration without the defaults that its options were taken from."""
+    found = dict(config)
+    for group, key in (name.split(".") for name in RECIPES):
+        if isinstance(found.get(group), dict):
+            found[group] = {name: value for name, value in found[group].items() if name != key}
+    return found
 
 
 def _with_options(text: str) -> str:

@@ -28,6 +28,9 @@ NULLABLE = (
     *("task.average_over", "privacy.epsilon", "federation.max_update_rms", "data.validation.path"),
     *(f"data.{split}.{key}" for split in SPLITS for key in ("name", "limit")),
 )
+# Step sizes by adapter, task and kind of model, from which conf/ takes the defaults of optimizer.lr
+# and adapter.eta by interpolation. They are no options: a composed configuration has none of them.
+RECIPES = ("model.recipe", "adapter.recipe", "task.recipe")
 NAMES = ("adapter.target_modules",)  # a name, or a list of names as in PEFT
 
 

@@ -202,7 +202,10 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         for name, value in run.final(split).items()
     ]
     if (best := run.best_round) is not None:
-        facts.append((f"round {best}", f"the best, selected on {run.selected_on}"))
+        kept = ", its model in adapter-best/" if run.best_adapter else ""
+        facts.append((f"round {best}", f"the best, selected on {run.selected_on}{kept}"))
+        if run.last_is_worse:
+            facts.append(("warning", f"the last round is clearly worse than round {best}"))
     facts.append((size(run.ledger.sent()), "sent, including set-up"))
     if (bits := run.bits_per_scalar_up()) is not None:
         facts.append((f"{bits:.3f}", "bits per scalar up"))

@@ -2,7 +2,8 @@
 
 - ``folder``: the folder of a run while it runs. ``summary``: its summary.json. ``selection``: which
   scores select a round. ``machine``: what its seconds were measured on. ``checkpoint``, ``resume``:
-  how an interrupted run is resumed. ``tracking``, ``loggers``: other tools.
+  how an interrupted run is resumed. ``exported``: its trained models. ``tracking``, ``loggers``:
+  other tools.
 - ``console``, ``text``: what a run prints. ``model_card``, ``submission``: its model for others.
 - ``read``: one stored run. ``configurations``: runs that differ only in the seed. ``catalog``: runs
   by path or pattern, as a table. ``spreadsheet``: tables as CSV.

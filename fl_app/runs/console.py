@@ -105,6 +105,8 @@ def final(summary: dict[str, Any], folder: Path) -> None:
     lines |= _losses(summary["clients"])
     if summary["privacy"] is not None:
         lines["privacy"] = guarantee(summary["privacy"])
+    if summary["best"]["last_is_worse"]:
+        lines["warning"] = _worse(summary["best"])
     if summary["status"] != "completed" and (folder / "checkpoints").is_dir():
         lines["to resume"] = f"resume={folder}"
     lines[LAST_LINE] = str(folder / "report.html")
@@ -134,7 +136,24 @@ def _best(best: dict[str, Any]) -> str:
     if best["round"] is None:
         return "-"
     metric = best["metric"]
-    return f"{best['round']}: {_scores({metric: best['test']})} on test ({_selected(best)})"
+    kept = f"; its model: {best['adapter']}/" if best["adapter"] else ""
+    return f"{best['round']}: {_scores({metric: best['test']})} on test ({_selected(best)}){kept}"
+
+
+def _worse(best: dict[str, Any]) -> str:
+    """Return that the last round is clearly worse than the best one, and what to do."""
+    metric = best["metric"]
+    advice = (
+        f"take {best['adapter']}/, or fewer rounds or a lower optimizer.lr"
+        if best["adapter"]
+        else "no validation rows selected a round, so that adapter/ is all there is: take fewer "
+        "rounds or a lower optimizer.lr, and give validation rows, by which adapter-best/ is kept"
+    )
+    return (
+        f"the last round is clearly worse than round {best['round']}: {title(metric)} "
+        f"{score(metric, best['last'])} after {score(metric, best['value'])} on "
+        f"{best['selected_on']}; {advice}"
+    )
 
 
 def _selected(part: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from fl_app.config import read_yaml
 from fl_app.files import PROJECT, atomic_file, project_root
 from fl_app.privacy import is_client_level, is_example_level
 from fl_app.privacy.turns import Turns
-from fl_app.runs import checkpoint, resume
+from fl_app.runs import checkpoint, exported, resume
 from fl_app.runs.summary import installed_version, summarize
 from fl_app.tree import Tree
 from fl_app.wire.ledger import Ledger
@@ -153,7 +153,7 @@ class RunFolder:
             resumed=self.resumed,
             elapsed=time.perf_counter() - self.started,
             evaluate_seconds=self.evaluate_seconds,
-            totals=totals,
+            totals={**totals, "best_adapter": exported.best(self.path)},
         )
         text = json.dumps(summary, indent=2) + "\n"
         atomic_file(self.path / "summary.json", text.encode())

@@ -15,7 +15,7 @@ from typing import Any
 
 from fl_app.config import read_yaml
 from fl_app.faults.printable import printable
-from fl_app.runs import clients, selection
+from fl_app.runs import clients, exported, selection
 from fl_app.wire import ledger
 from fl_app.wire.ledger import Transfers
 
@@ -124,6 +124,16 @@ class Run:
     def best_round(self) -> int | None:
         """Return the round with the best score on that split; None without a score."""
         return selection.best_round(self.metrics, self.target_metric)
+
+    @property
+    def last_is_worse(self) -> bool:
+        """Tell whether the last round is clearly worse than the best one."""
+        return selection.last_is_worse(self.metrics, self.target_metric)
+
+    @property
+    def best_adapter(self) -> Path | None:
+        """Return the folder of the best round's model; None if the run has kept none."""
+        return exported.best(self.path)
 
     def final(self, split: str) -> dict[str, float]:
         """Return the last value of every metric on a split."""

@@ -12,7 +12,7 @@ from fl_app.config import ConfigError, compose, identity, read_overrides, read_t
 from fl_app.faults.printable import printable
 from fl_app.files import PROJECT, project_root
 from fl_app.privacy import is_example_level
-from fl_app.runs.configurations import flat, with_added
+from fl_app.runs.configurations import FORMER, flat, with_added
 from fl_app.runs.summary import installed_version
 from fl_app.tree import Tree
 
@@ -76,11 +76,13 @@ def _later(path: Path, overrides: str) -> list[str]:
     if not (path / "config.yaml").exists():
         return []
     stored, now = flat(read_yaml(path / "config.yaml")), flat(identity(compose(overrides)))
+    begun = {key: off for key, off in with_added(stored, now).items() if key not in stored}
+    begun |= {key: value for key, value in FORMER.items() if stored.get(key) == value}
     written = {None: "null", "": "{}"}  # "": an open mapping without entries, see ``flat``
     return [
-        f"{key}={written.get(off, off)}"
-        for key, off in with_added(stored, now).items()
-        if key not in stored and off != now[key]
+        f"{key}={written.get(value, value)}"
+        for key, value in begun.items()
+        if key in now and value != now[key]
     ]
 
 

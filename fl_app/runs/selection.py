@@ -12,6 +12,9 @@ from collections.abc import Sequence
 Metric = tuple[int, str, str, float]
 """A row of metrics.csv: round, split, metric, value."""
 VALIDATION, TEST = "validation", "test"
+CLEARLY = 0.05
+"""Scores are shares; a last round with a selecting score lower than the best by more is clearly
+worse. On few rows chance alone can do that: the warning that follows costs nothing then."""
 
 
 def scores(metrics: Sequence[Metric], split: str, metric: str | None) -> dict[int, float]:
@@ -36,6 +39,12 @@ def best_round(metrics: Sequence[Metric], metric: str | None) -> int | None:
     """Return the first round with the highest selecting score; None without any."""
     found = selecting(metrics, metric)
     return min(found, key=lambda r: (-found[r], r), default=None)
+
+
+def last_is_worse(metrics: Sequence[Metric], metric: str | None) -> bool:
+    """Tell whether the last round is clearly worse than the best one, by ``CLEARLY``."""
+    found = selecting(metrics, metric)
+    return bool(found) and found[max(found)] < max(found.values()) - CLEARLY
 
 
 def first_met(metrics: Sequence[Metric], metric: str | None, goal: float | None) -> int | None:

@@ -25,6 +25,7 @@ from fl_app import models
 from fl_app.config import data_only, read_text, read_yaml
 from fl_app.files import atomic_folder, keep_private
 from fl_app.models import sources
+from fl_app.runs import exported
 from fl_app.wire.conventions import COLUMNS, GIGABYTE
 
 SERVER = -1
@@ -39,7 +40,9 @@ class RunError(ValueError):
     """A run's folder that cannot be submitted; the message says why."""
 
 
-def export(run: Path, out: Path, convention: str) -> list[dict[str, int]]:
+def export(
+    run: Path, out: Path, convention: str, adapter: str = exported.LAST
+) -> list[dict[str, int]]:
     """Write the submission of ``run`` to ``out``; return the rows of its log.
 
     Parameters
@@ -50,6 +53,9 @@ def export(run: Path, out: Path, convention: str) -> list[dict[str, int]]:
         The folder to write.
     convention : str
         How bytes are counted, one of ``fl_app.wire.conventions.COLUMNS``.
+    adapter : str
+        Whose model: ``exported.LAST``, of the last round, or ``exported.BEST``. The log has all
+        transfers in both cases: all rounds were needed to know the best one.
 
     Raises
     ------
@@ -63,7 +69,7 @@ def export(run: Path, out: Path, convention: str) -> list[dict[str, int]]:
     _check_completed(run)
     log = communication_log(run, convention)
     with atomic_folder(out) as folder:
-        save_model(run, folder / "model")
+        save_model(run, folder / "model", adapter)
         with (folder / "communication_log.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, LOG_COLUMNS, lineterminator="\n")
             writer.writeheader()
@@ -126,19 +132,21 @@ def _logged(row: dict[str, Any], column: str) -> dict[str, int]:
     return dict(zip(LOG_COLUMNS, values, strict=True))
 
 
-def save_model(run: Path, folder: Path) -> None:
-    """Save the complete model that ``run`` trained, and its tokenizer."""
+def save_model(run: Path, folder: Path, adapter: str = exported.LAST) -> None:
+    """Save a complete model that ``run`` trained, of its folder ``adapter``, and its tokenizer."""
     config = read_yaml(run / "config.yaml")
     data_only.check(config)  # the model is built from it
     cfg = cast(DictConfig, OmegaConf.create(config))
     model, tokenizer = models.load_vt5(cfg.model, cfg.seed)
-    trained = run / "adapter"
+    trained = run / adapter
     if (trained / "adapter_model.safetensors").is_file():
         with warnings.catch_warnings():
             # PEFT sees an untied lm_head and wrongly assumes that it has untied it.
             warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied")
             lora = _adapter_config(trained / "adapter_config.json")
             model = PeftModel.from_pretrained(model, str(trained), config=lora).merge_and_unload()
+    elif not trained.is_dir():
+        raise RunError(f"{trained} is missing: a run without validation rows keeps no best model")
     elif (trained / "model.safetensors").is_file():
         sources.check_own_config("path", str(trained))
         model = type(model).from_pretrained(trained, use_safetensors=True)
@@ -174,11 +182,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="how bytes are counted: those that were sent, or as in the competition's code "
         "(default: the run's output.convention)",
     )
+    parser.add_argument(
+        "--best",
+        action="store_true",
+        help="the model of the round that the validation rows selected (default: the last round's)",
+    )
     given = parser.parse_args(arguments)
     keep_private()
+    adapter = exported.BEST if given.best else exported.LAST
     try:
         convention = given.convention or _convention(given.run)
-        log = export(given.run, given.out, convention)
+        log = export(given.run, given.out, convention, adapter)
     except (FileExistsError, FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -56,7 +57,8 @@ def summarize(
         Values that only the server knows: ``rounds``, ``trainable_scalars``, ``theta0_digest``,
         ``seed_only_saving`` (bytes), ``train_seconds``, ``setup_seconds``, ``device`` (see
         ``fl_app.runs.machine``), ``privacy`` (see ``fl_app.privacy.budget.spent``; None without
-        privacy) and ``absent`` (client that no round could ask, to why).
+        privacy), ``absent`` (client that no round could ask, to why) and ``best_adapter`` (see
+        ``fl_app.runs.exported.best``).
     """
     final: dict[str, dict[str, float]] = {}
     for _, split, metric, value in metrics:
@@ -75,7 +77,7 @@ def summarize(
         "final": final.get(TEST, {}),
         "final_validation": final.get(VALIDATION, {}),
         "final_unseen": final.get("unseen", {}),
-        "best": best(cfg, metrics),
+        "best": best(cfg, metrics, totals["best_adapter"]),
         "target": target(cfg, ledger, metrics),
         "privacy": totals["privacy"],
         "bytes": {
@@ -116,20 +118,31 @@ def traffic(ledger: Transfers) -> dict[str, int]:
     }
 
 
-def best(cfg: DictConfig, metrics: Sequence[Metric]) -> dict[str, Any]:
+def best(cfg: DictConfig, metrics: Sequence[Metric], folder: Path | None = None) -> dict[str, Any]:
     """Return the best round, the split that selected it, and its score there and on test.
 
-    All but the metric and the split are None if no round was scored. The exported model is that of
-    the last round, whichever is the best.
+    All but the metric and the split are None if no round was scored. ``last`` is the score of the
+    last round on that split, ``last_is_worse`` whether that is clearly less than the best round's
+    (``selection.CLEARLY``), and ``adapter`` the folder of the best round's model, None if there is
+    none. ``adapter/`` is of the last round, whichever is the best.
     """
     metric = cfg.target.metric
     found = selection.best_round(metrics, metric)
     split = selection.selected_on(metrics, metric)
+    scored = selection.selecting(metrics, metric)
     values = {
         name: None if found is None else selection.scores(metrics, one, metric)[found]
         for name, one in (("value", split), (TEST, TEST))
     }
-    return {"metric": metric, "selected_on": split, "round": found, **values}
+    return {
+        "metric": metric,
+        "selected_on": split,
+        "round": found,
+        **values,
+        "last": scored[max(scored)] if scored else None,
+        "last_is_worse": selection.last_is_worse(metrics, metric),
+        "adapter": None if folder is None else folder.name,
+    }
 
 
 def target(cfg: DictConfig, ledger: Transfers, metrics: Sequence[Metric]) -> dict[str, Any]:

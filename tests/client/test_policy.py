@@ -273,14 +273,14 @@ def test_a_key_of_conf_that_is_called_a_path_is_one_that_is_known() -> None:
 # Texts of conf/ that name neither a file nor an id: choices, and what another key says. A bare
 # hub id ("gpt2") has no look, so a new key has to be judged by whoever adds it: here, or in places.
 PLAIN = {
-    "model": {"config.prompt", "config.spatial", "dtype", "quantization", "sha256"},
+    "model": {"config.prompt", "config.spatial", "dtype", "quantization", "recipe", "sha256"},
     "data": {
         "clients", "id", "target", "validation.share",
         *(f"{split}.{key}" for split in SPLITS for key in ("limit", "name", "split")),
     },
-    "adapter": {"alpha", "id", "init", "setup"},
+    "adapter": {"alpha", "eta", "id", "init", "recipe.pretrained.lr", "setup"},
     "federation": {"clients_per_node", "device", "max_examples"},
-    "optimizer": {"exponent", "graft", "id", "schedule"},
+    "optimizer": {"exponent", "graft", "id", "lr", "schedule"},
     "privacy": {"delta", "id", "noise", "noise_multiplier"},
     "target": {"metric", "value"},
 }  # fmt: skip

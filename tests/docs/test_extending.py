@@ -43,7 +43,9 @@ def test_a_codec(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_adapter() -> None:
     adapter = example("fl_app/adapters/norms.py")
-    assert example("conf/adapter/norms.yaml") == {"id": "norms"}
+    conf = example("conf/adapter/norms.yaml")
+    assert {*conf} == {"id", "recipe"}
+    assert {*conf["recipe"]} == {"embedded", "pretrained"}
     cfg = compose("")
     model = adapter["attach"](models.load_vt5(cfg.model, 0)[0], OmegaConf.create(), 0)
     tree = adapter["get"](model)

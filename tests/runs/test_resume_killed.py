@@ -33,11 +33,13 @@ WAYS = {
     " '++codec.down={id: chain, links: [{id: delta}, {id: error_feedback, inner: {id: nf4}}]}'"
     " '++codec.up={id: chain, links: [{id: delta}, {id: shift, inner: {id: nf4}}]}'"
     " codec.reference=broadcast",
-    "patches of the frozen weights": "strategy=flora codec=nf4 clients_per_round=2 adapter.r=4",
+    "patches of the frozen weights, and the best round": "strategy=flora codec=nf4 "
+    "clients_per_round=2 adapter.r=4 data.validation_documents=2",
 }
 SUITE = (
     "SCAFFOLD's two parts, memory, and error feedback",
-    "server momentum, shift, and error feedback, both ways", "patches of the frozen weights",
+    "server momentum, shift, and error feedback, both ways",
+    "patches of the frozen weights, and the best round",
 )  # fmt: skip
 STRIDE = 20  # of the points at which a way is killed: each way has others
 PATIENCE = 240  # seconds; what is waited for takes a few on a quiet machine
@@ -132,6 +134,7 @@ def test_a_run_killed_at_any_point_ends_as_if_it_had_not_been(
     forks.run.rename(tmp_path / "undisturbed")
     expected, asked = result(tmp_path / "undisturbed"), setups(tmp_path / "undisturbed")
     assert sum("train" in point for point in points) >= ROUNDS
+    assert ("adapter-best" in expected["adapters"]) == ("validation" in WAYS[way])
 
     killed = {}
     for at, point in list(enumerate(points))[offset::STRIDE]:

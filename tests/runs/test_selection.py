@@ -75,6 +75,9 @@ def test_results_say_which_scores_selected(tmp_path: Path) -> None:
             "round": best,
             "value": {"test": 0.7, "validation": 0.65}[split],
             "test": {"test": 0.7, "validation": 0.6}[split],
+            "last": {"test": 0.6, "validation": 0.65}[split],
+            "last_is_worse": split == "test",
+            "adapter": None,
         }
         sent = run.ledger.sent(until=goal)
         found = run.summary["target"]
