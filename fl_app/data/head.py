@@ -28,12 +28,15 @@ class Head(NamedTuple):
         The first rows, by the source's names.
     has_header : bool
         Whether the file itself lists its columns; JSON does not.
+    unread : list of str
+        Files of rows in the same folder that belong to no split.
     """
 
     names: dict[str, str]
     schema: pa.Schema
     rows: list[dict[str, Any]]
     has_header: bool
+    unread: list[str]
 
 
 def head(key: str, cfg: DictConfig) -> Head | None:
@@ -70,6 +73,7 @@ def head(key: str, cfg: DictConfig) -> Head | None:
         pa.schema(fields),
         [] if first is None else _plain(first.slice(0, MOST)).to_pylist(),
         found.reader != "json",
+        sources.unread(cfg.path, found),
     )
 
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from fl_app.faults import FaultError
+
 if TYPE_CHECKING:  # a start looks at the first rows of a file without the library
     from datasets import DatasetBuilder, Features
 
@@ -30,6 +32,7 @@ SUFFIXES = {
 FORMATS = ("arrow", "csv", "json", "parquet")  # formats that hold only data
 SPLITS_FILE, STATE_FILE = "dataset_dict.json", "state.json"  # that save_to_disk writes
 SAVED = "saved"  # the format of save_to_disk, which is memory-mapped as it is
+DESCRIPTIONS = ("config.json", "dataset_info.json", "dataset_infos.json")  # of data sets
 SEPARATORS = {",": "csv", "\t": "tsv"}
 OUTSIDE = "its README.md names files that are not in it"
 
@@ -76,7 +79,7 @@ def readable(option: str, path: str) -> Iterator[None]:
         whole = (
             said if said.startswith(f"{option}=") else f"{option}={path!r} cannot be read: {said}"
         )
-        raise ValueError(whole) from error
+        raise FaultError("rows", whole) from error
 
 
 def find(option: str, path: str, name: str | None = None) -> Source:
@@ -125,6 +128,25 @@ def find(option: str, path: str, name: str | None = None) -> Source:
 def is_local(path: str) -> bool:
     """Tell whether a path is of this machine; else it is the id of a data set of the hub."""
     return Path(path).is_absolute()
+
+
+def unread(path: str, found: Source) -> list[str]:
+    """Return the files of rows in a folder that belong to no split, relative to it.
+
+    A folder is read in one format, and where some names tell a split, the others do not count.
+    """
+    if found.reader == SAVED or not Path(path).is_dir():
+        return []
+    known = {file for files in found.files.values() for file in files}
+    places = (one.relative_to(path) for one in sorted(Path(path).rglob("*")) if one.is_file())
+    return [
+        str(one)
+        for one in places
+        if one.suffix in SUFFIXES
+        and str(Path(path) / one) not in known
+        and not any(part.startswith((".", "__")) for part in one.parts)
+        and one.name not in DESCRIPTIONS
+    ]
 
 
 def _saved(folder: Path) -> dict[str, list[str]]:

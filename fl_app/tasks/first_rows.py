@@ -1,6 +1,7 @@
 """What a table's first rows show: columns that the configuration misnames, or leaves out."""
 
 import logging
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -51,6 +52,12 @@ def check(cfg: DictConfig) -> None:
         own = cfg.data.partitioner.get("column") if split == "train" else None
         wanted = used if own is None else {**used, str(own): "data.partitioner.column"}
         _check(cfg, split, found, wanted)
+    unread = {(cfg.data[split].path, name) for split, one in heads.items() for name in one.unread}
+    if unread:
+        logger.warning(
+            "no split has these files, and they are not read: %s",
+            printable(", ".join(str(Path(path) / name) for path, name in sorted(unread))),
+        )
     asked = {*used, *named.optional(cfg.task)}
     if "prompt" in cfg.task and (left := _left_out([*heads.values()], asked)):
         logger.warning(
@@ -66,10 +73,12 @@ def _check(cfg: DictConfig, split: str, found: Head, wanted: dict[str, str]) -> 
         if column not in names:
             if not found.has_header and (cfg.data[split].drop or column in cfg.data.empty):
                 continue  # the first rows may be those without it
+            other = [one for one in names[0] if one in ";\t|"] if len(names) == 1 else []
+            hint = f" Its cells seem to be divided by {other[0]!r}: use commas." if other else ""
             raise ConfigError(
                 f"{option} names the column {column!r}, which data.{split}.path="
                 f"{cfg.data[split].path!r} lacks; its columns are {', '.join(names)}."
-                f"{did_you_mean(column, names)} Rename one with "
+                f"{hint or did_you_mean(column, names)} Rename one with "
                 f"+data.{split}.columns.NAME={column}, or name another in {option}"
             )
         kind = kind_of_type(found.schema.field(column).type)

@@ -135,3 +135,26 @@ def test_renamed_columns_are_known_by_their_own_names(
     )
     first_rows.check(compose(_words(tmp_path, rows, overrides=names)))
     assert "the column 'context' of SQuAD" in caplog.text
+
+
+def test_cells_that_are_divided_by_something_else_are_said(tmp_path: Path) -> None:
+    words = _words(tmp_path, [ROW | {"list": "x"}], "csv")
+    text = (tmp_path / "rows.csv").read_text()
+    (tmp_path / "rows.csv").write_text(text.replace(",", ";"))
+    with pytest.raises(ConfigError, match="divided by ';': use commas"):
+        check_values(compose(words))
+
+
+def test_files_of_a_folder_that_no_split_has_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "rows"
+    (folder / ".hidden").mkdir(parents=True)
+    for name in ("train.csv", "test.csv", "more.csv", "more.jsonl", ".hidden/train.csv"):
+        (folder / name).write_text("instruction,output\na,b\n")
+    (folder / "dataset_info.json").write_text("{}")
+    words = _words(tmp_path, [ROW]).replace("rows.jsonl", "rows")
+    first_rows.check(compose(f"{words} data.test.split=test"))
+    assert len(caplog.records) == 1
+    assert f"{folder}/more.csv, {folder}/more.jsonl" in caplog.text
+    assert all(name not in caplog.text for name in (".hidden", "test.csv", "info"))
