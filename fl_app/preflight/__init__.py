@@ -16,7 +16,7 @@ from fl_app.adapters import checks as adapters
 from fl_app.config import ConfigError, compose
 from fl_app.data import checks as data
 from fl_app.models import checks as models
-from fl_app.preflight import federation
+from fl_app.preflight import caches, federation
 from fl_app.privacy import checks as privacy
 from fl_app.runs import checks as runs
 from fl_app.runs import loggers
@@ -112,6 +112,7 @@ def check_values(cfg: DictConfig) -> None:
 
     for joint in (*JOINTS, aggregation):
         _call(joint.check, cfg)
+    caches.check(cfg)
     data.check_sources(cfg)
     _call(first_rows.check, cfg)
 

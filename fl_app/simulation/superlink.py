@@ -168,6 +168,7 @@ def _environment(home: Path, cpus: int, ray: str) -> dict[str, str]:
         "RAY_AUTH_TOKEN_PATH": str(home / RAY_TOKEN),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's switch for loopback, on any system
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_health_check_failure_threshold": "1000",  # a busy machine is not a dead one
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",
