@@ -351,7 +351,7 @@ def test_draws_are_these_bits_on_every_machine() -> None:
 
 
 def test_a_tokenizer_beyond_the_vocabulary_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"1000 pieces.*vocabulary of 40"):
+    with pytest.raises(ValueError, match=r"1000 tokens.*vocabulary of 40"):
         models.load_vt5(_random(vocab_size=40), seed=0)
 
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fl_app import faults
-from fl_app.build import open_session
+from fl_app.build import forget_session, open_session
 from fl_app.client import answered, budget
 from fl_app.client.simulated import is_simulated, simulated_in_process
 from fl_app.client.words import BY_TYPE, NodeApp, error_reply
@@ -183,6 +183,17 @@ def _mixes_rows(node: Node) -> None:
         del model.norm
 
 
+def _idle(node: Node) -> None:
+    overrides = f"{TEXTS} adapter=full seed=6"
+    here = open_session(f"{RUN} {overrides}")
+    here.model.register_parameter("idle", nn.Parameter(here.model.lm_head.weight.new_ones(2)))
+    here.theta0 = here.adapter.get(here.model)
+    try:
+        node.train(overrides, node.rows(ROWS))
+    finally:
+        forget_session()
+
+
 def _no_folder(node: Node) -> None:
     (node.folder / "state" / "1" / answered.FILE).mkdir(parents=True)
     node.ask(f"query.{SECURE_KEYS}", f"{TEXTS} {SECURE}", node.rows(ROWS))
@@ -233,6 +244,7 @@ PROVOKED: dict[str, Callable[[Node], object]] = {
     ),
     "mixes_rows": _mixes_rows,
     "model": _without_weights,
+    "no_gradient": _idle,
     "no_rows": lambda node: node.ask(
         "query", f"{CLASSES} +data.train.drop.response=[a]",
         node.rows([{"query": MARKER, "response": "a"}]),
