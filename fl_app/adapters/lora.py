@@ -31,8 +31,8 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
     Raises
     ------
     ValueError
-        If ``target_modules`` match nothing (PEFT's message lists what was asked for), or if a 4-bit
-        base cannot be trained here.
+        If ``target_modules`` match nothing (PEFT's message lists what was asked for), a name of
+        ``modules_to_save`` is that of no module, or a 4-bit base cannot be trained here.
     """
     keep_trainable(model)
     head = classification_head(model)
@@ -49,8 +49,19 @@ def config(model: PreTrainedModel, cfg: DictConfig, dropout: float = 0.0) -> Lor
     """Return PEFT's form of the ``adapter`` group ``cfg``, for ``model``.
 
     The head of a classifier is one of ``modules_to_save``, whether it is named or not.
+
+    Raises
+    ------
+    ValueError
+        If a name of ``modules_to_save`` is that of no module.
     """
     head = classification_head(model)
+    paths = [path for path, _ in model.named_modules()]
+    for name in plain(cfg.modules_to_save):  # PEFT is silent about names that it does not find
+        if not any(path.endswith(name) for path in paths):
+            raise ValueError(
+                f"adapter.modules_to_save={name}: the model has no module of that name"
+            )
     # PEFT takes names for leaves; only a pattern covers a module with all that is in it.
     excluded = "|".join(rf"{re.escape(name)}(\..*)?" for name in [*frozen(model), *head])
     return LoraConfig(

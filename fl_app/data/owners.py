@@ -52,11 +52,15 @@ def check_owners(column: str, values: Sequence[object]) -> None:
         if value is None or value != value or (isinstance(value, str) and not value.strip())
     ]
     if blank:
+        spellings = sorted({repr(one) for one in values if isinstance(one, str) and not one.strip()})
+        drop = ["null", *spellings]
+        quoted = '"' if spellings else ""
         raise FaultError(
             "empty",
             f"data.partitioner.column={column}: {len(blank)} of {len(values)} rows of data.train "
             f"have no value there, so that nobody owns them: {some(blank)} (counted from 1). "
-            f"Give them one, or leave them out with data.train.drop.{column}=[null]",
+            "Give them one, or leave them out with "
+            f"data.train.drop.{column}={quoted}[{','.join(drop)}]{quoted}",
             column=column,
             rows=len(blank),
         )

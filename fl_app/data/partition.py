@@ -239,7 +239,10 @@ def _dirichlet(rng: np.random.Generator, alphas: np.ndarray) -> np.ndarray:
 
 def _check_enough(available: int, num_partitions: int, what: str) -> None:
     if available < num_partitions:
-        raise ValueError(f"{available} {what} cannot fill {num_partitions} partitions")
+        raise ValueError(
+            f"{available} {what} cannot fill {num_partitions} partitions: lower federation.clients "
+            "to that number, or give data.train more"
+        )
 
 
 PARTITIONERS: dict[str, Partitioner] = {

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -55,7 +56,8 @@ def greedy(
     """
     device = next(model.parameters()).device
     generate: Any = model.generate  # a Tensor to mypy, as any attribute of a module is
-    generating = generate.__self__  # inside PEFT's wrapper
+    # PEFT's wrapper has this method too, and calls that of the model inside.
+    generating: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     own = generating.generation_config
     fresh = greedy_config(own, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=end)
     # What the config that is given leaves open, transformers takes from the model's own.

@@ -206,6 +206,14 @@ def test_unknown_target_modules_are_an_error() -> None:
         ADAPTERS["lora"].attach(base, cfg.adapter, 0)
 
 
+@pytest.mark.parametrize("name", ["lora", "ffa_lora", "lora_sb"])
+def test_modules_to_save_that_do_not_exist_are_refused(name: str) -> None:
+    cfg = compose(f"adapter={name} adapter.modules_to_save=[spatail]")
+    base, _ = models.load_vt5(cfg.model, 0)
+    with pytest.raises(ValueError, match=r"adapter\.modules_to_save=spatail: the model has no"):
+        ADAPTERS[name].attach(base, cfg.adapter, 0)
+
+
 def test_frozen_modules_are_not_sent_and_do_not_change(batch) -> None:
     cfg = compose("adapter=full adapter.freeze=[shared,relative_attention_bias]").adapter
     base, _ = models.load_vt5(compose("").model, 0)

@@ -136,7 +136,12 @@ def test_the_number_1_and_the_text_1_are_two_clients() -> None:
 @pytest.mark.parametrize("nothing", [None, "", "  "])
 def test_rows_that_nobody_owns_are_counted_and_refused(cfg, nothing) -> None:
     dataset = _dataset(["0", nothing, "1", nothing])
-    with pytest.raises(ValueError, match=r"column=provider: 2 of 4 rows .*: 2, 4 \(counted"):
+    drop = (
+        r"drop\.provider=\[null\]$"
+        if nothing is None
+        else rf"drop\.provider=\"\[null,'{nothing}'\]"
+    )
+    with pytest.raises(ValueError, match=rf"=provider: 2 of 4 rows .*: 2, 4 \(counted.*{drop}"):
         client_split(dataset, cfg, 0, 2, 0)
     many = _dataset([nothing] * 30)
     with pytest.raises(ValueError, match=r"30 of 30 .*9, 10, \.\.\. \(20 more\)"):

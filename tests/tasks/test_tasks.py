@@ -298,16 +298,18 @@ GENERATION: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("adapted", [False, True])
 @pytest.mark.parametrize("name", ["llama", "t5"])
-def test_generation_is_greedy_whatever_the_checkpoint_says(name: str) -> None:
+def test_generation_is_greedy_whatever_the_checkpoint_says(name: str, adapted: bool) -> None:
     model = architectures.model(name, spread=WIDE[name])
     task = _causal(limits=(60, 8)) if name == "llama" else _seq2seq((60, 8))
     plain = task.predict(model, ROWS)
     own = model.generation_config
+    asked = lora.attach(model, compose().adapter, seed=0) if adapted else model
     for key, value in GENERATION.items():
         said = model.generation_config = copy.deepcopy(own)
         setattr(said, key, value)
-        assert task.predict(model, ROWS) == plain, key
+        assert task.predict(asked, ROWS) == plain, key
         assert model.generation_config is said
 
 
