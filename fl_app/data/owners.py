@@ -52,15 +52,14 @@ def check_owners(column: str, values: Sequence[object]) -> None:
         if value is None or value != value or (isinstance(value, str) and not value.strip())
     ]
     if blank:
-        spellings = sorted({repr(one) for one in values if isinstance(one, str) and not one.strip()})
-        drop = ["null", *spellings]
-        quoted = '"' if spellings else ""
+        spelled = sorted({repr(x) for x in values if isinstance(x, str) and not x.strip()})
+        quoted = '"' if spelled else ""
         raise FaultError(
             "empty",
             f"data.partitioner.column={column}: {len(blank)} of {len(values)} rows of data.train "
             f"have no value there, so that nobody owns them: {some(blank)} (counted from 1). "
             "Give them one, or leave them out with "
-            f"data.train.drop.{column}={quoted}[{','.join(drop)}]{quoted}",
+            f"data.train.drop.{column}={quoted}[{','.join(['null', *spelled])}]{quoted}",
             column=column,
             rows=len(blank),
         )
