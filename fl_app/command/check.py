@@ -146,6 +146,11 @@ def described(one: "Survey") -> str:
     if one.lengths:
         shortest, median, longest = (one.lengths[i * (len(one.lengths) - 1) // 2] for i in range(3))
         text += f", inputs of {shortest} to {longest} tokens, median {median}"
+    if one.cut:
+        text += (
+            f"; {one.cut} of the first {len(one.lengths)} are cut at model.max_length or "
+            "model.max_answer_length"
+        )
     if one.labels:
         first = sorted(one.labels.items(), key=lambda item: (-item[1], item[0]))
         text += "; " + ", ".join(f"{label} {rows}" for label, rows in first[:LISTED])

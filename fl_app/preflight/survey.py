@@ -1,17 +1,21 @@
 """What the clients of a run hold: rows, labels and lengths, read as they will read them."""
 
+import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from datasets import Dataset
 
 from fl_app.data import named_clients
+from fl_app.data.padding import IGNORED
 from fl_app.session import Session
 from fl_app.tasks import check_columns
 from fl_app.tasks.base import Task
 from fl_app.tasks.evaluation import batches
 
+UNLIMITED = 1 << 30  # tokens
 MEASURED = 200  # rows of a client whose tokens are counted
 
 
@@ -29,12 +33,15 @@ class Survey:
         Rows by their label; empty for a task without labels.
     owner : str
         The name of the client, where a column of the rows names it; else "".
+    cut : int
+        How many of the first rows are longer than the model's limits, and so lose a part.
     """
 
     rows: int
     lengths: Sequence[int]
     labels: Mapping[str, int]
     owner: str = ""
+    cut: int = 0
 
 
 def survey(task: Task, split: str, rows: Dataset) -> Survey:
@@ -48,11 +55,29 @@ def survey(task: Task, split: str, rows: Dataset) -> Survey:
     check_columns(task, split, rows)
     task.check(rows)
     lengths: list[int] = []
+    cut = 0
     for some in batches(rows.select(range(min(MEASURED, len(rows))))):
         lengths += task.training(some)["attention_mask"].sum(dim=1).tolist()
+        cut += _cut(task, some)
     column = getattr(task, "label", None)
     labels = Counter(map(str, rows[column][:])) if column is not None else {}
-    return Survey(len(rows), sorted(lengths), labels)
+    return Survey(len(rows), sorted(lengths), labels, cut=cut)
+
+
+def _cut(task: Task, rows: Sequence[dict[str, Any]]) -> int:
+    """Return how many rows would have more tokens without limits; 0 where pages are cut by plan."""
+    if not hasattr(task, "max_length"):
+        return 0
+    free: Any = copy.copy(task)
+    free.max_length = free.max_answer_length = UNLIMITED
+    cut, whole = (
+        [
+            (int(inputs.sum()), int((labels != IGNORED).sum()))
+            for inputs, labels in zip(found["attention_mask"], found["labels"], strict=True)
+        ]
+        for found in (task.training(rows), free.training(rows))
+    )
+    return sum(one != other for one, other in zip(cut, whole, strict=True))
 
 
 def surveys(session: Session) -> tuple[dict[int, Survey], dict[str, Survey]]:
