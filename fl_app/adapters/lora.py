@@ -102,4 +102,7 @@ def save(model: PeftModel, folder: Path, state: dict[str, Tensor], **config: int
     saved = {**json.loads(path.read_text()), **config}
     if Path(saved["base_model_name_or_path"] or "").is_absolute():
         saved["base_model_name_or_path"] = None
+    for name in ("target_modules", "exclude_modules"):
+        if isinstance(saved.get(name), list):  # a set of PEFT's, in another order in every process
+            saved[name].sort()
     path.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")

@@ -167,6 +167,15 @@ def test_an_export_keeps_the_hub_id_of_its_base(tmp_path: Path) -> None:
     assert config["base_model_name_or_path"] == "google-t5/t5-base"
 
 
+def test_an_export_is_the_same_in_every_process(tmp_path: Path) -> None:
+    """PEFT keeps the names of modules in a set, whose order is that of their hashes."""
+    model, _ = build("lora")
+    model.peft_config["default"].target_modules = names = {f"m{k:02}" for k in range(30)}
+    ADAPTERS["lora"].export(model, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["target_modules"] == sorted(names)
+
+
 def test_full_export_loads_with_from_pretrained(tmp_path: Path, batch) -> None:
     model, _ = build("full")
     ADAPTERS["full"].export(model, tmp_path)
