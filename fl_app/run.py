@@ -139,6 +139,9 @@ def submit(
     final, details = status(environment)
     if final == "finished:completed":
         return 0
+    if said := ended(environment):  # the stream can end before it is looked at again
+        print(said, file=out or sys.stderr)
+        return 1
     print(f"the run did not complete ({final}). {details}", file=out or sys.stderr)
     return 1
 

@@ -17,6 +17,7 @@ HELPERS = "THINWIRE_HELPERS"  # environment variable: NAME:PID:STARTED of each
 EVERY = 1.0  # seconds between two looks
 TAIL, LONGEST = 12, 300  # lines of a log that are shown, and characters of one
 STATISTICS = "[state-dump]"  # Ray writes hundreds of such lines
+NOTE = "ended"  # file of FLWR_HOME: which of Ray's processes has ended, as `note` writes it
 AGENTS = {"ray::DashboardAgent": "dashboard_agent", "ray::RuntimeEnvAgent": "runtime_env_agent"}
 
 
@@ -35,12 +36,25 @@ def ended(environment: Mapping[str, str]) -> str | None:
     environment : mapping
         That of the SuperLink.
     """
-    for word in environment.get(HELPERS, "").split():
+    if HELPERS not in environment:
+        return None
+    home = Path(environment["FLWR_HOME"])
+    if (home / NOTE).exists():  # what ends after it, and because of it, is not to blame
+        return (home / NOTE).read_text()
+    for word in environment[HELPERS].split():
         name, pid, started = word.split(":")
         if not _is_running(int(pid), float(started)):
-            log = Path(environment["FLWR_HOME"]) / f"{name.lower()}.log"
-            return f"{name} has ended, and the run with it. The end of its log:\n{tail(log)}"
+            last = tail(home / f"{name.lower()}.log") or "(it is empty)"
+            return f"{name} has ended, and the run with it. The end of its log:\n{last}"
     return None
+
+
+def note(said: str) -> None:
+    """Leave word for `ended`, before this process ends, which can take Ray a while."""
+    part = Path(os.environ["FLWR_HOME"], f"{NOTE}.part")
+    with suppress(OSError):  # then its log says so, when it has ended
+        part.write_text(said)
+        part.rename(part.with_suffix(""))
 
 
 def tail(log: Path) -> str:
@@ -50,7 +64,10 @@ def tail(log: Path) -> str:
     except OSError:
         return ""
     said = [line[:LONGEST] for line in lines if line.strip() and STATISTICS not in line]
-    return "\n".join(said[-TAIL:])
+    last = said[-TAIL:]
+    if all(line[0].isspace() for line in last):  # a quotation, such as Ray's of another log
+        last[:1] = [line for line in said if not line[0].isspace()][-1:]
+    return "\n".join(last)
 
 
 def _is_running(pid: int, started: float) -> bool:
@@ -76,7 +93,7 @@ class RayHelpers:
         for process, name in self.seen.items():
             if not is_alive(process):
                 last = "\n".join(tail(_ray_log(name)).splitlines()[1 - TAIL :])  # room for this
-                return f"Ray's {name} has ended. The end of its log:\n{last}"
+                return f"Ray's {name} has ended, and the run with it. The end of its log:\n{last}"
         return None
 
 

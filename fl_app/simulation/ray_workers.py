@@ -30,7 +30,7 @@ from ray.core.generated.node_manager_pb2 import (  # type: ignore[attr-defined]
 from ray.core.generated.node_manager_pb2_grpc import NodeManagerServiceStub
 
 from fl_app.simulation.executor import PRELOAD, PreloadedExecutor, run_task
-from fl_app.simulation.helpers import EVERY, RayHelpers
+from fl_app.simulation.helpers import EVERY, RayHelpers, note
 
 MOST_WAITING = 8  # workers that wait, with torch in memory
 PRESTART_DELAY = 3  # seconds until a simulation has taken its workers
@@ -110,6 +110,7 @@ class SimulationExecutor(PreloadedExecutor):
 
     def _look(self) -> None:
         if said := self.helpers.ended():
+            note(said)
             sys.exit(said)
         for simulation in [one for one in self.simulations if one.exitcode is not None]:
             arguments = self.simulations.pop(simulation)

@@ -23,7 +23,7 @@ import psutil
 
 from fl_app.files import OTHERS, RESULTS, project_root
 from fl_app.simulation import bundle
-from fl_app.simulation.helpers import HELPERS, named
+from fl_app.simulation.helpers import HELPERS, ended, named
 from fl_app.simulation.processes import (
     Family,
     handled_by,
@@ -204,6 +204,8 @@ def _wait_until_healthy(
 def status(environment: dict[str, str], patience: float = 30) -> tuple[str, str]:
     """Return status and details of the last run from ``flwr list``, waiting until they are final.
 
+    Nothing is waited for once a helper has ended.
+
     Parameters
     ----------
     environment : dict
@@ -213,7 +215,7 @@ def status(environment: dict[str, str], patience: float = 30) -> tuple[str, str]
     """
     deadline = time.monotonic() + patience
     latest = ("unknown", "")
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not ended(environment):
         runs = _runs(environment)
         if runs:
             latest = str(runs[0]["status"]), str(runs[0].get("status-details", ""))
@@ -258,7 +260,7 @@ def stop(
     with handled_by(signal.SIG_IGN):
         members = family.members()
         simulations = [member for member in members if is_simulation(member)]
-        whole = all(process.poll() is None for process in processes)
+        whole = all(process.poll() is None for process in processes) and not ended(environment)
         for simulation in () if whole else simulations:  # nobody would pass on that it should stop
             with suppress(psutil.NoSuchProcess):
                 simulation.terminate()

@@ -88,6 +88,45 @@ def test_a_helper_that_dies_ends_the_run_with_its_last_words_and_leaves_no_proce
     assert not is_alive(orphan)
 
 
+def test_what_ended_first_is_named_also_where_the_log_of_the_run_ends_before(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """The SuperLink is ended with the run, and the SuperExec waits for what is left of Ray."""
+    gone = subprocess.Popen(["true"])
+    environment = {
+        **os.environ, run.APP: str(tmp_path / "app"), run.CPUS: "2", "FLWR_HOME": str(tmp_path),
+        helpers.HELPERS: helpers.named({"SuperLink": gone.pid}),
+    }  # fmt: skip
+    gone.wait()
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    helpers.note("Ray's gcs_server has ended")
+    flwr = tmp_path / "flwr"
+    flwr.write_text("#!/bin/sh\nexit 1\n")
+    flwr.chmod(0o755)
+    monkeypatch.setattr(run, "script", lambda name: str(flwr))
+    monkeypatch.setattr(superlink, "script", lambda name: pytest.fail("nobody would answer"))
+    monkeypatch.setattr(run, "EVERY", 60)
+    assert run.submit("", environment) == 1
+    assert capsys.readouterr().err == "Ray's gcs_server has ended\n"
+
+
+def test_a_quotation_at_the_end_of_a_log_is_shown_with_the_line_that_it_belongs_to(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "superexec.log"
+    quoted = [f"    {number}" for number in range(20)]
+    log.write_text("\n".join(["before", "the raylet is dead. Its log:", *quoted]))
+    shown = helpers.tail(log).splitlines()
+    assert shown == ["the raylet is dead. Its log:", *quoted[1 - helpers.TAIL :]]
+    log.write_text("")
+    with subprocess.Popen(["true"]) as gone:
+        environment = {
+            "FLWR_HOME": str(tmp_path),
+            helpers.HELPERS: helpers.named({"SuperExec": gone.pid}),
+        }
+    assert helpers.ended(environment).endswith("The end of its log:\n(it is empty)")
+
+
 def test_ray_gets_a_short_private_folder_whatever_tmpdir_is(tmp_path: Path, monkeypatch) -> None:
     long = tmp_path / ("x" * 60)
     long.mkdir()
