@@ -103,7 +103,7 @@ def _panel(axes: Axes, one: dict[str, Any]) -> None:
     )
     axes.set_title(
         f"{one['title']}: {len(rows)} configurations, the Pareto front in colour"
-        + (", hollow: clients were lost" if any(row["mark"] for row in rows) else ""),
+        + (",\nhollow: clients were lost" if any(row["mark"] for row in rows) else ""),
         loc="left",
         fontsize=12,
         fontweight="bold",

@@ -162,9 +162,9 @@ def test_a_run_that_lost_a_client_is_nowhere_on_the_front_without_a_mark(tmp_pat
     assert {row["label"]: row["star"] for row in one["configurations"]} == {
         "sign [1 turn lost]": "(*)", "nf4": "",
     }  # fmt: skip
-    assert (
-        "sign [1 turn lost]" in draw([read(whole), read(damaged)], tmp_path / "a.svg").read_text()
-    )
+    drawn = draw([read(whole), read(damaged)], tmp_path / "a.svg").read_text()
+    assert "sign [1 turn lost]" in drawn
+    assert ">hollow: clients were lost<" in drawn  # a line of its own, which fits the width
     page = report.write(damaged).read_text(encoding="utf-8")
     assert "client 4 in round 2: a row has no answer" in page
     assert re.search(r"<td>2</td><td class=\"text\">2 \(lost 4\)</td>", page)
