@@ -66,7 +66,8 @@ def test_an_export_over_half_a_base_computes_what_was_trained(tmp_path: Path) ->
     with torch.inference_mode():
         expected = here.model(**batch).logits
         assert expected.dtype == torch.float32
-        assert apart(loaded(**batch).logits, expected) < 2**-6 * float(expected.abs().max())
+        # Each of some 30 operations in bfloat16 rounds by up to 2^-9, and most errors cancel.
+        assert apart(loaded(**batch).logits, expected) < 2**-4 * float(expected.abs().max())
 
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])

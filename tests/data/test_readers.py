@@ -55,6 +55,13 @@ def test_a_cell_of_csv_is_a_text_as_it_is_written(
     assert _read("csv", path) == [{"a": a or None, "b": b or None} for a, b in rows]
 
 
+def test_a_long_cell_is_read_and_the_limit_of_the_process_stays(tmp_path: Path) -> None:
+    path, limit = tmp_path / "rows.csv", csv.field_size_limit()
+    path.write_text(f"a\n{'x' * (limit + 1)}\n")
+    assert _read("csv", path) == [{"a": "x" * (limit + 1)}]
+    assert csv.field_size_limit() == limit
+
+
 @pytest.mark.parametrize("kind", VALUES)
 @pytest.mark.parametrize("form", ["list", "lines", "indented"])
 @ON_FIXTURES

@@ -74,7 +74,7 @@ class Cells:
 
     def _lines(self, text: Iterator[str]) -> Iterator[list[str]]:
         """Yield the cells of every line that is not blank, the first one included."""
-        csv.field_size_limit(sys.maxsize)  # of the process; its default is 128 KiB
+        limit = csv.field_size_limit(sys.maxsize)  # of the process; its default is 128 KiB
         reader = csv.reader(text, delimiter=self.delimiter, strict=True)
         width = 0
         try:
@@ -90,6 +90,8 @@ class Cells:
                 yield line
         except csv.Error as error:
             raise ValueError(f"line {reader.line_num}: {error}") from None
+        finally:
+            csv.field_size_limit(limit)
 
 
 def _named(first: list[str]) -> list[str]:
