@@ -19,7 +19,7 @@ from fl_app.privacy import is_example_level
 from fl_app.session import first
 from fl_app.simulation.in_process import opened, run_session
 
-STEPS = 2  # of a client's turn
+STEPS = 2  # whose rows a client trains on
 SCORED = 8  # rows of each split that is scored
 SCORING = ("validation", "test")  # splits that are scored after every round
 NAME = "rehearsal"
@@ -67,9 +67,9 @@ class Cost:
 def rehearse(overrides: str, held: Sequence[int]) -> Cost:
     """Run one round of the run that ``overrides`` name, on a few rows, and measure its cost.
 
-    Each client of the round trains for at most two steps, and the server scores eight rows of each
-    split. With DP-SGD, clients use all their rows: the noise depends on their number. A frame of an
-    entropy codec is longer or shorter after a whole turn than after two steps.
+    Each client of the round trains on the rows of two steps at most, for all its epochs, and the
+    server scores eight rows of each split. With DP-SGD, clients use all their rows: the noise
+    depends on their number. A frame of an entropy codec is longer or shorter after a whole turn.
 
     Parameters
     ----------
