@@ -141,6 +141,11 @@ def project_root() -> Path:
     return root if (root / "pyproject.toml").is_file() else Path.cwd()
 
 
+def existing(path: Path) -> Path:
+    """Return an absolute path, or the next one above it that exists."""
+    return next(one for one in (path, *path.parents) if one.exists())
+
+
 OTHERS = 0o077  # the permissions of group and others
 
 

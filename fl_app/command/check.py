@@ -104,21 +104,20 @@ def measured(overrides: str, cfg: "DictConfig", actors: int) -> Iterable[str]:
         If the model or the data cannot be used, or the round fails.
     """
     from fl_app.preflight.survey import surveys
-    from fl_app.simulation.in_process import opened
-    from fl_app.simulation.rehearsal import rehearse
+    from fl_app.simulation.rehearsal import opened_for_one_round, rehearse
 
-    with opened(overrides) as session:
+    with opened_for_one_round(overrides) as (session, words):
         yield line("device", session.device_name)
         yield line("trained", trained(session))
         clients, splits = surveys(session)
         yield from data_lines(clients, splits)
-    if not clients:
-        yield line("cost", "every node has its own rows: start it, and it checks them")
-    elif cfg.resume is not None:
-        yield line("cost", "a resumed run costs what its ledger says so far, by round")
-    else:
-        cost = rehearse(overrides, [one.rows for one in clients.values()])
-        yield from cost_lines(cost, cfg, actors)
+        if not clients:
+            yield line("cost", "every node has its own rows: start it, and it checks them")
+        elif cfg.resume is not None:
+            yield line("cost", "a resumed run costs what its ledger says so far, by round")
+        else:
+            cost = rehearse(session, words, [one.rows for one in clients.values()])
+            yield from cost_lines(cost, cfg, actors)
 
 
 def trained(session: "Session") -> str:
@@ -160,6 +159,7 @@ def described(one: "Survey") -> str:
 
 def cost_lines(cost: "Cost", cfg: "DictConfig", actors: int) -> Iterable[str]:
     """Yield bytes, memory, disk and time of the run."""
+    from fl_app.files import existing
     from fl_app.runs.text import duration, size
 
     clients = cfg.clients_per_round
@@ -173,7 +173,7 @@ def cost_lines(cost: "Cost", cfg: "DictConfig", actors: int) -> Iterable[str]:
         "memory",
         f"at most {size(cost.memory)} a process: the server and {at_once} at once for clients",
     )
-    free = shutil.disk_usage(existing(Path(cfg.output.dir))).free
+    free = shutil.disk_usage(existing(Path(cfg.output.dir).absolute())).free
     if cost.disk > free:
         raise OSError(
             f"the results need {size(cost.disk)}, and {cfg.output.dir} has {size(free)} left: make "
@@ -182,11 +182,6 @@ def cost_lines(cost: "Cost", cfg: "DictConfig", actors: int) -> Iterable[str]:
     yield line("disk", f"{size(cost.disk)} of {size(free)} that are free")
     seconds = cost.seconds(cfg.rounds, clients, at_once)
     yield line("time", f"about {duration(seconds)} on this machine, and the start")
-
-
-def existing(folder: Path) -> Path:
-    """Return a folder, or the next one above it that exists."""
-    return next(one for one in (folder, *folder.absolute().parents) if one.is_dir())
 
 
 def line(name: str, said: str) -> str:

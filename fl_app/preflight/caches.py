@@ -6,6 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from fl_app.config import ConfigError
+from fl_app.files import existing
 
 READ = ("pfl_docvqa", "table")  # data sets whose rows are kept in the cache once they are read
 
@@ -21,7 +22,7 @@ def check(cfg: DictConfig) -> None:
     if cfg.data.id not in READ:
         return
     folder = rows_cache()
-    there = next((path for path in (folder, *folder.parents) if path.exists()), Path())
+    there = existing(folder.absolute())
     if not folder.is_absolute() or not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError(
             f"the cache of rows, {folder}, cannot be written (HOME={os.environ.get('HOME')}): set "

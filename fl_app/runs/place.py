@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from fl_app.config import ConfigError
-from fl_app.files import project_root
+from fl_app.files import existing, project_root
 
 
 def folder_of(cfg: DictConfig) -> Path | None:
@@ -41,7 +41,7 @@ def check_writable(folder: Path) -> None:
     ConfigError
         If not; the message names the folder that forbids it.
     """
-    there = next(one for one in (folder, *folder.parents) if one.exists())
+    there = existing(folder)
     if not there.is_dir():
         why = f"{there} is a file"
     elif not os.access(there, os.W_OK | os.X_OK):

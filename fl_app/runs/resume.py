@@ -67,31 +67,23 @@ def with_stored_overrides(overrides: str) -> str:
         return overrides
     path = folder(cfg)
     stored = read_overrides(path / OVERRIDES)
-    begun = [*_later(path, f"{stored} {overrides}"), *_changed(path, f"{stored} {overrides}")]
+    begun = _as_begun(path, f"{stored} {overrides}")
     return " ".join(filter(None, [stored, *begun, overrides]))
 
 
-def _later(path: Path, overrides: str) -> list[str]:
-    """Return overrides that keep a run of an earlier version as it was begun there."""
+def _as_begun(path: Path, overrides: str) -> list[str]:
+    """Return overrides that keep a run as it was begun, whatever conf/ says since."""
     if not (path / "config.yaml").exists():
         return []
     stored, now = flat(read_yaml(path / "config.yaml")), flat(identity(compose(overrides)))
     begun = {key: off for key, off in with_added(stored, now).items() if key not in stored}
     begun |= {key: value for key, value in FORMER.items() if stored.get(key) == value}
     written = {None: "null", "": "{}"}  # "": an open mapping without entries, see ``flat``
-    return [
+    found = [
         f"{key}={written.get(value, value)}"
         for key, value in begun.items()
         if key in now and value != now[key]
     ]
-
-
-def _changed(path: Path, overrides: str) -> list[str]:
-    """Return overrides that keep what conf/ says otherwise since a run was begun there."""
-    if not (path / "config.yaml").exists():
-        return []
-    stored, now = flat(read_yaml(path / "config.yaml")), flat(identity(compose(overrides)))
-    found = []
     for key in CHANGED:
         if isinstance(stored.get(key), str) and stored[key] != now.get(key, stored[key]):
             text = stored[key].replace('"', '\\"')

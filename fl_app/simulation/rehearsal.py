@@ -9,14 +9,14 @@ import math
 import resource
 import shlex
 import tempfile
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 
 from datasets import DatasetDict
 
 from fl_app.privacy import is_example_level
-from fl_app.session import first
+from fl_app.session import Session, first
 from fl_app.simulation.in_process import opened, run_session
 
 STEPS = 2  # whose rows a client trains on
@@ -64,28 +64,21 @@ class Cost:
         return rounds * (math.ceil(clients / actors) * self.turn + self.scoring)
 
 
-def rehearse(overrides: str, held: Sequence[int]) -> Cost:
-    """Run one round of the run that ``overrides`` name, on a few rows, and measure its cost.
+@contextmanager
+def opened_for_one_round(overrides: str) -> Iterator[tuple[Session, str]]:
+    """Build a session for one round of a run, whose results go to a folder that is removed.
 
-    Each client of the round trains on the rows of two steps at most, for all its epochs, and the
-    server scores eight rows of each split. With DP-SGD, clients use all their rows: the noise
-    depends on their number. A frame of an entropy codec is longer or shorter after a whole turn.
-
-    Parameters
-    ----------
-    overrides : str
-        Those of the run.
-    held : sequence of int
-        The rows of each client.
+    Yields
+    ------
+    Session, str
+        The session, and the overrides that it was built from.
 
     Raises
     ------
     ConfigError
         If an override is wrong.
-    RuntimeError, ValueError
-        If the round fails, as it would in the run.
     """
-    with tempfile.TemporaryDirectory(prefix="thinwire-") as folder, redirect_stdout(io.StringIO()):
+    with tempfile.TemporaryDirectory(prefix="thinwire-") as folder:
         words = shlex.join(
             [
                 *shlex.split(overrides),
@@ -93,22 +86,46 @@ def rehearse(overrides: str, held: Sequence[int]) -> Cost:
             ]
         )
         with opened(words) as session:
-            cfg, counts = session.cfg, _counts(session.data)
-            step = cfg.batch_size * cfg.gradient_accumulation
-            if not is_example_level(cfg):
-                session.most_rows = STEPS * step
-            session.data = DatasetDict(
-                {
-                    split: rows if split == "train" else first(rows, SCORED)
-                    for split, rows in session.data.items()
-                }
-            )
-            run = run_session(session, words, setup_seconds=0.0)
-            disk = sum(f.stat().st_size for f in run.path.rglob("*") if f.is_file())
-            used = [min(rows, session.most_rows or rows) for rows in held]
-            seconds = run.summary["seconds"]
-            scored = sum(2 * n for split, n in _counts(session.data).items() if split in SCORING)
-            scored += _counts(session.data).get("unseen", 0)
+            yield session, words
+
+
+def rehearse(session: Session, overrides: str, held: Sequence[int]) -> Cost:
+    """Run one round on a few rows, and measure what the whole run will cost.
+
+    Each client of the round trains on the rows of two steps at most, for all its epochs, and the
+    server scores eight rows of each split. With DP-SGD, clients use all their rows: the noise
+    depends on their number. A frame of an entropy codec is longer or shorter after a whole turn.
+
+    Parameters
+    ----------
+    session : Session
+        Of `opened_for_one_round`; it is of no use afterwards.
+    overrides : str
+        What it was built from.
+    held : sequence of int
+        The rows of each client.
+
+    Raises
+    ------
+    RuntimeError, ValueError
+        If the round fails, as it would in the run.
+    """
+    cfg, counts = session.cfg, _counts(session.data)
+    step = cfg.batch_size * cfg.gradient_accumulation
+    if not is_example_level(cfg):
+        session.most_rows = STEPS * step
+    session.data = DatasetDict(
+        {
+            split: rows if split == "train" else first(rows, SCORED)
+            for split, rows in session.data.items()
+        }
+    )
+    with redirect_stdout(io.StringIO()):
+        run = run_session(session, overrides, setup_seconds=0.0)
+    disk = sum(f.stat().st_size for f in run.path.rglob("*") if f.is_file())
+    used = [min(rows, session.most_rows or rows) for rows in held]
+    seconds, few = run.summary["seconds"], _counts(session.data)
+    scored = sum(2 * few.get(split, 0) for split in SCORING) + few.get("unseen", 0)
     turn = seconds["train"] / cfg.clients_per_round
     share = sum(math.ceil(n / step) for n in held) / sum(math.ceil(n / step) for n in used)
     every_round = sum(counts.get(split, 0) for split in SCORING)
