@@ -152,7 +152,9 @@ class Experiment:
         rows, partitioner = self.session.data, self.session.cfg.data.partitioner
         if "train" in rows and "column" in partitioner:
             self.session.documents(0)
-            console.clients(data.named_clients(rows["train"], partitioner))
+            named = data.named_clients(rows["train"], partitioner)
+            self.folder.names = {client: str(name) for client, (name, _) in enumerate(named)}
+            console.clients(named)
 
     def _begin(self) -> ArrayRecord:
         """Return the model to start from: theta0 after set-up, or that of the checkpoint."""

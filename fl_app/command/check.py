@@ -40,13 +40,15 @@ def main(arguments: list[str]) -> int:
         EXAMPLES,
     ).parse_args(arguments)
     from fl_app.config import ConfigError, joined
+    from fl_app.config.own import with_own
     from fl_app.preflight import check_built
     from fl_app.run import planned
     from fl_app.runs.resume import ResumeError
 
     warnings.simplefilter("ignore")  # of libraries, about their own future
     try:
-        words, cfg, actors = planned(joined(asked.overrides))
+        own = with_own(asked.overrides, Path(asked.conf) if asked.conf else None)
+        words, cfg, actors = planned(joined(own))
         check_built(cfg)
         print(configuration(cfg), flush=True)
         for line in measured(words, cfg, actors):

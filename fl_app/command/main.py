@@ -15,6 +15,7 @@ from fl_app.files import PROJECT, RESULTS
 COMMANDS = {
     "run": "run one experiment: SuperLink, clients, server, results",
     "check": "check a configuration and print what would run; nothing is started",
+    "init": "write an experiment file of your own",
     "sweep": "run many experiments: KEY=A,B makes one run per value",
     "report": "make one page of finished runs, or compare many",
 }
@@ -22,6 +23,7 @@ EXAMPLES = """\
 examples:
   thinwire run                                        the default experiment, a few minutes
   thinwire run experiment=fedavg_lora rounds=3        another one, and an option
+  thinwire run model=PATH task=sequence_classification data=FILE data.client=COLUMN
   thinwire check codec=thin clients_per_round=2       what would run?
   thinwire sweep codec=nf4,thin seed=0,1,2            six runs and a comparison
   thinwire report runs/NAME                           runs/NAME/report.html

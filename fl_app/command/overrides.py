@@ -21,6 +21,9 @@ def parser(command: str, description: str, examples: str) -> argparse.ArgumentPa
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("overrides", nargs="*", help=argparse.SUPPRESS)
+    made.add_argument(
+        "--conf", metavar="DIR", help="a folder with experiments of your own: DIR/experiment/*.yaml"
+    )
     return made
 
 
@@ -29,7 +32,7 @@ def dashed(arguments: Sequence[str]) -> str | None:
     for at, word in enumerate(arguments):
         key, equals, value = word.removeprefix("--").partition("=")
         key = key.replace("-", "_")
-        if word.startswith("--") and key.partition(".")[0] in _keys():
+        if word.startswith("--") and word != "--conf" and key.partition(".")[0] in _keys():
             if not equals and at + 1 < len(arguments):
                 value = arguments[at + 1]
             return f"{word} is no option: write {key}={value or 'VALUE'}"

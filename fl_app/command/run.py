@@ -1,13 +1,16 @@
 """``thinwire run [KEY=VALUE ...]``: one experiment, see ``fl_app.run``."""
 
+import sys
+from pathlib import Path
+
 from fl_app.command.overrides import parser
 
 EXAMPLES = """
     thinwire run
     thinwire run experiment=fedavg_lora rounds=3 seed=1
     thinwire run strategy=fedavg codec=thin clients_per_round=2 output.name=first
-    thinwire run model=huggingface model.path=/models/t5 task=seq2seq data=table \\
-        data.train.path=/data/train.csv data.test.path=/data/test.csv
+    thinwire run model=/models/MiniLM task=sequence_classification data=notes.csv data.client=ward
+    thinwire run --conf conf experiment=mine
     thinwire run resume=runs/first rounds=10
 """
 
@@ -20,6 +23,12 @@ def main(arguments: list[str]) -> int:
         EXAMPLES,
     ).parse_args(arguments)
     from fl_app import run
-    from fl_app.config import joined
+    from fl_app.config import ConfigError, joined
+    from fl_app.config.own import with_own
 
-    return run.main([joined(asked.overrides)])  # a word of the shell is one override
+    try:
+        words = with_own(asked.overrides, Path(asked.conf) if asked.conf else None)
+    except ConfigError as error:
+        print(f"configuration: {error}", file=sys.stderr)
+        return 2
+    return run.main([joined(words)])  # a word of the shell is one override

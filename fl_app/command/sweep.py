@@ -1,6 +1,7 @@
 """``thinwire sweep KEY=A,B ...``: many experiments, see ``fl_app.sweep``."""
 
 import sys
+from pathlib import Path
 
 from fl_app.command.overrides import parser
 
@@ -9,6 +10,7 @@ EXAMPLES = """
     thinwire sweep 'optimizer.lr=1e-3,3e-3' output.name=rates
     thinwire sweep +sweep=codecs                         a grid of conf/sweep
     thinwire sweep seed=0,1 hydra/launcher=joblib        as many runs at once as fit
+    thinwire sweep --conf conf experiment=mine seed=0,1,2    one of your own experiments
     thinwire sweep +sweep=codecs output.name=x resume=true   go on after an interruption
 """
 
@@ -24,7 +26,17 @@ def main(arguments: list[str]) -> int:
             EXAMPLES,
         ).print_help()
         return 0 if arguments else 2
+    conf = None
+    if arguments[0] == "--conf" and len(arguments) > 1:  # Hydra reads the rest
+        conf, arguments = Path(arguments[1]), arguments[2:]
+    from fl_app.config import ConfigError
+    from fl_app.config.own import with_own
     from fl_app.sweep.job import main as sweep
 
+    try:
+        arguments = with_own(arguments, conf)
+    except ConfigError as error:
+        print(f"configuration: {error}", file=sys.stderr)
+        return 2
     sys.argv = ["thinwire sweep", "--multirun", *arguments]  # which Hydra reads
     return sweep()

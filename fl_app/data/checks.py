@@ -52,7 +52,7 @@ RULES: Rules = (
     ),
     (
         Rule("null or in (0, 1)", lambda x: x is None or (is_share(x) and x > 0)),
-        ("data.validation.share",),
+        ("data.validation.share", "data.test.share"),
     ),
     (SEED, ("data.seed",)),
     (NUMBER_OR_NULL, ("data.target",)),
@@ -74,7 +74,7 @@ RULES: Rules = (
     ),
     (Rule("a mapping of columns to texts", _are_texts), ("data.empty",)),
     (COUNT_OR_NULL, tuple(f"data.{split}.limit" for split in SPLITS)),
-    (NAME_OR_NULL, tuple(f"data.{split}.name" for split in SPLITS)),
+    (NAME_OR_NULL, (*(f"data.{split}.name" for split in SPLITS), "data.client")),
 )  # fmt: skip
 # For the machine that reads the data: a node may have its own rows, and never has the test set.
 SOURCES: Rules = (
@@ -90,11 +90,11 @@ SOURCES: Rules = (
             "the absolute path of a file or folder that exists, or the id of a data set of the hub",
             paths.is_source,
         ),
-        ("data.train.path", "data.test.path"),
+        ("data.train.path",),
     ),
     (
         Rule("null, or like data.train.path", lambda x: x is None or paths.is_source(x)),
-        ("data.validation.path", "data.unseen.path", "data.public.path"),
+        ("data.test.path", "data.validation.path", "data.unseen.path", "data.public.path"),
     ),
 )
 
@@ -110,7 +110,8 @@ def check(cfg: DictConfig) -> None:
     check_choices(cfg, CHOICES)
     check_rules(cfg, RULES)
     _check_sizes(cfg)
-    _check_validation(cfg)
+    _check_shares(cfg)
+    _check_client(cfg)
     _check_partitioner(cfg)
 
 
@@ -123,6 +124,11 @@ def check_sources(cfg: DictConfig) -> None:
         If one is not; the message names the key and the allowed values.
     """
     check_rules(cfg, SOURCES)
+    if cfg.data.id == "table" and cfg.data.test.path is None and cfg.data.test.share is None:
+        raise ConfigError(
+            "data.test.path=None should be the absolute path of a file or folder that exists, or "
+            "the id of a data set of the hub; or set data.test.share, a share of data.train"
+        )
 
 
 def _check_sizes(cfg: DictConfig) -> None:
@@ -140,20 +146,34 @@ def _check_sizes(cfg: DictConfig) -> None:
         )
 
 
-def _check_validation(cfg: DictConfig) -> None:
-    asked = OmegaConf.select(cfg, "data.validation.share")
-    if asked is None:
+def _check_shares(cfg: DictConfig) -> None:
+    for split in ("test", "validation"):
+        asked = OmegaConf.select(cfg, f"data.{split}.share")
+        if asked is None:
+            continue
+        share = f"data.{split}.share={asked}"
+        if cfg.data[split].path is not None:
+            raise ConfigError(
+                f"{share} should be null with data.{split}.path={cfg.data[split].path}: the "
+                f"{split} rows are either given, or a share of the train rows"
+            )
+        if cfg.data.train.path is None:
+            raise ConfigError(
+                f"{share} is a share of data.train.path, which is null: set data.{split}.path, "
+                "since nodes keep all of their own rows"
+            )
+
+
+def _check_client(cfg: DictConfig) -> None:
+    column = OmegaConf.select(cfg, "data.client")
+    if column is None:
         return
-    share = f"data.validation.share={asked}"
-    if cfg.data.validation.path is not None:
+    found = cfg.data.partitioner
+    if found.id != "client_column" or found.get("column") != column:
         raise ConfigError(
-            f"{share} should be null with data.validation.path={cfg.data.validation.path}: the "
-            "validation rows are either given, or a share of the train rows"
-        )
-    if cfg.data.train.path is None:
-        raise ConfigError(
-            f"{share} is a share of data.train.path, which is null: set data.validation.path, "
-            "since nodes keep all of their own rows"
+            f"data.client={column} is counted where data.train is read, before a simulation: here, "
+            "leave it out, set federation.clients, and start each node with its own rows, or set "
+            f"data.partitioner.id=client_column data.partitioner.column={column}"
         )
 
 

@@ -14,13 +14,14 @@ from omegaconf import DictConfig
 from fl_app.config import SPLITS, plain
 from fl_app.data import kept, sources
 from fl_app.data.columns import check_known, new_names
+from fl_app.data.owners import rows_by
 from fl_app.data.paths import is_source
 from fl_app.data.random_streams import generator
 from fl_app.data.texts import Rules, kinds
 from fl_app.faults import FaultError
 
 REQUIRED = ("test",)
-VALIDATION = 20  # separates the draw of validation rows from other uses of data.seed
+DRAWS = {"validation": 20, "test": 21}  # streams of data.seed, apart from its other uses
 
 
 def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
@@ -29,9 +30,10 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
     A column of class numbers becomes a column of their names, null for a number without one (-1).
     Floats, dates, booleans and missing values become texts where ``formats`` and ``empty`` say how.
 
-    With ``validation.share`` that share of the train rows is ``validation`` instead. The rows are
-    drawn by ``cfg_data.seed`` alone, so that every machine leaves the same rows out of ``train``; a
-    node with rows of its own keeps them all.
+    With ``test.share`` or ``validation.share`` that share of the train rows is the split instead;
+    with ``test.share``, both are drawn client by client where a column says whose a row is. They
+    are drawn by ``cfg_data.seed`` alone, so that every machine leaves the same rows out of
+    ``train``; a node with rows of its own keeps them all.
 
     Parameters
     ----------
@@ -54,40 +56,64 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
         row is left.
     """
     rules = Rules.of(cfg_data)
+    drawn = cfg_data.test.share is not None
     found = DatasetDict(
         {
             split: rows(f"data.{split}", cfg_data[split], f"data.{split}.path", rules)
             for split in SPLITS
-            if split in REQUIRED or cfg_data[split].path is not None
+            if cfg_data[split].path is not None or (split in REQUIRED and not drawn)
         }
     )
     known = {name for one in found.values() for name in one.column_names}
     for key, columns in (("formats", rules.formats), ("empty", rules.empty)):
         check_known(f"data.{key}", sorted(known), columns)
+    owner = cfg_data.partitioner.get("column") if drawn else None
+    if drawn:
+        found["train"], found["test"] = _shared(
+            found["train"], "test", cfg_data.test.share, cfg_data.seed, owner
+        )
     if cfg_data.validation.share is not None:
         found["train"], found["validation"] = _shared(
-            found["train"], cfg_data.validation.share, cfg_data.seed
+            found["train"], "validation", cfg_data.validation.share, cfg_data.seed, owner
         )
     return found
 
 
-def _shared(train: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+def _shared(
+    train: Dataset, split: str, share: float, seed: int, owner: str | None
+) -> tuple[Dataset, Dataset]:
     """Return what is left of the train rows, and the share that is drawn, both in their order.
+
+    Parameters
+    ----------
+    owner : str or None
+        The column by whose values rows are divided among clients: the share of each is drawn.
 
     Raises
     ------
     FaultError
-        If one of the two would be empty.
+        If one of the two would be empty, or ``owner`` is no such column.
     """
-    count = round(share * len(train))
-    if not 0 < count < len(train):
+    groups = [list(range(len(train)))] if owner is None else [*rows_by(train, owner).values()]
+    place = {row: at for at, row in enumerate(_order(len(train), DRAWS[split], seed))}
+    drawn = {
+        row
+        for group in groups
+        for row in sorted(group, key=place.__getitem__)[: round(share * len(group))]
+    }
+    if not 0 < len(drawn) < len(train):
         raise FaultError(
             "no_rows",
-            f"data.validation.share={share} of {len(train)} train rows leaves no row for "
-            f"{'train' if count else 'validation'}",
+            f"data.{split}.share={share} of {len(train)} train rows leaves no row for "
+            f"{'train' if drawn else split}",
         )
-    drawn = generator(seed, VALIDATION).permutation(len(train))
-    return train.select(sorted(drawn[count:])), train.select(sorted(drawn[:count]))
+    left = [row for row in range(len(train)) if row not in drawn]
+    return train.select(left), train.select(sorted(drawn))
+
+
+def _order(rows: int, stream: int, seed: int) -> list[int]:
+    """Return the order in which rows are drawn."""
+    return generator(seed, stream).permutation(rows).tolist()
 
 
 def rows(key: str, cfg: DictConfig, option: str, rules: Rules) -> Dataset:

@@ -6,15 +6,19 @@ torch nor Flower, so that a wrong value is refused at once; what needs them come
 """
 
 import gc
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 
 from omegaconf import DictConfig
 
 from fl_app.adapters import checks as adapters
 from fl_app.config import ConfigError, compose
+from fl_app.config.shorthand import typed_out
 from fl_app.data import checks as data
+from fl_app.faults import FaultError
 from fl_app.models import checks as models
 from fl_app.preflight import caches, federation
 from fl_app.privacy import checks as privacy
@@ -26,6 +30,8 @@ from fl_app.secure_aggregation import checks as secure_aggregation
 from fl_app.tasks import checks as tasks
 from fl_app.training import checks as training
 from fl_app.wire import checks as wire
+
+logger = logging.getLogger("thinwire")
 
 JOINTS: tuple[ModuleType, ...] = (
     federation,
@@ -58,12 +64,28 @@ def configured(overrides: str) -> tuple[str, DictConfig]:
     FileExistsError
         If the name of a new run is taken.
     """
-    overrides = with_stored_overrides(overrides)
+    overrides = with_stored_overrides(typed_out(overrides, Path.cwd()))
+    overrides = _with_inferred(overrides)
     cfg = compose(overrides)
     check_values(cfg)
     check_free(cfg)
     check_left(cfg)
     return overrides, cfg
+
+
+def _with_inferred(overrides: str) -> str:
+    """Add what the data of this machine say, and print it."""
+    from fl_app.preflight import inferred
+
+    try:
+        overrides, found = inferred.with_inferred(overrides)
+    except (FileNotFoundError, FaultError) as error:
+        raise ConfigError(str(error)) from None
+    for line in inferred.lines(found):
+        print(line, flush=True)
+    if said := inferred.same_rows(compose(overrides)):
+        logger.warning("%s", said)
+    return overrides
 
 
 def check_built(cfg: DictConfig) -> None:

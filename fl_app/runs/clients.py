@@ -69,18 +69,22 @@ def by_round(rows: Iterable[Transfer]) -> list[Turns]:
     return [found[key] for key in sorted(found, key=lambda key: (key[0], key[1] != "train"))]
 
 
-def summary(rows: Iterable[Transfer], absent: Mapping[int, str]) -> dict[str, Any]:
+def summary(
+    rows: Iterable[Transfer], absent: Mapping[int, str], called: Mapping[int, str] | None = None
+) -> dict[str, Any]:
     """Return ``clients`` of summary.json.
 
     Parameters
     ----------
     absent : mapping
         Client that no round could ask -> why.
+    called : mapping
+        Client -> its name, where a column of the rows names it; None: nowhere.
 
     Returns
     -------
     dict
-        Numbers of turns, ``asked``, ``lost``, ``late`` and ``clipped``; ``absent``; and
+        Numbers of turns, ``asked``, ``lost``, ``late`` and ``clipped``; ``absent``; ``names``; and
         ``by_round``, of the rounds in which anything was lost, late or clipped.
     """
     found = by_round(rows)
@@ -88,6 +92,7 @@ def summary(rows: Iterable[Transfer], absent: Mapping[int, str]) -> dict[str, An
     return {
         **{name: sum(len(getattr(turns, name)) for turns in found) for name in names},
         "absent": {str(client): why for client, why in absent.items()},
+        "names": {str(client): name for client, name in (called or {}).items()},
         "by_round": [
             {
                 "round": turns.round,

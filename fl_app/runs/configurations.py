@@ -25,6 +25,8 @@ ADDED: dict[str, Any] = {
     "data.validation_documents": 0,
     "data.validation_problems": 0,
     "data.validation": {"path": None, "share": None},
+    "data.client": None,
+    "data.test.share": None,
     "data.formats": {},
     "data.empty": {},
     "model.head": "pretrained",

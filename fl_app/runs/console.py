@@ -57,8 +57,8 @@ def round_line(run: RunFolder, server_round: int) -> None:
     rows = [r for r in here if r.kind == "train"]
     turns = by_round(here)
     used = turns[0].used if turns and turns[0].kind == "train" else []
-    clients = " ".join(map(str, used)) or "-"
-    if lost := [str(client) for one in turns[:1] for client in sorted(one.lost)]:
+    clients = " ".join(_called(run, client) for client in used) or "-"
+    if lost := [_called(run, client) for one in turns[:1] for client in sorted(one.lost)]:
         clients += f" (lost {' '.join(lost)})"
     scores = {m: v for r, split, m, v in run.metrics if r == server_round and split == "test"}
     moved = {d: sum(r.message_bytes for r in rows if r.direction == d) for d in ("down", "up")}
@@ -71,6 +71,11 @@ def round_line(run: RunFolder, server_round: int) -> None:
         f"{'' if left is None else f'{left:.0f} s':>6}",
         flush=True,
     )
+
+
+def _called(run: RunFolder, client: int) -> str:
+    """Return a client's name, else its number."""
+    return printable(run.names.get(client, client), most=12)
 
 
 def final(summary: dict[str, Any], folder: Path) -> None:

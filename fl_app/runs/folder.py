@@ -43,6 +43,8 @@ class RunFolder:
         The folder.
     metrics : list of (round, split, metric, value)
         The rows of metrics.csv.
+    names : dict of int to str
+        Clients' names, where a column of the rows has them.
     ledger : Ledger
         The rows of ledger.csv.
     started : float
@@ -67,6 +69,7 @@ class RunFolder:
     def __init__(self, cfg: DictConfig, overrides: str = "") -> None:
         self.cfg = cfg
         self.metrics: list[tuple[int, str, str, float]] = []
+        self.names: dict[int, str] = {}
         self.evaluate_seconds = 0.0
         self.resumed: list[int] = []
         self.checkpoint: tuple[Tree, dict[str, Any]] | None = None
@@ -153,7 +156,7 @@ class RunFolder:
             resumed=self.resumed,
             elapsed=time.perf_counter() - self.started,
             evaluate_seconds=self.evaluate_seconds,
-            totals={**totals, "best_adapter": exported.best(self.path)},
+            totals={**totals, "best_adapter": exported.best(self.path), "names": self.names},
         )
         text = json.dumps(summary, indent=2) + "\n"
         atomic_file(self.path / "summary.json", text.encode())

@@ -88,7 +88,7 @@ def summarize(
             "convention": cfg.output.convention,
             "bytes": ledger.total_of(logged, "train") + ledger.total_of(logged, "setup"),
         },
-        "clients": clients.summary(ledger.rows, totals["absent"]),
+        "clients": clients.summary(ledger.rows, totals["absent"], totals["names"]),
         "bits_per_scalar_up": 8 * sent["payload_up"] / scalars_up if scalars_up else None,
         "seconds": {
             "total": round(elapsed + totals["setup_seconds"], 3),

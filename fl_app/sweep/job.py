@@ -25,8 +25,10 @@ from omegaconf import DictConfig
 
 from fl_app.config import CONF_DIR, ConfigError, compose, identity
 from fl_app.config.data_only import key_of
+from fl_app.config.shorthand import expanded
 from fl_app.files import keep_private, project_root
 from fl_app.preflight import check
+from fl_app.preflight.inferred import with_inferred
 from fl_app.run import submit
 from fl_app.runs.read import Run, is_run, read
 from fl_app.runs.text import duration
@@ -57,10 +59,11 @@ def job(cfg: DictConfig) -> float | None:
     words += own
     found = run = None
     try:
-        wanted = compose(shlex.join(words))
+        overrides, _ = with_inferred(shlex.join(words))
+        wanted = compose(overrides)
         check(wanted)
         found = completed(project_root() / cfg.output.dir, wanted) if cfg.resume else None
-        folder = found or _run(sweep, name, words)
+        folder = found or _run(sweep, name, shlex.split(overrides))
         log = Path(f"{folder}.log")
         run = read(folder) if is_run(folder) else None
         why = "" if run and run.status == "completed" else f"{last_line(log)} (see {log})"
@@ -134,6 +137,7 @@ def main() -> int:
     """Run the sweep of the command line; return the exit status."""
     keep_private()
     try:
+        sys.argv[1:] = expanded(sys.argv[1:], Path.cwd())
         check_first(sys.argv[1:])
     except ConfigError as error:
         print(f"configuration: {error}", file=sys.stderr)

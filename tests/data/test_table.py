@@ -125,13 +125,15 @@ def test_a_share_is_drawn_from_the_train_rows(count: int, share: float, seed: in
     drawn = round(share * count)
     if not 0 < drawn < count:
         with pytest.raises(ValueError, match=r"data\.validation\.share=.*leaves no row for"):
-            table._shared(train, share, seed)
+            table._shared(train, "validation", share, seed, None)
         return
-    parts = [part["row"][:] for part in table._shared(train, share, seed)]
+    parts = [part["row"][:] for part in table._shared(train, "validation", share, seed, None)]
     assert [len(part) for part in parts] == [count - drawn, drawn]
     assert sorted([*parts[0], *parts[1]]) == [*range(count)]
     assert all(part == sorted(part) for part in parts)
-    assert parts == [part["row"][:] for part in table._shared(train, share, seed)]
+    assert parts == [
+        part["row"][:] for part in table._shared(train, "validation", share, seed, None)
+    ]
 
 
 def test_validation_rows_are_given_or_a_share_of_the_train_rows(tmp_path: Path) -> None:
@@ -286,7 +288,7 @@ def test_the_published_data_are_configured_whole(name: str, tmp_path: Path) -> N
         ("data=snli data.test.split=''", "the name of a split"),
         ("data=snli +data.test.columns.label=1", "names to names"),
         ("data=snli data.test.columns=label", "mapping"),
-        ("data=snli data.colour=1", "Keys of data: ['empty'"),
+        ("data=snli data.colour=1", "Keys of data: ['client', 'empty'"),
         ("data=snli data.train.colour=1", "Keys of data.train: ['columns'"),
         ("data=snli data.partitioner.id=dirichlet", "needs data.partitioner.alpha"),
     ],

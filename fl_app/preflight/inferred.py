@@ -1,0 +1,283 @@
+"""What is read from the data of a run on this machine, where the command line does not say it.
+
+Only tables are looked at, and only keys that were not typed. What is found becomes overrides of the
+run, so that every process, a resumed run and a stored result have it in words.
+"""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from omegaconf import DictConfig
+
+from fl_app.config import ConfigError, compose, plain
+from fl_app.config.data_only import key_of, parsed
+from fl_app.config.shorthand import literal
+from fl_app.data.kinds import TEXTS, said
+from fl_app.data.owners import client_names, some
+from fl_app.data.texts import kinds
+from fl_app.faults.printable import printable
+from fl_app.faults.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+SHARES = {"test": 0.2, "validation": 0.1}  # of each client's rows, where nothing else is given
+SPLITS = {"test": ("test",), "validation": ("validation", "valid", "val", "dev")}
+LABELS = ("labels", "class", "target", "category", "sentiment", "intent", "gold", "y")
+TEXT = ("text", "sentence", "content", "message", "review", "comment", "body", "document")
+PAIRS = (
+    ("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"),
+    ("question", "sentence"), ("text", "text_pair"), ("query", "passage"),
+)  # fmt: skip
+MOST_LABELS = 200
+
+
+class Inferred(NamedTuple):
+    """One option that was read from the data.
+
+    Attributes
+    ----------
+    words : list of str
+        The overrides.
+    shown : str
+        The option and its value, for the user.
+    source : str
+        Where it was read.
+    """
+
+    words: list[str]
+    shown: str
+    source: str
+
+
+def with_inferred(overrides: str) -> tuple[str, list[Inferred]]:
+    """Return a run's overrides with what its tables say, and what that is.
+
+    Raises
+    ------
+    ConfigError
+        If the data leave open what is meant; the message names what there is to choose from.
+    FileNotFoundError, ValueError
+        If they cannot be read.
+    """
+    cfg = compose(overrides)
+    if cfg.data.id != "table" or cfg.resume is not None or cfg.data.train.path is None:
+        return overrides, []
+    words = shlex.split(overrides)
+    typed = {key_of(parsed(word)) for word in words}
+    found = list(_found(cfg, typed))
+    return shlex.join(
+        [*words, *(word for one in found for word in one.words)]
+    ) if found else overrides, found
+
+
+def _found(cfg: DictConfig, typed: set[str]) -> Iterator[Inferred]:
+    table = _Table(cfg)
+    owners = {"id": "client_column", "column": cfg.data.client}
+    if cfg.data.client is not None and plain(cfg.data.partitioner) != owners:
+        yield from _clients(table, cfg, typed)
+    yield from _splits(table, cfg)
+    if cfg.task.id == "sequence_classification":
+        yield from _classes(table, cfg, typed)
+
+
+class _Table:
+    """The rows of all clients together, read when they are first needed."""
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg = cfg.data
+
+    @cached_property
+    def splits(self) -> "DatasetDict":
+        """Return all splits of the source, with its own names and types."""
+        from fl_app.data import table
+
+        return table.source("data.train.path", self.cfg.train.path, self.cfg.train.name)
+
+    @cached_property
+    def rows(self) -> "Dataset":
+        """Return the rows as clients get them."""
+        from fl_app.data import table, texts
+
+        return table.rows("data.train", self.cfg.train, "data.train.path", texts.Rules.of(self.cfg))
+
+    def values(self, column: str) -> list[object]:
+        """Return the values of a column, each once, in the order of clients' names.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such column, or its values are no texts.
+        """
+        if column not in self.rows.column_names:
+            names = self.rows.column_names
+            raise ConfigError(
+                f"data.train has no column {column!r}; it has {', '.join(names)}."
+                f"{did_you_mean(column, names)}"
+            )
+        for kind in sorted(kinds(self.rows, column) - {*TEXTS}):
+            raise ConfigError(said(f"data.train.path={self.cfg.train.path}", column, kind)["whole"])
+        found = client_names(value for value in self.rows[column][:] if value is not None)
+        return [value for value in found if str(value).strip()]
+
+    def texts(self) -> list[str]:
+        """Return the columns of texts."""
+        return [name for name in self.rows.column_names if kinds(self.rows, name) == {"strings"}]
+
+    def classes(self, column: str) -> list[str]:
+        """Return the names of a ClassLabel, in its order; none for another column."""
+        names = {new: old for old, new in plain(self.cfg.train.columns).items()}
+        source = self.splits[str(self.cfg.train.split).partition("[")[0]]
+        feature = source.features.get(names.get(column, column))
+        return list(getattr(feature, "names", None) or ())
+
+
+def _clients(table: _Table, cfg: DictConfig, typed: set[str]) -> Iterator[Inferred]:
+    column = str(cfg.data.client)
+    if "data.partitioner" in typed or "data.partitioner.id" in typed:
+        raise ConfigError(
+            f"data.client={column} says that each value of that column is a client: leave out "
+            "data.partitioner, or data.client"
+        )
+    names = table.values(column)
+    words = [f"data.partitioner={{id: client_column, column: {literal(column)}}}"]
+    if "federation.clients" not in typed:
+        words.append(f"federation.clients={len(names)}")
+    yield Inferred(
+        words,
+        f"{len(names)} clients: {printable(some(names), most=400)}",
+        f"the column {column!r} of data.train",
+    )
+
+
+def _splits(table: _Table, cfg: DictConfig) -> Iterator[Inferred]:
+    """Find the rows that the server scores, where no option names them."""
+    given = cfg.data.test.path is not None or cfg.data.test.share is not None
+    if given:
+        return
+    named = _named(table)
+    for split, share in SHARES.items():
+        own = cfg.data[split]
+        if own.path is not None or own.share is not None:
+            continue
+        if split in named:
+            source = cfg.data.train
+            same = {"path": source.path, "split": named[split]}
+            if source.name is not None:
+                same["name"] = source.name
+            for key, value in same.items():
+                yield Inferred(
+                    [f"data.{split}.{key}={literal(str(value))}"],
+                    f"data.{split}.{key}={printable(str(value))}",
+                    "the splits of data.train.path",
+                )
+        else:
+            whose = "the train rows" if named else "each client's rows"
+            yield Inferred(
+                [f"data.{split}.share={share}"],
+                f"{split} rows: {share:.0%} of {whose}, data.{split}.share={share}",
+                f"there being no data.{split}.path",
+            )
+
+
+def _named(table: _Table) -> dict[str, str]:
+    """Return which of the source's splits are test and validation rows."""
+    found = {
+        split: next(name for name in names if name in table.splits)
+        for split, names in SPLITS.items()
+        if any(name in table.splits for name in names)
+    }
+    return found if "test" in found else {}
+
+
+def _classes(table: _Table, cfg: DictConfig, typed: set[str]) -> Iterator[Inferred]:
+    columns = table.rows.column_names
+    label = str(cfg.task.label)
+    if "task.label" not in typed and label not in columns:
+        others = [name for name in LABELS if name in columns]
+        if len(others) != 1:
+            raise ConfigError(
+                f"data.train has no column {label!r}; which of its columns is the label? "
+                f"{', '.join(columns)}: set task.label"
+            )
+        label = others[0]
+        yield Inferred([f"task.label={literal(label)}"], f"task.label={label}", "the columns")
+    pair = [str(column) for column in cfg.task.texts]
+    if "task.texts" not in typed and not {*pair} <= {*columns}:
+        found = _texts(table, {label, str(cfg.data.client), *_owner(cfg)})
+        written = ", ".join(map(literal, found))
+        yield Inferred([f"task.texts=[{written}]"], f"task.texts={', '.join(found)}", "the columns")
+    elif "task.texts" not in typed:
+        return  # the pairs of natural language inference, whose labels conf/ has
+    if "task.labels" not in typed:
+        names, source = _labels(table, label)
+        written = ", ".join(map(literal, names))
+        shown = f"task.labels={printable(', '.join(names), most=400)}"
+        yield Inferred([f"task.labels=[{written}]"], shown, source)
+
+
+def _owner(cfg: DictConfig) -> set[str]:
+    return {str(cfg.data.partitioner.column)} if "column" in cfg.data.partitioner else set()
+
+
+def _texts(table: _Table, others: set[str]) -> list[str]:
+    """Return the column of texts, or the two columns of a pair."""
+    found = [name for name in table.texts() if name not in others]
+    if len(found) == 1:
+        return found
+    for pair in PAIRS:
+        if {*pair} <= {*found}:
+            return list(pair)
+    usual = [name for name in TEXT if name in found]
+    if len(usual) == 1:
+        return usual
+    raise ConfigError(
+        "which column of data.train is the text? Candidates: "
+        f"{', '.join(found) or 'none, it has no column of texts'}: set task.texts=[COLUMN], or two "
+        "for pairs"
+    )
+
+
+def _labels(table: _Table, column: str) -> tuple[list[str], str]:
+    """Return the labels in the order of a ClassLabel, else sorted; and where they were read.
+
+    Raises
+    ------
+    ConfigError
+        If there are too many or too few, or of a kind whose spelling is open.
+    """
+    if names := table.classes(column):
+        return names, f"the classes of the column {column!r}"
+    names = [str(one) for one in table.values(column)]
+    if not 2 <= len(names) <= MOST_LABELS:
+        raise ConfigError(
+            f"the column {column!r} has {len(names):,} different values "
+            f"({printable(some(names))}): a label has at least two and not thousands. Name the "
+            "column in task.label, or the labels in task.labels"
+        )
+    return names, f"the column {column!r} of data.train, sorted"
+
+
+def lines(found: Sequence[Inferred]) -> list[str]:
+    """Return what was inferred, a line each."""
+    return [f"inferred: {one.shown} (from {one.source})" for one in found]
+
+
+def same_rows(cfg: DictConfig) -> str | None:
+    """Return a warning if the test rows are those that clients train on."""
+    if cfg.data.id != "table" or cfg.data.train.path is None:
+        return None
+    keys = ("path", "name", "split", "limit")
+    train, test = (
+        {key: plain(cfg.data[split][key]) for key in keys} for split in ("train", "test")
+    )
+    if train != test or not Path(str(train["path"])).exists():
+        return None
+    return (
+        f"data.test is {train['path']}, the rows that clients train on: scores will say what the "
+        "model remembers, not what it learnt. Leave data.test.path out for a share of each "
+        "client's rows"
+    )
