@@ -14,7 +14,7 @@ from fl_app import models, tasks
 from fl_app.adapters import ADAPTERS
 from fl_app.config import compose, joined, plain
 from fl_app.faults import during
-from fl_app.models.limits import check_causal
+from fl_app.models.limits import check_causal, check_tables
 from fl_app.preflight import check_node, federation
 from fl_app.privacy import is_client_level
 from fl_app.secure_aggregation.settings import is_on as is_secure
@@ -92,6 +92,8 @@ def _build_session(overrides: str) -> Session:
     with during("configuration"):
         task = tasks.build(cfg, tokenizer, base.config)
         model = adapter.attach(base, cfg.adapter, cfg.seed)
+        if hasattr(adapter, "virtual_tokens"):
+            check_tables(cfg.model, cfg.task.id, base, adapter.virtual_tokens(model))
     theta0 = adapter.get(model)  # before any move to a GPU
     model = model.to(device)
     if cfg.task.id == "causal_lm":  # with the adapter, which makes sure that 4 bits stay trainable
@@ -108,7 +110,7 @@ def _build_session(overrides: str) -> Session:
         task=task,
         adapter=adapter,
         theta0=theta0,
-        manifest=manifest(theta0),
+        manifest=manifest(theta0, adapter.fixed(model) if hasattr(adapter, "fixed") else b""),
         forms=known,
         method=method,
         alias_bytes=alias_bytes(model),

@@ -39,9 +39,14 @@ def digest(tree: Tree) -> str:
     return sha.hexdigest()
 
 
-def manifest(theta0: Tree) -> bytes:
-    """Return the first 8 bytes of theta0's digest, which identify theta0 in every frame."""
-    return bytes.fromhex(digest(theta0))[:8]
+def manifest(theta0: Tree, fixed: bytes = b"") -> bytes:
+    """Return the 8 bytes that identify the start of a run in every frame.
+
+    They are the first of theta0's digest; of its and the digest ``fixed``, where something is drawn
+    that is not trained.
+    """
+    start = bytes.fromhex(digest(theta0))
+    return (hashlib.sha256(start + fixed).digest() if fixed else start)[:8]
 
 
 def chained(before: bytes, patch: Tree, theta0: Tree) -> bytes:

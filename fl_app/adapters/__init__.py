@@ -14,6 +14,14 @@ Where frozen weights can change in a federation (see ``fl_app.client.patches``),
 - ``patch(model, tree, cfg)``: change them;
 - ``patch_like(model, rank) -> Tree``: the names and shapes of a patch.
 
+Where something is drawn that is neither trained nor sent, and must be equal on every machine:
+
+- ``fixed(model) -> bytes``: its digest.
+
+Where virtual tokens stand before a text:
+
+- ``virtual_tokens(model) -> int``: how many.
+
 An adapter may have a second module, in ``RULES``. It is read with the configuration, before any
 model library is imported, and so it imports none itself. It has one or both of:
 
@@ -38,10 +46,15 @@ ADAPTERS: Mapping[str, ModuleType] = Named(
         "full": "fl_app.adapters.full",
         "lora": "fl_app.adapters.lora",
         "lora_sb": "fl_app.adapters.lora_sb.adapter",
+        "peft": "fl_app.adapters.peft_methods.adapter",
     }
 )
 RULES: Mapping[str, ModuleType] = Named(
-    {"full": "fl_app.adapters.full_rules", "lora_sb": "fl_app.adapters.lora_sb.start"}
+    {
+        "full": "fl_app.adapters.full_rules",
+        "lora_sb": "fl_app.adapters.lora_sb.start",
+        "peft": "fl_app.adapters.peft_methods.rules",
+    }
 )
 
 

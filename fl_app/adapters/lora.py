@@ -5,6 +5,7 @@ PEFT's own LoRA; A starts Kaiming-uniform from the seed and B = 0, so the adapte
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -56,12 +57,7 @@ def config(model: PreTrainedModel, cfg: DictConfig, dropout: float = 0.0) -> Lor
         If a name of ``modules_to_save`` is that of no module.
     """
     head = classification_head(model)
-    paths = [path for path, _ in model.named_modules()]
-    for name in plain(cfg.modules_to_save):  # PEFT is silent about names that it does not find
-        if not any(path.endswith(name) for path in paths):
-            raise ValueError(
-                f"adapter.modules_to_save={name}: the model has no module of that name"
-            )
+    check_saved(model, plain(cfg.modules_to_save))
     # PEFT takes names for leaves; only a pattern covers a module with all that is in it.
     excluded = "|".join(rf"{re.escape(name)}(\..*)?" for name in [*frozen(model), *head])
     return LoraConfig(
@@ -73,6 +69,22 @@ def config(model: PreTrainedModel, cfg: DictConfig, dropout: float = 0.0) -> Lor
         exclude_modules=excluded or None,
         modules_to_save=list(dict.fromkeys([*plain(cfg.modules_to_save), *head])) or None,
     )
+
+
+def check_saved(
+    model: PreTrainedModel, names: Iterable[str], key: str = "adapter.modules_to_save"
+) -> None:
+    """Check that each of ``modules_to_save`` is there; PEFT is silent about names it does not find.
+
+    Raises
+    ------
+    ValueError
+        Names ``key``, where they were set, and the name.
+    """
+    paths = [path for path, _ in model.named_modules()]
+    for name in names:
+        if not any(path.endswith(name) for path in paths):
+            raise ValueError(f"{key}={name}: the model has no module of that name")
 
 
 def export(model: PeftModel, folder: Path) -> None:
@@ -102,7 +114,7 @@ def save(model: PeftModel, folder: Path, state: dict[str, Tensor], **config: int
     saved = {**json.loads(path.read_text()), **config}
     if Path(saved["base_model_name_or_path"] or "").is_absolute():
         saved["base_model_name_or_path"] = None
-    for name in ("target_modules", "exclude_modules"):
+    for name in ("target_modules", "exclude_modules", "feedforward_modules"):
         if isinstance(saved.get(name), list):  # a set of PEFT's, in another order in every process
             saved[name].sort()
     path.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")

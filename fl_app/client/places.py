@@ -23,7 +23,7 @@ ROWS = ("data.path", *(f"data.{split}.path" for split in SPLITS))
 # the server reads.
 TEXT = (
     *("experiment", "logger", "output", "resume", "task", "data.partitioner"),
-    *("adapter.freeze", "adapter.modules_to_save", "adapter.target_modules"),
+    *("adapter.freeze", "adapter.modules_to_save", "adapter.target_modules", "adapter.args"),
     *(f"data.{split}.{key}" for split in SPLITS for key in ("columns", "drop")),
 )
 _KEY = re.compile(

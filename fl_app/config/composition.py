@@ -128,7 +128,7 @@ def _compose(words: list[str]) -> tuple[DictConfig, str]:
         ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
         for key, spec in specs.items():
             OmegaConf.update(cfg, key, spec, merge=False, force_add=True)
-        config = _without_recipes(resolved(plain(cfg)))
+        config = _without_recipes(resolved(_with_method(plain(cfg))))
         data_only.check(config)
         cfg = OmegaConf.create(config)
         OmegaConf.set_struct(cfg, True)
@@ -154,6 +154,21 @@ def _selected(words: tuple[str, ...]) -> tuple[DictConfig, str]:
     with open_dict(cfg):
         cfg.pop("hydra")
     return cfg, experiment
+
+
+def _with_method(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration whose adapter has the step size that its method was published with.
+
+    The method's name is written as PEFT writes it, in capitals.
+    """
+    adapter = config.get("adapter")
+    if isinstance(adapter, dict) and isinstance(adapter.get("method"), str):
+        method = adapter["method"].upper().replace("-", "_")
+        recipe = dict(adapter.get("recipe", {}))
+        own = recipe.pop("methods", {}).get(method)
+        recipe |= {"pretrained": own} if own else {}
+        config["adapter"] = {**adapter, "method": method, "recipe": recipe}
+    return config
 
 
 def _without_recipes(config: dict[str, Any]) -> dict[str, Any]:
@@ -224,8 +239,8 @@ def _spec(word: str) -> dict[str, Any] | None:
 
 
 def _adds(word: str) -> bool:
-    """Tell whether a word may add a key without a plus: columns and the partitioner's arguments."""
-    return word.startswith("data.") and is_open(_key(word))
+    """Tell whether a word may add a key without a plus: columns and arguments by name."""
+    return word.startswith(("data.", "adapter.args.")) and is_open(_key(word))
 
 
 def _groups(words: list[str]) -> tuple[str, ...]:

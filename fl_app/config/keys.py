@@ -13,9 +13,10 @@ CONF_DIR = Path(__file__).parents[2] / "conf"
 SPLITS = ("train", "validation", "test", "unseen", "public")  # of a table: see fl_app.data.table
 
 # Below these keys an override may add keys: forms of messages, arguments of a strategy's halves,
-# of a Hugging Face model configuration, a codec or a partitioner, or columns of data. Those check
-# them.
+# of a Hugging Face model configuration, a method of PEFT, a codec or a partitioner, or columns of
+# data. Those check them.
 OPEN = (
+    "adapter.args",
     *("strategy.inner", "strategy.local", "strategy.forms"),
     *("model.config", "codec.up", "codec.down", "data.partitioner"),
     *("data.formats", "data.empty"),

@@ -91,10 +91,11 @@ def check_positions(cfg_model: DictConfig, task_id: str, config: PreTrainedConfi
         _check_length(cfg_model, task_id, getattr(text, "max_position_embeddings", None))
 
 
-def check_tables(cfg_model: DictConfig, task_id: str, model: PreTrainedModel) -> None:
+def check_tables(cfg_model: DictConfig, task_id: str, model: nn.Module, taken: int = 0) -> None:
     """Refuse texts that are longer than a table of positions has rows for a text.
 
-    Some tables keep rows for padding, such as RoBERTa's: 512 of 514 are for a text.
+    Some tables keep rows for padding, such as RoBERTa's: 512 of 514 are for a text. Virtual tokens
+    before a text have ``taken`` others.
 
     Raises
     ------
@@ -105,7 +106,7 @@ def check_tables(cfg_model: DictConfig, task_id: str, model: PreTrainedModel) ->
         leaf = name.rpartition(".")[2]
         if isinstance(table, nn.Embedding) and leaf in ("position_embeddings", "wpe"):
             kept = 0 if table.padding_idx is None else table.padding_idx + 1
-            _check_length(cfg_model, task_id, table.num_embeddings - kept)
+            _check_length(cfg_model, task_id, table.num_embeddings - kept - taken)
 
 
 def _check_length(cfg_model: DictConfig, task_id: str, positions: int | None) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fl_app.models.generation import greedy_config
+from fl_app.tasks import virtual_tokens
 
 Rows: TypeAlias = Sequence[dict[str, Any]] | Dataset
 
@@ -62,10 +63,11 @@ def greedy(
     fresh = greedy_config(own, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=end)
     # What the config that is given leaves open, transformers takes from the model's own.
     generating.generation_config = fresh
+    inputs = {name: value.to(device) for name, value in inputs.items()}
     try:
-        return generate(
-            **{name: value.to(device) for name, value in inputs.items()}, generation_config=fresh
-        )
+        if virtual_tokens.has_some(model):
+            return virtual_tokens.greedy(model, inputs, fresh)
+        return generate(**inputs, generation_config=fresh)
     finally:
         generating.generation_config = own
 
