@@ -38,6 +38,7 @@ for command, wrong in (
     ("run", ["codec.up={id:nf5}"]), ("run", ["privacy=dp_sgd", "privacy.noise=none"]),
     ("run", ["strategy.sampler=best"]), ("run", ["federation.torch_threads=1000"]),
     ("run", ["model=bert-base-cased"]), ("run", ["resume=runs/none"]),
+    ("run", ["adapter=peft", "adapter.method=VERA", "adapter.args.rr=1"]),
     ("check", ["codec.reference=last"]), ("sweep", ["codec=nf4,thin", "optimizer.lrr=1"]),
     ("sweep", ["seed=0,1", "job='rounds=0','rounds=1'"]),
 ):

@@ -243,6 +243,14 @@ EXCEPTIONS = {
     },
     # PEFT's wrapper of a module that is trained whole is in no shorter path.
     "adapters.precision": {"peft.utils.ModulesToSaveWrapper"},
+    # PEFT's own choice of modules by architecture, and its methods by name, are in no shorter path.
+    "adapters.peft_methods.adapter": {
+        "peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING",
+        "peft.utils.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING",
+        "peft.utils.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING",
+        "torch.nn.modules.batchnorm._BatchNorm",
+        "transformers.pytorch_utils.Conv1D",
+    },
     # Which architectures have a model for a task is said nowhere else.
     "models.auto": {
         "AUTO[task.id]._model_mapping",

@@ -1,6 +1,6 @@
 """Greedy answers of a model with virtual tokens (prompt and prefix tuning), by its forward pass.
 
-PEFT 0.21 looks for the cache of keys and values under a name that transformers 5.23 no longer has:
+PEFT 0.21 looks for the cache of keys and values under a name that transformers 5.24 no longer has:
 its ``generate`` puts the virtual tokens before every new token again, and the answers are not those
 of the model that was trained. It also puts them before the padding on a prompt's left, so that an
 answer would depend on the longest prompt of its batch. Here each token is the likeliest of a
