@@ -3,10 +3,11 @@
 import dataclasses
 
 import pytest
+from omegaconf import OmegaConf
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from fl_app.adapters.peft_methods import declared, rules, support
-from fl_app.config import ConfigError, compose
+from fl_app.config import CONF_DIR, ConfigError, compose
 from fl_app.preflight import check_node
 
 PEFT = "model=vt5-tiny data=docvqa_mini adapter=peft"
@@ -103,6 +104,8 @@ def test_a_name_is_written_as_peft_writes_it() -> None:
 
 
 def test_the_step_size_is_the_methods_own_for_a_pretrained_model() -> None:
+    published = OmegaConf.load(CONF_DIR / "adapter" / "peft.yaml").recipe.methods
+    assert {*published} <= {*declared.methods()} - {*support.REFUSED}
     rate = {
         method: compose(f"{LANGUAGE} adapter.method={method}").optimizer.lr
         for method in ("IA3", "VERA", "LOHA")
