@@ -22,8 +22,8 @@ KINDS: dict[str, str] = {
         "other memory of rows in training"
     ),
     "no_gradient": "the loss does not depend on {names}, which would be trained and sent: leave "
-    "the module out of adapter.modules_to_save and adapter.target_modules; with adapter=full name "
-    "it in adapter.freeze",
+    "the module out of adapter.modules_to_save and adapter.target_modules (with adapter=peft in "
+    "adapter.args); with adapter=full name it in adapter.freeze",
     "policy": "the node's policy forbids {key}, by its rule {rule}{limit}",
     "policy_file": f"the node's policy cannot be read{ASK}",
     # Rows.
