@@ -401,3 +401,16 @@ def test_a_source_is_null_or_a_name(key: str, value: str) -> None:
 def test_sizes_that_leave_a_rest_are_refused(visual: dict[str, int], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         VT5Config(visual=visual)
+
+
+@pytest.mark.parametrize(
+    ("method", "targets"),
+    [("IA3", None), ("VERA", "all-linear"), ("LOKR", ["q", "value"]), ("VERA", ".*(q|value)")],
+)
+def test_no_method_of_peft_adapts_the_frozen_encoder(method: str, targets: Any) -> None:
+    args = {} if targets is None else {"target_modules": targets}
+    cfg = OmegaConf.create({"method": method, "args": args})
+    wrapped = ADAPTERS["peft"].attach(_whole(), cfg, 0)
+    trained = [*ADAPTERS["peft"].get(wrapped)]
+    assert trained
+    assert not [name for name in trained if "visual_encoder" in name or "lm_head" in name]

@@ -99,13 +99,14 @@ def _config(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftConfig:
     method, known = cfg.method, declared.fields(cfg.method)
     arguments: dict[str, Any] = dict(plain(cfg.args))
     head = classification_head(model)
-    check_saved(model, arguments.get("modules_to_save") or (), "adapter.args.modules_to_save")
+    saved = arguments.get("modules_to_save") or []
+    saved = [saved] if isinstance(saved, str) else saved
+    check_saved(model, saved, "adapter.args.modules_to_save")
     arguments |= {name: seed % 2**31 for name in SEEDS if name in known and name not in arguments}
     if "progressbar" in known:
         arguments["progressbar"] = False
-    if head:
-        saved = [*(arguments.get("modules_to_save") or ()), *head]
-        arguments["modules_to_save"] = list(dict.fromkeys(saved))
+    if saved or head:
+        arguments["modules_to_save"] = list(dict.fromkeys([*saved, *head]))
     if "target_modules" in known and method not in FIND_THEIR_OWN:
         arguments |= _targets(model, method, arguments)
     task = TaskType.SEQ_CLS if head else None
