@@ -19,7 +19,6 @@ from fl_app.config.shorthand import literal
 from fl_app.data.head import head
 from fl_app.data.kinds import TEXTS, said
 from fl_app.data.owners import client_names, some
-from fl_app.data.texts import kinds
 from fl_app.faults.printable import printable
 from fl_app.faults.suggestions import did_you_mean
 from fl_app.tasks.labels import Labels, is_number
@@ -132,17 +131,23 @@ class _Table:
                 f"data.train has no column {column!r}; it has {', '.join(names)}."
                 f"{did_you_mean(column, names)}"
             )
-        for kind in sorted(kinds(self.rows, column) - {*TEXTS}):
+        for kind in sorted(self.kinds(column) - {*TEXTS}):
             raise ConfigError(said(f"data.train.path={self.cfg.train.path}", column, kind)["whole"])
         found = client_names(value for value in self.rows[column][:] if value is not None)
         return [value for value in found if str(value).strip()]
+
+    def kinds(self, column: str) -> set[str]:
+        """Return what the values of a column are."""
+        from fl_app.data.texts import kinds
+
+        return kinds(self.rows, column)
 
     def texts(self) -> list[str]:
         """Return the columns of texts: most of their values have letters, and none is an id."""
         return [
             name
             for name in self.rows.column_names
-            if kinds(self.rows, name) == {"strings"}
+            if self.kinds(name) == {"strings"}
             and not self.classes(name)
             and not NO_TEXT.fullmatch(name)
             and _has_letters(self.rows[name][:LOOKED_AT])
