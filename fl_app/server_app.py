@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
@@ -15,7 +16,6 @@ from fl_app import data
 from fl_app.aggregation import sampling
 from fl_app.aggregation.inner import inner_strategy
 from fl_app.build import open_session
-from fl_app.config.aliases import overrides_of
 from fl_app.faults import FaultError
 from fl_app.faults.printable import WithoutTraceback
 from fl_app.files import keep_private
@@ -23,6 +23,9 @@ from fl_app.preflight import check_strategy
 from fl_app.privacy import is_example_level
 from fl_app.report import page
 from fl_app.runs import console, exported, model_card, selection
+from fl_app.runs.base_model import Base, described
+from fl_app.runs.bases import COPY
+from fl_app.runs.exported import Parts
 from fl_app.runs.folder import RunFolder
 from fl_app.runs.node_state import default_state_dir, forget_runs, run_folder
 from fl_app.runs.resume import ResumeError
@@ -58,7 +61,7 @@ def main(grid: Grid, context: Context) -> None:
     flower.setLevel(logging.WARNING)  # the console's table has the same information
     flower.addFilter(MESSAGE_ONLY)
     began = time.perf_counter()
-    overrides = overrides_of(context.run_config)
+    overrides = str(context.run_config["overrides"])
     session = open_session(overrides)
     check_strategy(session.cfg)
     experiment = Experiment(session, grid, overrides, setup_seconds=time.perf_counter() - began)
@@ -135,9 +138,11 @@ class Experiment:
                 self.evaluate("unseen", self.rounds_done, self.latest)
                 self._log("unseen")
             self._export(exported.LAST)
-            spent, best = self._privacy_spent(), exported.best(self.folder.path)
-            if spent is not None and best is not None:  # later rounds have selected it
-                model_card.write(best, cfg.experiment, spent)
+            if (best := exported.best(self.folder.path)) is not None:
+                exported.describe(best, self._card(exported.BEST))  # later rounds have selected it
+            if cfg.output.base == COPY:
+                for folder in (self.folder.path / exported.LAST, best):
+                    exported.copy_base(folder, cfg)
         except BaseException as error:
             with suppress(OSError):  # a full disk, for example, may have ended the run
                 self.finish("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
@@ -213,9 +218,22 @@ class Experiment:
             self.folder.path,
             name,
             lambda folder: session.adapter.export(session.model, folder),
-            session.cfg.experiment,
-            self._privacy_spent(),
+            Parts(session.cfg, session.tokenizer, session.task, session.generation, self._base),
+            self._card(name),
         )
+
+    @cached_property
+    def _base(self) -> Base:
+        return described(self.session.cfg.model)
+
+    def _card(self, name: str) -> str:
+        """Return the card of the model in the folder ``name``."""
+        data = {split: (len(rows), rows.column_names) for split, rows in self.session.data.items()}
+        facts = model_card.Facts(
+            self.session.cfg, self._base, data, self.folder.metrics, self.folder.ledger,
+            digest(self.session.theta0), self._privacy_spent(),
+        )  # fmt: skip
+        return model_card.text(facts, name)
 
     def after_round(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
         """Score the global model, write the checkpoint, and report both.

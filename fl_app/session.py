@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from datasets import Dataset, DatasetDict
 from omegaconf import DictConfig
+from peft import PeftModel
 from transformers import PreTrainedTokenizerFast
 
 from fl_app import data, tasks
@@ -111,6 +112,14 @@ class Session:
         """Return the name of the GPU that the model is on, or "cpu"."""
         is_gpu = self.device.type == "cuda"
         return torch.cuda.get_device_name(self.device) if is_gpu else self.device.type
+
+    @property
+    def generation(self) -> Any:
+        """Return the generation config of the model; None if it generates nothing."""
+        inner: Any = self.model
+        if isinstance(inner, PeftModel):
+            inner = inner.get_base_model()
+        return inner.generation_config if inner.can_generate() else None
 
     def reference(self, broadcast: Tree) -> Tree:
         """Return the reference of an update: theta0 or the broadcast, by ``codec.reference``."""

@@ -17,8 +17,11 @@ COMMANDS = {
     "check": "check a configuration and print what would run; nothing is started",
     "init": "write an experiment file of your own",
     "sweep": "run many experiments: KEY=A,B makes one run per value",
+    "predict": "answer the rows of a table with a model that a run has trained",
+    "merge": "merge a trained adapter into its base: a model of transformers alone",
     "report": "make one page of finished runs, or compare many",
 }
+OVERRIDES = ("run", "check", "sweep")  # whose words are options of a run
 EXAMPLES = """\
 examples:
   thinwire run                                        the default experiment, a few minutes
@@ -27,6 +30,7 @@ examples:
   thinwire check codec=thin clients_per_round=2       what would run?
   thinwire sweep codec=nf4,thin seed=0,1,2            six runs and a comparison
   thinwire report runs/NAME                           runs/NAME/report.html
+  thinwire predict runs/NAME rows.csv                 its answers, a line of JSON for each row
 
 Every command has its own help: thinwire run --help; thinwire --version prints the version.
 """
@@ -78,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"{command!r} is no command.{did_you_mean(command, COMMANDS)} Commands: "
             f"{', '.join(COMMANDS)}"
         )
-    if command != "report" and (hint := dashed(words[1:])):
+    if command in OVERRIDES and (hint := dashed(words[1:])):
         parser.error(hint)
     os.environ.setdefault(RESULTS, str(Path.cwd()))
     try:

@@ -17,6 +17,7 @@ from fl_app.config.rules import (
     is_name,
 )
 from fl_app.runs import loggers
+from fl_app.runs.bases import BASES
 from fl_app.wire.conventions import COLUMNS
 
 
@@ -24,7 +25,11 @@ def _is_folder_name(value: Any) -> bool:
     return re.fullmatch(r"[^/\\\0]+", str(value)) is not None and str(value) not in (".", "..")
 
 
-CHOICES: Choices = {"logger.wandb.mode": loggers.MODES, "output.convention": COLUMNS}
+CHOICES: Choices = {
+    "logger.wandb.mode": loggers.MODES,
+    "output.base": BASES,
+    "output.convention": COLUMNS,
+}
 RULES: Rules = (
     (Rule("the path of a folder", is_name), ("output.dir",)),
     (

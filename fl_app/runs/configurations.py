@@ -22,6 +22,7 @@ NOT_COMPARED = (
 # them a configuration is still the same. Whoever adds an option to conf/ adds it here. Of a group
 # of options that came together, those that turn it off are named: the others mean nothing then.
 ADDED: dict[str, Any] = {
+    "output.base": "reference",
     "data.validation_documents": 0,
     "data.validation_problems": 0,
     "data.validation": {"path": None, "share": None},

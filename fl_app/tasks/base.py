@@ -40,11 +40,14 @@ class Task(Protocol):
     ----------
     columns : tuple of str
         The columns of a row that training and scoring need.
+    asked : tuple of str
+        Those that a prediction needs.
     metrics : tuple of str
         The names in a score, an attribute of the class; the first one is the task's own.
     """
 
     columns: tuple[str, ...]
+    asked: tuple[str, ...]
     metrics: tuple[str, ...]
 
     def check(self, rows: Dataset) -> None:

@@ -33,6 +33,7 @@ class DocVQA:
     """
 
     columns = ("words", "boxes", "questions", "answers")
+    asked = ("words", "boxes", "questions")
     metrics = METRICS["docvqa"]
 
     def __init__(self, cfg: DictConfig, spec: ModelSpec) -> None:

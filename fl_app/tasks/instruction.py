@@ -37,6 +37,8 @@ class Instruction(ABC):
     ----------
     columns : tuple of str
         All columns that every row needs, each once.
+    asked : tuple of str
+        Those that a prediction needs.
     optional : tuple of str
         The columns of the templates' sections, which a row may lack.
 
@@ -58,6 +60,7 @@ class Instruction(ABC):
         self.average_over: str | None = cfg.average_over
         scored = [self.reference] + ([self.average_over] if self.average_over is not None else [])
         self.columns = tuple(dict.fromkeys([*self.prompt.columns, *self.response.columns, *scored]))
+        self.asked = self.prompt.columns
         sections = (*self.prompt.optional, *self.response.optional)
         self.optional = tuple(one for one in dict.fromkeys(sections) if one not in self.columns)
         self.tokenizer = spec.tokenizer

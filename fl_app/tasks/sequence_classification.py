@@ -45,6 +45,7 @@ class SequenceClassification:
         names = [str(label) for label in cfg.labels]
         self.labels = Labels(names, cfg.label_is, dict(spec.config.id2label or {}))
         self.columns = (*self.texts, self.label)
+        self.asked = tuple(self.texts)
         self.tokens = Tokens(spec.tokenizer)
         self.max_length = spec.max_length
         if spec.config.num_labels != len(names):
@@ -97,13 +98,23 @@ class SequenceClassification:
 
     def predict(self, model: PreTrainedModel, rows: Rows) -> list[str]:
         """Return the name of the likeliest label of each row."""
+        found = self.logits(model, rows).argmax(dim=-1).tolist()
+        return [self.labels.outputs[index] for index in found]
+
+    def probabilities(self, model: PreTrainedModel, rows: Rows) -> list[dict[str, float]]:
+        """Return the probability of each label, by its name, of each row."""
+        found = self.logits(model, rows).float().softmax(dim=-1).tolist()
+        return [dict(zip(self.labels.outputs, row, strict=True)) for row in found]
+
+    def logits(self, model: PreTrainedModel, rows: Rows) -> Tensor:
+        """Return the outputs of the head, [rows, labels]."""
         device = next(model.parameters()).device
-        found: list[int] = []
+        found: list[Tensor] = []
         with evaluating(model):
             for some in batches(rows):
                 inputs = {name: value.to(device) for name, value in self.inputs(some).items()}
-                found += model(**inputs).logits.argmax(dim=-1).tolist()
-        return [self.labels.outputs[index] for index in found]
+                found.append(model(**inputs).logits.cpu())
+        return torch.cat(found)
 
     def score(self, predictions: Sequence[str], rows: Rows) -> dict[str, float]:
         """Return ``accuracy``: the share of rows whose label is predicted.
