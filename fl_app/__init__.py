@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fl_app.build import open_session
     from fl_app.codecs import from_spec
-    from fl_app.config import compose
+    from fl_app.preflight.typed import compose
     from fl_app.report.page import compare_runs
     from fl_app.runs import find_runs, runs_table
     from fl_app.simulation.in_process import run_experiment
@@ -38,7 +38,7 @@ __all__ = [
 
 _MODULES = {
     "compare_runs": "fl_app.report.page",
-    "compose": "fl_app.config",
+    "compose": "fl_app.preflight.typed",
     "compress": "fl_app.wire.tensors",
     "decompress": "fl_app.wire.tensors",
     "find_runs": "fl_app.runs",

@@ -10,6 +10,7 @@ from fl_app.client.gate import gate
 from fl_app.client.start import answer
 from fl_app.client.turn import turn
 from fl_app.client.words import NodeApp
+from fl_app.config.aliases import overrides_of
 from fl_app.wire.messages import PATCH, SECURE_KEYS, SECURE_REVEAL, SECURE_SHARES, SETUP
 
 app = NodeApp(mods=[gate])
@@ -21,7 +22,7 @@ def which_partition(message: Message, context: Context) -> Message:
     disk.note(message, context)
     answer = Message(RecordDict({"node": node_data.served(context)}), reply_to=message)
     if not node_data.has_own(context):
-        prepare(str(context.run_config["overrides"]))  # the server has yet to score its theta0
+        prepare(overrides_of(context.run_config))  # the server has yet to score its theta0
     return answer
 
 

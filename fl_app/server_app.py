@@ -16,6 +16,7 @@ from fl_app import data
 from fl_app.aggregation import sampling
 from fl_app.aggregation.inner import inner_strategy
 from fl_app.build import open_session
+from fl_app.config.aliases import overrides_of
 from fl_app.faults import FaultError
 from fl_app.faults.printable import WithoutTraceback
 from fl_app.files import keep_private
@@ -61,7 +62,7 @@ def main(grid: Grid, context: Context) -> None:
     flower.setLevel(logging.WARNING)  # the console's table has the same information
     flower.addFilter(MESSAGE_ONLY)
     began = time.perf_counter()
-    overrides = str(context.run_config["overrides"])
+    overrides = overrides_of(context.run_config)
     session = open_session(overrides)
     check_strategy(session.cfg)
     experiment = Experiment(session, grid, overrides, setup_seconds=time.perf_counter() - began)

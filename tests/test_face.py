@@ -22,7 +22,7 @@ import fl_app
 assert set(fl_app.__all__) <= set(dir(fl_app))
 assert not hasattr(fl_app, "compres")
 from fl_app.command.main import main
-helps = "--help", "run --help", "check -h", "sweep --help", "report --help"
+helps = "--help", "run --help", "check -h", "sweep --help", "report --help", "init --help"
 for words in map(str.split, helps):
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as said:
         main(words)

@@ -19,6 +19,7 @@ PATHS = re.compile(OURS + r"|conf|tests)/[\w/.-]+\.(?:py|yaml)\b")
 EXAMPLES = {
     *("strategies.every_other.EveryOtherClient", "strategies/every_other.py"),
     *("fl_app/codecs/half_scale.py", "fl_app/adapters/norms.py", "conf/experiment/NAME.yaml"),
+    "conf/experiment/mine.yaml",  # which `thinwire init` writes
     *(f"conf/{name}.yaml" for name in ("strategy/every_other", "codec/half_scale")),
     *("conf/adapter/norms.yaml", "conf/sweep/NAME.yaml"),
 }

@@ -23,10 +23,11 @@ Where virtual tokens stand before a text:
 - ``virtual_tokens(model) -> int``: how many.
 
 An adapter may have a second module, in ``RULES``. It is read with the configuration, before any
-model library is imported, and so it imports none itself. It has one or both of:
+model library is imported, and so it imports none itself. It has some of:
 
 - ``check(cfg)``, which gets the whole configuration and raises a ConfigError for options of its own
   that cannot be, or others that do not go with it;
+- ``check_model(cfg)``, the same for the model's architecture, once transformers is imported;
 - ``setup(cfg) -> Setup or None``, where a patch must be agreed before round 1: how it is found;
   None where it needs nothing. See ``fl_app.adapters.setup``.
 """

@@ -43,3 +43,15 @@ def check(cfg: DictConfig) -> None:
     check_rules(cfg, RULES)
     if own := getattr(adapters.RULES.get(cfg.adapter.id), "check", None):
         own(cfg)
+
+
+def check_model(cfg: DictConfig) -> None:
+    """Check what the chosen adapter says of the model's architecture, without its weights.
+
+    Raises
+    ------
+    ValueError
+        Naming the key and the architecture.
+    """
+    if own := getattr(adapters.RULES.get(cfg.adapter.id), "check_model", None):
+        own(cfg)

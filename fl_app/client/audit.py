@@ -14,6 +14,7 @@ from flwr.app import ConfigRecord, Context, Message
 
 from fl_app.client import disk
 from fl_app.client.policy import RefusedError
+from fl_app.config.aliases import OPTIONS, OVERRIDES
 
 FILE = "audit.jsonl"
 MOST = 2000  # characters of overrides
@@ -22,7 +23,9 @@ ACCEPTED, REFUSED, FAILED = "accepted", "refused", "failed"
 
 def entry(message: Message, context: Context) -> dict[str, Any]:
     """Return who sent which message of which run."""
-    overrides = str(context.run_config.get("overrides", ""))
+    said = context.run_config
+    aliases = [f"{key}={said[key]}" for key in OPTIONS if said.get(key, 0) != 0]
+    overrides = " ".join([str(said.get(OVERRIDES, "")), *aliases]).strip()
     config = ConfigRecord()
     if message.has_content():
         config = message.content.config_records.get("config", config)
@@ -33,8 +36,8 @@ def entry(message: Message, context: Context) -> dict[str, Any]:
         "node": str(context.node_id),
         "message": metadata.message_type[:100],
         **{
-            said: config[key]
-            for said, key in (("client", "partition"), ("round", "server-round"))
+            name: config[key]
+            for name, key in (("client", "partition"), ("round", "server-round"))
             if isinstance(config.get(key), int)
         },
         "overrides_sha256": hashlib.sha256(overrides.encode()).hexdigest(),

@@ -18,6 +18,7 @@ from flwr.supercore.utils import get_flwr_home
 from fl_app.client.node_config import STATE_DIR
 from fl_app.client.simulated import is_simulated
 from fl_app.config import compose
+from fl_app.config.aliases import overrides_of
 from fl_app.runs.node_state import default_state_dir, run_folder
 from fl_app.wire import readers
 from fl_app.wire.messages import CONTINUES
@@ -62,4 +63,4 @@ def state_dir(context: Context) -> Path:
         return Path(str(context.node_config[STATE_DIR]))
     if not is_simulated():
         return get_flwr_home() / "thinwire"
-    return default_state_dir(compose(str(context.run_config["overrides"])).output.dir)
+    return default_state_dir(compose(overrides_of(context.run_config)).output.dir)

@@ -13,6 +13,7 @@ from fl_app.client import audit, policy, rules
 from fl_app.client.counts import counted, size
 from fl_app.client.policy import Policy, PolicyError
 from fl_app.config import compose
+from fl_app.config.aliases import overrides_of
 from fl_app.faults import FaultError
 
 logger = logging.getLogger("thinwire")
@@ -57,7 +58,7 @@ def gate(message: Message, context: Context, call_next: ClientAppCallable) -> Me
 
 def _check(rules_here: Policy, message: Message, context: Context) -> None:
     """Raise if the run or the message is forbidden."""
-    cfg = compose(str(context.run_config["overrides"]))
+    cfg = compose(overrides_of(context.run_config))
     rules.check_run(rules_here, context, cfg)
     rules.check_message(rules_here, message)
     _count(rules_here, message, context)

@@ -14,6 +14,7 @@ from typing import cast
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fl_app.build import forget_session, open_session
+from fl_app.config.aliases import overrides_of
 from fl_app.faults import FaultError
 from fl_app.session import Session
 from fl_app.wire import readers
@@ -27,7 +28,7 @@ Kept = tuple[int, bytes]  # rank and frame of a patch
 
 def patched(context: Context) -> Session:
     """Return the session of a node's run with the node's patches applied, and no others."""
-    overrides = str(context.run_config["overrides"])
+    overrides = overrides_of(context.run_config)
     here = open_session(overrides)
     if here.setup is not None and here.setup.derived:
         here.derive()
@@ -56,7 +57,7 @@ def receive(message: Message, context: Context) -> Message:
     WireError
         See ``Session.decoded_patch``, and if number or rank are none of this run.
     """
-    here = open_session(str(context.run_config["overrides"]))
+    here = open_session(overrides_of(context.run_config))
     config = readers.record(message)
     number = readers.integer(config, NUMBER, 0, here.cfg.rounds)
     rank = readers.integer(config, RANK, 1, here.max_rank)

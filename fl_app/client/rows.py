@@ -16,6 +16,7 @@ from fl_app.client import policy
 from fl_app.client.node_config import DATA_PATH, PARTITION, PARTITIONS
 from fl_app.client.simulated import is_simulated
 from fl_app.config import compose
+from fl_app.config.aliases import overrides_of
 from fl_app.faults import FaultError, during
 from fl_app.privacy import is_example_level
 from fl_app.session import Session
@@ -83,7 +84,7 @@ def served(context: Context) -> ConfigRecord:
             )
     part, parts = (int(context.node_config[key]) for key in (PARTITION, PARTITIONS))
     answer = ConfigRecord({PARTITION: part, PARTITIONS: parts})
-    overrides = str(context.run_config["overrides"])
+    overrides = overrides_of(context.run_config)
     cfg = compose(overrides)
     if has_own(context):
         if parts != cfg.federation.clients:

@@ -17,6 +17,7 @@ from fl_app.client.patches import patched
 from fl_app.codecs import Wire
 from fl_app.codecs.modular import ring
 from fl_app.codecs.streams import words
+from fl_app.config.aliases import overrides_of
 from fl_app.secure_aggregation.member import Member, ProtocolError
 from fl_app.secure_aggregation.settings import Settings, is_on, settings
 from fl_app.wire import readers
@@ -98,7 +99,7 @@ def masked(message: Message, context: Context, call_next: ClientAppCallable) -> 
     FaultError
         See `Member.hold`, and if the client has answered with a vector in this round.
     """
-    here = open_session(str(context.run_config["overrides"]))
+    here = open_session(overrides_of(context.run_config))
     if not is_on(here.cfg):
         return call_next(message, context)
     config, member = _recall(message, context)
@@ -125,7 +126,7 @@ def masked(message: Message, context: Context, call_next: ClientAppCallable) -> 
 
 
 def _settings(context: Context) -> Settings:
-    cfg = open_session(str(context.run_config["overrides"])).cfg
+    cfg = open_session(overrides_of(context.run_config)).cfg
     if not is_on(cfg):
         raise ProtocolError("the configuration asks for no secure aggregation")
     return settings(cfg)
@@ -133,7 +134,7 @@ def _settings(context: Context) -> Settings:
 
 def _who(message: Message, context: Context) -> tuple[int, int]:
     """Return client and round of a question; WireError if they are none of the run."""
-    return readers.turn(message, open_session(str(context.run_config["overrides"])).cfg)
+    return readers.turn(message, open_session(overrides_of(context.run_config)).cfg)
 
 
 def _recall(message: Message, context: Context) -> tuple[ConfigRecord, Member]:

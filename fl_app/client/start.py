@@ -5,6 +5,7 @@ from flwr.app import Context, Message, RecordDict
 from fl_app.build import open_session
 from fl_app.client import rows as node_data
 from fl_app.client.answered import once
+from fl_app.config.aliases import overrides_of
 from fl_app.faults import FaultError
 from fl_app.privacy import is_client_level, is_example_level
 from fl_app.wire import readers
@@ -23,7 +24,7 @@ def answer(message: Message, context: Context) -> Message:
         without noise would break; or if it was sent before: a server could have patched the model
         in between, and so learn more of the same rows.
     """
-    here = open_session(str(context.run_config["overrides"]))
+    here = open_session(overrides_of(context.run_config))
     setup = here.setup
     private = is_example_level(here.cfg) or is_client_level(here.cfg)
     if private or setup is None or not setup.asked:

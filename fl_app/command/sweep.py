@@ -1,5 +1,6 @@
 """``thinwire sweep KEY=A,B ...``: many experiments, see ``fl_app.sweep``."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -26,15 +27,15 @@ def main(arguments: list[str]) -> int:
             EXAMPLES,
         ).print_help()
         return 0 if arguments else 2
-    conf = None
-    if arguments[0] == "--conf" and len(arguments) > 1:  # Hydra reads the rest
-        conf, arguments = Path(arguments[1]), arguments[2:]
+    options = argparse.ArgumentParser(prog="thinwire sweep", add_help=False, allow_abbrev=False)
+    options.add_argument("--conf", type=Path)
+    asked, arguments = options.parse_known_args(arguments)  # Hydra reads the rest
     from fl_app.config import ConfigError
     from fl_app.config.own import with_own
     from fl_app.sweep.job import main as sweep
 
     try:
-        arguments = with_own(arguments, conf)
+        arguments = with_own(arguments, asked.conf)
     except ConfigError as error:
         print(f"configuration: {error}", file=sys.stderr)
         return 2

@@ -26,6 +26,7 @@ from fl_app.config.keys import (
     plain,
     unknown,
 )
+from fl_app.config.shorthand import expanded
 from fl_app.config.types import check_types
 from fl_app.faults.suggestions import did_you_mean
 
@@ -95,6 +96,7 @@ def _composed(overrides: str) -> DictConfig:
         words = shlex.split(overrides)
     except ValueError as error:
         raise ConfigError(f"overrides {overrides!r}: {error}") from None
+    words = expanded(words, None)
     for word in words:
         data_only.parsed(word)  # before Hydra, which acts on some overrides while it reads them
         if f"{_key(word)}.".startswith(tuple(f"{key}." for key in RECIPES)):

@@ -99,7 +99,7 @@ def _shared(
     drawn = {
         row
         for group in groups
-        for row in sorted(group, key=place.__getitem__)[: round(share * len(group))]
+        for row in sorted(group, key=place.__getitem__)[: _taken(share, len(group), owner)]
     }
     if not 0 < len(drawn) < len(train):
         raise FaultError(
@@ -109,6 +109,11 @@ def _shared(
         )
     left = [row for row in range(len(train)) if row not in drawn]
     return train.select(left), train.select(sorted(drawn))
+
+
+def _taken(share: float, rows: int, owner: str | None) -> int:
+    """Return how many of a client's rows are drawn: one at least stays, so that it stays one."""
+    return round(share * rows) if owner is None else min(round(share * rows), rows - 1)
 
 
 def _order(rows: int, stream: int, seed: int) -> list[int]:

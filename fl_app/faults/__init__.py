@@ -31,11 +31,11 @@ KINDS: dict[str, str] = {
     "federation.clients={clients}",
     "columns": "the rows lack these columns, which the run's configuration names: {missing}",
     "empty": "rows without a value in the column {column}: {rows}; leave them out with "
-    "data.*.drop, or say with data.empty what stands there",
+    "data.train.drop, or say with data.empty what stands there",
     "format": "the column {column} holds a value that its rule in data.formats cannot write",
     "kind": "the column {column} holds {holds}, which are no texts: {way}",
     # Without their number: a run chooses column and labels, and could count the rows of any value.
-    "label": "rows whose {column} is not one of task.labels; leave them out with data.*.drop",
+    "label": "rows whose {column} is not one of task.labels; leave them out with data.train.drop",
     "no_rows": "no rows are left for the client: check data and federation.clients",
     "no_source": "data.train.path is null, and the node has no data-path of its own",
     "picture": f"pictures that rows name are missing or unreadable{ASK}",

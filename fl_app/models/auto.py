@@ -105,6 +105,22 @@ def find_auto(cfg_model: DictConfig, task: DictConfig) -> Sources:
     return sources
 
 
+def outline(cfg_model: DictConfig, task: DictConfig) -> PreTrainedModel | None:
+    """Return the model's modules without weights; None where only the hub has its config.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `find_auto` does.
+    """
+    sources = locate(cfg_model)
+    if sources.weights is not None and not sources.local:
+        return None
+    config = _config(cfg_model, sources, task)
+    with torch.device("meta"):
+        return AUTO[task.id].from_config(config, trust_remote_code=False)
+
+
 def _config(cfg_model: DictConfig, sources: Sources, task: DictConfig) -> PreTrainedConfig:
     overrides = plain(cfg_model.config)
     try:

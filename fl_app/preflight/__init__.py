@@ -104,6 +104,7 @@ def check_built(cfg: DictConfig) -> None:
         _call(aggregation.check_strategy, cfg)
         _call(loggers.check, cfg)
         _call(models.check_files, cfg)
+        _call(adapters.check_model, cfg)
     federation.device(cfg)
     if cfg.resume is not None:
         last_round(cfg, folder(cfg))

@@ -4,8 +4,9 @@ Only tables are looked at, and only keys that were not typed. What is found beco
 run, so that every process, a resumed run and a stored result have it in words.
 """
 
+import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,24 +16,29 @@ from omegaconf import DictConfig
 from fl_app.config import ConfigError, compose, plain
 from fl_app.config.data_only import key_of, parsed
 from fl_app.config.shorthand import literal
+from fl_app.data.head import head
 from fl_app.data.kinds import TEXTS, said
 from fl_app.data.owners import client_names, some
-from fl_app.data.texts import kinds
 from fl_app.faults.printable import printable
 from fl_app.faults.suggestions import did_you_mean
+from fl_app.tasks.labels import Labels, is_number
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 SHARES = {"test": 0.2, "validation": 0.1}  # of each client's rows, where nothing else is given
 SPLITS = {"test": ("test",), "validation": ("validation", "valid", "val", "dev")}
-LABELS = ("labels", "class", "target", "category", "sentiment", "intent", "gold", "y")
+LABELS = ("label", "labels", "class", "target", "category", "sentiment", "intent", "gold", "y")
 TEXT = ("text", "sentence", "content", "message", "review", "comment", "body", "document")
 PAIRS = (
     ("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"),
     ("question", "sentence"), ("text", "text_pair"), ("query", "passage"),
 )  # fmt: skip
+# Columns of texts by their type, and of something else by their name.
+NO_TEXT = re.compile(r"(.*[_ -])?(id|idx|index|uuid|guid|key)|unnamed.*|", re.IGNORECASE)
+LOOKED_AT = 200  # first rows, by which a column of texts is told from one of numbers or dates
 MOST_LABELS = 200
+MOST_SHOWN = 20  # labels in a line
 
 
 class Inferred(NamedTuple):
@@ -80,7 +86,8 @@ def _found(cfg: DictConfig, typed: set[str]) -> Iterator[Inferred]:
     if cfg.data.client is not None and plain(cfg.data.partitioner) != owners:
         yield from _clients(table, cfg, typed)
     yield from _splits(table, cfg)
-    if cfg.task.id == "sequence_classification":
+    asked = {"task.label", "task.texts", "task.labels"}
+    if cfg.task.id == "sequence_classification" and not asked <= typed:
         yield from _classes(table, cfg, typed)
 
 
@@ -96,6 +103,12 @@ class _Table:
         from fl_app.data import table
 
         return table.source("data.train.path", self.cfg.train.path, self.cfg.train.name)
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """Return the columns, from the header where the file is of this machine."""
+        found = head("data.train", self.cfg.train)
+        return self.rows.column_names if found is None else list(found.schema.names)
 
     @cached_property
     def rows(self) -> "Dataset":
@@ -118,14 +131,27 @@ class _Table:
                 f"data.train has no column {column!r}; it has {', '.join(names)}."
                 f"{did_you_mean(column, names)}"
             )
-        for kind in sorted(kinds(self.rows, column) - {*TEXTS}):
+        for kind in sorted(self.kinds(column) - {*TEXTS}):
             raise ConfigError(said(f"data.train.path={self.cfg.train.path}", column, kind)["whole"])
         found = client_names(value for value in self.rows[column][:] if value is not None)
         return [value for value in found if str(value).strip()]
 
+    def kinds(self, column: str) -> set[str]:
+        """Return what the values of a column are."""
+        from fl_app.data.texts import kinds
+
+        return kinds(self.rows, column)
+
     def texts(self) -> list[str]:
-        """Return the columns of texts."""
-        return [name for name in self.rows.column_names if kinds(self.rows, name) == {"strings"}]
+        """Return the columns of texts: most of their values have letters, and none is an id."""
+        return [
+            name
+            for name in self.rows.column_names
+            if self.kinds(name) == {"strings"}
+            and not self.classes(name)
+            and not NO_TEXT.fullmatch(name)
+            and _has_letters(self.rows[name][:LOOKED_AT])
+        ]
 
     def classes(self, column: str) -> list[str]:
         """Return the names of a ClassLabel, in its order; none for another column."""
@@ -194,29 +220,40 @@ def _named(table: _Table) -> dict[str, str]:
 
 
 def _classes(table: _Table, cfg: DictConfig, typed: set[str]) -> Iterator[Inferred]:
-    columns = table.rows.column_names
+    columns = table.columns
     label = str(cfg.task.label)
     if "task.label" not in typed and label not in columns:
-        others = [name for name in LABELS if name in columns]
-        if len(others) != 1:
-            raise ConfigError(
-                f"data.train has no column {label!r}; which of its columns is the label? "
-                f"{', '.join(columns)}: set task.label"
-            )
-        label = others[0]
+        label = _label(table, cfg, typed)
         yield Inferred([f"task.label={literal(label)}"], f"task.label={label}", "the columns")
-    pair = [str(column) for column in cfg.task.texts]
-    if "task.texts" not in typed and not {*pair} <= {*columns}:
+    if "task.texts" not in typed and not {*map(str, cfg.task.texts)} <= {*columns}:
         found = _texts(table, {label, str(cfg.data.client), *_owner(cfg)})
         written = ", ".join(map(literal, found))
         yield Inferred([f"task.texts=[{written}]"], f"task.texts={', '.join(found)}", "the columns")
-    elif "task.texts" not in typed:
-        return  # the pairs of natural language inference, whose labels conf/ has
     if "task.labels" not in typed:
         names, source = _labels(table, label)
+        known = Labels([*cfg.task.labels], str(cfg.task.label_is), {})
+        if all(known.name(name) is not None for name in names):
+            return  # the labels that conf/ has, or positions in them
         written = ", ".join(map(literal, names))
-        shown = f"task.labels={printable(', '.join(names), most=400)}"
+        shown = f"task.labels={printable(some(names, MOST_SHOWN))}"
         yield Inferred([f"task.labels=[{written}]"], shown, source)
+
+
+def _label(table: _Table, cfg: DictConfig, typed: set[str]) -> str:
+    """Return the column of the label: of a usual name, of classes, or the only one that is left."""
+    texts = {*map(str, cfg.task.texts)} if "task.texts" in typed else set()
+    others = {str(cfg.data.client), *_owner(cfg), *texts}
+    names = [name for name in table.columns if name not in others]
+    usual = [name for name in names if name.lower() in LABELS]
+    classes = [name for name in names if table.classes(name)]
+    left = [name for name in names if texts and not NO_TEXT.fullmatch(name)]
+    for found in (usual, classes, left):
+        if len(found) == 1:
+            return found[0]
+    raise ConfigError(
+        f"data.train has no column {str(cfg.task.label)!r}; which of its columns is the label? "
+        f"{', '.join(usual or classes or names)}: set task.label"
+    )
 
 
 def _owner(cfg: DictConfig) -> set[str]:
@@ -252,6 +289,8 @@ def _labels(table: _Table, column: str) -> tuple[list[str], str]:
     if names := table.classes(column):
         return names, f"the classes of the column {column!r}"
     names = [str(one) for one in table.values(column)]
+    if all(map(is_number, names)):
+        names.sort(key=int)
     if not 2 <= len(names) <= MOST_LABELS:
         raise ConfigError(
             f"the column {column!r} has {len(names):,} different values "
@@ -259,6 +298,12 @@ def _labels(table: _Table, column: str) -> tuple[list[str], str]:
             "column in task.label, or the labels in task.labels"
         )
     return names, f"the column {column!r} of data.train, sorted"
+
+
+def _has_letters(values: Iterable[str | None]) -> bool:
+    """Tell whether most of the values that are there have a letter."""
+    given = [value for value in values if value and value.strip()]
+    return sum(any(map(str.isalpha, value)) for value in given) * 2 > len(given)
 
 
 def lines(found: Sequence[Inferred]) -> list[str]:

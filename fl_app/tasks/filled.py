@@ -35,8 +35,8 @@ def check_filled(columns: Iterable[str], rows: Dataset, nested: bool = False) ->
                 "empty",
                 f"{len(nothing)} of {len(rows)} rows have no value in the column {column!r}: "
                 f"{some}{', ...' if len(nothing) > SHOWN else ''} (counted from 1). Leave them out "
-                f"with data.*.drop.{column}=[null], or say with +data.empty.{column}=TEXT what "
-                "stands there",
+                f"with data.train.drop.{column}=[null] (data.test.drop, of the test rows), or say "
+                f"with +data.empty.{column}=TEXT what stands there",
                 column=column,
                 rows=len(nothing),
             )

@@ -62,7 +62,8 @@ def check(cfg: DictConfig) -> None:
     if "prompt" in cfg.task and (left := _left_out([*heads.values()], asked)):
         logger.warning(
             "the rows have %s, which no template names: rows that differ there alone look alike to "
-            "the model. Name them in task.prompt, or rename them with data.*.columns",
+            "the model. Name them in task.prompt, or rename them with data.train.columns "
+            "and data.test.columns",
             printable(left),
         )
 

@@ -6,6 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
+from fl_app.adapters import checks
 from fl_app.adapters.peft_methods import declared, rules, support
 from fl_app.config import CONF_DIR, ConfigError, compose
 from fl_app.preflight import check_node
@@ -112,3 +113,25 @@ def test_the_step_size_is_the_methods_own_for_a_pretrained_model() -> None:
     }
     assert rate == {"IA3": 3e-3, "VERA": 4e-3, "LOHA": 2e-4}
     assert compose(PEFT).optimizer.lr == compose("").optimizer.lr
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ("LOKR", "is not for gpt2: PEFT has it for nn.Linear"),
+        ("TRAINABLE_TOKENS", "is not for classifiers"),
+        ("PREFIX_TUNING", "is not for classifiers"),
+        ("PROMPT_TUNING", "is not for classifiers of gpt2"),
+        ("IA3", None),
+    ],
+)
+def test_an_architecture_is_refused_before_weights_are_read(method: str, says: str | None) -> None:
+    words = "model=huggingface model.path=random model.tokenizer=embedded:vt5_tiny data=table"
+    words += " task=sequence_classification"
+    words += " +model.config.model_type=gpt2 +model.config.n_layer=1 +model.config.n_embd=12"
+    cfg = compose(f"{words} adapter=peft adapter.method={method}")
+    if says is None:
+        checks.check_model(cfg)
+        return
+    with pytest.raises(ValueError, match=says):
+        checks.check_model(cfg)

@@ -277,10 +277,10 @@ PLAIN = {
         "config.prompt", "config.spatial", "dtype", "head", "quantization", "recipe", "sha256",
     },
     "data": {
-        "clients", "id", "target", "validation.share",
+        "client", "clients", "id", "target", "test.share", "validation.share",
         *(f"{split}.{key}" for split in SPLITS for key in ("limit", "name", "split")),
     },
-    "adapter": {"alpha", "eta", "id", "init", "recipe.pretrained.lr", "setup"},
+    "adapter": {"alpha", "eta", "id", "init", "method", "recipe.pretrained.lr", "setup"},
     "federation": {"clients_per_node", "device", "max_examples"},
     "optimizer": {"exponent", "graft", "id", "lr", "schedule"},
     "privacy": {"delta", "id", "noise", "noise_multiplier"},

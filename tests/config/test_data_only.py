@@ -166,7 +166,7 @@ def test_what_lies_in_a_file_is_text(secret: str) -> None:
         ("'++={hydra: {searchpath: [x]}}'", "not a key"),
         ("experiment=../../x", "conf/experiment"),
         ("experiment=../experiment/thin", "conf/experiment"),
-        ("model=/etc/passwd", "conf/model"),
+        ("adapter=/etc/passwd", "conf/adapter"),  # for a model it is model.path
         ("model=..", "conf/model"),
         ("logger=[tensorboard,../codec/nf4]", "conf/logger"),
         ("+sweep=../codec/nf4", "conf/sweep"),

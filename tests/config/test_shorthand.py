@@ -1,5 +1,6 @@
 """Paths on the command line: written out, absolute, or refused with both readings."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -56,6 +57,40 @@ def test_what_is_neither_is_refused_with_both_readings(word, says, tmp_path: Pat
         expanded([word], tmp_path)
 
 
+def test_a_sweep_may_have_several_paths(tmp_path: Path):
+    for name in ("a.csv", "b.csv", "c,d.csv"):
+        (tmp_path / name).touch()
+    assert expanded(["data=a.csv,./b.csv"], tmp_path) == [
+        "data=table", f'data.train.path="{tmp_path}/a.csv","{tmp_path}/b.csv"',
+    ]  # fmt: skip
+    assert expanded(["data=c,d.csv"], tmp_path)[1] == f'data.train.path="{tmp_path}/c,d.csv"'
+    with pytest.raises(ConfigError, match="options alone, or of paths alone"):
+        expanded(["data=a.csv,snli"], tmp_path)
+
+
+def test_a_runs_own_words_may_have_absolute_paths():
+    short = "model=org/name data=/a.csv data.test.path=/b.csv"
+    long = "model=huggingface model.path=org/name data=table data.train.path=/a.csv"
+    assert compose(short) == compose(f"{long} data.test.path=/b.csv")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("data=./a.csv", "write the absolute path, data=/.../a.csv"),
+        ("data=/a.csv", "the test rows cannot be read here"),
+        (
+            "data=/a.csv task=sequence_classification data.test.path=/b.csv",
+            "give task.texts=[text] task.label=label task.labels=[no,yes]",
+        ),
+        ("data=/a.csv data.client=w data.test.share=0.1", "give federation.clients=3"),
+    ],
+)
+def test_where_a_run_has_no_data_it_has_to_be_said(words, says):
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        compose(words)
+
+
 # --- experiments of one's own ---------------------------------------------------------------------
 
 WORDS = [
@@ -73,7 +108,7 @@ def test_an_experiments_file_says_what_the_overrides_say(tmp_path: Path):
     words = with_own(["experiment=mine", "rounds=5"], tmp_path)
     assert compose(words).rounds == 5  # what is typed counts
     assert with_own(["experiment=thin"], tmp_path) == ["experiment=thin"]
-    with pytest.raises(ConfigError, match="experiment=min is not in .*Did you mean 'mine'"):
+    with pytest.raises(ConfigError, match=r"experiment=min is not in .*Did you mean 'mine'"):
         with_own(["experiment=min"], tmp_path)
     path.rename(path.with_name("thin.yaml"))
     with pytest.raises(ConfigError, match="in the project: rename yours"):

@@ -9,10 +9,12 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import fl_app
 from fl_app import data
 from fl_app.config import ConfigError, compose, identity
 from fl_app.preflight import configured
 from fl_app.preflight.inferred import SHARES, with_inferred
+from fl_app.runs.configurations import digest
 
 TASK = "task=sequence_classification"
 
@@ -149,3 +151,85 @@ def test_reading_tables_imports_no_torch(tmp_path: Path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]
+
+
+def rows(**more: object) -> list[dict[str, object]]:
+    """Return rows as people have them: a number, a text, a label, and whose it is."""
+    return [
+        {"id": str(n), "note": f"fever {n}", "label": "ab"[n % 2], "ward": "ns"[n % 2], **more}
+        for n in range(12)
+    ]
+
+
+def test_numbers_dates_and_ids_are_no_texts(tmp_path: Path):
+    path = write(tmp_path / "rows.csv", rows(age="61", day="2026-01-31", patient_id="P7"))
+    cfg = compose(with_inferred(f"data=table data.train.path={path} {TASK} data.client=ward")[0])
+    assert list(cfg.task.texts) == ["note"]
+
+
+def test_labels_of_numbers_stand_in_their_order(tmp_path: Path):
+    """In which the outputs of a head without names are."""
+    found = [{"text": "a", "label": n % 12} for n in range(24)]
+    path = write(tmp_path / "rows.csv", found)
+    cfg = compose(with_inferred(f"data=table data.train.path={path} {TASK}")[0])
+    assert list(cfg.task.labels) == [str(n) for n in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["neutral", "entailment"], "'task.texts=[one,two]'"),
+        (["0", "2"], "'task.texts=[one,two]' task.label_is=index"),
+    ],
+)
+def test_labels_that_conf_has_mean_what_they_did(labels, words, tmp_path: Path):
+    found = [{"one": "a", "two": "b", "label": label} for label in labels]
+    path = write(tmp_path / "rows.csv", found)
+    typed = f"data=table data.train.path={path} data.test.path={path} {TASK} {words}"
+    assert with_inferred(typed) == (typed, [])
+
+
+def test_the_label_is_the_only_column_of_classes_or_the_only_one_left(tmp_path: Path):
+    features = Features({"s": Value("string"), "Y": ClassLabel(names=["no", "yes"])})
+    folder = tmp_path / "saved"
+    Dataset.from_dict({"s": ["a", "b"], "Y": [0, 1]}, features).save_to_disk(folder)
+    cfg = compose(with_inferred(f"data=table data.train.path={folder} {TASK}")[0])
+    assert (cfg.task.label, list(cfg.task.texts)) == ("Y", ["s"])
+    path = write(
+        tmp_path / "rows.csv", [{"id": n, "say": "a", "kind": "xy"[n % 2]} for n in (1, 2)]
+    )
+    words = f"data=table data.train.path={path} {TASK} 'task.texts=[say]'"
+    assert compose(with_inferred(words)[0]).task.label == "kind"
+
+
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=4),
+    test=st.floats(0.05, 0.95), validation=st.floats(0.05, 0.95),
+)  # fmt: skip
+@settings(max_examples=25)
+def test_every_client_keeps_a_row_and_every_row_is_in_one_split(sizes, test, validation):
+    sites = [f"s{k}" for k, size in enumerate(sizes) for _ in range(size)]
+    train = Dataset.from_dict({"site": sites, "at": [*range(len(sites))]})
+    parts = []
+    for split, share in (("test", test), ("validation", validation)):
+        try:
+            train, drawn = data.table._shared(train, split, share, 0, "site")
+        except ValueError:  # it would leave no row for the split
+            continue
+        parts.append(drawn)
+    assert {*train["site"][:]} == {*sites}
+    assert sorted(at for part in (train, *parts) for at in part["at"][:]) == [*range(len(sites))]
+
+
+def test_python_composes_the_ten_words_too(tmp_path: Path, monkeypatch):
+    made(tmp_path / "rows.csv", ["n", "s"], ["a", "b"])
+    monkeypatch.chdir(tmp_path)
+    short = fl_app.compose(f"model=org/model data=rows.csv {TASK} data.client=ward")
+    long = (
+        f"model=huggingface model.path=org/model data=table data.train.path={tmp_path}/rows.csv "
+        f"{TASK} 'task.texts=[text]' 'task.labels=[a,b]' federation.clients=2 data.client=ward "
+        "'data.partitioner={id: client_column, column: ward}' data.test.share=0.2 "
+        "data.validation.share=0.1"
+    )
+    assert short == compose(long)
+    assert digest(short) == digest(compose(long))

@@ -29,9 +29,7 @@ TABLE = (
     "data=table data.train.path={rows} data.test.path={rows} data.validation.share=0.4 "
     "model=huggingface model.path={base} model.max_length=32 model.max_answer_length=6"
 )
-CAUSAL = (
-    "task=causal_lm \"task.prompt='{{text}}='\" \"task.response='{{to}}'\" task.reference=to"
-)
+CAUSAL = "task=causal_lm \"task.prompt='{{text}}='\" \"task.response='{{to}}'\" task.reference=to"
 LABELS = "task=sequence_classification task.texts=[text] task.label=kind task.labels=[odd,even]"
 CASES = {  # kind of model, task, adapter
     "reference": ("llama", CAUSAL, "adapter=lora"),

@@ -104,13 +104,13 @@ def test_flwr_run_works_by_itself(tmp_path) -> None:
         "FLWR_LOCAL_CONTROL_API_PORT": ports[1],
         "FLWR_TELEMETRY_ENABLED": "0",
     }
-    words = json.dumps(overrides(folder, "strategy=fedavg codec=fp32 clients_per_round=3 rounds=1"))
+    words = json.dumps(overrides(folder, "strategy=fedavg codec=fp32"))
     try:
         said = TOO_SLOW
         while TOO_SLOW in said:
             done = subprocess.run(
                 ["flwr", "run", str(project_root()), "--stream", "--run-config",
-                 f"overrides={words}"],
+                 f"overrides={words} num-server-rounds=2 fraction-train=1.0"],
                 env=environment, capture_output=True, text=True, timeout=400, check=False,
             )  # fmt: skip
             said = done.stdout + done.stderr

@@ -18,7 +18,8 @@ from fl_app.build import PARALLEL_TOKENIZERS
 from fl_app.config import ConfigError
 from fl_app.files import RESULTS
 from fl_app.runs import console
-from tests import small
+from fl_app.runs.configurations import digest
+from tests import architectures, small
 
 WORDS = [
     *small.RUN.split(), *small.VT5.split(), "codec=top_k", "strategy=fedavg", "logger=none",
@@ -99,3 +100,25 @@ def test_a_run_that_fails_raises_and_keeps_its_results(results) -> None:
     with pytest.raises(RuntimeError, match="every client of round 1 failed"):
         fl_app.run_experiment([*WORDS, *words, "output.name=failed"])
     assert fl_app.runs_table(fl_app.find_runs(results))["status"].tolist() == ["failed"]
+
+
+def test_ten_words_are_a_whole_run(results, capsys) -> None:
+    """A model, a task, a file, and the column that says whose rows they are."""
+    architectures.model("bert", num_labels=2).save_pretrained("bert")
+    architectures.tokenizer("<s> $A").save_pretrained("bert")
+    rows = [
+        {"id": n, "note": f"a cough {n}", "label": ("ill", "well")[n % 2], "ward": "ens"[n % 3]}
+        for n in range(45)
+    ]
+    datasets.Dataset.from_list(rows).to_csv("notes.csv", index=False)
+    ten = ["model=./bert", "task=sequence_classification", "data=notes.csv", "data.client=ward"]
+    few = ["rounds=1", "local_epochs=1", "logger=none"]
+    run = fl_app.run_experiment([*ten, *few, "output.name=ten"])
+    said = capsys.readouterr().out
+    assert "inferred: 3 clients: e, n, s" in said
+    assert run.summary["clients"]["names"] == {"0": "e", "1": "n", "2": "s"}
+    assert run.config["task"]["labels"] == ["ill", "well"]
+    overrides = (run.path / "overrides.txt").read_text()
+    assert "notes.csv" in overrides
+    assert not any(word in overrides.split() for word in ten if "/" in word or ".csv" in word)
+    assert digest(fl_app.compose(overrides)) == digest(run.config)

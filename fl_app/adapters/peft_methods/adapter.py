@@ -61,7 +61,7 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
         for, or something that would be trained could not be sent or saved.
     """
     keep_trainable(model)
-    _check_kind(model, cfg.method)
+    check_kind(model, cfg.method)
     head = classification_head(model)
     before = [*model.parameters(), *model.buffers()]
     with torch.random.fork_rng(devices=[]):  # see fl_app.adapters.lora
@@ -179,7 +179,7 @@ def _without(model: PreTrainedModel, targets: str | list[str], left_out: Sequenc
     return found or targets  # PEFT says that there are none
 
 
-def _check_kind(model: PreTrainedModel, method: str) -> None:
+def check_kind(model: PreTrainedModel, method: str) -> None:
     """Refuse a kind of model that the method is not for; ValueError."""
     if method in support.NO_CONV1D and any(isinstance(one, Conv1D) for one in model.modules()):
         raise ValueError(

@@ -42,6 +42,15 @@ def check(cfg: DictConfig) -> None:
         )
 
 
+def check_model(cfg: DictConfig) -> None:
+    """Check that the method is for the model's architecture; ValueError if not."""
+    from fl_app.adapters.peft_methods.adapter import check_kind
+    from fl_app.models.auto import outline
+
+    if cfg.task.id != "docvqa" and (model := outline(cfg.model, cfg.task)) is not None:
+        check_kind(model, cfg.adapter.method)
+
+
 def check_method(method: object) -> str:
     """Return the name of a method that can be federated.
 

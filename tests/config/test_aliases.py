@@ -1,0 +1,71 @@
+"""Flower's usual keys of --run-config: the same run as the overrides that they stand for."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fl_app.config import ConfigError, compose, identity
+from fl_app.config.aliases import OPTIONS, overrides_of
+
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+DECLARED = tomllib.loads(PROJECT.read_text())["tool"]["flwr"]["app"]["config"]
+
+
+def test_what_is_declared_says_nothing():
+    assert {*DECLARED} == {"overrides", *OPTIONS}
+    assert overrides_of({**DECLARED, "overrides": "experiment=thin rounds=3"}) == (
+        "experiment=thin rounds=3"
+    )
+    assert overrides_of({"overrides": ""}) == ""
+
+
+@given(
+    st.integers(1, 99), st.integers(1, 9), st.integers(1, 64), st.floats(1e-6, 1.0),
+    st.floats(0.001, 1.0), st.integers(1, 40),
+)  # fmt: skip
+def test_keys_mean_their_options(rounds, epochs, batch, lr, share, clients):
+    overrides = overrides_of(
+        {
+            **DECLARED,
+            "overrides": f"federation.clients={clients}",
+            "num-server-rounds": rounds,
+            "local-epochs": epochs,
+            "batch-size": batch,
+            "learning-rate": lr,
+            "fraction-train": share,
+        }
+    )
+    cfg = compose(overrides)
+    assert (cfg.rounds, cfg.local_epochs, cfg.batch_size) == (rounds, epochs, batch)
+    assert cfg.optimizer.lr == lr
+    assert cfg.clients_per_round == max(1, int(share * clients))  # as Flower's strategies round
+    again = overrides_of({**DECLARED, "overrides": overrides, "num-server-rounds": rounds})
+    assert identity(compose(again)) == identity(cfg)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num-server-rounds", -1),
+        ("num-server-rounds", 2.5),
+        ("num-server-rounds", True),
+        ("local-epochs", "3"),
+        ("fraction-train", 1.5),
+        ("fraction-evaluate", -0.1),
+        ("learning-rate", float("inf")),
+        ("learning-rate", "1e-3 rounds=99"),
+    ],
+)
+def test_other_values_are_refused_by_name(key, value):
+    with pytest.raises(ConfigError, match=f"{key}=.*of --run-config should be"):
+        overrides_of({**DECLARED, key: value})
+
+
+def test_two_answers_are_refused():
+    said = {**DECLARED, "overrides": "rounds=5", "num-server-rounds": 3}
+    with pytest.raises(ConfigError, match="means rounds=3, and overrides has rounds=5"):
+        overrides_of(said)
+    assert overrides_of({**said, "num-server-rounds": 5}) == "rounds=5 rounds=5"
