@@ -30,6 +30,7 @@ KINDS: dict[str, str] = {
     "clients": "a column of the rows names {names} clients, but the run has "
     "federation.clients={clients}",
     "columns": "the rows lack these columns, which the run's configuration names: {missing}",
+    "conversation": "rows whose column {column} has no conversation that can be learnt: {rows}",
     "empty": "rows without a value in the column {column}: {rows}; leave them out with "
     "data.train.drop, or say with data.empty what stands there",
     "format": "the column {column} holds a value that its rule in data.formats cannot write",

@@ -37,6 +37,7 @@ PAIRS = (
 # Columns of texts by their type, and of something else by their name.
 NO_TEXT = re.compile(r"(.*[_ -])?(id|idx|index|uuid|guid|key)|unnamed.*|", re.IGNORECASE)
 LOOKED_AT = 200  # first rows, by which a column of texts is told from one of numbers or dates
+SHAREGPT = "conversations"
 MOST_LABELS = 200
 MOST_SHOWN = 20  # labels in a line
 
@@ -89,6 +90,12 @@ def _found(cfg: DictConfig, typed: set[str]) -> Iterator[Inferred]:
     asked = {"task.label", "task.texts", "task.labels"}
     if cfg.task.id == "sequence_classification" and not asked <= typed:
         yield from _classes(table, cfg, typed)
+    if cfg.task.get("format") == "chat" and "task.messages" not in typed:
+        names = table.rows.column_names
+        if str(cfg.task.messages) not in names and SHAREGPT in names:
+            yield Inferred(
+                [f"task.messages={SHAREGPT}"], f"task.messages={SHAREGPT}", "the columns"
+            )
 
 
 class _Table:

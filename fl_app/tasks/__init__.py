@@ -25,6 +25,12 @@ TASKS: Mapping[str, type[Any]] = Named(
         "sequence_classification": "fl_app.tasks.sequence_classification:SequenceClassification",
     }
 )
+# Rows of other forms than a prompt and a response, for tasks of the same models: ``task.format``.
+FORMATS: Mapping[str, type[Any]] = Named(
+    {
+        "chat": "fl_app.tasks.chat:Chat",
+    }
+)
 ACCURACY = ("accuracy",)
 METRICS: Mapping[str, tuple[str, ...]] = {  # the ``metrics`` of each task's class
     "causal_lm": ACCURACY,
@@ -55,7 +61,8 @@ def build(
     from fl_app.tasks.base import ModelSpec
 
     limits = cfg.model.max_length, cfg.model.max_answer_length
-    task: Task = TASKS[cfg.task.id](cfg.task, ModelSpec(tokenizer, model_config, *limits))
+    made = FORMATS[cfg.task.format] if "format" in cfg.task else TASKS[cfg.task.id]
+    task: Task = made(cfg.task, ModelSpec(tokenizer, model_config, *limits))
     return task
 
 

@@ -63,11 +63,16 @@ class CausalLM(Instruction):
 
     def responses(self, inputs: dict[str, Tensor], generated: Tensor) -> list[list[int]]:
         """Return the tokens between the prompt and the end token."""
-        after = generated[:, inputs["input_ids"].shape[1] :].tolist()
-        # Padding may be a token that is not special: it is cut here, not in decoding.
-        return [ids[: ids.index(self.end)] if self.end in ids else ids for ids in after]
+        return continued(inputs, generated, self.end)
 
     def _prompts(self, rows: Sequence[dict[str, Any]]) -> list[list[int]]:
         room = self.max_length - len(self.start)
         prompts = self.tokens.filled(self.prompt, rows, add_special_tokens=False)
         return [self.start + ids[max(0, len(ids) - room) :] for ids in prompts]
+
+
+def continued(inputs: dict[str, Tensor], generated: Tensor, end: int) -> list[list[int]]:
+    """Return the tokens that a decoder wrote between its prompt and the token ``end``."""
+    after = generated[:, inputs["input_ids"].shape[1] :].tolist()
+    # Padding may be a token that is not special: it is cut here, not in decoding.
+    return [ids[: ids.index(end)] if end in ids else ids for ids in after]

@@ -16,14 +16,19 @@ from fl_app.config.rules import (
     is_name,
 )
 from fl_app.faults.suggestions import did_you_mean
-from fl_app.tasks import METRICS, TASKS
+from fl_app.tasks import FORMATS, METRICS, TASKS
 from fl_app.tasks.answers import ANSWERS
 from fl_app.tasks.labels import LABEL_IS, is_number
 from fl_app.tasks.template import Template
 
-CHOICES: Choices = {"task.id": TASKS, "task.answer": ANSWERS, "task.label_is": LABEL_IS}
+CHOICES: Choices = {
+    "task.id": TASKS,
+    "task.answer": ANSWERS,
+    "task.label_is": LABEL_IS,
+    "task.format": FORMATS,
+}
 RULES: Rules = (
-    (Rule("the name of a column", is_name), ("task.reference", "task.label")),
+    (Rule("the name of a column", is_name), ("task.reference", "task.label", "task.messages")),
     (
         Rule("a list of one or two columns", lambda x: is_list_of_names(x) and len(x) in (1, 2)),
         ("task.texts",),
@@ -35,6 +40,10 @@ RULES: Rules = (
             lambda x: is_list_of_names(x) and len({*x}) == len(x) > 1,
         ),
         ("task.labels",),
+    ),
+    (
+        Rule("null, chatml or plain", lambda x: x in (None, "chatml", "plain")),
+        ("task.template",),
     ),
     (NAME_OR_NULL, ("task.average_over",)),
     (NUMBER_OR_NULL, ("target.value",)),
@@ -63,6 +72,8 @@ def check(cfg: DictConfig) -> None:
             f"target.metric={cfg.target.metric} should be one of {sorted(metrics)} with "
             f"task.id={cfg.task.id}.{did_you_mean(cfg.target.metric, metrics)}"
         )
+    if cfg.task.get("format") == "chat" and cfg.task.id != "causal_lm":
+        raise ConfigError(f"task.format=chat is for decoders: task.id={cfg.task.id} is causal_lm")
     numbers = [name for name in cfg.task.get("labels", []) if is_number(name)]
     if cfg.task.get("label_is") == "index" and numbers:
         raise ConfigError(

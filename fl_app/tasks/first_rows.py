@@ -28,6 +28,13 @@ FORMATS = (
     ("MMLU", ("question", "choices")),
 )
 
+OTHER = (  # the columns of published formats, and the task that reads them
+    (("messages",), "chat", "conversations"),
+    (("conversations",), "chat task.messages=conversations", "ShareGPT's conversations"),
+    (("instruction", "output"), "alpaca", "Alpaca"),
+    (("prompt", "completion"), "prompt_completion", "prompts and completions"),
+)
+
 
 def check(cfg: DictConfig) -> None:
     """Check the columns of a run's tables on this machine, and warn of those that are left out.
@@ -76,6 +83,7 @@ def _check(cfg: DictConfig, split: str, found: Head, wanted: dict[str, str]) -> 
                 continue  # the first rows may be those without it
             other = [one for one in names[0] if one in ";\t|"] if len(names) == 1 else []
             hint = f" Its cells seem to be divided by {other[0]!r}: use commas." if other else ""
+            hint = hint or _other_task(names)
             raise ConfigError(
                 f"{option} names the column {column!r}, which data.{split}.path="
                 f"{cfg.data[split].path!r} lacks; its columns are {', '.join(names)}."
@@ -83,8 +91,18 @@ def _check(cfg: DictConfig, split: str, found: Head, wanted: dict[str, str]) -> 
                 f"+data.{split}.columns.NAME={column}, or name another in {option}"
             )
         kind = kind_of_type(found.schema.field(column).type)
+        if option == "task.messages" and kind in ("lists", ""):
+            continue
         if kind and kind not in TEXTS and column not in plain(cfg.data.formats):
             raise ConfigError(said(f"{option}, in data.{split}", column, kind)["whole"])
+
+
+def _other_task(names: list[str]) -> str:
+    """Return which task reads rows with these columns; "" if none is known for them."""
+    for columns, task, what in OTHER:
+        if {*columns} <= {*names}:
+            return f" The columns are those of {what}: use task={task}."
+    return ""
 
 
 def _left_out(heads: list[Head], asked: set[str]) -> str:

@@ -35,6 +35,13 @@ class Tokens:
     tokenizer : PreTrainedTokenizerFast
         The model's own. Tokenizers of other kinds cannot be copied so: with them a row may have
         the spelling of a special token only where the template has none.
+
+    Attributes
+    ----------
+    special : list of str
+        The spellings of the special tokens, the longest first.
+    pattern : Pattern
+        Finds any of them.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -42,8 +49,8 @@ class Tokens:
         added = tokenizer.added_tokens_decoder.values()
         special = {*tokenizer.all_special_tokens, *(str(one) for one in added if one.special)}
         # The longest first, as a tokenizer takes them.
-        self._special = sorted(filter(None, map(str, special)), key=lambda one: (-len(one), one))
-        self._pattern = re.compile("|".join(map(re.escape, self._special)) or r"(?!)")
+        self.special = sorted(filter(None, map(str, special)), key=lambda one: (-len(one), one))
+        self.pattern = re.compile("|".join(map(re.escape, self.special)) or r"(?!)")
         backend = getattr(tokenizer, "backend_tokenizer", None)
         normalizer = getattr(backend, "normalizer", None)
         self._normalized: Callable[[str], str] = normalizer.normalize_str if normalizer else str
@@ -105,17 +112,35 @@ class Tokens:
         self._check_split(texts)
         return self.tokenizer(**{key: texts}, split_special_tokens=True, **options)["input_ids"]
 
+    def of_literals(self, text: str, hidden: Mapping[str, str]) -> list[int]:
+        """Return the token ids of ``text``, without tokens of the tokenizer's own around it.
+
+        Parameters
+        ----------
+        text : str
+            Its spellings of special tokens are literals of a template.
+        hidden : mapping of str to str
+            Spelling -> what stands for it where it is text.
+        """
+        plain = _shown(text, hidden)
+        if self._count(plain) <= len(self.pattern.findall(text)):
+            return self.tokenizer(plain, add_special_tokens=False)["input_ids"]
+        if not self.tokenizer.is_fast:
+            self._refuse("a conversation")
+        marked = _shown(self._spell(text), hidden)
+        return self._respelled(marked, add_special_tokens=False)["input_ids"]
+
     def _count(self, text: str) -> int:
         """Return the number of spellings of special tokens in ``text``, or in its normal form."""
-        return max(len(self._pattern.findall(one)) for one in (text, self._normalized(text)))
+        return max(len(self.pattern.findall(one)) for one in (text, self._normalized(text)))
 
     @cached_property
     def _spelling(self) -> dict[str, str]:
         nonce = secrets.token_hex(16)
-        return {one: f"[{nonce}-{index}]" for index, one in enumerate(self._special)}
+        return {one: f"[{nonce}-{index}]" for index, one in enumerate(self.special)}
 
     def _spell(self, literal: str) -> str:
-        return self._pattern.sub(lambda found: self._spelling[found[0]], literal)
+        return self.pattern.sub(lambda found: self._spelling[found[0]], literal)
 
     @cached_property
     def _respelled(self) -> PreTrainedTokenizerFast:
@@ -125,7 +150,7 @@ class Tokens:
         """Refuse texts of which a tokenizer without a copy makes special tokens all the same."""
         plain = {"split_special_tokens": True, "add_special_tokens": False}
         unknown = self.tokenizer.unk_token_id  # what it has no piece for stays unknown
-        special = {*map(self.tokenizer.convert_tokens_to_ids, self._special)} - {unknown}
+        special = {*map(self.tokenizer.convert_tokens_to_ids, self.special)} - {unknown}
         if any(special & {*self.tokenizer(text, **plain)["input_ids"]} for text in texts):
             self._refuse("a text")
 
@@ -178,6 +203,12 @@ def _rename(model: dict[str, Any], spelling: Mapping[str, str]) -> None:
     model["vocab"] = {names.get(piece, piece): index for piece, index in model["vocab"].items()}
     if model.get("unk_token") is not None:
         model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
+
+
+def _shown(text: str, hidden: Mapping[str, str]) -> str:
+    for spelling, nonce in hidden.items():
+        text = text.replace(nonce, spelling)
+    return text
 
 
 def _words(text: Any) -> Sequence[str]:

@@ -1,0 +1,113 @@
+"""What all generating tasks have in common: limits, greedy answers and their score."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from fl_app.data.padding import pad
+from fl_app.faults import during
+from fl_app.tasks import ACCURACY
+from fl_app.tasks.answers import ANSWERS
+from fl_app.tasks.base import ModelSpec
+from fl_app.tasks.evaluation import Rows, batches, check_predictions, evaluating, greedy
+from fl_app.tasks.tokens import Tokens
+
+
+class Generating(ABC):
+    """A model learns to write answers, which are compared with references.
+
+    Parameters
+    ----------
+    cfg : DictConfig
+        ``answer``, how answers are found and compared (``fl_app.tasks.answers``);
+        ``average_over``, a column: accuracy is then the mean over its values of the mean over the
+        rows of each, as in tables over several test sets (null: the mean over all rows).
+    spec : ModelSpec
+        The model.
+    reference : str
+        The column of the right answers.
+    """
+
+    metrics = ACCURACY
+    end: int  # token ids
+    pad: int
+
+    def __init__(self, cfg: DictConfig, spec: ModelSpec, reference: str) -> None:
+        self.reference = reference
+        self.is_right = ANSWERS[cfg.answer]
+        self.average_over: str | None = cfg.average_over
+        self.tokenizer = spec.tokenizer
+        self.tokens = Tokens(spec.tokenizer)
+        self.max_length = spec.max_length
+        self.max_answer_length = spec.max_answer_length
+
+    @abstractmethod
+    def training(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return ``input_ids``, ``attention_mask`` and ``labels``, each [rows, tokens]."""
+
+    @abstractmethod
+    def prompts(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return ``input_ids`` and ``attention_mask``, each [rows, tokens]."""
+
+    @abstractmethod
+    def responses(self, inputs: dict[str, Tensor], generated: Tensor) -> list[list[int]]:
+        """Return the tokens of each response.
+
+        Parameters
+        ----------
+        inputs : dict of tensors
+            See `prompts`.
+        generated : tensor [rows, tokens]
+            The tokens that the model's ``generate`` returns.
+        """
+
+    @abstractmethod
+    def references(self, row: Mapping[str, Any]) -> list[str]:
+        """Return the right answers of a row, of which each is enough."""
+
+    def examples(self, rows: Rows) -> int:
+        """Return the number of rows: each is one example."""
+        return len(rows)
+
+    def padded(self, ids: list[list[int]], left: bool = False) -> dict[str, Tensor]:
+        """Return ``input_ids`` and ``attention_mask`` of token ids, each [rows, tokens]."""
+        return {
+            "input_ids": pad(ids, self.pad, left=left),
+            "attention_mask": pad([[1] * len(one) for one in ids], 0, left=left),
+        }
+
+    def predict(self, model: PreTrainedModel, rows: Rows) -> list[str]:
+        """Return greedy responses, one per row, without special tokens."""
+        texts: list[str] = []
+        with evaluating(model):
+            for some in batches(rows):
+                inputs = self.prompts(some)
+                ids = greedy(model, inputs, self.max_answer_length, self.pad, self.end)
+                answers = self.responses(inputs, ids)
+                texts += self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def score(self, predictions: Sequence[str], rows: Rows) -> dict[str, float]:
+        """Return ``accuracy``: the share of predictions with the reference's final answer.
+
+        Raises
+        ------
+        ValueError
+            There are not as many predictions as rows, or none; or a reference is missing or is no
+            text.
+        """
+        check_predictions(predictions, rows)
+        groups: dict[Any, list[bool]] = {}
+        for index, prediction in enumerate(predictions):
+            row = rows[index]
+            group = None if self.average_over is None else row[self.average_over]
+            references = self.references(row)
+            with during("reference", column=self.reference):
+                right = any(self.is_right(prediction, one) for one in references)
+            groups.setdefault(group, []).append(right)
+        means = [sum(right) / len(right) for right in groups.values()]
+        return {"accuracy": sum(means) / len(means)}
