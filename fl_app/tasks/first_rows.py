@@ -83,11 +83,11 @@ def _check(cfg: DictConfig, split: str, found: Head, wanted: dict[str, str]) -> 
                 continue  # the first rows may be those without it
             other = [one for one in names[0] if one in ";\t|"] if len(names) == 1 else []
             hint = f" Its cells seem to be divided by {other[0]!r}: use commas." if other else ""
-            hint = hint or _other_task(names)
+            hint = hint or did_you_mean(column, names) or _other_task(names)
             raise ConfigError(
                 f"{option} names the column {column!r}, which data.{split}.path="
                 f"{cfg.data[split].path!r} lacks; its columns are {', '.join(names)}."
-                f"{hint or did_you_mean(column, names)} Rename one with "
+                f"{hint} Rename one with "
                 f"+data.{split}.columns.NAME={column}, or name another in {option}"
             )
         kind = kind_of_type(found.schema.field(column).type)

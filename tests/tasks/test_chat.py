@@ -223,9 +223,7 @@ def test_a_built_in_template_needs_none_of_the_tokenizer() -> None:
         task = _task(None, f"task.template={name}")
         assert _trained(task, _row(TALK)) == [[f"Me.{end}", f"It is 4.{end}"]]
         assert task.tokenizer.chat_template  # goes with an exported model
-    with pytest.raises(
-        ConfigError, match=r"task.template='{{x}}' should be null, chatml or plain"
-    ):
+    with pytest.raises(ConfigError, match=r"task.template='{{x}}' should be null, chatml or plain"):
         check_values(compose("task=chat 'task.template=\"{{x}}\"'"))
 
 
