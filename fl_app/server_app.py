@@ -23,7 +23,7 @@ from fl_app.files import keep_private
 from fl_app.preflight import check_strategy
 from fl_app.privacy import is_example_level
 from fl_app.report import page
-from fl_app.runs import console, exported, model_card, selection
+from fl_app.runs import answers, console, exported, model_card, selection
 from fl_app.runs.base_model import Base, described
 from fl_app.runs.bases import COPY
 from fl_app.runs.exported import Parts
@@ -251,6 +251,7 @@ class Experiment:
             self.rounds_done = server_round
             splits = [name for name in ("validation", "test") if name in self.session.data]
             scores = {split: self.evaluate(split, server_round, self.latest) for split in splits}
+            self._keep_answers(server_round)
             self._keep(arrays)
             self._keep_best()
             console.round_line(self.folder, server_round)
@@ -264,6 +265,21 @@ class Experiment:
         self.folder.add_metrics(server_round, split, scores)
         self.folder.evaluate_seconds += time.perf_counter() - began
         return scores
+
+    def _keep_answers(self, server_round: int) -> None:
+        """Write down what the model that was scored last, on the test rows, has answered."""
+        best = selection.best_round(self.folder.metrics, self.session.cfg.target.metric)
+        models = {answers.LAST: True, answers.START: not server_round}
+        models[answers.BEST] = best == server_round
+        task, rows = self.session.task, self.session.data["test"]
+        answers.update(
+            self.folder.path,
+            [name for name, holds in models.items() if holds],
+            self.session.cfg.seed,
+            self.session.predictions,
+            lambda: task.shown(rows),
+            getattr(getattr(task, "labels", None), "names", None),
+        )
 
     def finish(self, status: str) -> None:
         """Write summary.json and report.html, and print the final table; later calls do nothing."""

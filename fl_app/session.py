@@ -60,6 +60,8 @@ class Session:
         Names of the changes made to the frozen weights, see ``fl_app.client.patches``.
     most_rows : int or None
         Rows of a client that are used at most; None: all. Only a rehearsal sets it.
+    predictions : list of str
+        Those of the last evaluation.
     """
 
     cfg: DictConfig
@@ -75,6 +77,7 @@ class Session:
     alias_bytes: int
     patches: list[str] = field(default_factory=list)
     most_rows: int | None = None
+    predictions: list[str] = field(default_factory=list)
 
     @cached_property
     def data(self) -> DatasetDict:
@@ -236,7 +239,8 @@ class Session:
     def evaluate(self, tree: Tree, dataset: Dataset) -> dict[str, float]:
         """Set the trained tensors to ``tree`` and return the task's metrics on ``dataset``."""
         self.adapter.set(self.model, tree)
-        return self.task.score(self.task.predict(self.model, dataset), dataset)
+        self.predictions = self.task.predict(self.model, dataset)
+        return self.task.score(self.predictions, dataset)
 
 
 def first(rows: Dataset, most: int) -> Dataset:

@@ -16,6 +16,7 @@ from fl_app.files import installed
 from fl_app.report.comparison import PARTS, comparable, configuration, left_out
 from fl_app.report.palette import BEATEN, look
 from fl_app.report.significance import MIN_SEEDS
+from fl_app.runs import answers
 from fl_app.runs.catalog import read_all, to_frame
 from fl_app.runs.read import Run, read
 from fl_app.runs.spreadsheet import to_csv
@@ -91,6 +92,7 @@ def write(folder: Path, target_file: Path | None = None) -> Path:
         bytes=_bytes(run),
         seconds=[(SECONDS.get(k, k), v) for k, v in summary.get("seconds", {}).items()],
         config=read_text(folder / "config.yaml"),
+        answers=answers.read(folder),
         versions={**summary.get("versions", {}), "theta0": summary.get("theta0_digest", "unknown")},
     )
 
@@ -153,7 +155,7 @@ def _render(target: Path, data: dict[str, Any], **values: Any) -> Path:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(_part("template.html"))
     empty = dict.fromkeys(("facts", "rounds", "bytes", "seconds", "left_out"), ())
-    optional = dict.fromkeys(("config", "versions"))
+    optional = dict.fromkeys(("config", "versions", "answers"))
     target.write_text(
         page.render(
             **empty

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from fl_app import privacy
 from fl_app.faults.printable import printable
+from fl_app.runs import answers
 from fl_app.runs.clients import by_round, losses
 from fl_app.runs.folder import RunFolder
 from fl_app.runs.text import LAST_LINE, duration, guarantee, score, size, title
@@ -24,7 +25,7 @@ def header(cfg: DictConfig, folder: Path, theta0: Tree) -> None:
     """Print what the run will do, where its results go, and the titles of the columns."""
     scalars = sum(x.size for x in theta0.values())
     names = {d: short_name(cfg.codec[d]) for d in ("down", "up")}
-    scores = " ".join(f"{title(metric):>9}" for metric in METRICS[cfg.task.id])
+    scores = " ".join(f"{title(metric):>9}" for metric in _shown(cfg))
     print(
         f"{printable(cfg.experiment)}: seed {cfg.seed}, {scalars:,} trained scalars, codec "
         f"{names['down']} down, {names['up']} up; {cfg.clients_per_round} of "
@@ -62,7 +63,7 @@ def round_line(run: RunFolder, server_round: int) -> None:
         clients += f" (lost {' '.join(lost)})"
     scores = {m: v for r, split, m, v in run.metrics if r == server_round and split == "test"}
     moved = {d: sum(r.message_bytes for r in rows if r.direction == d) for d in ("down", "up")}
-    shown = " ".join(f"{score(m, scores[m]):>9}" for m in METRICS[run.cfg.task.id])
+    shown = " ".join(f"{score(m, scores[m]):>9}" for m in _shown(run.cfg))
     elapsed = time.perf_counter() - run.started
     left = elapsed / server_round * (run.cfg.rounds - server_round) if server_round else None
     print(
@@ -71,6 +72,12 @@ def round_line(run: RunFolder, server_round: int) -> None:
         f"{'' if left is None else f'{left:.0f} s':>6}",
         flush=True,
     )
+
+
+def _shown(cfg: DictConfig) -> tuple[str, ...]:
+    """Return the two metrics of a round's line: the task's first ones, and the target's."""
+    found = (METRICS[cfg.task.id][0], str(cfg.target.metric), *METRICS[cfg.task.id])
+    return tuple(dict.fromkeys(found))[:2]
 
 
 def _called(run: RunFolder, client: int) -> str:
@@ -114,6 +121,8 @@ def final(summary: dict[str, Any], folder: Path) -> None:
         lines["warning"] = _worse(summary["best"])
     if summary["status"] != "completed" and (folder / "checkpoints").is_dir():
         lines["to resume"] = f"resume={folder}"
+    if said := answers.one_label(folder):
+        lines["one label"] = said
     lines[LAST_LINE] = str(folder / "report.html")
     width = max(map(len, lines))
     print("\n".join(f"{name:<{width}}  {text}" for name, text in lines.items()), flush=True)

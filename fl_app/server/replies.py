@@ -12,6 +12,7 @@ from flwr.superlink.grid import InMemoryGrid
 from fl_app.codecs import WireError
 from fl_app.faults.printable import printable
 from fl_app.server.round import RoundFailedError
+from fl_app.tasks import LEAST
 from fl_app.wire import readers
 from fl_app.wire.messages import SINCE, TIMING
 
@@ -70,7 +71,7 @@ def check_metrics(reply: Message, names: Collection[str]) -> MetricRecord:
         elif name == LOSS:
             readers.number(records[0], name, -MAX_LOSS, MAX_LOSS)
         else:
-            readers.number(records[0], name, 0, 1)
+            readers.number(records[0], name, LEAST.get(name, 0.0), 1)
     return records[0]
 
 

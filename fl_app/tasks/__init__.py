@@ -36,8 +36,9 @@ METRICS: Mapping[str, tuple[str, ...]] = {  # the ``metrics`` of each task's cla
     "causal_lm": ACCURACY,
     "docvqa": ("anls", "accuracy"),
     "seq2seq": ACCURACY,
-    "sequence_classification": ACCURACY,
+    "sequence_classification": ("accuracy", "macro_f1", "balanced_accuracy", "mcc"),
 }
+LEAST = {"mcc": -1.0}  # of a metric; of all others 0
 
 
 def build(

@@ -72,4 +72,7 @@ class Task(Protocol):
         """
 
     def score(self, predictions: Sequence[str], rows: Rows) -> dict[str, float]:
-        """Return ``metrics``, each in [0, 1]; every task has ``accuracy``."""
+        """Return ``metrics``, each in [0, 1] but for `LEAST`; every task has ``accuracy``."""
+
+    def shown(self, rows: Rows) -> list[tuple[str, str]]:
+        """Return what each example asks, and its right answer, as texts for people."""

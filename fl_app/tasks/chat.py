@@ -105,6 +105,10 @@ class Chat(Generating):
         """Return the last answer."""
         return [self._messages(row)[-1].content]
 
+    def question(self, row: Mapping[str, Any]) -> str:
+        """Return the message before the last answer."""
+        return self._messages(row)[-2].content
+
     def _messages(self, row: Mapping[str, Any], answered: bool = True) -> list[Message]:
         try:
             return conversation.read(row[self.reference], answered)

@@ -66,6 +66,15 @@ class DocVQA:
         vt5 = cast(VT5ForConditionalGeneration, model)
         return predict(vt5, self.tokenizer, self.collator, rows, self.max_answer_length)
 
+    def shown(self, rows: Rows) -> list[tuple[str, str]]:
+        """Return each question, and its accepted answers."""
+        return [
+            (question, " | ".join(answers))
+            for index in range(len(rows))
+            for row in [rows[index]]
+            for question, answers in zip(row["questions"], row["answers"], strict=True)
+        ]
+
     def score(self, predictions: Sequence[str], rows: Rows) -> dict[str, float]:
         """Return ``anls`` and ``accuracy``, see ``fl_app.tasks.anls.score``."""
         return anls.score(predictions, [accepted for row in rows for accepted in row["answers"]])

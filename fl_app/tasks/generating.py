@@ -69,6 +69,15 @@ class Generating(ABC):
     def references(self, row: Mapping[str, Any]) -> list[str]:
         """Return the right answers of a row, of which each is enough."""
 
+    @abstractmethod
+    def question(self, row: Mapping[str, Any]) -> str:
+        """Return what a row asks, for people."""
+
+    def shown(self, rows: Rows) -> list[tuple[str, str]]:
+        """Return what each row asks, and its right answers."""
+        found = (rows[index] for index in range(len(rows)))
+        return [(self.question(row), " | ".join(self.references(row))) for row in found]
+
     def examples(self, rows: Rows) -> int:
         """Return the number of rows: each is one example."""
         return len(rows)

@@ -76,3 +76,7 @@ class Instruction(Generating):
     def references(self, row: Mapping[str, Any]) -> list[str]:
         """Return the text in the column of the right answer."""
         return [text_of(row, self.reference)]
+
+    def question(self, row: Mapping[str, Any]) -> str:
+        """Return the prompt."""
+        return self.prompt.fill(row)

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fl_app.faults import FaultError
-from fl_app.tasks import ACCURACY
+from fl_app.tasks import METRICS, classes
 from fl_app.tasks.base import ModelSpec
 from fl_app.tasks.evaluation import Rows, batches, check_predictions, evaluating
 from fl_app.tasks.filled import check_filled
@@ -37,7 +37,7 @@ class SequenceClassification:
         The model has another number of outputs, or the tokenizer cannot pad.
     """
 
-    metrics = ACCURACY
+    metrics = METRICS["sequence_classification"]
 
     def __init__(self, cfg: DictConfig, spec: ModelSpec) -> None:
         self.texts = [str(column) for column in cfg.texts]
@@ -117,7 +117,7 @@ class SequenceClassification:
         return torch.cat(found)
 
     def score(self, predictions: Sequence[str], rows: Rows) -> dict[str, float]:
-        """Return ``accuracy``: the share of rows whose label is predicted.
+        """Return the scores of ``fl_app.tasks.classes``.
 
         Raises
         ------
@@ -125,10 +125,19 @@ class SequenceClassification:
             There are not as many predictions as rows, or none.
         """
         check_predictions(predictions, rows)
-        right = [
-            prediction == self._name(rows[index]) for index, prediction in enumerate(predictions)
+        true = [self._name(rows[index]) for index in range(len(rows))]
+        matrix = classes.confusion(predictions, true, self.labels.names)
+        return {name: metric(matrix) for name, metric in classes.METRICS.items()}
+
+    def shown(self, rows: Rows) -> list[tuple[str, str]]:
+        """Return the texts of each row, and its label."""
+        return [
+            (
+                " | ".join(self._text(rows[index], one) for one in self.texts),
+                self._name(rows[index]),
+            )
+            for index in range(len(rows))
         ]
-        return {"accuracy": sum(right) / len(right)}
 
     def _text(self, row: dict[str, Any], column: str) -> str:
         if row.get(column) is None:
