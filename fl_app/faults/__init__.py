@@ -30,6 +30,8 @@ KINDS: dict[str, str] = {
     "clients": "a column of the rows names {names} clients, but the run has "
     "federation.clients={clients}",
     "columns": "the rows lack these columns, which the run's configuration names: {missing}",
+    "answers": "rows without an answer in the column {column}: {rows}; say with task.unanswerable "
+    "what is right there, or leave them out",
     "conversation": "rows whose column {column} has no conversation that can be learnt: {rows}",
     "empty": "rows without a value in the column {column}: {rows}; leave them out with "
     "data.train.drop, or say with data.empty what stands there",

@@ -29,6 +29,8 @@ TASKS: Mapping[str, type[Any]] = Named(
 FORMATS: Mapping[str, type[Any]] = Named(
     {
         "chat": "fl_app.tasks.chat:Chat",
+        "squad": "fl_app.tasks.squad:Squad",
+        "squad_seq2seq": "fl_app.tasks.squad:SquadSeq2Seq",
     }
 )
 ACCURACY = ("accuracy",)

@@ -72,8 +72,7 @@ def check(cfg: DictConfig) -> None:
             f"target.metric={cfg.target.metric} should be one of {sorted(metrics)} with "
             f"task.id={cfg.task.id}.{did_you_mean(cfg.target.metric, metrics)}"
         )
-    if cfg.task.get("format") == "chat" and cfg.task.id != "causal_lm":
-        raise ConfigError(f"task.format=chat is for decoders: task.id={cfg.task.id} is causal_lm")
+    _check_format(cfg.task)
     numbers = [name for name in cfg.task.get("labels", []) if is_number(name)]
     if cfg.task.get("label_is") == "index" and numbers:
         raise ConfigError(
@@ -83,3 +82,15 @@ def check(cfg: DictConfig) -> None:
     for key in ("prompt", "response"):
         if key in cfg.task:
             Template(f"task.{key}", cfg.task[key])
+
+
+def _check_format(task: DictConfig) -> None:
+    """Refuse a format of rows for another kind of model."""
+    if "format" not in task:
+        return
+    fit = "seq2seq" if task.format.endswith("seq2seq") else "causal_lm"
+    if task.id != fit:
+        raise ConfigError(f"task.format={task.format} needs task.id={fit}, not {task.id}")
+    answer = task.get("unanswerable")
+    if answer is not None and not (isinstance(answer, str) and answer.strip()):
+        raise ConfigError(f"task.unanswerable={answer!r} should be null or a text")

@@ -32,6 +32,7 @@ OTHER = (  # the columns of published formats, and the task that reads them
     (("messages",), "chat", "conversations"),
     (("conversations",), "chat task.messages=conversations", "ShareGPT's conversations"),
     (("instruction", "output"), "alpaca", "Alpaca"),
+    (("question", "context", "answers"), "squad", "SQuAD"),
     (("prompt", "completion"), "prompt_completion", "prompts and completions"),
 )
 
@@ -91,10 +92,17 @@ def _check(cfg: DictConfig, split: str, found: Head, wanted: dict[str, str]) -> 
                 f"+data.{split}.columns.NAME={column}, or name another in {option}"
             )
         kind = kind_of_type(found.schema.field(column).type)
-        if option == "task.messages" and kind in ("lists", ""):
-            continue
+        if kind in ("lists", "mappings") and column == _nested(cfg.task):
+            continue  # rows say whether it is in order
         if kind and kind not in TEXTS and column not in plain(cfg.data.formats):
             raise ConfigError(said(f"{option}, in data.{split}", column, kind)["whole"])
+
+
+def _nested(task: DictConfig) -> str | None:
+    """Return the column of the task that holds no texts; None: it has none."""
+    if task.get("format") is None:
+        return None
+    return str(task.messages if "messages" in task else task.reference)
 
 
 def _other_task(names: list[str]) -> str:
