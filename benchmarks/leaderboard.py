@@ -3,7 +3,8 @@
 Every entry is an experiment of conf/experiment/. All of its rounds go through the real strategy,
 client app, adapter, codec and ledger, on a VT5 of full size. Bytes do not depend on what is
 learned, so the weights are random, a turn is one pass over one short generated document with AdamW,
-and server and clients share a process (and with it one model). Ledgers are kept in
+server and clients share a process (and with it one model), and every download brings the model,
+as in the competition, the first one too. Ledgers are kept in
 ``runs/leaderboard/``; an entry that has a ledger is not run again. The exit status is 1 if a total
 is not the published one.
 """
@@ -66,7 +67,7 @@ def run(entry: str) -> None:
     target = ledger_of(entry)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")
-    coded = Coded(inner_strategy(here.cfg), here, Ledger(partial))
+    coded = Coded(inner_strategy(here.cfg), here, Ledger(partial), sends_theta0=True)
     grid = Loopback(overrides, nodes=here.cfg.federation.clients)
     coded.start(
         cast(Grid, grid),

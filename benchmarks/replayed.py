@@ -33,6 +33,7 @@ from fl_app.simulation.loopback import Loopback
 from fl_app.tasks import TASKS
 from fl_app.training.local import local_method
 from fl_app.tree import Tree, manifest
+from fl_app.wire.envelope import claim
 from fl_app.wire.forms import forms
 from fl_app.wire.ledger import Ledger
 from fl_app.wire.records import to_record
@@ -133,10 +134,9 @@ class ReplayedGrid:
         return self.pull_messages(self.push_messages(messages))
 
     def _reply(self, asked: Metadata) -> Message:
-        partition = self.partitions[asked.dst_node_id]
+        partition, group = self.partitions[asked.dst_node_id], ""
         if asked.message_type == "query":
-            served = {"partition-id": partition, "num-partitions": len(self.partitions)}
-            content = RecordDict({"node": ConfigRecord({**served})})
+            content, group = RecordDict(), claim(partition, len(self.partitions))
         else:
             frame = self.replies[partition % len(self.replies)]
             content = message_from_proto(ProtoMessage.FromString(frame)).content
@@ -146,7 +146,7 @@ class ReplayedGrid:
             src_node_id=asked.dst_node_id,
             dst_node_id=asked.src_node_id,
             reply_to_message_id=asked.message_id,
-            group_id=asked.group_id,
+            group_id=group,
             created_at=asked.created_at,
             ttl=asked.ttl,
             message_type=asked.message_type,

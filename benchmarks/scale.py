@@ -96,7 +96,8 @@ def measure(recording: Recording, overrides: str, clients: int) -> Cell:
     here = server_session(cfg, recording.theta0)
     grid = cast(Grid, ReplayedGrid(recording.replies, clients))
     with tempfile.TemporaryDirectory() as folder:
-        server = Coded(inner_strategy(cfg), here, Ledger(Path(folder, "ledger.csv")))
+        ledger = Ledger(Path(folder, "ledger.csv"))
+        server = Coded(inner_strategy(cfg), here, ledger, sends_theta0=True)
         began = time.perf_counter()
         server.clients.nodes = find_clients(grid, clients, NODE_SECONDS).nodes
         setup = time.perf_counter() - began

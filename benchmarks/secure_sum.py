@@ -36,7 +36,8 @@ def message_bytes(overrides: str, clients: int, kind: type[Coded]) -> tuple[int,
     """Return the message bytes of set-up and of training in the first round, of all clients."""
     here, grid = open_session(overrides), Loopback(overrides, clients)
     with tempfile.TemporaryDirectory() as folder:
-        coded = kind(inner_strategy(here.cfg), here, Ledger(Path(folder, "ledger.csv")))
+        ledger = Ledger(Path(folder, "ledger.csv"))
+        coded = kind(inner_strategy(here.cfg), here, ledger, sends_theta0=True)
         asked = coded.configure_train(1, to_record(here.theta0), ConfigRecord(), grid)  # type: ignore[arg-type]
         coded.aggregate_train(1, grid.send_and_receive(asked))
     rows = [row for row in coded.ledger.rows if row.round == 1]

@@ -1,6 +1,6 @@
 """The ClientApp: trains and evaluates on the documents of the partition that it is asked for."""
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fl_app.build import prepare
 from fl_app.client import disk, patches, secure
@@ -11,7 +11,8 @@ from fl_app.client.start import answer
 from fl_app.client.turn import turn
 from fl_app.client.words import NodeApp
 from fl_app.config.aliases import overrides_of
-from fl_app.wire.messages import PATCH, SECURE_KEYS, SECURE_REVEAL, SECURE_SHARES, SETUP
+from fl_app.wire.envelope import claim
+from fl_app.wire.messages import NODE, PATCH, ROWS, SECURE_KEYS, SECURE_REVEAL, SECURE_SHARES, SETUP
 
 app = NodeApp(mods=[gate])
 
@@ -20,7 +21,10 @@ app = NodeApp(mods=[gate])
 def which_partition(message: Message, context: Context) -> Message:
     """Tell the server which partitions this node serves."""
     disk.note(message, context)
-    answer = Message(RecordDict({"node": node_data.served(context)}), reply_to=message)
+    part, parts, counts = node_data.served(context)
+    content = {NODE: ConfigRecord({ROWS: counts})} if counts else {}
+    answer = Message(RecordDict({**content}), reply_to=message)
+    answer.metadata.group_id = claim(part, parts)
     if not node_data.has_own(context):
         prepare(overrides_of(context.run_config))  # the server has yet to score its theta0
     return answer

@@ -83,6 +83,15 @@ def scalars(tree: Tree) -> int:
     return sum(values.size for values in tree.values())
 
 
+def same_bits(one: Tree, other: Tree) -> bool:
+    """Tell whether two Trees have the same names, shapes and bits: +0.0 and -0.0 differ."""
+    return [*one] == [*other] and all(
+        x.shape == other[name].shape
+        and np.array_equal(x.view(np.uint32), other[name].view(np.uint32))
+        for name, x in one.items()
+    )
+
+
 def rms(tree: Tree, start: Tree) -> float:
     """Return the root mean square of ``tree - start``, over all values."""
     squares = 0.0

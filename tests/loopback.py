@@ -7,6 +7,7 @@ from flwr.app import Message
 from fl_app.client_app import app
 from fl_app.simulation import loopback
 from fl_app.simulation.loopback import over_the_wire
+from tests.messages import who
 
 Tamper = Callable[[Message], Message | None]
 
@@ -39,7 +40,7 @@ class Loopback(loopback.Loopback):
     def _answer(self, message: Message) -> Message:
         if self.said is None or message.metadata.message_type != "train":
             return super().deliver(message)
-        partition = int(message.content["config"]["partition"])
+        partition = who(message)
         if partition not in self.said:
             self.said[partition] = super().deliver(message)
         again = over_the_wire(self.said[partition])
@@ -50,7 +51,7 @@ class Loopback(loopback.Loopback):
         self.sent.append(over_the_wire(message))
         if message.metadata.message_type == "query":
             return reply
-        tamper = self.tamper.get(int(message.content["config"]["partition"]))
+        tamper = self.tamper.get(who(message))
         reply = tamper(reply) if tamper else reply
         return None if reply is None else over_the_wire(reply)
 

@@ -229,6 +229,7 @@ EXCEPTIONS = {
     # Both ends weigh messages, as Flower itself serialises them: never by a formula.
     "wire.records": {
         "flwr.app.message.make_message",
+        "flwr.common.constant.SUPERLINK_NODE_ID",
         "flwr.supercore.inflatable.inflatable_object.get_all_nested_objects",
     },
     # An Error, which is documented, wants a code out of it.

@@ -7,6 +7,7 @@ every line, so that the operator may move it away at any time; nothing here remo
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,9 @@ from flwr.app import ConfigRecord, Context, Message
 from fl_app.client import disk
 from fl_app.client.policy import RefusedError
 from fl_app.config.aliases import OPTIONS, OVERRIDES
+from fl_app.wire.envelope import whom
+from fl_app.wire.messages import CONFIG
+from fl_app.wire.readers import PARTITION, ROUND
 
 FILE = "audit.jsonl"
 MOST = 2000  # characters of overrides
@@ -23,12 +27,12 @@ ACCEPTED, REFUSED, FAILED = "accepted", "refused", "failed"
 
 def entry(message: Message, context: Context) -> dict[str, Any]:
     """Return who sent which message of which run."""
-    said = context.run_config
-    aliases = [f"{key}={said[key]}" for key in OPTIONS if said.get(key, 0) != 0]
-    overrides = " ".join([str(said.get(OVERRIDES, "")), *aliases]).strip()
-    config = ConfigRecord()
-    if message.has_content():
-        config = message.content.config_records.get("config", config)
+    given = context.run_config
+    aliases = [f"{key}={given[key]}" for key in OPTIONS if given.get(key, 0) != 0]
+    overrides = " ".join([str(given.get(OVERRIDES, "")), *aliases]).strip()
+    said: Mapping[str, Any] = whom(message)
+    if not said and message.has_content():
+        said = message.content.config_records.get(CONFIG, ConfigRecord())
     metadata = message.metadata
     return {
         "run": str(context.run_id),  # beyond what JSON's readers take for a whole number
@@ -36,9 +40,9 @@ def entry(message: Message, context: Context) -> dict[str, Any]:
         "node": str(context.node_id),
         "message": metadata.message_type[:100],
         **{
-            name: config[key]
-            for name, key in (("client", "partition"), ("round", "server-round"))
-            if isinstance(config.get(key), int)
+            name: said[key]
+            for name, key in (("client", PARTITION), ("round", ROUND))
+            if isinstance(said.get(key), int)
         },
         "overrides_sha256": hashlib.sha256(overrides.encode()).hexdigest(),
         "overrides": overrides[:MOST],

@@ -18,9 +18,9 @@ from fl_app.config.aliases import overrides_of
 from fl_app.faults import FaultError
 from fl_app.session import Session
 from fl_app.wire import readers
+from fl_app.wire.envelope import frame_in
 from fl_app.wire.messages import NUMBER, RANK, STYPE
 from fl_app.wire.patch import patch_name
-from fl_app.wire.records import unpack_record
 
 FRAMES, RANKS = "patch.frames", "patch.ranks"  # what a node keeps
 Kept = tuple[int, bytes]  # rank and frame of a patch
@@ -64,7 +64,7 @@ def receive(message: Message, context: Context) -> Message:
     kept = _kept(context)
     if number > len(kept):
         raise FaultError("state", number=number, has=len(kept))
-    now = [*kept[:number], (rank, unpack_record(message.content))]
+    now = [*kept[:number], (rank, frame_in(message.content))]
     _keep(context, now)
     try:
         # Where a node's process has gone ahead for another, it need not go back for this one.

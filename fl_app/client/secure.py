@@ -21,17 +21,21 @@ from fl_app.config.aliases import overrides_of
 from fl_app.secure_aggregation.member import Member, ProtocolError
 from fl_app.secure_aggregation.settings import Settings, is_on, settings
 from fl_app.wire import readers
+from fl_app.wire.envelope import enclosed, opened, whom
 from fl_app.wire.frame import pack, unpack
+from fl_app.wire.heads import REPLY
 from fl_app.wire.messages import (
-    ARRAYS,
+    BARE,
     CONFIG,
+    EXAMPLES,
     SEALED,
     SECURE_KEYS,
     SECURE_REVEAL,
     SECURE_SHARES,
     SENDERS,
+    TRAIN_METRICS,
 )
-from fl_app.wire.records import pack_record, unpack_record
+from fl_app.wire.readers import Said
 
 
 def keys(message: Message, context: Context) -> Message:
@@ -43,7 +47,7 @@ def keys(message: Message, context: Context) -> Message:
         If the configuration asks for no sum, or the client has sent keys of this round.
     """
     _settings(context)
-    member = Member(*_who(message, context))
+    member = Member(*_who(readers.record(message), context))
     _once(member, context, SECURE_KEYS)
     mask, share = member.publics()
     _keep(member, context)
@@ -102,7 +106,7 @@ def masked(message: Message, context: Context, call_next: ClientAppCallable) -> 
     here = open_session(overrides_of(context.run_config))
     if not is_on(here.cfg):
         return call_next(message, context)
-    config, member = _recall(message, context)
+    config, member = _recall(message, context, whom(message))
     senders = cast(list[int], config[SENDERS])
     sealed = cast(list[bytes], config[SEALED])
     member.hold(dict(zip(senders, sealed, strict=True)), _settings(context))
@@ -111,17 +115,19 @@ def masked(message: Message, context: Context, call_next: ClientAppCallable) -> 
     if reply.has_error():
         return reply
     here, added = patched(context), ring(here.up.spec)
-    (section,) = unpack(unpack_record(reply.content), here.up, here.manifest).sections
-    (metrics,) = reply.content.metric_records.values()
+    said, sent = opened(reply.content, REPLY)
+    assert sent is not None
+    (section,) = unpack(sent, here.up, here.manifest).sections
     vector = words.unpack(section, added.bits, added.count(here.theta0))
-    weight = min(int(cast(int, metrics["num-examples"])), added.max_weight)
+    weight = min(said[EXAMPLES], added.max_weight)
     vector = added.weighted(vector, weight)
     member.mask(vector)
     _keep(member, context)
     sum_part = Wire((words.pack(vector & added.mask, added.bits),))
     frame = pack(sum_part, here.up, here.manifest)
-    timing = dict(reply.content.config_records.items())
-    reply.content = RecordDict({ARRAYS: pack_record(frame), **timing})
+    kept = {name: value for name, value in said.items() if name not in TRAIN_METRICS}
+    spent = {name: x for name, x in reply.content.config_records.items() if name != BARE}
+    reply.content = RecordDict({**enclosed(frame, REPLY.write(kept)), **spent})
     return reply
 
 
@@ -132,15 +138,23 @@ def _settings(context: Context) -> Settings:
     return settings(cfg)
 
 
-def _who(message: Message, context: Context) -> tuple[int, int]:
+def _who(said: Said, context: Context) -> tuple[int, int]:
     """Return client and round of a question; WireError if they are none of the run."""
-    return readers.turn(message, open_session(overrides_of(context.run_config)).cfg)
+    return readers.turn(said, open_session(overrides_of(context.run_config)).cfg)
 
 
-def _recall(message: Message, context: Context) -> tuple[ConfigRecord, Member]:
-    """Return what the message says, and the client's half of its round."""
+def _recall(
+    message: Message, context: Context, head: Said | None = None
+) -> tuple[ConfigRecord, Member]:
+    """Return what the message says, and the client's half of its round.
+
+    Parameters
+    ----------
+    head : mapping or None
+        What a message for training says of client and round; a query says it in its record.
+    """
     config = readers.record(message)
-    client, server_round = _who(message, context)
+    client, server_round = _who(config if head is None else head, context)
     record = context.state.config_records.get(_key(client))
     member = None if record is None else Member.read(record)
     if member is None or member.server_round != server_round:

@@ -9,9 +9,9 @@ from fl_app.config.aliases import overrides_of
 from fl_app.faults import FaultError
 from fl_app.privacy import is_client_level, is_example_level
 from fl_app.wire import readers
+from fl_app.wire.envelope import enclosed
 from fl_app.wire.frame import pack
-from fl_app.wire.messages import ARRAYS, SETUP
-from fl_app.wire.records import pack_record
+from fl_app.wire.messages import SETUP
 
 
 def answer(message: Message, context: Context) -> Message:
@@ -29,12 +29,12 @@ def answer(message: Message, context: Context) -> Message:
     private = is_example_level(here.cfg) or is_client_level(here.cfg)
     if private or setup is None or not setup.asked:
         raise FaultError("signs")
-    partition = readers.client(message, here.cfg)
+    partition = readers.client(readers.record(message), here.cfg)
     if partition not in setup.asked:
         raise FaultError("signs", f"the configuration asks client {partition} for no {setup.what}")
     once(context, f"{SETUP} of client {partition}")
     rows = node_data.rows(here, context, partition)
     tree = setup.answer(here.model, rows, here.task.training, partition)
     wire, _ = setup.codec.encode(tree, setup.codec.init(tree), tree)
-    content = RecordDict({ARRAYS: pack_record(pack(wire, setup.codec, here.manifest))})
+    content = RecordDict({**enclosed(pack(wire, setup.codec, here.manifest))})
     return Message(content, reply_to=message)

@@ -7,9 +7,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fl_app.client import disk
+from fl_app.client import rows as node_data
 from fl_app.client.clipping import clipped, clipping_norm
 from fl_app.client.memory import Memory
 from fl_app.client.patches import patched
@@ -23,13 +24,14 @@ from fl_app.session import Session
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.tree import Tree
 from fl_app.wire import readers
-from fl_app.wire.forms import Form, named
+from fl_app.wire.envelope import enclosed, question
+from fl_app.wire.forms import Form, numbered
 from fl_app.wire.frame import pack, unpack
-from fl_app.wire.messages import ACCEPTED, ARRAYS, FORM, SEALED, SENDERS, SINCE, TIMING
-from fl_app.wire.records import pack_record, unpack_record
+from fl_app.wire.heads import REPLY
+from fl_app.wire.messages import ACCEPTED, CONFIG, SEALED, SENDERS, SINCE
 
 # Of a training message's config: what this app says itself. The rest is for the method.
-OURS = {readers.PARTITION, readers.ROUND, ACCEPTED, FORM, SENDERS, SEALED, CLIPPING_NORM}
+OURS = {SENDERS, SEALED, CLIPPING_NORM}
 
 
 def turn(message: Message, context: Context) -> Message:
@@ -46,19 +48,21 @@ def turn(message: Message, context: Context) -> Message:
         If what the method returns cannot be encoded, for example because it holds NaN.
     """
     here = patched(context)
-    config = readers.record(message)
-    client, server_round = readers.turn(message, here.cfg)
+    said, frame = question(message, here.manifest)
+    config = message.content.config_records.get(CONFIG, ConfigRecord())
+    client, held = node_data.asked(said, context, here.cfg)
+    server_round = readers.server_round(said, here.cfg)
     asked = _of_the_method(config, here.method)
     length = clipping_norm(here.cfg, config)
-    form = named(config, here.forms)
+    form = numbered(said, here.forms)
     clock = Clock()
-    parts = decoded(message, here, form)
+    parts = decoded(frame, here, form)
     clock.stop("decode")
     seed = turn_seed(here.cfg.seed, server_round, client)
     training = LocalTraining(here, context, client, server_round, seed)
     reference = here.references(form.up, parts.get(MODEL, here.theta0))
     states = States(here, form, context, client, reference, seed)
-    codec_state, method_state, receiver = states.recall(config, server_round)
+    codec_state, method_state, receiver = states.recall(said, server_round)
     here.adapter.set(here.model, parts.get(MODEL, here.theta0))
     answer = here.method.run(
         Assignment(
@@ -77,7 +81,7 @@ def turn(message: Message, context: Context) -> Message:
     )
     answer = clipped(answer, parts, length)
     clock.stop("work")
-    content: dict[str, Any] = {"metrics": MetricRecord(dict(answer.metrics)), **training.spent}
+    reply: bytes | None = None
     sent: Mapping[str, Tree] = {}
     if _speaks(answer, here.method):
         codec, tree = form.up.whole, form.up.join(answer.parts)
@@ -85,17 +89,29 @@ def turn(message: Message, context: Context) -> Message:
         if here.method_remembers:
             tree, receiver = receive(codec, wire, reference, receiver)
             sent = form.up.separate(tree)
-        content[ARRAYS] = pack_record(pack(wire, codec, here.manifest))
+        reply = pack(wire, codec, here.manifest)
     states.remember(server_round, codec_state, answer.remember(sent), receiver)
     clock.stop("encode")
-    content[TIMING] = ConfigRecord({**clock.seconds, **states.since})
-    return Message(RecordDict(content), reply_to=message)
+    head = REPLY.write({**answer.metrics, **clock.seconds, **states.since, **held})
+    return answered(message, {**enclosed(reply, head), **training.spent})
 
 
-def decoded(message: Message, here: Session, form: Form) -> dict[str, Tree]:
-    """Return the parts that ``message`` brings; WireError if it is no frame of this form."""
+def answered(message: Message, content: Mapping[str, Any]) -> Message:
+    """Return the reply to a question with this content; its group id says nothing."""
+    reply = Message(RecordDict({**content}), reply_to=message)
+    reply.metadata.group_id = ""
+    return reply
+
+
+def decoded(frame: bytes | None, here: Session, form: Form) -> dict[str, Tree]:
+    """Return the parts that a message brings; WireError if its frame is none of this form.
+
+    Without a frame they are theta0, as every node rebuilds it.
+    """
     parcel = form.down
-    wire = unpack(unpack_record(message.content), parcel.whole, here.manifest)
+    if frame is None:
+        return parcel.separate({name: x.copy() for name, x in here.references(parcel).items()})
+    wire = unpack(frame, parcel.whole, here.manifest)
     return parcel.separate(parcel.whole.decode(wire, here.references(parcel)))
 
 
@@ -149,11 +165,11 @@ class States:
         self.remembers = here.remembers
         self.since: dict[str, int] = {}
 
-    def recall(self, config: ConfigRecord, server_round: int) -> tuple[State, Tree, State]:
+    def recall(self, said: Mapping[str, Any], server_round: int) -> tuple[State, Tree, State]:
         """Return the states after the reply that the server accepted last, else fresh ones."""
         if not self.remembers:
             return self.fresh
-        accepted = readers.integer(config, ACCEPTED, 0, server_round - 1)
+        accepted = readers.integer(said, ACCEPTED, 0, server_round - 1)
         states, self.since[SINCE] = self.memory.recall(accepted, self.fresh)
         return states
 

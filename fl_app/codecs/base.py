@@ -13,6 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fl_app.faults import FaultError
 from fl_app.faults.printable import printable
 from fl_app.tree import Tree
@@ -75,11 +78,15 @@ class Stream:
         Number of symbols; the largest possible if ``variable``.
     variable : bool
         True for a section whose length depends on the values.
+    tensors : tuple of float32 arrays
+        Where each symbol is the number of the level of one value, as `zigzag` has them: the
+        reference of these values, tensor by tensor.
     """
 
     bits: int
     count: int
     variable: bool = False
+    tensors: tuple[NDArray[np.float32], ...] = field(default=(), compare=False, repr=False)
 
     @property
     def nbytes(self) -> int:

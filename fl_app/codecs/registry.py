@@ -14,10 +14,18 @@ Factory = Callable[..., Codec]
 _factories: dict[str, Factory] = {}
 
 
-def register(codec_id: str) -> Callable[[Factory], Factory]:
+def register(codec_id: str, later: Sequence[str] = ()) -> Callable[[Factory], Factory]:
     """Give a codec factory its id; the codecs it returns get their spec from its arguments.
 
     Arguments must be JSON values or codecs (``inner``, or ``*links`` for a sequence of them).
+
+    Parameters
+    ----------
+    codec_id : str
+        The id.
+    later : sequence of str
+        Arguments that a spec names only where they are not their defaults: they are younger than
+        the codec, whose specs stay what they were.
 
     Raises
     ------
@@ -35,7 +43,11 @@ def register(codec_id: str) -> Callable[[Factory], Factory]:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             codec = factory(*bound.args, **bound.kwargs)
-            spec = {name: _to_spec(value) for name, value in bound.arguments.items()}
+            spec = {
+                name: _to_spec(value)
+                for name, value in bound.arguments.items()
+                if name not in later or value != signature.parameters[name].default
+            }
             return replace(codec, spec={"id": codec_id, **spec})
 
         _factories[codec_id] = build

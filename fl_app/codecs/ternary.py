@@ -50,7 +50,9 @@ def ternary(scope: Scope = "tensor") -> Codec:
     groups.check_scope("ternary", scope)
 
     def streams(ref: Tree) -> tuple[Stream, Stream]:
-        return Stream(8, 4 * len(groups.sizes(ref, scope))), groups.symbol_stream(ref, 2)
+        return Stream(8, 4 * len(groups.sizes(ref, scope))), groups.symbol_stream(
+            ref, 2, levels=True
+        )
 
     def encode(tree: Tree, state: tuple[()], ref: Tree) -> tuple[Wire, tuple[()]]:
         x = groups.flatten(tree, ref)

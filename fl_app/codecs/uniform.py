@@ -104,7 +104,7 @@ def uniform(
     quantizer = _Quantizer(error, bits, dither, centroid and not dither)
 
     def streams(ref: Tree) -> tuple[Stream, ...]:
-        symbols = groups.symbol_stream(ref, quantizer.width)
+        symbols = groups.symbol_stream(ref, quantizer.width, levels=True)
         return (
             Stream(8, 4 * quantizer.columns * len(groups.sizes(ref, scope))),
             *([draws.NONCE] if dither else []),
@@ -213,9 +213,8 @@ class _Quantizer:
             return _Group(0.0, 0.0, np.zeros(x.size, np.uint8), np.empty(0, np.uint32))
         group = _Group(step, shift, *levels.quantize(x, step, draw))
         if self.error is not None:
-            decoded = np.empty_like(x)
-            levels.dequantize(group.symbols, group.escapes, step, shift, draw, decoded)
-            if steps.norm(x, decoded) > self.error * steps.norm(x):
+            lost = levels.squared_error(x, group.symbols, group.escapes, step, shift, draw)
+            if lost > (self.error * steps.norm(x)) ** 2:
                 # So few values, or so near to 0, that no wider step will do.
                 step = steps.narrowest(steps.largest(x))
                 group = _Group(step, 0.0, *levels.quantize(x, step, draw))

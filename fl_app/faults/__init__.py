@@ -47,7 +47,7 @@ KINDS: dict[str, str] = {
     # Which clients a node serves.
     "node_config": f"the node config lacks {{key}}{ASK}",
     "partition": "client {asked} was requested, but the node holds only {own}",
-    "partitions": "the node holds one of {parts} clients on its own disk, but the run has "
+    "partitions": "the node holds one of {parts} clients, but the run has "
     "federation.clients={clients}: set it to {parts}",
     # The app, the model, and other things that must be equal on both sides.
     "model": f"the model that the run names is not available on the node{ASK}",

@@ -20,7 +20,7 @@ from fl_app.config.shorthand import typed_out
 from fl_app.data import checks as data
 from fl_app.faults import FaultError
 from fl_app.models import checks as models
-from fl_app.preflight import caches, federation
+from fl_app.preflight import by_node, caches, federation
 from fl_app.privacy import checks as privacy
 from fl_app.runs import checks as runs
 from fl_app.runs import loggers
@@ -44,6 +44,7 @@ JOINTS: tuple[ModuleType, ...] = (
     runs,
     privacy,
     secure_aggregation,
+    by_node,
 )
 
 

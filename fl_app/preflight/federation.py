@@ -19,6 +19,7 @@ from fl_app.config.rules import (
     check_rules,
     is_whole,
 )
+from fl_app.wire.messages import BY_NODE
 
 
 def _is_nodes(value: Any) -> bool:
@@ -35,7 +36,10 @@ def _is_nodes(value: Any) -> bool:
     )
 
 
-CHOICES: Choices = {"federation.device": ("auto", "cpu", "cuda")}
+CHOICES: Choices = {
+    "federation.device": ("auto", "cpu", "cuda"),
+    "federation.sampling": ("partitions", BY_NODE),
+}
 RULES: Rules = (
     (
         POSITIVE,

@@ -29,6 +29,7 @@ ADDED: dict[str, Any] = {
     "data.client": None,
     "data.test.share": None,
     "data.formats": {},
+    "federation.sampling": "partitions",
     "data.empty": {},
     "model.head": "pretrained",
     "task.label_is": "index",

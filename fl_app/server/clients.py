@@ -10,10 +10,12 @@ from fl_app.config import plain
 from fl_app.privacy import is_example_level
 from fl_app.secure_aggregation.settings import is_on as is_secure
 from fl_app.seeds import turn_seed
+from fl_app.server.by_node import Claims, connected
 from fl_app.server.nodes import find_clients
 from fl_app.server.round import RoundFailedError, left_out
 from fl_app.session import Session
 from fl_app.wire.ledger import Kind, Ledger, short_name
+from fl_app.wire.messages import BY_NODE
 
 
 @dataclass
@@ -30,6 +32,9 @@ class Clients:
         Ids of the runs that this one continues, for nodes to find what was remembered.
     absent : dict
         Client that no round can ask, to why.
+    claims : Claims or None
+        With ``federation.sampling=nodes``, where nobody is asked and a node's id stands for its
+        client, which node is which; else None.
     """
 
     session: Session
@@ -39,11 +44,20 @@ class Clients:
     continues: list[str] = field(default_factory=list)
     absent: dict[int, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        cfg = self.session.cfg.federation
+        self.by_node = cfg.sampling == BY_NODE
+        self.claims = Claims(cfg.clients) if self.by_node else None
+
     def find(self, grid: Grid, rounds_done: int = 0) -> None:
         """Ask the nodes what they serve, once; TimeoutError if none answers."""
+        cfg = self.session.cfg.federation
+        if self.by_node:
+            self._check_shared()
+            least = 1 if self.nodes else cfg.clients
+            self.nodes = {node: node for node in connected(grid, least, cfg.node_timeout)}
         if self.nodes:
             return
-        cfg = self.session.cfg.federation
         private = is_example_level(self.session.cfg)
         continues = self.continues if self.session.remembers or private else []
         found = find_clients(
@@ -73,7 +87,10 @@ class Clients:
             )
         # Evaluation draws from a stream of its own: not just those who have trained this round.
         seed = cfg.seed if kind == "train" else turn_seed(cfg.seed, 0, 0)
-        return SAMPLERS[cfg.strategy.sampler](available, count, seed, server_round)
+        draw = SAMPLERS[cfg.strategy.sampler]
+        # Of places in the list: ids of nodes are beyond what numpy takes for whole numbers.
+        drawn = draw(range(len(available)), count, seed, server_round)
+        return [available[place] for place in drawn]
 
     def leave_out(self, clients: Mapping[int, str], server_round: int) -> None:
         """Ask these clients for nothing in this run, each for a reason."""
@@ -89,6 +106,11 @@ class Clients:
         Flower would keep the state of only one.
         """
         here = self.session
+        if self.by_node and here.remembers:
+            raise RoundFailedError(
+                f"strategy.local remembers something of each client, and federation.sampling="
+                f"{BY_NODE} does not know them: set it to partitions"
+            )
         if len({*self.nodes.values()}) == len(self.nodes):
             return
         if is_secure(here.cfg):

@@ -19,13 +19,14 @@ from fl_app.privacy.turns import Turns
 from fl_app.server.clients import Clients
 from fl_app.server.downlink import Downlink
 from fl_app.server.patches import Patches, Patching
-from fl_app.server.round import Round, RoundFailedError, Usable, averaged, seed_only_bytes
+from fl_app.server.round import Round, RoundFailedError, Usable, averaged
 from fl_app.server.rounds import run_rounds
 from fl_app.server.sending import Sender
 from fl_app.server.uplink import Uplink
 from fl_app.session import Session
 from fl_app.wire.ledger import Kind, Ledger
 from fl_app.wire.messages import ACCEPTED, ARRAYS
+from fl_app.wire.readers import PARTITION
 from fl_app.wire.records import to_record
 
 
@@ -41,6 +42,8 @@ class Coded(Strategy):
         Codecs, theta0 and config of the run.
     ledger : Ledger
         Gets one row per transfer when a round's replies are in.
+    sends_theta0 : bool
+        Whether the first downloads bring theta0 also where every client can rebuild it.
 
     Attributes
     ----------
@@ -48,7 +51,7 @@ class Coded(Strategy):
         Who serves whom.
     seed_only_saving : int
         Message bytes that the first round's downloads would save if they brought only the seed,
-        from which every client can rebuild theta0.
+        from which every client can rebuild theta0; 0 where they do.
     rounds_done : int
         Rounds that need not be run again, see `restore`.
     turns : Turns or None
@@ -58,6 +61,7 @@ class Coded(Strategy):
     inner: Strategy
     session: Session
     ledger: Ledger
+    sends_theta0: bool = False
     seed_only_saving: int = 0
     rounds_done: int = 0
     restored: bool = False
@@ -68,7 +72,7 @@ class Coded(Strategy):
         self.clients = Clients(self.session, self.ledger)
         self.patches = Patches(self.session, self.ledger)
         self.downlink = Downlink(self.session)
-        self.uplink = Uplink(self.session, self.ledger)
+        self.uplink = Uplink(self.session, self.ledger, self.clients.claims)
 
     def summary(self) -> None:
         """Log the inner strategy's settings."""
@@ -106,17 +110,17 @@ class Coded(Strategy):
         plain = to_record(self.downlink.encode(arrays).decoded)
         configure = getattr(self.inner, f"configure_{kind}")
         messages = configure(server_round, plain, config, cast(Grid, Cohort(cohort)))
-        sender = Sender(self.session, self.downlink, server_round, kind, {id(plain): arrays})
+        sender = Sender(
+            self.session, self.downlink, server_round, kind, {id(plain): arrays}, self.sends_theta0
+        )
         pending = []
         for message in sorted(messages, key=lambda one: one.metadata.dst_node_id):
             client = message.metadata.dst_node_id
             node, addressed = self.clients.nodes[client], self._addressed(client)
             pending.append(sender.coded(message, node, addressed))
-        if server_round == 1 and kind == "train":
-            self.seed_only_saving += sum(
-                one.down.message_bytes - seed_only_bytes(one.message, self.session.cfg.seed)
-                for one in pending
-            )
+            if self.clients.claims is not None:
+                pending[-1].down.partition = self.clients.claims.get(client)
+        self.seed_only_saving += sum(one.seed_only_saving for one in pending)
         if self.turns is not None and kind == "train":
             self.turns.add(server_round, [one.down.partition for one in pending])
         self._asked = Round(server_round, kind, pending, arrays)
@@ -130,9 +134,11 @@ class Coded(Strategy):
 
     def _addressed(self, partition: int) -> dict[str, Any]:
         """Return what only this client is told: who it is, and what was accepted of it."""
+        if self.clients.by_node:
+            return {}
         if not self.session.remembers:
-            return {"partition": partition}
-        return {"partition": partition, ACCEPTED: self.uplink.accepted(partition)}
+            return {PARTITION: partition}
+        return {PARTITION: partition, ACCEPTED: self.uplink.accepted(partition)}
 
     # ---- clients to server ----------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from fl_app.codecs import Codec, State, Wire
 from fl_app.codecs.by_part import MODEL
 from fl_app.session import Session
 from fl_app.tree import Tree
+from fl_app.wire import former
 from fl_app.wire.forms import Form
 from fl_app.wire.frame import pack, unpack
 from fl_app.wire.records import to_tree
@@ -106,5 +107,5 @@ class Downlink:
         if state["memory"] is not None:
             self._memory[self._model] = state["memory"]
         if state["frame"] is not None:
-            wire = unpack(state["frame"], here.down, here.manifest)
+            wire = unpack(former.today(state["frame"]), here.down, here.manifest)
             self.relay(arrays, Coding(here.down.decode(wire, here.theta0), wire))

@@ -26,8 +26,9 @@ from fl_app.faults.printable import printable
 from fl_app.server.mailbox import batches, pause
 from fl_app.server.replies import check_kept, reason
 from fl_app.wire import readers
+from fl_app.wire.envelope import read_claim
 from fl_app.wire.ledger import Transfer
-from fl_app.wire.messages import CONTINUES, PARTITION, PARTITIONS, ROWS
+from fl_app.wire.messages import CONTINUES, NODE, PARTITION, PARTITIONS, ROWS
 from fl_app.wire.records import message_bytes
 
 logger = logging.getLogger("thinwire")
@@ -233,11 +234,11 @@ def _claim(
     """
     if answer.has_error():
         raise WireError(reason(answer))
-    record = readers.record(answer, "node")
-    parts = readers.integer(record, PARTITIONS, 1, MAX_PARTITIONS)
-    part = readers.integer(record, PARTITION, 0, parts - 1)
+    said = read_claim(answer.metadata.group_id)
+    parts = readers.integer(said, PARTITIONS, 1, MAX_PARTITIONS)
+    part = readers.integer(said, PARTITION, 0, parts - 1)
     claimed = limits.check(node, part, parts)
     if not private:
         return part, claimed, {}
-    said = readers.integers(record, ROWS, 1, MAX_ROWS, len(claimed))
-    return part, claimed, dict(zip(claimed, said, strict=True))
+    rows = readers.integers(readers.record(answer, NODE), ROWS, 1, MAX_ROWS, len(claimed))
+    return part, claimed, dict(zip(claimed, rows, strict=True))

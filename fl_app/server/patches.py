@@ -14,9 +14,10 @@ from fl_app.server.replies import reason
 from fl_app.server.round import RoundFailedError, left_out
 from fl_app.session import Session
 from fl_app.tree import Tree, scalars
+from fl_app.wire import former
 from fl_app.wire.ledger import Kind, Ledger, Transfer
 from fl_app.wire.patch import encode_patch, patch_message, patch_name
-from fl_app.wire.records import message_bytes, pack_record
+from fl_app.wire.records import message_bytes
 
 
 @runtime_checkable
@@ -100,9 +101,10 @@ class Patches:
         """Apply the patches of ``state`` again; nodes get them anew, as part of their set-up."""
         here = self.session
         self.had = dict(state["had"])
-        for frame, rank, row in state["made"]:
+        for kept, rank, row in state["made"]:
+            frame = bytes(former.today(kept))  # nodes read no earlier version
             here.patch(here.decoded_patch(frame, rank), patch_name(frame))
-            self.made.append(Patch(frame, rank, Transfer(**row)))
+            self.made.append(Patch(frame, rank, Transfer(**row | {"frame_bytes": len(frame)})))
 
     def forget(self, node: int) -> None:
         """Send all patches again: a node that failed may have lost them."""
@@ -148,9 +150,14 @@ class Patches:
         """
         client_of = {node: client for client, node in sorted(nodes.items(), reverse=True)}
         failed: dict[int, str] = {}
+        clients = self.session.cfg.federation.clients
+
+        def known(client: int) -> int | None:  # with federation.sampling=nodes it is a node's id
+            return client if client < clients else None
+
         for number, patch in enumerate(self.made):
             questions = [
-                patch_message(node, number, patch.rank, client, pack_record(patch.frame))
+                patch_message(node, number, patch.rank, known(client), patch.frame)
                 for node, client in sorted(client_of.items(), key=lambda pair: pair[1])
                 if self.delivered.get(node, 0) == number and node not in failed
             ]

@@ -1,7 +1,7 @@
 """What a reply has to be before a strategy may see it."""
 
 from collections.abc import Collection
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from flwr.app import Message, MetricRecord
@@ -14,11 +14,11 @@ from fl_app.faults.printable import printable
 from fl_app.server.round import RoundFailedError
 from fl_app.tasks import LEAST
 from fl_app.wire import readers
-from fl_app.wire.messages import SINCE, TIMING
+from fl_app.wire.messages import EXAMPLES, LOSS, SECONDS, SINCE
+from fl_app.wire.readers import Said
 
 # Flower weighs a client by its number of examples and the run adds up the seconds, so one absurd
 # value would stand for all.
-EXAMPLES, LOSS = "num-examples", "loss"
 MAX_EXAMPLES = 2**29  # for fl_app.aggregation.mean to be exact
 MAX_LOSS = float(np.finfo(np.float32).max)  # of training in float32; its mean stays finite
 MAX_SECONDS = 1e7  # 116 days
@@ -48,8 +48,13 @@ def reason(reply: Message) -> str:
     return printable(reply.error.reason)
 
 
-def check_metrics(reply: Message, names: Collection[str]) -> MetricRecord:
+def check_metrics(said: Said, reply: Message, names: Collection[str]) -> MetricRecord:
     """Return the metrics of a reply, which should be those of ``names``.
+
+    Parameters
+    ----------
+    said : mapping
+        What its head says; scores are in a MetricRecord.
 
     Raises
     ------
@@ -58,21 +63,23 @@ def check_metrics(reply: Message, names: Collection[str]) -> MetricRecord:
         examples, a finite loss, scores in [0, 1]. Flower's aggregation would fail for all clients,
         or weigh one of them at will.
     """
-    records = list(reply.content.metric_records.values())
-    if len(records) != 1 or {*records[0]} != {*names}:
-        count = sum(map(len, records))
-        found = sorted(name for record in records for name in record) if count <= 9 else count
+    head = {name: said[name] for name in (EXAMPLES, LOSS) if name in said}
+    records = reply.content.metric_records.values()
+    listed = [*head, *(name for record in records for name in record)]
+    if sorted(listed) != sorted(names):
+        shown = sorted(listed) if len(listed) <= 9 else len(listed)
         raise WireError(
-            f"the reply has metrics {printable(found, most=200)}, expected {sorted(names)}"
+            f"the reply has metrics {printable(shown, most=200)}, expected {sorted(names)}"
         )
+    found = head | {name: value for record in records for name, value in record.items()}
     for name in names:
         if name == EXAMPLES:
-            readers.integer(records[0], name, 1, MAX_EXAMPLES)
+            readers.integer(found, name, 1, MAX_EXAMPLES)
         elif name == LOSS:
-            readers.number(records[0], name, -MAX_LOSS, MAX_LOSS)
+            readers.number(found, name, -MAX_LOSS, MAX_LOSS)
         else:
-            readers.number(records[0], name, LEAST.get(name, 0.0), 1)
-    return records[0]
+            readers.number(found, name, LEAST.get(name, 0.0), 1)
+    return MetricRecord(cast(Any, found))
 
 
 def capped(metrics: MetricRecord, most: int | None) -> MetricRecord:
@@ -82,21 +89,18 @@ def capped(metrics: MetricRecord, most: int | None) -> MetricRecord:
     return MetricRecord({**metrics, EXAMPLES: min(cast(int, metrics[EXAMPLES]), most)})
 
 
-def check_timing(reply: Message) -> dict[str, float]:
-    """Return the seconds that a client reports: ``decode``, ``work`` and ``encode``.
+def check_timing(said: Said) -> dict[str, float]:
+    """Return the seconds that a reply's head says: ``decode``, ``work`` and ``encode``.
 
     Raises
     ------
     WireError
         If one is missing or no credible length of time.
     """
-    record = readers.record(reply, TIMING)
-    return {
-        name: readers.number(record, name, 0, MAX_SECONDS) for name in ("decode", "work", "encode")
-    }
+    return {name: readers.number(said, name, 0, MAX_SECONDS) for name in SECONDS}
 
 
-def check_since(reply: Message, server_round: int) -> int:
+def check_since(said: Said, server_round: int) -> int:
     """Return the round whose state the client's codec started from, 0 for a fresh one.
 
     Raises
@@ -104,7 +108,4 @@ def check_since(reply: Message, server_round: int) -> int:
     WireError
         If it is no round before ``server_round``.
     """
-    record = readers.record(reply, TIMING)
-    if SINCE not in record:
-        return 0
-    return readers.integer(record, SINCE, 0, server_round - 1)
+    return readers.integer(said, SINCE, 0, server_round - 1) if SINCE in said else 0

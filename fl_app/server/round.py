@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from omegaconf import DictConfig
 
 from fl_app.aggregation.mean import Mean
@@ -15,7 +15,7 @@ from fl_app.tree import Tree
 from fl_app.wire.forms import Form
 from fl_app.wire.ledger import Kind, Transfer
 from fl_app.wire.messages import ARRAYS
-from fl_app.wire.records import message_bytes, to_record
+from fl_app.wire.records import to_record
 
 logger = logging.getLogger("thinwire")
 
@@ -32,18 +32,24 @@ class Pending:
 
     Attributes
     ----------
+    client : int
+        Who is asked: a client, or where nobody knows them beforehand a node's id.
     down : Transfer
         Its row in the ledger.
     form : Form
         Of the message, and of the reply.
     start : dict of str to Tree
         The parts as the client decodes them.
+    seed_only_saving : int
+        Message bytes that the first round's download would save if it brought no theta0.
     """
 
+    client: int
     message: Message
     down: Transfer
     form: Form
     start: Mapping[str, Tree]
+    seed_only_saving: int = 0
 
 
 @dataclass
@@ -133,15 +139,6 @@ def averaged(arriving: Iterable[Usable], weighted_by: str) -> list[Message]:
 def record_name(part: str) -> str:
     """Return the name of a part's ArrayRecord in the messages that a strategy sees."""
     return ARRAYS if part == MODEL else part
-
-
-def seed_only_bytes(message: Message, seed: int) -> int:
-    """Return what ``message`` would weigh with the run's seed in place of its arrays."""
-    config = ConfigRecord({**message.content.config_records["config"], "seed": seed})
-    sent = message.metadata
-    return message_bytes(
-        Message(RecordDict({"config": config}), sent.dst_node_id, sent.message_type)
-    )
 
 
 def left_out(server_round: int, client: int, why: str) -> None:

@@ -23,10 +23,12 @@ from fl_app.server.replies import check_timing, reason
 from fl_app.server.round import WEIGHT_ONE, Pending, RoundFailedError, Usable, left_out
 from fl_app.server.uplink import Uplink
 from fl_app.tree import scalars
+from fl_app.wire.envelope import opened
 from fl_app.wire.frame import unpack
+from fl_app.wire.heads import REPLY
 from fl_app.wire.ledger import Transfer
 from fl_app.wire.messages import ARRAYS, CONFIG, SEALED, SECURE_REVEAL, SENDERS
-from fl_app.wire.records import message_bytes, to_record, unpack_record
+from fl_app.wire.records import message_bytes, to_record
 
 
 class SecureCoded(Coded):
@@ -34,7 +36,7 @@ class SecureCoded(Coded):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.uplink: SecureUplink = SecureUplink(self.session, self.ledger)
+        self.uplink: SecureUplink = SecureUplink(self.session, self.ledger, self.clients.claims)
         self._grid: Grid | None = None
 
     def configure_train(
@@ -163,14 +165,16 @@ class SecureUplink(Uplink):
             If the frame is not one of this codec and theta0, or timing is not that of this app.
         """
         here, added = self.session, self.sum.ring
-        timing = check_timing(reply)
+        said, frame = opened(reply.content, REPLY)
+        timing = check_timing(said)
         self._note_spent(up, reply)
-        frame = unpack_record(reply.content)
+        if frame is None:
+            raise WireError("the reply brings no frame")
         wire = unpack(frame, here.up, here.manifest)
         (section,) = wire.sections
         self.sum.add(up.partition, words.unpack(section, added.bits, added.count(here.theta0)))
         up.encode_s, pending.down.decode_s = timing["encode"], timing["decode"]
-        size = wire.nbytes, len(frame)
+        size = wire.nbytes, len(REPLY.write(said)) + len(frame)
         up.carries(here.up.spec, scalars(here.theta0), *size, here.alias_bytes)
         self.train_seconds += timing["work"]
         reply.content = RecordDict()

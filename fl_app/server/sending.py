@@ -1,6 +1,7 @@
 """Messages of a strategy as they are sent: coded, addressed to a node, with a row of the ledger."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
@@ -8,11 +9,14 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from fl_app.server.downlink import Coding, Downlink
 from fl_app.server.round import Pending, record_name
 from fl_app.session import Session
-from fl_app.tree import scalars
-from fl_app.wire.forms import named
+from fl_app.tree import Tree, same_bits, scalars
+from fl_app.wire.envelope import derived, enclosed
+from fl_app.wire.forms import DEFAULT, Form, named, number
+from fl_app.wire.heads import QUESTION
 from fl_app.wire.ledger import Kind, Transfer
-from fl_app.wire.messages import ARRAYS
-from fl_app.wire.records import message_bytes, pack_record
+from fl_app.wire.messages import CONFIG, FORM
+from fl_app.wire.readers import PARTITION, ROUND
+from fl_app.wire.records import message_bytes
 
 
 @dataclass
@@ -23,6 +27,8 @@ class Sender:
     ----------
     uncoded : dict
         ``id`` of a record that the strategy was shown, to the record that it is the coding of.
+    sends_theta0 : bool
+        See `Coded`.
     """
 
     session: Session
@@ -30,16 +36,20 @@ class Sender:
     server_round: int
     kind: Kind
     uncoded: dict[int, ArrayRecord]
+    sends_theta0: bool = False
+    _compared: dict[tuple[int, ...], bool] = field(default_factory=dict)
 
     def coded(self, plain: Message, node: int, addressed: dict[str, Any]) -> Pending:
         """Return a message of the strategy, to a client, as it goes to the client's node.
+
+        A first download that every client can rebuild for itself brings no frame.
 
         The form is the one that the message's config names, see ``fl_app.wire.forms``.
 
         Parameters
         ----------
         addressed : dict
-            What the config says to this client alone.
+            What is said to this client alone.
 
         Raises
         ------
@@ -60,20 +70,47 @@ class Sender:
             record = records[record_name(part)]
             source = self.uncoded.get(id(record), record)
             codings[part] = self.downlink.encode(source, part, codec)
-        frame = self.downlink.frame(form, codings)
-        said = ConfigRecord({**config, **addressed})
-        content = RecordDict({ARRAYS: pack_record(frame), "config": said})
-        message = Message(content, node, plain.metadata.message_type)
+        said = {**config, **addressed, ROUND: self.server_round}
+        said = {key: value for key, value in said.items() if key != FORM}
+        head = {key: said.pop(key) for key in QUESTION.fields if key in said}
+        rest = {CONFIG: ConfigRecord(said)} if said else {}
         start = {part: coding.decoded for part, coding in codings.items()}
-        payload = sum(coding.wire.nbytes for coding in codings.values())
+        client = plain.metadata.dst_node_id
         down = Transfer(
             self.server_round,
-            plain.metadata.dst_node_id,
+            client,
             "down",
             self.kind,
-            message_bytes=message_bytes(message),
             encode_s=sum(coding.encode_s for coding in codings.values()),
         )
-        count = sum(map(scalars, start.values()))
-        down.carries(form.down.whole.spec, count, payload, len(frame), here.alias_bytes)
-        return Pending(message, down, form, start)
+        to = node, plain.metadata.message_type
+        group = derived(here.manifest, head.get(PARTITION))
+        seed_only = Message(RecordDict({**rest}), *to, group_id=group)
+        if self._is_derived(form, start):
+            down.frame_bytes = len(group)
+            down.message_bytes = message_bytes(seed_only)
+            return Pending(client, seed_only, down, form, start)
+        fields = QUESTION.write(head | number(form, here.forms))
+        frame = self.downlink.frame(form, codings)
+        message = Message(RecordDict({**enclosed(frame, fields), **rest}), *to)
+        down.message_bytes = message_bytes(message)
+        payload = sum(coding.wire.nbytes for coding in codings.values())
+        count, size = sum(map(scalars, start.values())), len(fields) + len(frame)
+        down.carries(form.down.whole.spec, count, payload, size, here.alias_bytes)
+        saving = down.message_bytes - message_bytes(seed_only) if self._is_first else 0
+        return Pending(client, message, down, form, start, saving)
+
+    @property
+    def _is_first(self) -> bool:
+        return self.server_round == 1 and self.kind == "train"
+
+    def _is_derived(self, form: Form, start: Mapping[str, Tree]) -> bool:
+        """Tell whether a client, without any frame, starts from what it would decode of one."""
+        if self.sends_theta0 or not self._is_first or form.name != DEFAULT:
+            return False
+        trees = tuple(map(id, start.values()))
+        if trees not in self._compared:
+            self._compared[trees] = all(
+                same_bits(tree, self.session.like(part)) for part, tree in start.items()
+            )
+        return self._compared[trees]

@@ -9,10 +9,11 @@ from fl_app.server.coded import Coded
 from fl_app.server.replies import reason
 from fl_app.server.round import RoundFailedError
 from fl_app.tree import Tree, scalars
+from fl_app.wire.envelope import frame_in
 from fl_app.wire.frame import unpack
 from fl_app.wire.ledger import Transfer
 from fl_app.wire.messages import setup_question
-from fl_app.wire.records import message_bytes, unpack_record
+from fl_app.wire.records import message_bytes
 
 
 def set_up(coded: Coded, grid: Grid) -> None:
@@ -66,7 +67,7 @@ def _answers(setup: Setup, coded: Coded, grid: Grid) -> list[Tree]:
             if reply.has_error():
                 raise RuntimeError(f"client {client}, {setup.what}: {reason(reply)}")
             try:
-                frame = unpack_record(reply.content)
+                frame = frame_in(reply.content)
                 wire = unpack(frame, setup.codec, coded.session.manifest)
                 answers.append(setup.codec.decode(wire, like))
                 setup.check_answer(answers[-1])

@@ -14,6 +14,7 @@ from fl_app.faults.printable import printable
 from fl_app.privacy import is_example_level
 from fl_app.privacy.spent import Spent
 from fl_app.privacy.spent import read as read_spent
+from fl_app.server.by_node import Claims
 from fl_app.server.clip import within
 from fl_app.server.downlink import Coding
 from fl_app.server.pulling import bound_replies
@@ -21,11 +22,13 @@ from fl_app.server.replies import capped, check_metrics, check_since, check_timi
 from fl_app.server.round import WEIGHT_ONE, Pending, Round, Usable, left_out
 from fl_app.session import Session
 from fl_app.tree import Tree, scalars
+from fl_app.wire.envelope import opened
 from fl_app.wire.forms import Parcel
 from fl_app.wire.frame import unpack
+from fl_app.wire.heads import REPLY
 from fl_app.wire.ledger import CLIPPED, LATE, Kind, Ledger, Transfer
-from fl_app.wire.messages import ARRAYS, EVALUATE_METRICS, PRIVATE_METRICS, TRAIN_METRICS
-from fl_app.wire.records import message_bytes, unpack_record
+from fl_app.wire.messages import EVALUATE_METRICS, PARTITION, PRIVATE_METRICS, TRAIN_METRICS
+from fl_app.wire.records import message_bytes
 
 logger = logging.getLogger("thinwire")
 
@@ -49,6 +52,8 @@ class Uplink:
         Codec, theta0 and config of the run.
     ledger : Ledger
         Gets the rows of a round when it is over.
+    claims : Claims or None
+        What nodes say of themselves, where nobody knows the clients beforehand.
 
     Attributes
     ----------
@@ -58,9 +63,10 @@ class Uplink:
         Client to what it says that its rows have spent, with privacy.
     """
 
-    def __init__(self, session: Session, ledger: Ledger) -> None:
+    def __init__(self, session: Session, ledger: Ledger, claims: Claims | None = None) -> None:
         self.session = session
         self.ledger = ledger
+        self._claims = claims
         self.train_seconds = 0.0
         self.spent: dict[int, Spent] = {}
         self._received: dict[int, Received] = {}
@@ -89,13 +95,11 @@ class Uplink:
             if pending is None:
                 late += self._drop_late(reply)
                 continue
-            partition = pending.down.partition
-            up = Transfer(
-                asked.number, partition, "up", asked.kind, message_bytes=message_bytes(reply)
-            )
-            up_rows[partition] = up
+            client, named = pending.client, pending.down.partition
+            up = Transfer(asked.number, named, "up", asked.kind, message_bytes=message_bytes(reply))
+            up_rows[client] = up
             if reply.has_error():
-                asked.crashed.add(partition)
+                asked.crashed.add(client)
                 _fail(asked, pending, reason(reply))
                 continue
             try:
@@ -104,14 +108,14 @@ class Uplink:
                 _fail(asked, pending, str(error))
                 continue
             except Exception as error:  # whatever a node makes of a reply, it ends no run
-                logger.debug("a reply of client %d", partition, exc_info=True)
+                logger.debug("a reply of client %d", client, exc_info=True)
                 _fail(asked, pending, printable(f"{type(error).__name__}: {error}"))
                 continue
             yield usable
         for identity, pending in waiting.items():
             self._overdue[identity] = asked.number, asked.kind, pending.down.partition
             _fail(asked, pending, "it did not reply in time")
-        rows = [(p.down, up_rows.get(p.down.partition)) for p in asked.pending]
+        rows = [(p.down, up_rows.get(p.client)) for p in asked.pending]
         self.ledger.add(late + [row for pair in rows for row in pair if row])
 
     def _drop_late(self, reply: Message) -> list[Transfer]:
@@ -141,27 +145,37 @@ class Uplink:
         names = (*EVALUATE_METRICS, *here.task.metrics)
         if up.kind == "train":
             names = PRIVATE_METRICS if is_example_level(here.cfg) else TRAIN_METRICS
-        metrics = capped(check_metrics(reply, names), here.cfg.federation.max_examples)
-        timing = check_timing(reply)
+        said, frame = opened(reply.content, REPLY)
+        if self._claims is not None:
+            up.partition = pending.down.partition = self._claims.check(pending.client, said)
+        elif PARTITION in said:
+            raise WireError("the reply says which client it is of, and was not asked")
+        metrics = check_metrics(said, reply, names)
+        metrics = capped(metrics, here.cfg.federation.max_examples)
+        timing = check_timing(said)
         self._note_spent(up, reply)
         usable = Usable(up.partition, reply, {})
         if up.kind == "train":
-            self._take_parts(usable, pending, up)
+            self._take_parts(usable, pending, up, frame, check_since(said, up.round))
             up.encode_s = timing["encode"]
             self.train_seconds += timing["work"]
+        up.frame_bytes += len(REPLY.write(said))
         pending.down.decode_s = timing["decode"]
         reply.content = RecordDict({"metrics": MetricRecord({**metrics, WEIGHT_ONE: 1.0})})
         return usable
 
-    def _take_parts(self, usable: Usable, pending: Pending, up: Transfer) -> None:
+    def _take_parts(
+        self, usable: Usable, pending: Pending, up: Transfer, frame: bytes | None, since: int
+    ) -> None:
         """Decode what a training reply brings; nothing of a client that may stay silent and did."""
-        here, parcel, reply = self.session, pending.form.up, usable.message
+        here, parcel = self.session, pending.form.up
         broadcast = pending.start.get(MODEL, here.theta0)
         began = time.perf_counter()
         reference = here.references(parcel, broadcast)
-        memory = self._memory(up.partition, up.round, reply, parcel, reference)
-        if ARRAYS in reply.content or not here.method.may_be_silent:
-            frame = unpack_record(reply.content)
+        memory = self._memory(up.partition, since, parcel, reference)
+        if frame is None and not here.method.may_be_silent:
+            raise WireError("the reply brings no frame")
+        if frame is not None:
             wire = unpack(frame, parcel.whole, here.manifest)
             tree, memory = receive(parcel.whole, wire, reference, memory)
             usable.parts = parcel.separate(tree)
@@ -179,17 +193,14 @@ class Uplink:
         if up.kind == "train" and is_example_level(self.session.cfg):
             self.spent[up.partition] = read_spent(reply)
 
-    def _memory(
-        self, partition: int, server_round: int, reply: Message, parcel: Parcel, reference: Tree
-    ) -> State:
-        """Return the up codec's memory of the client, as of the state that its reply started from.
+    def _memory(self, partition: int, since: int, parcel: Parcel, reference: Tree) -> State:
+        """Return the up codec's memory of the client, as of round ``since``, 0 for a fresh one.
 
         Raises
         ------
         WireError
             If that is neither the state of the round accepted last nor a fresh one.
         """
-        since = check_since(reply, server_round)
         if since == 0:
             return parcel.whole.init_receiver(reference)
         last = self._received.get(partition)
@@ -230,6 +241,6 @@ class Uplink:
 
 
 def _fail(asked: Round, pending: Pending, why: str) -> None:
-    asked.failed[pending.down.partition] = why
+    asked.failed[pending.client] = why
     pending.down.lose(why)
-    left_out(asked.number, pending.down.partition, why)
+    left_out(asked.number, pending.client, why)

@@ -91,8 +91,15 @@ def opened(overrides: str) -> Iterator[Session]:
             forget_session()
 
 
-def run_session(session: Session, overrides: str, setup_seconds: float) -> Run:
+def run_session(
+    session: Session, overrides: str, setup_seconds: float, sends_theta0: bool = False
+) -> Run:
     """Run the experiment of ``session``, which `opened` has built from these overrides.
+
+    Parameters
+    ----------
+    sends_theta0 : bool
+        See ``fl_app.server.coded.Coded``.
 
     Raises
     ------
@@ -107,6 +114,7 @@ def run_session(session: Session, overrides: str, setup_seconds: float) -> Run:
         state_dir=default_state_dir(cfg.output.dir),
     )
     experiment = Experiment(session, cast(Grid, grid), overrides, setup_seconds)
+    experiment.strategy.sends_theta0 = sends_theta0
     experiment.start()
     return read(experiment.folder.path)
 

@@ -18,6 +18,8 @@ from datasets import DatasetDict
 from fl_app.privacy import is_example_level
 from fl_app.session import Session, first
 from fl_app.simulation.in_process import opened, run_session
+from fl_app.tree import same_bits
+from fl_app.wire.forms import DEFAULT
 
 STEPS = 2  # whose rows a client trains on
 SCORED = 8  # rows of each split that is scored
@@ -32,7 +34,10 @@ class Cost:
     Attributes
     ----------
     down, up : int
-        Message bytes of a round of training, to all its clients and from them.
+        Message bytes of a round of training, to all its clients and from them; of one that brings
+        the model.
+    saved : int
+        Message bytes that round 1 does not send, as its clients rebuild theta0 from the seed.
     setup : int
         Message bytes before round 1.
     evaluate : int
@@ -48,6 +53,7 @@ class Cost:
 
     down: int
     up: int
+    saved: int
     setup: int
     evaluate: int
     memory: int
@@ -57,7 +63,7 @@ class Cost:
 
     def sent(self, rounds: int) -> int:
         """Return the message bytes of a run, both directions, without evaluation."""
-        return self.setup + rounds * (self.down + self.up)
+        return self.setup + rounds * (self.down + self.up) - self.saved
 
     def seconds(self, rounds: int, clients: int, actors: int) -> float:
         """Return the seconds of a run's rounds, each with so many clients on so many actors."""
@@ -121,7 +127,7 @@ def rehearse(session: Session, overrides: str, held: Sequence[int]) -> Cost:
         }
     )
     with redirect_stdout(io.StringIO()):
-        run = run_session(session, overrides, setup_seconds=0.0)
+        run = run_session(session, overrides, setup_seconds=0.0, sends_theta0=True)
     disk = sum(f.stat().st_size for f in run.path.rglob("*") if f.is_file())
     used = [min(rows, session.most_rows or rows) for rows in held]
     seconds, few = run.summary["seconds"], _counts(session.data)
@@ -129,7 +135,10 @@ def rehearse(session: Session, overrides: str, held: Sequence[int]) -> Cost:
     turn = seconds["train"] / cfg.clients_per_round
     share = sum(math.ceil(n / step) for n in held) / sum(math.ceil(n / step) for n in used)
     every_round = sum(counts.get(split, 0) for split in SCORING)
+    sent = run.summary["bytes"]
+    saved = sent["message_down"] - sent["message_down_seed_only"]
     return Cost(
+        saved=saved if _is_rebuilt(session) else 0,
         down=run.bytes_of("message_bytes", "train", "down"),
         up=run.bytes_of("message_bytes", "train", "up"),
         setup=run.bytes_of("message_bytes", "setup"),
@@ -139,6 +148,14 @@ def rehearse(session: Session, overrides: str, held: Sequence[int]) -> Cost:
         turn=turn * share,
         scoring=seconds["evaluate"] / scored * every_round,
     )
+
+
+def _is_rebuilt(session: Session) -> bool:
+    """Tell whether what clients decode of the first download is what they have without it."""
+    down = session.forms[DEFAULT].down
+    own = session.references(down)
+    wire, _ = down.whole.encode(own, down.whole.init(own, session.cfg.seed), own)
+    return same_bits(down.whole.decode(wire, own), own)
 
 
 def _counts(data: DatasetDict) -> dict[str, int]:

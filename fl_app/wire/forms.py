@@ -1,8 +1,8 @@
 """Forms: which named Trees the messages of a training turn carry, each way, and with which codecs.
 
 Without ``strategy.forms`` there is one: the model, by ``codec.down`` and ``codec.up``. A strategy
-may choose another of the configuration's forms for a client and a round. The message then names it,
-and the client takes none that its own configuration does not have.
+may choose another of the configuration's forms for a client and a round. The message then says its
+number, and the client takes none that its own configuration does not have.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fl_app.codecs import Codec, WireError, from_spec
+from fl_app.codecs import Codec, from_spec
 from fl_app.codecs.by_part import MODEL, by_part, join, separate
 from fl_app.faults.printable import printable
 from fl_app.tree import Tree
-from fl_app.wire.messages import ARRAYS, CONFIG, FORM
+from fl_app.wire.messages import ARRAYS, BARE, CONFIG, FORM
+from fl_app.wire.readers import integer
 
 if TYPE_CHECKING:
     from flwr.app import ConfigRecord
 
 DEFAULT = "default"  # the form of a message that names none
-TAKEN = {ARRAYS, CONFIG, "metrics"}  # records of a message beside its parts
+TAKEN = {ARRAYS, BARE, CONFIG, "metrics"}  # records of a message beside its parts
 
 
 @dataclass(frozen=True)
@@ -120,14 +121,26 @@ def _parcel(where: str, specs: Any) -> Parcel:
 
 
 def named(config: ConfigRecord, known: Mapping[str, Form]) -> Form:
-    """Return the form that a message's config names.
+    """Return the form that a strategy's config names.
 
     Raises
     ------
-    WireError
+    ValueError
         If it is none of this run.
     """
     name = config.get(FORM, DEFAULT)
     if not isinstance(name, str) or name not in known:
-        raise WireError(f"form {printable(name, most=40)!r} is none of this run: {sorted(known)}")
+        raise ValueError(f"form {printable(name, most=40)!r} is none of this run: {sorted(known)}")
     return known[name]
+
+
+def number(form: Form, known: Mapping[str, Form]) -> dict[str, int]:
+    """Return what a message's head says of its form: nothing of the default."""
+    return {} if form.name == DEFAULT else {FORM: [*known].index(form.name)}
+
+
+def numbered(said: Mapping[str, Any], known: Mapping[str, Form]) -> Form:
+    """Return the form whose number a message's head says; WireError if it is none of this run."""
+    if FORM not in said:
+        return known[DEFAULT]
+    return [*known.values()][integer(said, FORM, 0, len(known) - 1)]

@@ -34,7 +34,9 @@ CONFIG = "config"  # the key of a question's or an answer's record
 SENDERS, SEALED = "secure.senders", "secure.sealed"  # in a training message's config
 
 
-FORM = "form"  # in a message's config: which form of the run its parts have, if not the default
+# In a strategy's config, by name, which form of the run a message's parts have, if not the default;
+# in the message's head by its number in the configuration.
+FORM = "form"
 
 CONTINUES = "continues"  # in the server's first question: the ids of the run before, oldest first
 
@@ -45,20 +47,25 @@ FRAME = "frame"  # the key of the one packed Array
 
 STYPE = "thinwire.v1"
 
-TIMING = "timing"  # ConfigRecord of a reply: seconds of decode, work and encode
+BARE = ""  # the key of the record with head and frame, and their key in it: the shortest
 
-TRAIN_METRICS = ("num-examples", "loss")  # what a client reports of a turn
+SECONDS = ("decode", "work", "encode")  # in a reply's head: of its steps
 
-PRIVATE_METRICS = ("num-examples",)  # of a turn with privacy: a loss would tell of the rows
+EXAMPLES, LOSS = "num-examples", "loss"
 
-EVALUATE_METRICS = ("num-examples",)  # what it reports with its scores
+TRAIN_METRICS = (EXAMPLES, LOSS)  # what a client reports of a turn
+
+PRIVATE_METRICS = (EXAMPLES,)  # of a turn with privacy: a loss would tell of the rows
+
+EVALUATE_METRICS = (EXAMPLES,)  # what it reports with its scores
 
 
-ACCEPTED = "accepted"  # in a message's config: the round whose reply the server accepted last
+ACCEPTED = "accepted"  # in a question's head: the round whose reply the server accepted last
 
-SINCE = "since"  # in a reply's timing: the round whose state this reply started from, 0 for none
+SINCE = "since"  # in a reply's head: the round whose state this reply started from, 0 for none
 
 
-# In a node's answer: it serves the partitions k with k mod PARTITIONS = PARTITION.
+# A node serves the partitions k with k mod PARTITIONS = PARTITION.
 PARTITION, PARTITIONS = "partition-id", "num-partitions"
-ROWS = "rows"
+BY_NODE = "nodes"  # federation.sampling: the server draws nodes, and each says which client it is
+NODE, ROWS = "node", "rows"  # how many rows each has, where that is told: a record, its key

@@ -2,13 +2,14 @@
 
 import hashlib
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 
 from fl_app.codecs import Codec, Wire
 from fl_app.tree import Tree, zeros
 from fl_app.wire import readers
+from fl_app.wire.envelope import enclosed
 from fl_app.wire.frame import pack, unpack
-from fl_app.wire.messages import ARRAYS, NUMBER, PATCH, RANK
+from fl_app.wire.messages import CONFIG, NUMBER, PATCH, RANK
 
 
 def encode_patch(tree: Tree, codec: Codec, manifest: bytes, seed: int) -> tuple[Wire, bytes, Tree]:
@@ -40,7 +41,11 @@ def patch_name(frame: bytes) -> str:
     return hashlib.sha256(frame).hexdigest()
 
 
-def patch_message(node: int, number: int, rank: int, partition: int, frame: ArrayRecord) -> Message:
-    """Return the message that brings patch ``number`` to a node."""
-    config = ConfigRecord({NUMBER: number, RANK: rank, readers.PARTITION: partition})
-    return Message(RecordDict({ARRAYS: frame, "config": config}), node, f"query.{PATCH}")
+def patch_message(
+    node: int, number: int, rank: int, partition: int | None, frame: bytes
+) -> Message:
+    """Return the message that brings patch ``number`` to a node, of a client if that is known."""
+    config = ConfigRecord({NUMBER: number, RANK: rank})
+    if partition is not None:
+        config[readers.PARTITION] = partition
+    return Message(RecordDict({**enclosed(frame), CONFIG: config}), node, f"query.{PATCH}")

@@ -7,19 +7,22 @@ a key should be. Nothing that another side has put into one is used before it we
 import math
 import re
 import sys
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from flwr.app import ConfigRecord, Message, MetricRecord
 from omegaconf import DictConfig
 
 from fl_app.codecs import WireError
 from fl_app.faults.printable import printable
+from fl_app.wire.messages import CONFIG
 
-CONFIG = "config"  # the key of a question's record
-PARTITION, ROUND = "partition", "server-round"  # in it: who is asked, and in which round
+PARTITION, ROUND = "partition", "server-round"  # of a question: who is asked, and in which round
 SHOWN = 40  # characters of a wrong value that an error shows
 LARGEST = sys.float_info.max
+
+Said = ConfigRecord | MetricRecord | Mapping[str, Any]
+"""Values by name: of a record, or of a head."""
 
 
 def record(message: Message, name: str = CONFIG) -> ConfigRecord:
@@ -35,17 +38,22 @@ def record(message: Message, name: str = CONFIG) -> ConfigRecord:
     return message.content.config_records[name]
 
 
-def client(message: Message, cfg: DictConfig) -> int:
+def client(said: Said, cfg: DictConfig) -> int:
     """Return which client of the run a question is for; WireError if it names none."""
-    return integer(record(message), PARTITION, 0, cfg.federation.clients - 1)
+    return integer(said, PARTITION, 0, cfg.federation.clients - 1)
 
 
-def turn(message: Message, cfg: DictConfig) -> tuple[int, int]:
+def turn(said: Said, cfg: DictConfig) -> tuple[int, int]:
     """Return which client of the run is asked, and in which of its rounds; WireError if neither."""
-    return client(message, cfg), integer(record(message), ROUND, 1, cfg.rounds)
+    return client(said, cfg), server_round(said, cfg)
 
 
-def integer(values: ConfigRecord | MetricRecord, name: str, least: int, most: int) -> int:
+def server_round(said: Said, cfg: DictConfig) -> int:
+    """Return in which of the run's rounds a question is asked; WireError if it names none."""
+    return integer(said, ROUND, 1, cfg.rounds)
+
+
+def integer(values: Said, name: str, least: int, most: int) -> int:
     """Return a whole number in least..most; WireError if it is missing, another type or beyond."""
     value = values.get(name)
     if type(value) is not int or not least <= value <= most:
@@ -53,9 +61,7 @@ def integer(values: ConfigRecord | MetricRecord, name: str, least: int, most: in
     return value
 
 
-def number(
-    values: ConfigRecord | MetricRecord, name: str, least: float = -LARGEST, most: float = LARGEST
-) -> float:
+def number(values: Said, name: str, least: float = -LARGEST, most: float = LARGEST) -> float:
     """Return a finite number in [least, most]; WireError if it is missing or another."""
     value = values.get(name)
     if not _is_number(value) or not least <= cast(float, value) <= most:

@@ -3,6 +3,7 @@
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, Metadata, RecordDict
 from flwr.app.message import make_message
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from fl_app.codecs import WireError
@@ -52,9 +53,9 @@ def unpack_record(content: RecordDict) -> bytes:
     return record[FRAME].data
 
 
-# Flower draws run, node and task ids at random, and a protobuf varint is shorter for a smaller
-# one. Ids of full width make equal runs weigh the same; a message id is a SHA-256 in hex, as in
-# deployment, also in simulation, where Flower uses shorter ones.
+# Flower draws run, node and task ids at random, but for the server's own node id, and a protobuf
+# varint is shorter for a smaller one. Ids of full width make equal runs weigh the same; a message
+# id is a SHA-256 in hex, as in deployment, also in simulation, where Flower uses shorter ones.
 _WIDEST = 2**64 - 1
 _MESSAGE_ID = "0" * 64
 
@@ -68,8 +69,8 @@ def message_bytes(message: Message) -> int:
     metadata = Metadata(
         run_id=_WIDEST,
         message_id="",
-        src_node_id=_WIDEST,
-        dst_node_id=_WIDEST,
+        src_node_id=_counted(sent.src_node_id),
+        dst_node_id=_counted(sent.dst_node_id),
         reply_to_message_id=_MESSAGE_ID if sent.reply_to_message_id else "",
         group_id=sent.group_id,
         created_at=sent.created_at,
@@ -82,3 +83,7 @@ def message_bytes(message: Message) -> int:
     error = message.error if message.has_error() else None
     copy = make_message(metadata=metadata, content=content, error=error)
     return sum(len(part.deflate()) for part in get_all_nested_objects(copy).values())
+
+
+def _counted(node: int) -> int:
+    return node if node == SUPERLINK_NODE_ID else _WIDEST

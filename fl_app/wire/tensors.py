@@ -15,7 +15,7 @@ the same frame stands behind a description. All numbers little-endian::
                    then the frame, see ``fl_app.wire.frame``, whose manifest is that of the
                    reference, or made of the description if there is none
 
-Nothing in these bytes is trusted.
+Nothing in these bytes is trusted. Frames of version 2 are read too: files outlive versions.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import numpy as np
 
 from fl_app.codecs import Codec, Spec, WireError, from_spec
 from fl_app.tree import Tree, manifest
+from fl_app.wire import former
 from fl_app.wire.frame import pack, unpack
 
 MAGIC = b"TWTS"
@@ -149,7 +150,7 @@ def decompress(
     {'weight': (2, 8), 'bias': (2,)}
     >>> fl_app.decompress(data[:-1])
     Traceback (most recent call last):
-    fl_app.codecs.base.WireError: truncated: the header announces 40 bytes, 39 follow
+    fl_app.codecs.base.WireError: damaged or truncated: the CRC-32 does not match
     """
     view = memoryview(data).cast("B")
     description, said = _description(view)
@@ -163,7 +164,7 @@ def decompress(
     reference = _zeros(tensors) if tensors is not None else _tree("like", like or {})[0]
     whole = _manifest(description, like is not None, reference)
     try:
-        wire = unpack(view[START + len(description) :], codec, whole)
+        wire = unpack(former.today(view[START + len(description) :]), codec, whole)
     except WireError as error:
         if error.kind != "other_model":
             raise

@@ -479,14 +479,15 @@ def test_a_round_costs_the_same_at_twice_the_width(spec: dict, bits_each: float)
     sent = frame(narrow, spec)
     assert len(frame(wide, spec)) == len(sent)
     payload = bits_each * 8 * 8 * len(layers(narrow)) / 8
-    assert len(sent) == payload + HEADER_BYTES + 4 * from_spec(spec).sections
+    lengths = from_spec(spec).sections - 1  # of 1 or 2 bytes each
+    assert lengths <= len(sent) - payload - HEADER_BYTES <= 2 * lengths
 
 
 def test_the_embedded_model_sends_one_small_frame() -> None:
     model = attached("vt5", r=8, alpha=8)
     assert len(layers(model)) == 29
-    assert len(frame(model, {"id": "fp32"})) == 4 * 64 * 29 + HEADER_BYTES + 4
-    assert len(frame(model, {"id": "nf4"})) == 36 * 29 + HEADER_BYTES + 8
+    assert len(frame(model, {"id": "fp32"})) == 4 * 64 * 29 + HEADER_BYTES
+    assert len(frame(model, {"id": "nf4"})) == 36 * 29 + HEADER_BYTES + 1
 
 
 # ---- factors in and out ------------------------------------------------------------------

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from benchmarks import codecs, deltas, rate_distortion, speed
 from fl_app.codecs import from_spec
 from fl_app.tree import digest
+from fl_app.wire.frame import HEADER_BYTES
 
 SETS = 5
 
@@ -73,7 +74,9 @@ def test_bits_count_the_whole_frame(out: Path) -> None:
     row = next(r for r in read(out / "speed.csv") if r["sender"] == "nf4")
     n = int(row["values"])
     payload = n // 2 + 4 * math.ceil(n / 64)
-    assert float(row["bits_per_parameter"]) == pytest.approx(8 * (payload + 32 + 2 * 4) / n, 1e-5)
+    assert float(row["bits_per_parameter"]) == pytest.approx(
+        8 * (payload + HEADER_BYTES + 3) / n, 1e-5
+    )
 
 
 def test_no_code_of_gaussian_values_beats_the_bound(out: Path) -> None:

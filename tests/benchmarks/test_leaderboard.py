@@ -36,7 +36,7 @@ def transfers(entry: str, tmp_path: Path) -> list:
     here = open_session(overrides)
     check(here.cfg)
     ledger = Ledger(tmp_path / f"{entry}.csv")
-    coded = Coded(inner_strategy(here.cfg), here, ledger)
+    coded = Coded(inner_strategy(here.cfg), here, ledger, sends_theta0=True)
     grid = Loopback(overrides, nodes=3)
     coded.start(grid, to_record(here.theta0), num_rounds=1, train_config=ConfigRecord())
     return [row for row in ledger.rows if row.kind == "train"]

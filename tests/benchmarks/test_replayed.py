@@ -17,10 +17,10 @@ from fl_app.server.coded import Coded
 from fl_app.server.mailbox import BATCH
 from fl_app.tree import Tree
 from fl_app.wire.ledger import Ledger
-from fl_app.wire.messages import ARRAYS, FRAME
 from fl_app.wire.records import message_bytes, to_record, to_tree
 from tests import small
 from tests.loopback import Loopback
+from tests.messages import frame, said
 
 OVERRIDES = f"experiment=fedavg_nf4 {small.DATA} local_epochs=1"
 EVERYONE = f"{OVERRIDES} clients_per_round=3"
@@ -53,8 +53,9 @@ def test_a_recorded_node_sends_what_the_real_client_sends(recording, tmp_path) -
         messages = server.configure_train(1, to_record(here.theta0), ConfigRecord(), grid)
         sent.append(replies(grid, messages))
     for real, recorded in zip(*sent, strict=True):
-        assert recorded.content[ARRAYS][FRAME].data == real.content[ARRAYS][FRAME].data
-        assert recorded.content["metrics"] == real.content["metrics"]
+        assert frame(recorded) == frame(real)
+        assert {*said(recorded)} == {*said(real)}
+        assert all(said(recorded)[name] == said(real)[name] for name in ("num-examples", "loss"))
         assert message_bytes(recorded) == message_bytes(real)
         assert recorded.metadata.message_type == real.metadata.message_type
 
@@ -72,7 +73,7 @@ def test_more_clients_than_recordings_answer_in_turns(recording) -> None:
     nodes = sorted(grid.get_node_ids(), key=grid.partitions.__getitem__)
     assert len({*nodes}) == 7
     messages = [Message(RecordDict(), node, "train") for node in nodes]
-    frames = [m.content[ARRAYS][FRAME].data for m in replies(grid, messages)]
+    frames = [frame(m) for m in replies(grid, messages)]
     assert frames == [frames[k % 3] for k in range(7)]
     assert grid.pull_messages([m.metadata.message_id for m in messages]) == []  # once each
 

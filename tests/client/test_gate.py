@@ -9,14 +9,18 @@ import stat
 from pathlib import Path
 
 import pytest
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message
 
 from fl_app.build import _build_session, open_session
 from fl_app.client.policy import VARIABLE, Policy
 from fl_app.client.simulated import simulated_in_process
 from fl_app.client_app import app
 from fl_app.server_app import Experiment
+from fl_app.wire.heads import QUESTION
+from fl_app.wire.messages import BARE
+from fl_app.wire.readers import PARTITION, ROUND
 from tests.loopback import Loopback, RealNodes, over_the_wire
+from tests.messages import frame, framed, who
 from tests.real_node import MARKER, NODES, PLAIN, WORDS, Node, opened, question
 
 
@@ -27,20 +31,21 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> RealNodes:
     overrides = f"{WORDS} output.dir={folder}/{MARKER} output.name=run"
     grid = RealNodes(overrides, NODES)
     Experiment(open_session(overrides), grid, overrides, setup_seconds=0.0).start()
-    grid.folder = folder
+    grid.folder, grid.overrides = folder, overrides
     return grid
 
 
 @pytest.fixture(scope="module")
 def training(honest: RealNodes) -> Message:
-    return _sent(honest, "train")
+    """A message that brings its frame: the first one of the run does not."""
+    return framed(_sent(honest, "train"), open_session(honest.overrides))
 
 
 def _sent(honest: RealNodes, kind: str) -> Message:
     return next(
         message
         for message in honest.sent
-        if message.metadata.message_type == kind and message.content["config"]["partition"] == 0
+        if message.metadata.message_type == kind and who(message) == 0
     )
 
 
@@ -296,7 +301,7 @@ def test_turns_are_counted_by_message_whatever_round_it_names_and_after_a_restar
     node = Node(tmp_path, run={"turns": 3})
     evaluation = _sent(honest, "evaluate")
     again = over_the_wire(training)
-    again.content["config"]["server-round"] = 2**62
+    again.content[BARE] = ConfigRecord({BARE: QUESTION.write({ROUND: 2**62, PARTITION: 0})})
     for message in (training, evaluation, again):
         assert not node.refusal(message).startswith("policy")  # the last is refused for its round
     for message in (training, evaluation, again):
@@ -318,7 +323,7 @@ def test_a_turn_is_one_under_either_name_that_flower_has_for_it(
     node = Node(tmp_path, run={"turns": 1})
     sent = _sent(honest, kind)
     long = question(f"{kind}.default")
-    long.content = sent.content
+    long.content, long.metadata.group_id = sent.content, sent.metadata.group_id
     assert node.refusal(long) == ""
     for message in (long, sent):
         assert "by its rule run.turns" in node.refusal(message)
@@ -330,8 +335,7 @@ def test_bytes_are_those_received_and_sent(training: Message, tmp_path: Path) ->
     (counts,) = (free.state / "7").glob("counts-0.json")
     assert stat.S_IMODE(counts.stat().st_mode) == 0o600
     used = json.loads(counts.read_text())["bytes"]
-    (down,) = training.content.array_records.values()
-    assert used > 2 * sum(len(array.data) for array in down.values())
+    assert used > 2 * len(frame(training))
     says = "policy: the node's policy forbids more bytes of this run, by its rule run.bytes"
     tight = Node(tmp_path / "tight", run={"bytes": used - 1})
     assert tight.refusal(training) == f"{says}: at most {used - 1}"  # the reply is not sent

@@ -281,7 +281,7 @@ PLAIN = {
         *(f"{split}.{key}" for split in SPLITS for key in ("limit", "name", "split")),
     },
     "adapter": {"alpha", "eta", "id", "init", "method", "recipe.pretrained.lr", "setup"},
-    "federation": {"clients_per_node", "device", "max_examples"},
+    "federation": {"clients_per_node", "device", "max_examples", "sampling"},
     "optimizer": {"exponent", "graft", "id", "lr", "schedule"},
     "privacy": {"delta", "id", "noise", "noise_multiplier"},
     "target": {"metric", "value"},

@@ -69,22 +69,23 @@ def test_a_node_with_rows_of_its_own_has_those_alone(here, disks, own: int, aske
 
 def test_a_node_says_which_partitions_it_serves_and_no_more(disks) -> None:
     for context in (node(small.RUN, 2, 3), node(small.RUN, 2, 3, disks[2])):
-        assert dict(node_data.served(context)) == {"partition-id": 2, "num-partitions": 3}
+        assert node_data.served(context) == (2, 3, [])
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_where_rows_are_private_it_says_how_many_each_partition_has(here, parts: int) -> None:
     overrides = f"{small.RUN} privacy=dp_sgd adapter=ffa_lora"
     for part in range(parts):
-        answer = node_data.served(node(overrides, part, parts))
-        assert answer["rows"] == [len(here.documents(k)) for k in range(part, 3, parts)]
+        _, _, rows = node_data.served(node(overrides, part, parts))
+        assert rows == [len(here.documents(k)) for k in range(part, 3, parts)]
 
 
 def test_private_rows_of_its_own_disk_are_counted_there(tmp_path: Path, here) -> None:
     both = concatenate_datasets([here.documents(k) for k in (0, 1)])
     both.to_parquet(tmp_path / "rows.parquet")
     overrides = f"{small.RUN} privacy=dp_sgd adapter=ffa_lora"
-    assert node_data.served(node(overrides, 0, 3, tmp_path / "rows.parquet"))["rows"] == [len(both)]
+    served = node_data.served(node(overrides, 0, 3, tmp_path / "rows.parquet"))
+    assert served == (0, 3, [len(both)])
 
 
 def _empty(folder: Path) -> Path:
@@ -117,7 +118,9 @@ def test_a_path_that_cannot_be_is_said_before_the_first_round(
 
 
 def test_as_many_nodes_as_clients_where_each_has_its_own_rows(disks) -> None:
-    with pytest.raises(ValueError, match=r"one of 2 clients .* federation\.clients=3: set it to 2"):
+    with pytest.raises(
+        ValueError, match=r"one of 2 clients, .* federation\.clients=3: set it to 2"
+    ):
         node_data.served(node(small.RUN, 0, 2, disks[0]))
 
 

@@ -37,9 +37,10 @@ from fl_app.privacy.spent import SPENT
 from fl_app.simulation import bundle, executor
 from fl_app.simulation.loopback import over_the_wire
 from fl_app.training.local import LocalMethod
+from fl_app.wire.envelope import enclosed
 from fl_app.wire.frame import pack
-from fl_app.wire.messages import ARRAYS, FRAME, PATCH, SECURE_KEYS, SETUP, TIMING
-from fl_app.wire.records import pack_record
+from fl_app.wire.heads import QUESTION
+from fl_app.wire.messages import ARRAYS, BARE, FRAME, PATCH, SECURE_KEYS, SETUP
 from tests import small
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +74,7 @@ class Node:
     def ask(self, action: str, overrides: str, path: object = None, **more: object) -> Message:
         """Put a question, with a frame, to a node that ``lacks`` a key; ``more``: the config."""
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
-        arrays, lacks = more.pop("arrays", None), more.pop("lacks", None)
+        frame, lacks = more.pop("frame", None), more.pop("lacks", None)
         run = int(str(more.pop("run", 1)))
         config = {
             "partition-id": 0, "num-partitions": 3, "state-dir": str(self.folder / "state"),
@@ -87,11 +88,17 @@ class Node:
             run_id=run, node_id=1, node_config=config, state=RecordDict(),
             run_config={"overrides": f"{RUN} {overrides}"},
         )  # fmt: skip
-        content = RecordDict(
-            {"config": ConfigRecord({"partition": 0, "server-round": 1, "accepted": 0, **more})}
-        )
-        if arrays is not None:
-            content[ARRAYS] = arrays
+        said = {"partition": 0, "server-round": 1, "accepted": 0}
+        head = b""
+        if action in ("train", "evaluate"):
+            said |= {key: more.pop(key) for key in QUESTION.fields if key in more}
+            head, said = QUESTION.write(said), {}
+        content = RecordDict({"config": ConfigRecord({**said, **more})} if said or more else {})
+        if not isinstance(frame, ArrayRecord):
+            content.update(enclosed(frame, head))
+        else:
+            content.update(enclosed(None, head))
+            content[ARRAYS] = frame
         message = Message(content, 1, action)
         message.metadata.__dict__["_message_id"] = "0" * 64
         assert not is_simulated()
@@ -110,7 +117,7 @@ class Node:
         for at, byte in changed.pop("bytes", {}).items():
             frame[at] = byte
         action = str(changed.pop("action", "train"))
-        return self.ask(action, overrides, path, arrays=pack_record(bytes(frame)), **changed)
+        return self.ask(action, overrides, path, frame=bytes(frame), **changed)
 
 
 @pytest.fixture
@@ -225,7 +232,7 @@ PROVOKED: dict[str, Callable[[Node], object]] = {
     "codec": _too_large,
     "columns": lambda node: node.ask("query", TEXTS, node.rows([{MARKER: "x"}])),
     "configuration": lambda node: node.ask(
-        "train", "model.path='/x/${oc.env:SECRET_TOKEN}'", arrays=pack_record(b"")
+        "train", "model.path='/x/${oc.env:SECRET_TOKEN}'", frame=b""
     ),
     "disk": _no_file,
     "diverged": lambda node: node.train(f"{TEXTS} optimizer.lr=1e30", node.rows(ROWS)),
@@ -253,7 +260,7 @@ PROVOKED: dict[str, Callable[[Node], object]] = {
     "node_config": lambda node: node.ask("query", TEXTS, lacks="partition-id"),
     "other_codec": lambda node: node.train(TEXTS, node.rows(ROWS), spec={"id": "fp16"}),
     "other_model": lambda node: node.train(TEXTS, node.rows(ROWS), manifest=bytes(8)),
-    "other_version": lambda node: node.train(TEXTS, node.rows(ROWS), bytes={4: 99}),
+    "other_version": lambda node: node.train(TEXTS, node.rows(ROWS), bytes={1: 99}),
     "partition": lambda node: node.train(TEXTS, node.rows(ROWS), partition=2),
     "partitions": lambda node: node.ask("query", f"{TEXTS} federation.clients=4", node.rows(ROWS)),
     "picture": _pictures,
@@ -282,9 +289,9 @@ PROVOKED: dict[str, Callable[[Node], object]] = {
     "rows": lambda node: node.ask("query", TEXTS, node.folder / "gone.jsonl"),
     "signs": lambda node: node.ask(f"query.{SETUP}", TEXTS, node.rows(ROWS)),
     "state": lambda node: node.ask(f"query.{PATCH}", TEXTS, number=1, rank=1,
-                                   arrays=pack_record(b"")),
+                                   frame=b""),
     "unexpected": lambda node: node.ask("query.nonsense", TEXTS),
-    "wire": lambda node: node.ask("train", TEXTS, node.rows(ROWS), arrays=ArrayRecord({})),
+    "wire": lambda node: node.ask("train", TEXTS, node.rows(ROWS), frame=ArrayRecord({})),
 }  # fmt: skip
 
 
@@ -449,8 +456,11 @@ def test_honest_replies_hold_numbers_alone(node: Node) -> None:
         assert not reply.has_error(), reply.error
         assert MARKER.encode() not in sent
         assert str(node.folder.parent).encode() not in sent
-        assert {*reply.content} <= {"node", ARRAYS, "metrics", SPENT, TIMING}
-        for record in reply.content.config_records.values():
+        assert {*reply.content} <= {"node", ARRAYS, BARE, "metrics", SPENT}
+        for name, record in reply.content.config_records.items():
+            if name == BARE:
+                assert [type(x) for x in record.values()] == [bytes]
+                continue
             values = [x for v in record.values() for x in (v if isinstance(v, list) else [v])]
             assert all(isinstance(value, int | float) for value in values)
         for record in reply.content.array_records.values():

@@ -42,8 +42,9 @@ from fl_app.codecs import (
     top_k,
     uniform,
 )
+from fl_app.codecs.streams.bits import varint
 from fl_app.tree import digest
-from fl_app.wire.frame import manifest, pack, unpack
+from fl_app.wire.frame import HEADER_BYTES, manifest, pack, unpack
 from tests.codecs.sending import encode
 
 SHAPES = [(), (0,), (3, 0), (1,), (2,), (63,), (64,), (65,), (7, 11), (8, 16), (130,), (2, 3, 5)]
@@ -274,6 +275,13 @@ TABLE = {
         lambda n: 2,
         exact=False,
     ),
+    "entropy-context": Row(
+        entropy(uniform(error=0.3, scope="tensor"), context=True),
+        lambda x, ref: 0.3 * np.sqrt((x**2).sum()),
+        lambda n: n + 8 * (n > 0),
+        lambda n: 2,
+        exact=False,
+    ),
     "entropy-nf4": Row(entropy(nf4()), nf4_bound(64), nf4_bytes(64), lambda n: 2, exact=False),
     "entropy-link": Row(
         chain(entropy(top_k(0.05)), fp32()),
@@ -424,7 +432,8 @@ def test_frame_round_trip(row):
     tree, ref = fixed_tree(1), fixed_tree(2)
     wire = encode(row.codec, tree, ref)
     frame = pack(wire, row.codec, manifest(ref))
-    assert len(frame) == wire.nbytes + 32 + 4 * row.codec.sections
+    lengths = sum(len(varint(len(section))) for section in wire.sections[:-1])
+    assert len(frame) == wire.nbytes + HEADER_BYTES + lengths
     got = unpack(frame, row.codec, manifest(ref))
     assert got.sections == wire.sections
     assert digest(row.codec.decode(got, ref)) == digest(row.codec.decode(wire, ref))

@@ -25,6 +25,7 @@ from fl_app.codecs import (
     nf4,
     receive,
     shift,
+    ternary,
     top_k,
     uniform,
 )
@@ -39,6 +40,8 @@ INNER = {
     "uniform": uniform(error=0.3),
     "escapes": uniform(error=0.001),
     "bits": uniform(bits=3),
+    "ternary": ternary(),
+    "levels": chain(delta(), top_k(0.5), uniform(error=0.3)),
     "top_k": chain(delta(), top_k(0.1), nf4()),
     "fp16": chain(delta(), fp16()),
     "twice": entropy(uniform(error=0.3)),
@@ -60,8 +63,13 @@ def _inner(request) -> Codec:
     return INNER[request.param]
 
 
-def test_nothing_is_lost_and_little_added(inner):
-    codec = entropy(inner)
+@pytest.fixture(params=[False, True], ids=["", "context"], name="context")
+def _context(request) -> bool:
+    return request.param
+
+
+def test_nothing_is_lost_and_little_added(inner, context):
+    codec = entropy(inner, context)
     for shapes in [(), ((),), ((0,),), ((3,),), ((40, 30), (7,), (), (0,), (129,))]:
         tree, ref = normal(1, shapes), normal(2, shapes)
         plain, coded = encode(inner, tree, ref), encode(codec, tree, ref)
@@ -101,6 +109,10 @@ def test_a_link_keeps_its_rest_and_its_narrowed_reference():
 def test_spec_and_arguments():
     spec = {"id": "entropy", "inner": {"id": "chain", "links": [{"id": "delta"}, {"id": "fp32"}]}}
     assert from_spec(spec).spec == spec
+    assert from_spec({**spec, "context": False}).spec == spec  # as before there was a context
+    assert from_spec({**spec, "context": True}).spec == {**spec, "context": True}
+    with pytest.raises(ValueError, match="context must be true or false, got 1"):
+        entropy(fp32(), 1)
     with pytest.raises(ValueError, match="inner must be a codec, got 'fp32'"):
         entropy("fp32")
     with pytest.raises(CodecError, match=r"'t0'.*NaN"):
@@ -119,6 +131,36 @@ def test_rates_on_gaussian_values():
         assert 8 * wire.nbytes <= limit * tree["x"].size
         error = entropy(codec).decode(wire, tree)["x"] - tree["x"]
         assert np.linalg.norm(error) <= off * np.linalg.norm(tree["x"])
+
+
+def structured(salt: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """A tree and its reference, whose tensors, rows and columns differ in scale.
+
+    Values are larger where the reference is, and lean to the opposite sign.
+    """
+    rng = np.random.default_rng(salt)
+    ref, tree = {}, {}
+    for i, shape in enumerate([(8, 128), (128, 8), (8, 128), (96,)]):
+        rows = np.exp(rng.standard_normal((shape[0], *[1] * (len(shape) - 1))))
+        ref[f"t{i}"] = (rows * rng.standard_normal(shape)).astype(np.float32)
+        noise = rows * rng.standard_normal(shape) * np.exp(0.5 * rng.standard_normal(shape[-1]))
+        tree[f"t{i}"] = (2.0**-i * noise - 0.4 * ref[f"t{i}"]).astype(np.float32)
+    return tree, ref
+
+
+@pytest.mark.parametrize("inner", [uniform(error=0.5), uniform(error=0.2), ternary()])
+def test_context_saves_where_there_is_structure_and_costs_nothing_elsewhere(inner):
+    for salt in range(3):
+        tree, ref = structured(salt)
+        assert (
+            encode(entropy(inner, True), tree, ref).nbytes
+            < 0.96 * encode(entropy(inner), tree, ref).nbytes
+        )
+        tree, ref = ({"x": normal(s, ((90, 90),))["t0"]} for s in (salt, 9))
+        assert (
+            encode(entropy(inner, True), tree, ref).nbytes
+            <= encode(entropy(inner), tree, ref).nbytes
+        )
 
 
 # --- hostile --------------------------------------------------------------------------------------
@@ -150,8 +192,8 @@ def outcome(codec: Codec, sections, ref) -> str | None:
     return digest(out)
 
 
-def test_truncations_and_flipped_bits(inner):
-    codec, ref = entropy(inner), normal(2)
+def test_truncations_and_flipped_bits(inner, context):
+    codec, ref = entropy(inner, context), normal(2)
     honest = encode(codec, normal(1), ref).sections
     for i, section in enumerate(honest):
         for end in range(max(0, len(section) - 300), len(section)):
@@ -166,9 +208,9 @@ def test_truncations_and_flipped_bits(inner):
 @settings(max_examples=300, deadline=None)
 def test_random_sections(data):
     inner = INNER[data.draw(st.sampled_from(list(INNER)))]
-    codec, ref = entropy(inner), normal(2, ((5, 8), (3,)))
+    codec, ref = entropy(inner, data.draw(st.booleans())), normal(2, ((5, 8), (3,)))
     sections = [
-        bytes([data.draw(st.integers(0, 5))]) + data.draw(st.binary(max_size=40))
+        bytes([data.draw(st.integers(0, 7))]) + data.draw(st.binary(max_size=40))
         for _ in range(codec.sections)
     ]
     outcome(codec, sections, ref)
@@ -196,7 +238,7 @@ def test_a_variable_section_carries_its_length(raw, bits):
     assert seen == [raw]
 
 
-@pytest.mark.parametrize("tag", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("tag", [1, 2, 3, 4, 5, 6, 7])
 @pytest.mark.parametrize("claimed", [0, 201, 2**30, 2**33, 2**60, 2**69])
 def test_claimed_lengths_cost_nothing(tag, claimed):
     codec = entropy(echo(Stream(8, 200, variable=True)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import tracemalloc
 from fractions import Fraction
@@ -12,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl_app.codecs import WireError
-from fl_app.codecs.streams import bits, frequencies, golomb, rans, smallest, zstd
+from fl_app.codecs.streams import bits, frequencies, golomb, interleaved, rans, smallest, zstd
 from fl_app.codecs.streams.bits import BitReader, BitWriter
 from fl_app.codecs.streams.frequencies import ONE, PRECISION, Table
+from fl_app.codecs.streams.histogram import histogram
 
 WIDTHS = [1, 2, 4, 8]
+DIGEST = "8279c081e4ad62aeb8bdaf31b9ce0f6a329aea005923c93d9be7ff0c910dc355"
 
 
 def counts_of(symbols, width=8) -> list[int]:
@@ -61,6 +64,7 @@ CHOSEN = {
         np.frombuffer(np.random.default_rng(0).standard_normal(300).astype("<f4").tobytes(), "u1"),
         8,
     ),
+    "interleaved": (smallest.INTERLEAVED, gaussian(30_001, 9), 8),
     "zstd": (smallest.ZSTD, np.resize(np.random.default_rng(1).permutation(256), 999), 8),
 }
 CHOSEN = {name: (tag, s.astype(np.uint8), width) for name, (tag, s, width) in CHOSEN.items()}
@@ -124,6 +128,34 @@ def test_varint(value, tail):
     if value:
         with pytest.raises(WireError, match="at most"):
             bits.read_varint(data, value - 1)
+
+
+@pytest.mark.parametrize("spread", [0.4, 3.0, 30.0])
+def test_interleaved_coders_take_little_more_than_one(spread):
+    symbols = gaussian(100_000, spread)
+    counts = histogram(symbols, 8)
+    one = rans.encode(symbols, frequencies.best(counts))
+    eight = interleaved.encode(symbols, interleaved.best(counts))
+    assert abs(len(eight) - interleaved.size(interleaved.best(counts), counts)) <= 40
+    assert len(eight) <= 1.002 * len(one) + 32
+    for count in (0, 1, 7, 8, 9, 1001):
+        part = symbols[:count]
+        coded = interleaved.encode(part, interleaved.best(counts))
+        assert np.array_equal(interleaved.decode(coded, count, 256), part)
+
+
+def test_the_bytes_of_interleaved_coders_stay():
+    index = np.arange(50_000, dtype=np.uint64)
+    mixed = (index * np.uint64(2654435761) % np.uint64(2**32)) >> np.uint64(12)
+    symbols = (20 - np.frexp(mixed.astype(float) + 1)[1]).clip(0, 255).astype(np.uint8)
+    table = interleaved.best(histogram(symbols, 8))
+    assert hashlib.sha256(interleaved.encode(symbols, table)).hexdigest() == DIGEST
+
+
+@given(stream=streams())
+def test_histogram(stream):
+    symbols, width = stream
+    assert histogram(symbols, width).tolist() == counts_of(symbols, width)
 
 
 # --- frequency tables -----------------------------------------------------------------------------
@@ -264,7 +296,7 @@ def refused_or_symbols(data: bytes, count: int, width: int) -> np.ndarray | None
 def test_truncations_extensions_and_other_lengths_are_refused(chosen):
     _, symbols, width = chosen
     coded = smallest.encode(symbols, width)
-    for end in range(len(coded)):
+    for end in [*range(min(len(coded), 1000)), *range(max(0, len(coded) - 100), len(coded))]:
         assert refused_or_symbols(coded[:end], symbols.size, width) is None
     for more in (b"\0", b"\xff", b"\x01\x02", coded):
         assert refused_or_symbols(coded + more, symbols.size, width) is None
@@ -281,17 +313,17 @@ def test_every_flipped_bit_is_refused_or_gives_symbols(chosen):
             assert not np.array_equal(out, symbols)
 
 
-@given(st.integers(0, 6), st.binary(max_size=80), st.integers(0, 300), st.sampled_from(WIDTHS))
+@given(st.integers(0, 7), st.binary(max_size=80), st.integers(0, 300), st.sampled_from(WIDTHS))
 @settings(max_examples=2000, deadline=None)
 def test_random_bytes_are_refused_or_give_symbols(tag, body, count, width):
     refused_or_symbols(bytes([tag]) + body, count, width)
 
 
-@pytest.mark.parametrize("tag", [*range(7), 255])
+@pytest.mark.parametrize("tag", [*range(8), 255])
 def test_a_few_bytes_take_no_memory(tag):
     count = 100_000
     rng = np.random.default_rng(tag)
-    refused_or_symbols(bytes([tag % 6]) + rng.bytes(30), count, 8)  # imports and compilation
+    refused_or_symbols(bytes([tag % 7]) + rng.bytes(30), count, 8)  # imports and compilation
     tracemalloc.start()
     for body in (b"", b"\xff" * 40, b"\0" * 40, rng.bytes(40)):
         refused_or_symbols(bytes([tag]) + body, count, 8)

@@ -68,20 +68,24 @@ def test_help_lists_what_there_is_to_choose(capsys) -> None:
 
 
 def test_check_says_what_the_run_then_costs(tmp_path: Path, capsys) -> None:
-    """Bytes are those of its first round; nothing stays on the disk."""
-    words = [*RUN.split(), "experiment=fedavg_lora", "rounds=1", f"output.dir={tmp_path}/to/x"]
+    """Bytes are those of a round that brings the model; nothing stays on the disk."""
+    words = [*RUN.split(), "experiment=fedavg_lora", "rounds=2", f"output.dir={tmp_path}/to/x"]
     blanks = "codec.up={id: chain, links: [{id: delta}, {id: fp32}]}"
     assert main(["check", *words, "output.name=x", blanks]) == 0
     said = capsys.readouterr().out
-    for part in ("fedavg_lora, seed 0", "1, 2 of 3 clients", "FedAvg", "fp32 up", "x/x", "test   "):
+    for part in ("fedavg_lora, seed 0", "2, 2 of 3 clients", "FedAvg", "fp32 up", "x/x", "test   "):
         assert part in said
     assert "client 2    4 rows, inputs of " in said
     assert not list(tmp_path.iterdir())
 
     run = run_experiment([*words, f"output.dir={tmp_path}", blanks])
-    down, up = (size(run.bytes_of("message_bytes", "train", way)) for way in ("down", "up"))
+    second = [row for row in run.ledger.rows if row.round == 2]
+    down, up = (
+        size(sum(row.message_bytes for row in second if row.direction == way))
+        for way in ("down", "up")
+    )
     assert f"{down} down and {up} up a round" in said
-    assert f"about {size(run.ledger.sent())} in 1 rounds" in said
+    assert f"about {size(run.ledger.sent())} in 2 rounds" in said  # the first brings no theta0
 
 
 def test_check_finds_what_is_wrong_with_the_rows_of_a_client(tmp_path: Path, capsys) -> None:

@@ -38,7 +38,9 @@ def tamper(app) -> None:
         reply = honest(self, message, context)
         plan = json.loads(Path(os.environ["HOSTILE"]).read_text())
         if message.metadata.message_type == "train":
-            server_round = str(message.content["config"]["server-round"])
+            from fl_app.wire.envelope import whom
+
+            server_round = str(whom(message)["server-round"])
             if server_round in plan:
                 ATTACKS[plan[server_round]](reply)
         return reply
@@ -47,13 +49,19 @@ def tamper(app) -> None:
 
 
 def frame(reply) -> bytes:
-    return reply.content["arrays"]["frame"].data
+    from fl_app.wire.envelope import opened
+    from fl_app.wire.heads import REPLY
+
+    return opened(reply.content, REPLY)[1]
 
 
 def put(reply, data: bytes) -> None:
-    from fl_app.wire.records import pack_record
+    from fl_app.wire.envelope import enclosed, opened
+    from fl_app.wire.heads import REPLY
 
-    reply.content["arrays"] = pack_record(data)
+    said, _ = opened(reply.content, REPLY)
+    for name, record in enclosed(data, REPLY.write(said)).items():
+        reply.content[name] = record
 
 
 def nan(reply) -> None:
@@ -63,15 +71,14 @@ def nan(reply) -> None:
 
     data = bytearray(frame(reply))
     data[-400:] = b"\xff" * 400
-    data[28:32] = struct.pack("<I", zlib.crc32(data[32:], zlib.crc32(data[:28])))
+    data[18:22] = struct.pack("<I", zlib.crc32(data[22:], zlib.crc32(data[:18])))
     put(reply, bytes(data))
 
 
 def huge(reply) -> None:
-    """Send a frame of HUGE bytes whose header states that length."""
+    """Send a frame of HUGE bytes."""
     size = int(os.environ["HUGE"])
-    head = frame(reply)[:24] + (size - 32).to_bytes(4, "little") + bytes(4)
-    put(reply, head + os.urandom(2**20) * (size // 2**20))
+    put(reply, frame(reply)[:22] + os.urandom(2**20) * (size // 2**20))
 
 
 def empty(reply) -> None:

@@ -56,7 +56,7 @@ def test_the_summary_agrees_with_the_ledger(finished: Experiment) -> None:
     assert 4.5 <= found["bits_per_scalar_up"] < 4.6
     assert found["theta0_digest"] == digest(finished.session.theta0)
     saved = found["bytes"]["message_down"] - found["bytes"]["message_down_seed_only"]
-    assert 2 * 0.5 * scalars < saved < 2 * 0.6 * scalars  # two clients, 4.5 bits each
+    assert saved == 0  # with a codec of changes, it did
 
 
 def test_validation_is_scored_every_round_and_changes_nothing_else(tmp_path: Path, capsys) -> None:

@@ -16,6 +16,7 @@ from fl_app.server_app import MESSAGE_ONLY, Experiment
 from tests import small
 from tests.disturbed import in_process
 from tests.loopback import Loopback
+from tests.messages import round_of
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ class Filling(Loopback):
     filler: Path
 
     def deliver(self, message: Message) -> Message | None:
-        if message.content.get("config", {}).get("server-round") == 2:
+        if round_of(message) == 2:
             with suppress(OSError), self.filler.open("ab", buffering=0) as file:
                 while True:
                     file.write(bytes(4096))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fl_app.aggregation.inner import inner_strategy
 from fl_app.build import open_session
@@ -17,10 +17,12 @@ from fl_app.server.round import RoundFailedError
 from fl_app.training.loop import train
 from fl_app.wire.frame import pack, unpack
 from fl_app.wire.ledger import Ledger
+from fl_app.wire.messages import BARE
 from fl_app.wire.records import pack_record, to_record, to_tree
 from tests import small
 from tests.combinations import combinations
 from tests.loopback import Loopback, RealNodes
+from tests.messages import frame, put, silent, who
 from tests.rounding import assert_within, summed
 
 
@@ -106,11 +108,10 @@ def test_nf4_is_relayed_byte_for_byte(tmp_path: Path) -> None:
     rounds.round(1)
     kept = rounds.tree
     messages = list(rounds.coded.configure_train(2, rounds.arrays, ConfigRecord(), rounds.grid))
-    frame = messages[0].content["arrays"]["frame"].data
-    wire = unpack(frame, rounds.here.down, rounds.here.manifest)
+    wire = unpack(frame(messages[0]), rounds.here.down, rounds.here.manifest)
     assert same(rounds.here.down.decode(wire, rounds.here.theta0), kept)
     (up_row,) = [r for r in rounds.ledger.rows if r.direction == "up" and r.kind == "train"]
-    assert len(frame) == up_row.frame_bytes
+    assert wire.nbytes == up_row.payload_bytes
 
 
 def test_the_update_is_what_the_codec_makes_of_the_training(tmp_path: Path) -> None:
@@ -185,27 +186,61 @@ def test_fedprox_pulls(tmp_path: Path) -> None:
 def test_the_ledger_is_measured_and_the_overhead_small(tmp_path: Path) -> None:
     rounds = Rounds(tmp_path, "strategy=fedavg codec=nf4 clients_per_round=2")
     rounds.round(1)
+    rounds.grid.sent.clear()
+    rounds.round(2)
     scalars = sum(v.size for v in rounds.here.theta0.values())
     train_rows = [r for r in rounds.ledger.rows if r.kind == "train"]
-    assert [(r.direction) for r in train_rows] == ["down", "up", "down", "up"]
-    sent = {
-        m.content["config"]["partition"]: m for m in rounds.grid.sent
-        if m.metadata.message_type == "train"
-    }  # fmt: skip
+    assert [(r.direction) for r in train_rows] == ["down", "up"] * 4
+    sent = {who(m): m for m in rounds.grid.sent}
+    first = [r for r in train_rows if (r.round, r.direction) == (1, "down")]
     for row in train_rows:
-        assert row.scalars == scalars
-        assert row.payload_bytes < row.frame_bytes < row.message_bytes
-        assert row.message_bytes <= 1.02 * row.payload_bytes + 1000
-        if row.direction == "down":
-            assert row.frame_bytes == len(sent[row.partition].content["arrays"]["frame"].data)
         assert row.encode_s > 0
         assert row.decode_s > 0
+        if row in first:
+            continue
+        assert row.scalars == scalars
+        assert row.payload_bytes + 22 < row.frame_bytes <= row.payload_bytes + 55
+        # Of a reply, 68 are the id of its question.
+        least = 0 if row.direction == "down" else 68
+        assert row.message_bytes - row.frame_bytes - least <= 345
+        assert row.message_bytes - least <= 1.01 * row.payload_bytes + 400
+        if row.direction == "down":
+            assert row.frame_bytes == len(sent[row.partition].content[BARE][BARE])
+            assert {*sent[row.partition].content} == {BARE}
+    # The change since theta0 is zero, and so each client takes its own.
+    assert all(0 < r.message_bytes <= 170 and r.payload_bytes == 0 for r in first)
+    assert rounds.coded.seed_only_saving == 0
     setup = [r for r in rounds.ledger.rows if r.kind == "setup"]
     assert [(r.partition, r.direction) for r in setup] == [
         (p, d) for p in range(3) for d in ("down", "up")
     ]
-    assert all(r.message_bytes > 0 and r.payload_bytes == 0 for r in setup)
-    assert 0 < rounds.coded.seed_only_saving < 2 * scalars
+    assert all(r.payload_bytes == 0 for r in setup)
+    for down, up in zip(setup[::2], setup[1::2], strict=True):
+        assert 0 < down.message_bytes + up.message_bytes <= 490
+
+
+def test_a_client_that_rebuilds_theta0_sends_what_it_would_have_sent(tmp_path: Path) -> None:
+    found = []
+    for sends in (False, True):
+        folder = tmp_path / str(sends)
+        folder.mkdir()
+        rounds = Rounds(folder, "strategy=single_client codec=nf4")
+        rounds.coded.sends_theta0 = sends
+        found.append(rounds.round(1)[0])
+        down, up = (row for row in rounds.ledger.rows if row.kind == "train")
+        assert (down.payload_bytes > 0, up.payload_bytes > 0) == (sends, True)
+        saving = rounds.coded.seed_only_saving
+        assert down.message_bytes - saving <= 170
+        assert (saving > 0) == sends
+    assert same(*found)
+
+
+def test_what_a_codec_makes_of_theta0_is_sent_where_it_is_another_start(tmp_path: Path) -> None:
+    rounds = Rounds(tmp_path, "strategy=single_client codec=fp32 codec.down={id:nf4}")
+    (message,) = rounds.coded.configure_train(1, rounds.arrays, ConfigRecord(), rounds.grid)
+    wire = unpack(frame(message), rounds.here.down, rounds.here.manifest)
+    assert not same(rounds.here.down.decode(wire, rounds.here.theta0), rounds.here.theta0)
+    assert 0 < rounds.coded.seed_only_saving < len(frame(message)) + 400
 
 
 def test_two_nodes_can_hold_three_clients(tmp_path: Path) -> None:
@@ -228,34 +263,75 @@ def drop(reply: Message) -> None:
 
 
 def garbage(reply: Message) -> Message:
-    reply.content["arrays"] = pack_record(b"garbage" * 99)
-    return reply
+    return put(reply, b"garbage" * 99)
 
 
 def flipped(reply: Message) -> Message:
-    frame = bytearray(reply.content["arrays"]["frame"].data)
-    frame[len(frame) // 2] ^= 4
-    reply.content["arrays"] = pack_record(bytes(frame))
-    return reply
+    changed = bytearray(frame(reply))
+    changed[len(changed) // 2] ^= 4
+    return put(reply, bytes(changed))
 
 
 def unpacked(reply: Message) -> Message:
-    reply.content["arrays"] = ArrayRecord([np.zeros(3, np.float32)])
+    silent(reply).content["arrays"] = ArrayRecord([np.zeros(3, np.float32)])
     return reply
 
 
-def no_arrays(reply: Message) -> Message:
-    del reply.content["arrays"]
+def two_frames(reply: Message) -> Message:
+    reply.content["arrays"] = pack_record(frame(reply))
+    return reply
+
+
+def no_bytes(reply: Message) -> Message:
+    reply.content[BARE] = ConfigRecord({BARE: "text"})
+    return reply
+
+
+def more_keys(reply: Message) -> Message:
+    reply.content[BARE]["more"] = b"x"
     return reply
 
 
 def no_metrics(reply: Message) -> Message:
-    del reply.content["metrics"]
-    return reply
+    return put(reply, drop=("num-examples", "loss"))
 
 
 def no_timing(reply: Message) -> Message:
-    del reply.content["timing"]
+    return put(reply, drop=("work",))
+
+
+def cut_head(reply: Message) -> Message:
+    reply.content[BARE] = ConfigRecord({BARE: reply.content[BARE][BARE][:9]})
+    return reply
+
+
+def shorter_head(reply: Message) -> Message:
+    """Without the bytes of its last time, so that the frame's first are taken for them."""
+    data = reply.content[BARE][BARE]
+    size = len(data) - len(frame(reply))
+    reply.content[BARE] = ConfigRecord({BARE: data[: size - 4] + data[size:]})
+    return reply
+
+
+def unknown_field(reply: Message) -> Message:
+    data = reply.content[BARE][BARE]
+    reply.content[BARE] = ConfigRecord({BARE: data[:1] + bytes([data[1] | 128]) + data[2:]})
+    return reply
+
+
+def other_version(reply: Message) -> Message:
+    reply.content[BARE] = ConfigRecord({BARE: b"\x09" + reply.content[BARE][BARE][1:]})
+    return reply
+
+
+def endless_count(reply: Message) -> Message:
+    reply.content[BARE] = ConfigRecord({BARE: b"\3\x1f" + b"\xff" * 99})
+    return reply
+
+
+def as_before(reply: Message) -> Message:
+    """As version 2 had it."""
+    reply.content = RecordDict({"arrays": pack_record(frame(reply))})
     return reply
 
 
@@ -263,49 +339,39 @@ def other_codec(reply: Message) -> Message:
     here = open_session(SPOIL)
     wrong = from_spec({"id": "fp32"})
     wire, _ = wrong.encode(here.theta0, wrong.init(here.theta0), here.theta0)
-    reply.content["arrays"] = pack_record(pack(wire, wrong, here.manifest))
-    return reply
+    return put(reply, pack(wire, wrong, here.manifest))
 
 
 def other_theta0(reply: Message) -> Message:
     here = open_session(SPOIL)
     wire, _ = here.up.encode(here.theta0, here.up.init(here.theta0), here.theta0)
-    reply.content["arrays"] = pack_record(pack(wire, here.up, b"another!"))
-    return reply
+    return put(reply, pack(wire, here.up, b"another!"))
 
 
 def other_metrics(reply: Message) -> Message:
-    reply.content["metrics"]["surprise"] = 1.0
+    reply.content["metrics"] = MetricRecord({"surprise": 1.0})
+    return reply
+
+
+def metrics_twice(reply: Message) -> Message:
+    reply.content["metrics"] = MetricRecord({"loss": 0.5})
     return reply
 
 
 def nan_loss(reply: Message) -> Message:
-    reply.content["metrics"]["loss"] = float("nan")
-    return reply
-
-
-def fractional_weight(reply: Message) -> Message:
-    reply.content["metrics"]["num-examples"] = 1.5
-    return reply
+    return put(reply, loss=float("nan"))
 
 
 def absurd_weight(reply: Message) -> Message:
-    reply.content["metrics"]["num-examples"] = 10**15
-    return reply
+    return put(reply, **{"num-examples": 10**15})
+
+
+def no_weight(reply: Message) -> Message:
+    return put(reply, **{"num-examples": 0})
 
 
 def nothing(reply: Message) -> Message:
     reply.content = RecordDict()
-    return reply
-
-
-def list_for_a_loss(reply: Message) -> Message:
-    reply.content["metrics"]["loss"] = [0.5]
-    return reply
-
-
-def negative_weight(reply: Message) -> Message:
-    reply.content["metrics"]["num-examples"] = -5
     return reply
 
 
@@ -315,16 +381,24 @@ TAMPERS = {
     garbage: "not a Thinwire frame",
     flipped: "CRC",
     unpacked: "no 'arrays' record",
-    no_arrays: "no 'arrays' record",
-    no_metrics: "metrics",
-    no_timing: "timing",
+    silent: "the reply brings no frame",
+    two_frames: "a frame in '' and another one in 'arrays'",
+    no_bytes: "the record '' does not hold bytes",
+    more_keys: "the record '' does not hold bytes",
+    cut_head: "the head ends before loss",
+    shorter_head: "not a Thinwire frame",
+    unknown_field: "the head has fields",
+    other_version: "a message of version 9, this side reads 3: install",
+    endless_count: "num-examples: no count",
+    as_before: "no record '' with its head: is the same Thinwire version installed",
+    no_metrics: "the reply has metrics [], expected ['loss', 'num-examples']",
+    no_timing: "work=None",
     other_metrics: "surprise",
-    nothing: "the reply has metrics [], expected",
+    metrics_twice: "the reply has metrics ['loss', 'loss', 'num-examples']",
+    nothing: "no record '' with its head",
     nan_loss: "loss=nan",
     absurd_weight: "num-examples=1000000000000000 should be a whole number in 1..",
-    negative_weight: "num-examples=-5",
-    fractional_weight: "num-examples=1.5",
-    list_for_a_loss: "loss=a list of 1",
+    no_weight: "num-examples=0 should be",
     other_codec: "another codec",
     other_theta0: "theta0",
 }
@@ -432,8 +506,7 @@ def test_one_node_cannot_take_every_client(tmp_path: Path, caplog) -> None:
     def claiming(message: Message) -> Message | None:
         reply = deliver(message)
         if (message.metadata.message_type, message.metadata.dst_node_id) == ("query", greedy):
-            claim = ConfigRecord({"partition-id": 0, "num-partitions": 1})
-            reply.content = RecordDict({"node": claim})
+            reply.metadata.group_id = "0/1"
         return reply
 
     rounds.grid.deliver = claiming
@@ -473,7 +546,7 @@ def test_evaluation_asks_others_than_those_who_train(tmp_path: Path) -> None:
         seen.append([])
         for configure in (rounds.coded.configure_train, rounds.coded.configure_evaluate):
             (message,) = configure(number, rounds.arrays, ConfigRecord(), rounds.grid)
-            seen[-1].append(message.content["config"]["partition"])
+            seen[-1].append(who(message))
     assert any(trained != scored for trained, scored in seen)
 
 

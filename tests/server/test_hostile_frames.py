@@ -92,11 +92,11 @@ def test_lengths_of_a_frame_are_compared_with_what_is_there(data) -> None:
     sections, _ = honest("entropy(nf4)")
     frame = bytearray(pack(Wire(sections), codec, manifest(REF)))
     for _ in range(data.draw(st.integers(1, 3))):
-        at = data.draw(st.sampled_from([24, 25, 26, 27, *range(32, 36), len(frame) - 1]))
+        at = data.draw(st.sampled_from([*range(22, 28), len(frame) - 1]))
         frame[at] = data.draw(st.integers(0, 255))
     del frame[data.draw(st.one_of(st.just(len(frame)), st.integers(0, len(frame)))) :]
-    if len(frame) >= 32:
-        frame[28:32] = struct.pack("<I", zlib.crc32(frame[32:], zlib.crc32(frame[:28])))
+    if len(frame) >= 22:
+        frame[18:22] = struct.pack("<I", zlib.crc32(frame[22:], zlib.crc32(frame[:18])))
     tracemalloc.start()
     try:
         unpack(bytes(frame), codec, manifest(REF))

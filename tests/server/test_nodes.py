@@ -63,8 +63,10 @@ class Nodes:
             answer = self.answers[message.metadata.dst_node_id]
             if answer is not None:
                 del self.waiting[message.metadata.message_id]
-                content = answer if isinstance(answer, Error) else RecordDict(answer)
-                replies.append(Message(content, reply_to=message))
+                group, content = ("", answer) if isinstance(answer, Error) else answer
+                sent = content if isinstance(answer, Error) else RecordDict(content)
+                replies.append(Message(sent, reply_to=message))
+                replies[-1].metadata.group_id = group
         return replies[::-1]
 
 
@@ -72,8 +74,9 @@ class Simulated(Nodes, InMemoryGrid):
     """The same, where Flower simulates nodes."""
 
 
-def serves(part, parts) -> dict:
-    return {"node": ConfigRecord({"partition-id": part, "num-partitions": parts})}
+def serves(part, parts, rows=None) -> tuple[str, dict]:
+    told = {} if rows is None else {"node": ConfigRecord({"rows": rows})}
+    return f"{part}/{parts}", told
 
 
 # ---- honest nodes ---------------------------------------------------------------------------
@@ -115,8 +118,12 @@ def test_a_node_that_stays_silent_keeps_later_ones_out_of_nothing() -> None:
     "answer",
     [
         Error(code=2, reason="the disk is gone"),
-        {},
-        {"node": ConfigRecord({})},
+        ("", {}),
+        ("", {"node": ConfigRecord({"partition-id": 1, "num-partitions": 2})}),
+        ("1/2/3", {}),
+        ("1/2\n", {}),
+        ("\u0661/2", {}),
+        ("1/" + "2" * 5_000_000, {}),
         serves(3, 3),
         serves(-1, 3),
         serves(0, 0),
@@ -190,7 +197,7 @@ def test_an_answer_counts_for_the_node_that_was_asked_and_once(caplog) -> None:
             replies = super().pull_messages(ids)
             for reply in replies:
                 reply.metadata.__dict__["_src_node_id"] = 3
-            foreign = Message(RecordDict(serves(2, 3)), 3, "query")
+            foreign = Message(RecordDict(), 3, "query", group_id=serves(2, 3)[0])
             foreign.metadata.__dict__["_reply_to_message_id"] = "never asked"
             return [foreign, *replies, *replies]
 
@@ -246,9 +253,8 @@ def test_a_list_that_says_nothing_is_refused(text: str) -> None:
 def test_the_rows_of_every_client_are_what_its_node_says(clients: int, parts: int) -> None:
     answers = {}
     for part in range(parts):
-        answer = serves(part, parts)
-        answer["node"]["rows"] = [100 + k for k in range(part, clients, parts)]
-        answers[1000 + part] = answer
+        rows = [100 + k for k in range(part, clients, parts)]
+        answers[1000 + part] = serves(part, parts, rows)
     for private, rows in ((True, {k: 100 + k for k in range(clients)}), (False, {})):
         nodes = Simulated(answers, at_once=parts)
         assert find_clients(nodes, clients, timeout=5, private=private).rows == rows
@@ -261,10 +267,7 @@ def test_the_rows_of_every_client_are_what_its_node_says(clients: int, parts: in
     ids=lambda said: str(said)[:12],
 )  # fmt: skip
 def test_a_node_whose_rows_cannot_be_is_left_out(said, caplog) -> None:
-    lies, honest = serves(0, 2), serves(1, 2)
-    if said is not None:
-        lies["node"]["rows"] = said
-    honest["node"]["rows"] = [3, 4]
+    lies, honest = serves(0, 2, said), serves(1, 2, [3, 4])
     nodes = Nodes({1: lies, 2: honest})
     found = find_clients(nodes, 4, timeout=0.2, per_node=2, private=True)
     assert found.nodes == {1: 2, 3: 2}

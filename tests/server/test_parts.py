@@ -22,9 +22,10 @@ from fl_app.tree import rms, scalars, zeros
 from fl_app.wire.forms import DEFAULT, forms, plain_form
 from fl_app.wire.frame import pack, unpack
 from fl_app.wire.messages import FORM
-from fl_app.wire.records import pack_record, to_record, to_tree
+from fl_app.wire.records import to_record, to_tree
 from strategies.scaffold import Scaffold
 from tests.combinations import combinations
+from tests.messages import frame, framed, put, round_of, silent
 from tests.server.test_coded import Rounds, drop, same
 
 SCAFFOLD = "strategy=scaffold clients_per_round=2 optimizer.lr=3e-3"
@@ -70,10 +71,9 @@ def test_two_parts_travel_in_one_frame_and_one_row(tmp_path: Path, codec: str) -
             if row.direction == "up":
                 accepted[row.partition] = number
     for message in rounds.grid.sent:
-        if message.metadata.message_type != "train":
-            continue
-        frame = message.content["arrays"]["frame"].data
-        wire = unpack(frame, form.down.whole, here.manifest)
+        if message.metadata.message_type != "train" or round_of(message) == 1:
+            continue  # theta0 and a control of 0 are not sent
+        wire = unpack(frame(message), form.down.whole, here.manifest)
         parts = form.down.separate(form.down.whole.decode(wire, here.references(form.down)))
         assert [*parts] == ["model", "control"]
     assert 1 not in accepted
@@ -126,7 +126,8 @@ def test_messages_of_a_round_differ_by_client(tmp_path: Path) -> None:
     tree, _ = rounds.round(1)
     coarse, fine = "model:sign control:sign", "model:fp32 control:fp32"
     names = [(row.partition, row.codec) for row in rounds.ledger.rows if row.payload_bytes]
-    assert names == [(k, coarse if k == 1 else fine) for k in (0, 0, 1, 1, 2, 2)]
+    # What comes of the fine form is theta0 and a control of 0, which need not be sent.
+    assert names == [(0, fine), (1, coarse), (1, coarse), (2, fine)]
     sign, theta0 = from_spec({"id": "sign", "scope": "tensor"}), rounds.here.theta0
 
     def rounded(tree):
@@ -147,12 +148,12 @@ def test_a_server_cannot_name_a_form_that_the_run_does_not_have(tmp_path: Path) 
         [rounds.round(number) for number in range(1, 9)]
     honest = Rounds(tmp_path, "strategy=fedavg codec=fp32")
     (message,) = honest.coded.configure_train(1, honest.arrays, ConfigRecord(), honest.grid)
-    for said in ("coarse", 3, b"x", "\x1b[31m"):
-        message.content["config"] = ConfigRecord({**message.content["config"], FORM: said})
-        (reply,) = honest.grid.send_and_receive([message])
+    for said in (1, 2**62):
+        (reply,) = honest.grid.send_and_receive([framed(message, honest.here, form=said)])
         assert reply.has_error()
-        assert "is none of this run: ['default']" in reply.error.reason
-        assert reply.error.reason.isprintable()
+        assert f"form={said} should be a whole number in 0..0" in reply.error.reason
+    (reply,) = honest.grid.send_and_receive([framed(message, honest.here, form=0)])
+    assert not reply.has_error()
 
 
 def test_a_strategy_that_sends_other_parts_than_its_form_is_told(tmp_path: Path) -> None:
@@ -285,13 +286,12 @@ def test_no_client_moves_another_part_further_than_the_limit(tmp_path: Path, cap
 
     def huge(reply: Message) -> Message:
         reference = here.references(form)
-        wire = unpack(reply.content["arrays"]["frame"].data, form.whole, here.manifest)
+        wire = unpack(frame(reply), form.whole, here.manifest)
         parts = form.separate(form.whole.decode(wire, reference))
         largest = np.finfo(np.float32).max
         parts["control"] = {n: np.full_like(x, largest) for n, x in parts["control"].items()}
         wire, _ = form.whole.encode(form.join(parts), form.whole.init(reference), reference)
-        reply.content["arrays"] = pack_record(pack(wire, form.whole, here.manifest))
-        return reply
+        return put(reply, pack(wire, form.whole, here.manifest))
 
     rounds.round(1)
     assert "scaled down" not in caplog.text
@@ -312,14 +312,10 @@ def test_replies_may_have_the_size_of_all_their_parts(tmp_path: Path, monkeypatc
 
 
 def test_silence_of_a_method_that_speaks_is_refused(tmp_path: Path) -> None:
-    def mute(reply: Message) -> Message:
-        del reply.content["arrays"]
-        return reply
-
     rounds = Rounds(
         tmp_path,
         "strategy=fedavg codec=nf4 clients_per_round=2 federation.max_failures=0.5",
-        tamper={0: mute, 1: mute},
+        tamper={0: silent, 1: silent},
     )
     rounds.round(1)
     up = {row.partition: row for row in rounds.ledger.rows if row.direction == "up"}

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fl_app.codecs import WireError
@@ -21,19 +21,22 @@ from fl_app.server.replies import (
 from fl_app.wire.messages import EVALUATE_METRICS, PRIVATE_METRICS, TRAIN_METRICS
 
 
-def reply(examples: object = 8, loss: object = 0.5, **seconds: object) -> Message:
+def said(**values: object) -> dict[str, object]:
+    """What a reply's head says, whatever it is that says it."""
+    seconds = {"decode": 0.1, "work": 2.0, "encode": 0.0}
+    return {"num-examples": 8, "loss": 0.5, **seconds, **values}
+
+
+def reply(**scores: object) -> Message:
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
-    timing = {"decode": 0.1, "work": 2.0, "encode": 0.0, **seconds}
-    content = {
-        "metrics": MetricRecord({"num-examples": examples, "loss": loss}),
-        "timing": ConfigRecord(timing),
-    }
+    content = {"metrics": MetricRecord(scores)} if scores else {}
     return Message(RecordDict(content), 1, "train")
 
 
 @pytest.mark.parametrize("examples", [1, 200, MAX_EXAMPLES])
 def test_a_number_of_examples_passes(examples: int) -> None:
-    assert check_metrics(reply(examples), TRAIN_METRICS)["num-examples"] == examples
+    found = check_metrics(said(**{"num-examples": examples}), reply(), TRAIN_METRICS)
+    assert found["num-examples"] == examples
 
 
 @pytest.mark.parametrize(
@@ -44,38 +47,38 @@ def test_a_number_of_examples_passes(examples: int) -> None:
 )  # fmt: skip
 def test_a_weight_is_a_positive_whole_number_and_no_larger_than_can_be(examples: object) -> None:
     with pytest.raises(WireError, match="num-examples=") as caught:
-        check_metrics(reply(examples), TRAIN_METRICS)
+        check_metrics(said(**{"num-examples": examples}), reply(), TRAIN_METRICS)
     assert len(str(caught.value)) < 120
 
 
 @pytest.mark.parametrize("loss", [-1.0, 0, 5, 1e30, MAX_LOSS])
 def test_a_loss_passes(loss: float) -> None:
-    assert check_metrics(reply(loss=loss), TRAIN_METRICS)["loss"] == loss
+    assert check_metrics(said(loss=loss), reply(), TRAIN_METRICS)["loss"] == loss
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf, 1e300, [0.5]])
 def test_a_loss_whose_mean_would_be_none_is_refused(loss: object) -> None:
     with pytest.raises(WireError, match="loss="):
-        check_metrics(reply(loss=loss), TRAIN_METRICS)
+        check_metrics(said(loss=loss), reply(), TRAIN_METRICS)
 
 
 @pytest.mark.parametrize("score", [-0.1, 1.1, 1e300, math.nan, [1.0]])
 def test_a_score_is_from_0_to_1(score: object) -> None:
     names = (*EVALUATE_METRICS, "accuracy")
-    message = reply()
-    message.content["metrics"] = MetricRecord({"num-examples": 3, "accuracy": score})
+    head = {"num-examples": 3}
     with pytest.raises(WireError, match="accuracy="):
-        check_metrics(message, names)
+        check_metrics(head, reply(accuracy=score), names)
     for fits in (0, 0.25, 1.0):
-        message.content["metrics"]["accuracy"] = fits
-        assert check_metrics(message, names)["accuracy"] == fits
+        assert check_metrics(head, reply(accuracy=fits), names)["accuracy"] == fits
+    for twice in (reply(accuracy=0.5, **head), reply(accuracy=0.5, loss=0.5), reply()):
+        with pytest.raises(WireError, match="the reply has metrics"):
+            check_metrics(head, twice, names)
 
 
 def test_twenty_thousand_metrics_are_not_listed() -> None:
-    message = reply()
-    message.content["metrics"] = MetricRecord({f"metric-{k}": 1 for k in range(20_000)})
-    with pytest.raises(WireError, match="20000") as caught:
-        check_metrics(message, TRAIN_METRICS)
+    message = reply(**{f"metric-{k}": 1 for k in range(20_000)})
+    with pytest.raises(WireError, match="20002") as caught:
+        check_metrics(said(), message, TRAIN_METRICS)
     assert len(str(caught.value)) < 120
 
 
@@ -90,7 +93,7 @@ def test_a_metric_is_no_weight(target: str) -> None:
 
 
 def test_a_client_counts_for_no_more_examples_than_the_server_allows() -> None:
-    metrics = check_metrics(reply(MAX_EXAMPLES), TRAIN_METRICS)
+    metrics = check_metrics(said(**{"num-examples": MAX_EXAMPLES}), reply(), TRAIN_METRICS)
     assert capped(metrics, None) is metrics
     assert capped(metrics, 100) == MetricRecord({"num-examples": 100, "loss": 0.5})
     assert capped(MetricRecord({"num-examples": 7}), 100) == MetricRecord({"num-examples": 7})
@@ -98,28 +101,28 @@ def test_a_client_counts_for_no_more_examples_than_the_server_allows() -> None:
 
 def test_a_private_turn_that_tells_its_loss_is_refused() -> None:
     with pytest.raises(WireError, match="loss"):
-        check_metrics(reply(), PRIVATE_METRICS)
+        check_metrics(said(), reply(), PRIVATE_METRICS)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 3600.0, MAX_SECONDS])
 def test_seconds_pass(seconds: float) -> None:
-    assert check_timing(reply(work=seconds))["work"] == seconds
+    assert check_timing(said(work=seconds))["work"] == seconds
 
 
 @pytest.mark.parametrize("name", ["decode", "work", "encode"])
 @pytest.mark.parametrize("seconds", [-1.0, 1.1 * MAX_SECONDS, math.inf, math.nan, "1", [1.0], True])
 def test_absurd_seconds_are_refused(name: str, seconds: object) -> None:
     with pytest.raises(WireError, match=f"{name}="):
-        check_timing(reply(**{name: seconds}))
+        check_timing(said(**{name: seconds}))
 
 
 @pytest.mark.parametrize("since", [7, 8, -1, 2**62, 3.0, True, "3", [3], b"3" * 10**6])
 def test_a_state_that_no_earlier_round_can_have_made_is_refused(since: object) -> None:
     with pytest.raises(WireError, match="since=") as caught:
-        check_since(reply(since=since), 7)
+        check_since(said(since=since), 7)
     assert len(str(caught.value)) < 120
 
 
 def test_a_state_of_an_earlier_round_passes() -> None:
-    assert check_since(reply(), 7) == 0
-    assert [check_since(reply(since=k), 7) for k in (0, 6)] == [0, 6]
+    assert check_since(said(), 7) == 0
+    assert [check_since(said(since=k), 7) for k in (0, 6)] == [0, 6]

@@ -13,7 +13,7 @@ from fl_app.server.mailbox import Mailbox
 from fl_app.server.round import RoundFailedError
 from fl_app.tree import rms
 from fl_app.wire.frame import pack, unpack
-from fl_app.wire.records import pack_record, unpack_record
+from tests.messages import frame, put, who
 from tests.server.test_coded import Rounds, drop, same
 
 TWO = "strategy=fedavg codec=fp32 clients_per_round=2"
@@ -24,15 +24,13 @@ def scaled(rounds: Rounds, factor: float):
 
     def tamper(reply: Message) -> Message:
         here = rounds.here
-        frame = unpack_record(reply.content)
-        tree = here.up.decode(unpack(frame, here.up, here.manifest), here.theta0)
+        tree = here.up.decode(unpack(frame(reply), here.up, here.manifest), here.theta0)
         grown = {
             name: (here.theta0[name] + factor * (x - here.theta0[name])).astype(np.float32)
             for name, x in tree.items()
         }
         wire, _ = here.up.encode(grown, here.up.init(here.theta0), here.theta0)
-        reply.content["arrays"] = pack_record(pack(wire, here.up, here.manifest))
-        return reply
+        return put(reply, pack(wire, here.up, here.manifest))
 
     return tamper
 
@@ -73,7 +71,7 @@ def test_what_was_scaled_down_is_not_relayed_as_it_came(tmp_path: Path) -> None:
     rounds.round(1)
     kept = rounds.tree
     (message,) = rounds.coded.configure_train(2, rounds.arrays, ConfigRecord(), rounds.grid)
-    wire = unpack(unpack_record(message.content), rounds.here.down, rounds.here.manifest)
+    wire = unpack(frame(message), rounds.here.down, rounds.here.manifest)
     assert same(rounds.here.down.decode(wire, rounds.here.theta0), kept)
 
 
@@ -90,7 +88,7 @@ def test_too_few_replies_fail_the_round_with_the_reasons(
 ) -> None:
     rounds = Rounds(tmp_path, f"{TWO} {limits}")
     messages = rounds.coded.configure_train(1, rounds.arrays, ConfigRecord(), rounds.grid)
-    lost = messages[0].content["config"]["partition"]
+    lost = who(messages[0])
     rounds.grid.tamper = {lost: drop}
     replies = rounds.grid.send_and_receive(messages)
     with pytest.raises(RoundFailedError) as error:
@@ -104,20 +102,20 @@ def test_too_few_replies_fail_the_round_with_the_reasons(
 def test_as_many_as_allowed_may_fail(tmp_path: Path, limits: str) -> None:
     rounds = Rounds(tmp_path, f"{TWO} {limits}")
     messages = rounds.coded.configure_train(1, rounds.arrays, ConfigRecord(), rounds.grid)
-    rounds.grid.tamper = {messages[0].content["config"]["partition"]: drop}
+    rounds.grid.tamper = {who(messages[0]): drop}
     arrays, _ = rounds.coded.aggregate_train(1, rounds.grid.send_and_receive(messages))
     assert arrays is not None
     (turns,) = by_round(rounds.ledger.rows)
-    lost = messages[0].content["config"]["partition"]
+    lost = who(messages[0])
     assert turns.lost == {lost: "it did not reply in time"}
-    assert turns.used == [messages[1].content["config"]["partition"]]
+    assert turns.used == [who(messages[1])]
 
 
 def test_a_late_reply_is_dropped_said_and_counted(tmp_path: Path, caplog) -> None:
     rounds = Rounds(tmp_path, TWO)
     box = Mailbox(rounds.grid)
     messages = list(rounds.coded.configure_train(1, rounds.arrays, ConfigRecord(), rounds.grid))
-    slow = messages[0].content["config"]["partition"]
+    slow = who(messages[0])
     held: list[Message] = []
     deliver = rounds.grid.deliver
 

@@ -22,10 +22,11 @@ from fl_app.server.secure import SecureCoded
 from fl_app.server.start import set_up
 from fl_app.wire.frame import unpack
 from fl_app.wire.ledger import Ledger
-from fl_app.wire.records import message_bytes, to_record, to_tree, unpack_record
+from fl_app.wire.records import message_bytes, to_record, to_tree
 from tests import small
 from tests.combinations import combinations
 from tests.loopback import Loopback, over_the_wire
+from tests.messages import frame, said, who
 from tests.rounding import assert_within, summed
 
 BASE = f"{small.RUN} federation.clients=4 clients_per_round=4 codec=modular"
@@ -49,7 +50,7 @@ class Deaf(Loopback):
 
     def deliver(self, message: Message) -> Message | None:
         stage = message.metadata.message_type.removeprefix("query.")
-        client = message.content["config"]["partition"] if "config" in message.content else -1
+        client = who(message)
         if (client, f"no {stage}") in self.lost:
             return None
         reply = super().deliver(message)
@@ -90,7 +91,7 @@ class Federation:
         added = ring(self.here.up.spec)
         count = added.count(self.here.theta0)
         updates = [
-            (question.content["config"]["partition"], reply)
+            (who(question), reply)
             for question, reply in zip(self.grid.asked, self.grid.seen, strict=True)
             if question.metadata.message_type == TRAIN
         ]
@@ -100,9 +101,7 @@ class Federation:
         ]
 
     def section(self, message: Message) -> bytes:
-        (section,) = unpack(
-            unpack_record(message.content), self.here.up, self.here.manifest
-        ).sections
+        (section,) = unpack(frame(message), self.here.up, self.here.manifest).sections
         return section
 
 
@@ -158,14 +157,14 @@ def test_the_model_is_the_mean_of_the_same_integers(tmp_path: Path, plain: Feder
 
 
 def weights_of(plain: Federation) -> list[int]:
-    examples = [int(reply.content["metrics"]["num-examples"]) for reply in replies_of(plain)]
+    examples = [said(reply)["num-examples"] for reply in replies_of(plain)]
     return [min(count, MOST) for count in examples]
 
 
 def replies_of(federation: Federation) -> list[Message]:
     pairs = zip(federation.grid.asked, federation.grid.seen, strict=True)
     found = [(q, r) for q, r in pairs if q.metadata.message_type == TRAIN]
-    return [r for _, r in sorted(found, key=lambda pair: pair[0].content["config"]["partition"])]
+    return [r for _, r in sorted(found, key=lambda pair: who(pair[0]))]
 
 
 def test_what_the_server_gets_of_one_client_is_noise(tmp_path: Path, plain: Federation) -> None:
@@ -181,7 +180,7 @@ def test_what_the_server_gets_of_one_client_is_noise(tmp_path: Path, plain: Fede
         assert abs(correlation) < 6 / np.sqrt(masked.size)
     for reply in replies_of(secure):
         assert not reply.content.metric_records
-        assert {*reply.content.config_records["timing"]} == {"decode", "work", "encode"}
+        assert {*said(reply)} == {"decode", "work", "encode"}
 
 
 @pytest.mark.parametrize(
@@ -276,7 +275,7 @@ def _asking(tmp_path: Path):
     """A round up to the training, and a way to ask a client for more."""
     secure = Federation(tmp_path, SECURE)
     messages = secure.coded.configure_train(1, secure.arrays, ConfigRecord(), secure.grid)
-    by_client = {m.content["config"]["partition"]: m for m in messages}
+    by_client = {who(m): m for m in messages}
 
     def ask(client: int, action: str, **config) -> str:
         record = ConfigRecord({"partition": client, "server-round": 1, **config})
@@ -372,7 +371,7 @@ def test_a_server_that_hands_out_all_keys_gets_no_shares(tmp_path: Path) -> None
 def test_a_sum_of_two_is_never_revealed(tmp_path: Path) -> None:
     """Three clients, one of which drops out after it has shared its secrets."""
     three = f"{SECURE} clients_per_round=3"
-    cohort = [q.content["config"]["partition"] for q in Federation(tmp_path / "a", three).train()]
+    cohort = [who(q) for q in Federation(tmp_path / "a", three).train()]
     secure = Federation(tmp_path / "b", three, {(cohort[0], TRAIN)})
     with pytest.raises(RoundFailedError, match="secure aggregation needs 3: nothing is revealed"):
         secure.round(1)

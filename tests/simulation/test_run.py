@@ -29,6 +29,7 @@ from fl_app.runs.summary import PACKAGES
 from fl_app.server.round import RoundFailedError
 from fl_app.simulation import ray_workers, superlink
 from fl_app.simulation.superlink import APP
+from fl_app.wire.envelope import LARGE
 from tests import foreign_app, pfl_docvqa, small
 from tests.disturbed import in_process
 
@@ -107,13 +108,23 @@ def check_files(folder: Path, experiment: str, printed: str) -> None:
     }  # fmt: skip
     ledger = read(folder / "ledger.csv")
     assert (folder / "ledger.csv").read_text().splitlines()[0] == LEDGER
-    assert {r["codec"] for r in ledger if r["kind"] == "train"} == {codec}
+    # Of the first download each client needs none: the change since theta0 is zero.
+    first = [r for r in ledger if (r["round"], r["direction"], r["kind"]) == ("1", "down", "train")]
+    assert {r["codec"] for r in ledger if r["kind"] == "train" and r not in first} == {codec}
+    assert all(r["codec"] == "none" and int(r["message_bytes"]) <= 170 for r in first)
     for number in ("1", "2"):
         rows = [r for r in ledger if r["round"] == number and r["kind"] != "setup"]
         assert [r["direction"] for r in rows] == ["down", "up"] * clients
     for row in ledger:
         payload, message = int(row["payload_bytes"]), int(row["message_bytes"])
+        id_of_question = 68 if row["direction"] == "up" else 0
+        if row["kind"] == "train" and int(row["frame_bytes"]) < LARGE:
+            assert message - int(row["frame_bytes"]) - id_of_question <= 345
+            assert message - id_of_question <= 1.01 * payload + 400
         assert message <= payload + 1200
+    question, answer = ledger[:2]  # which clients a node serves
+    assert {question["kind"], answer["kind"]} == {"setup"}
+    assert int(question["message_bytes"]) + int(answer["message_bytes"]) <= 490
 
     metrics = read(folder / "metrics.csv")
     assert {(m["round"], m["split"]) for m in metrics} == {
@@ -131,7 +142,7 @@ def check_files(folder: Path, experiment: str, printed: str) -> None:
                 for r in ledger
                 if r["direction"] == direction and r["kind"] == "train"
             )
-    assert summary["bytes"]["message_down_seed_only"] < summary["bytes"]["message_down"]
+    assert summary["bytes"]["message_down_seed_only"] <= summary["bytes"]["message_down"]
     assert {*PACKAGES, "python"} == {*summary["versions"]}
     assert summary["target"]["round"] == 0
     assert {"total", "setup", "train", "encode", "decode", "evaluate"} == {*summary["seconds"]}

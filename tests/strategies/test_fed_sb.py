@@ -16,13 +16,15 @@ from fl_app.preflight import check
 from fl_app.server.round import RoundFailedError
 from fl_app.server.start import set_up
 from fl_app.tree import Tree, digest
+from fl_app.wire.envelope import enclosed, frame_in
 from fl_app.wire.frame import pack, unpack
 from fl_app.wire.messages import setup_question
 from fl_app.wire.patch import patch_message
-from fl_app.wire.records import pack_record, to_record, unpack_record
+from fl_app.wire.records import to_record
 from tests import small
 from tests.combinations import combinations
 from tests.loopback import Loopback
+from tests.messages import who
 from tests.rounding import assert_orthonormal, assert_within, summed
 from tests.server.test_coded import Rounds, cohort
 
@@ -201,10 +203,10 @@ def test_a_client_without_signs_ends_the_set_up(tmp_path: Path) -> None:
 def test_signs_of_one_client_weigh_no_more_than_those_of_another(tmp_path: Path) -> None:
     def louder(reply: Message) -> Message:
         """The same signs, of a scale that the codec has room for."""
-        codec, frame = from_spec({"id": "sign", "scope": "tree"}), unpack_record(reply.content)
-        scale, signs = unpack(frame, codec, frame[16:24]).sections
+        codec, frame = from_spec({"id": "sign", "scope": "tree"}), frame_in(reply.content)
+        scale, signs = unpack(frame, codec, frame[10:18]).sections
         loud = (1000 * np.frombuffer(scale, "<f4")).astype("<f4").tobytes()
-        reply.content["arrays"] = pack_record(pack(Wire((loud, signs)), codec, frame[16:24]))
+        reply.content = RecordDict(enclosed(pack(Wire((loud, signs)), codec, frame[10:18])))
         return reply
 
     forget_session()
@@ -264,9 +266,9 @@ def test_a_damaged_patch_is_refused_and_not_kept(tmp_path: Path) -> None:
     for frame, number, says in (
         (bytes(damaged), 0, "CRC"),
         (patch.frame, 1, "lost its state"),
-        (patch.frame[:40], 0, "truncated"),
+        (patch.frame[:20], 0, "truncated"),
     ):
-        message = patch_message(node, number, patch.rank, 0, pack_record(frame))
+        message = patch_message(node, number, patch.rank, 0, frame)
         reply = rounds.grid.deliver(message)
         assert reply is not None
         assert reply.has_error()
@@ -301,7 +303,7 @@ def test_scores_of_clients_are_of_the_patched_model(tmp_path: Path) -> None:
     rounds = SetUp(tmp_path, f"{FED_SB} codec=fp32 evaluate_clients_per_round=1")
     messages = list(rounds.coded.configure_evaluate(1, rounds.arrays, ConfigRecord(), rounds.grid))
     (reply,) = rounds.grid.send_and_receive(messages)
-    client = int(messages[0].content["config"]["partition"])
+    client = who(messages[0])
     here = rounds.here
     expected = here.evaluate(here.theta0, here.documents(client))
     scored = reply.content["metrics"]

@@ -18,12 +18,13 @@ from fl_app.privacy.clipping import shortened
 from fl_app.server.coded import Coded
 from fl_app.wire.frame import unpack
 from fl_app.wire.ledger import Ledger
-from fl_app.wire.records import to_record, to_tree, unpack_record
+from fl_app.wire.records import to_record, to_tree
 from strategies import private_release
 from strategies.private_release import MissingRepliesError, PrivateRelease
 from tests import small
 from tests.combinations import combinations
 from tests.loopback import Loopback
+from tests.messages import frame, framed
 
 CLIP = 0.05
 SERVER = (
@@ -45,7 +46,8 @@ class Round:
         coded = Coded(inner_strategy(self.here.cfg), self.here, Ledger(folder / "ledger.csv"))
         start = to_record(self.here.theta0)
         messages = list(coded.configure_train(1, start, ConfigRecord(), self.grid))
-        self.start = self.decoded(messages[0], self.here.down)
+        sent = framed(messages[0], self.here)  # theta0, where the message brings none
+        self.start = self.decoded(sent, self.here.down)
         replies = self.grid.send_and_receive(messages)
         assert not any(reply.has_error() for reply in replies), [r.error for r in replies]
         self.updates = [self.decoded(reply, self.here.up) for reply in replies]
@@ -53,11 +55,10 @@ class Round:
         self.result = to_tree(arrays, like=self.here.theta0)
 
     def decoded(self, message: Message, codec):
-        frame = unpack_record(message.content)
         reference = self.here.theta0
         if codec is self.here.up:
             reference = self.here.reference(self.start)
-        return codec.decode(unpack(frame, codec, self.here.manifest), reference)
+        return codec.decode(unpack(frame(message), codec, self.here.manifest), reference)
 
 
 def minus(a, b):

@@ -16,10 +16,11 @@ from fl_app.preflight import check
 from fl_app.server.coded import Coded
 from fl_app.wire.frame import pack
 from fl_app.wire.ledger import Ledger
-from fl_app.wire.records import pack_record, to_record, to_tree
+from fl_app.wire.records import to_record, to_tree
 from strategies.robust import Robust, TooManyHostileError
 from tests import small
 from tests.loopback import Loopback
+from tests.messages import put
 
 NEEDS = {  # the fewest clients for f hostile ones
     "fedmedian": lambda f: 2 * f + 1,
@@ -156,8 +157,7 @@ def test_a_hostile_client_among_honest_ones(tmp_path: Path) -> None:
     frame = pack(wire, here.up, here.manifest)
 
     def attack(reply: Message) -> Message:
-        reply.content["arrays"] = pack_record(frame)
-        return reply
+        return put(reply, frame)
 
     said: dict[int, Message] = {}  # which clients say whatever the server will do with it
 

@@ -45,18 +45,23 @@ def test_without_shared_tensors_the_conventions_agree() -> None:
 
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
-@pytest.mark.parametrize("codec", ["fp32", "nf4"])
-def test_the_ledger_counts_both(tmp_path: Path, adapter: str, codec: str) -> None:
+@pytest.mark.parametrize(("codec", "seed_only"), [("fp32", False), ("fp32", True), ("nf4", True)])
+def test_the_ledger_counts_both(tmp_path: Path, adapter: str, codec: str, seed_only: bool) -> None:
     overrides = f"{small.RUN} strategy=fedavg codec={codec} adapter={adapter}"
     here = open_session(overrides)
     ledger = Ledger(tmp_path / "ledger.csv")
-    coded = Coded(inner_strategy(here.cfg), here, ledger)
+    coded = Coded(inner_strategy(here.cfg), here, ledger, sends_theta0=not seed_only)
     grid = Loopback(overrides, nodes=3)
     coded.start(grid, to_record(here.theta0), num_rounds=1, train_config=ConfigRecord())
     base = here.model.get_base_model() if adapter == "lora" else here.model
     table = base.shared.weight.numel()
     rows = [row for row in ledger.rows if row.kind == "train"]
     assert len(rows) == 2
+    if not seed_only:
+        assert all(row.payload_bytes for row in rows)
+    else:  # theta0 was not sent, and by no rule counted
+        assert (rows[0].payload_bytes, rows[0].competition_bytes) == (0, 0)
+        del rows[0]
     for row in rows:
         # The encoder's, the decoder's and lm_head's name for the one token embedding.
         assert row.competition_bytes - row.payload_bytes == 3 * 4 * table

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_app.codecs import WireError, from_spec
-from fl_app.tree import zeros
+from fl_app.tree import digest, zeros
+from fl_app.wire.frame import unpack
 from fl_app.wire.tensors import START, compress, decompress
+from tests.wire.test_frame import of_version_2
 
 RNG = np.random.default_rng(0)
 TREE = {
@@ -78,6 +80,16 @@ def test_changed_bytes_are_refused(seed: int) -> None:
         if damaged != whole:
             with pytest.raises(WireError):
                 decompress(damaged)
+
+
+def test_what_was_compressed_with_frames_of_version_2_is_read() -> None:
+    whole = compress(TREE, NF4)
+    (length,) = struct.unpack_from("<I", whole, 8)
+    head, frame = whole[: START + length], whole[START + length :]
+    codec, manifest = from_spec(NF4), frame[10:18]
+    sections = unpack(frame, codec, manifest).sections
+    former = decompress(head + of_version_2(sections, codec, manifest))
+    assert digest(former) == digest(decompress(whole))
 
 
 def described(**said: object) -> bytes:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fl_app.codecs.base import Stream, WireError
-from fl_app.codecs.checks import check_finite, check_tree
+from fl_app.codecs.checks import check_finite, check_tree, is_finite
+from fl_app.codecs.parts.compiled import jit, numba
 from fl_app.codecs.streams.bits import unpack
 from fl_app.tree import Tree, scalars
 
@@ -69,8 +70,10 @@ def flatten(tree: Tree, ref: Tree) -> NDArray[np.float32]:
         The tree does not fit ref, or holds NaN or Inf.
     """
     check_tree(tree, ref)
-    check_finite(tree)
-    return concatenate(tree)
+    found = concatenate(tree)
+    if not is_finite(found):
+        check_finite(tree)  # names the tensor
+    return found
 
 
 def concatenate(tree: Tree) -> NDArray[np.float32]:
@@ -114,11 +117,28 @@ def read_symbols(section: bytes, count: int, bits: int, most: int) -> NDArray[np
 def look_up(
     table: NDArray[np.float32], symbols: NDArray[np.uint8], out: NDArray[np.float32]
 ) -> None:
-    """Write the value of each symbol to out, in chunks: numpy's indices take 8 bytes each."""
+    """Write the value of each symbol to out; symbols beyond the table have its last value."""
+    _look_up(np.concatenate([table, np.full(256 - table.size, table[-1])]), symbols, out)
+
+
+def look_up_numpy(
+    table: NDArray[np.float32], symbols: NDArray[np.uint8], out: NDArray[np.float32]
+) -> None:
+    """Look up in chunks: numpy's indices take 8 bytes each."""
     for i in range(0, out.size, CHUNK):
         np.take(table, symbols[i : i + CHUNK], out=out[i : i + CHUNK], mode="clip")
 
 
-def symbol_stream(ref: Tree, bits: int) -> Stream:
-    """Return the stream of one symbol per value."""
-    return Stream(bits, scalars(ref))
+@jit
+def _look_up(table, symbols, out):
+    for i in range(out.size):
+        out[i] = table[symbols[i]]
+
+
+if numba is None:
+    _look_up = look_up_numpy
+
+
+def symbol_stream(ref: Tree, bits: int, levels: bool = False) -> Stream:
+    """Return the stream of one symbol per value, which may be the numbers of levels."""
+    return Stream(bits, scalars(ref), tensors=tuple(ref.values()) if levels else ())

@@ -3,11 +3,12 @@
 import numpy as np
 
 from fl_app.codecs.base import WireError
-from fl_app.codecs.parts import uniform_step as steps
-from fl_app.codecs.parts import zigzag
-from fl_app.codecs.parts.groups import CHUNK
+from fl_app.codecs.parts import lane_sums, zigzag
+from fl_app.codecs.parts.compiled import jit, numba
+from fl_app.codecs.parts.groups import CHUNK, look_up
+from fl_app.codecs.parts.lane_sums import dither
 from fl_app.codecs.parts.uniform_step import LARGEST, Draw, Floats
-from fl_app.codecs.parts.zigzag import Escapes, Symbols
+from fl_app.codecs.parts.zigzag import ESCAPE, Escapes, Symbols
 
 
 def quantize(x: Floats, step: float, draw: Draw | None) -> tuple[Symbols, Escapes]:
@@ -18,9 +19,74 @@ def quantize(x: Floats, step: float, draw: Draw | None) -> tuple[Symbols, Escape
     draw : uint32 [n], optional
         The draws that the dither u is made of.
     """
-    parts = [zigzag.encode(np.rint(a, out=a).astype(np.int32)) for a in steps.scaled(x, step, draw)]
-    symbols, escapes = zip(*parts, strict=True)
-    return np.concatenate(symbols), np.concatenate(escapes)
+    symbols = np.empty(x.size, np.uint8)
+    draws = np.empty(0, np.uint32) if draw is None else draw
+    if not _quantize(x, 1 / step, draws, symbols):
+        return symbols, np.empty(0, np.uint32)
+    at = np.flatnonzero(symbols == ESCAPE)
+    levels = _levels(x[at], 1 / step, None if draw is None else draw[at])
+    return symbols, zigzag.encode(levels)[1]
+
+
+def quantize_numpy(x: Floats, inverse: float, draw: Draw, symbols: Symbols) -> int:
+    """Write the symbols; return how many are escapes."""
+    for i in range(0, x.size, CHUNK):
+        part = slice(i, i + CHUNK)
+        levels = _levels(x[part], inverse, draw[part] if draw.size else None)
+        symbols[part] = zigzag.encode(levels)[0]
+    return int(np.count_nonzero(symbols == ESCAPE))
+
+
+def _levels(x: Floats, inverse: float, draw: Draw | None) -> np.ndarray:
+    a = np.multiply(x, inverse, dtype=np.float64)
+    if draw is not None:
+        a += dither(draw)
+    return np.rint(a, out=a).astype(np.int32)
+
+
+@jit
+def _quantize(x, inverse, draw, symbols):
+    escapes = 0
+    for i in range(x.size):
+        a = np.float64(x[i]) * inverse
+        if draw.size:
+            u = np.float32(draw[i] >> np.uint32(8)) * np.float32(2**-24)
+            a += np.float64(u - np.float32(0.5 - 2**-25))
+        level = np.int32(np.rint(a))
+        number = np.int32((level << np.int32(1)) ^ (level >> np.int32(31)))
+        escapes += 1 if number >= ESCAPE else 0
+        symbols[i] = min(number, np.int32(ESCAPE))
+    return escapes
+
+
+if numba is None:
+    _quantize = quantize_numpy
+
+
+def squared_error(
+    x: Floats, symbols: Symbols, escapes: Escapes, step: float, shift: float, draw: Draw | None
+) -> float:
+    """Return the square error of x in what `dequantize` makes of its symbols."""
+    if _is_plain(escapes, step, draw):
+        return lane_sums.squared_loss(x, symbols, values(step, shift))
+    decoded = np.empty_like(x)
+    dequantize(symbols, escapes, step, shift, draw, decoded)
+    return lane_sums.squared_distance(x, decoded)
+
+
+def _is_plain(escapes: Escapes, step: float, draw: Draw | None) -> bool:
+    """Return whether every symbol stands for one value, far from the end of float32."""
+    return draw is None and not escapes.size and not _near_the_end(step)
+
+
+def _near_the_end(step: float) -> bool:
+    # An honest step is at most LARGEST and no level more than a step from its value.
+    return step * 2.0**33 > LARGEST
+
+
+def values(step: float, shift: float) -> Floats:
+    """Return the value ``step (q - shift sign(q))`` of each symbol but `ESCAPE`."""
+    return (step * (zigzag.LEVELS - shift * np.sign(zigzag.LEVELS))).astype(np.float32)
 
 
 def dequantize(
@@ -40,22 +106,23 @@ def dequantize(
     WireError
         A value beyond float32, by more than the rounding of its largest values.
     """
+    if _is_plain(escapes, step, draw):
+        look_up(values(step, shift), symbols, out)
+        return escapes
     shifted = step * (zigzag.LEVELS - shift * np.sign(zigzag.LEVELS))
-    # An honest step is at most LARGEST and no level more than a step from its value.
-    near_the_end = step * 2.0**33 > LARGEST
     for i in range(0, out.size, CHUNK):
         part = slice(i, i + CHUNK)
-        values = shifted[symbols[part]]
+        found = shifted[symbols[part]]
         if escapes.size:
-            at = np.flatnonzero(symbols[part] == zigzag.ESCAPE)
+            at = np.flatnonzero(symbols[part] == ESCAPE)
             levels = zigzag.escaped(escapes[: at.size])
-            values[at] = step * (levels - shift * np.sign(levels))
+            found[at] = step * (levels - shift * np.sign(levels))
             escapes = escapes[at.size :]
         if draw is not None:
-            values -= step * steps.dither(draw[part]).astype(np.float64)
-        if near_the_end:
-            if max(values.max(), -values.min()) > 2 * LARGEST:
+            found -= step * dither(draw[part]).astype(np.float64)
+        if _near_the_end(step):
+            if max(found.max(), -found.min()) > 2 * LARGEST:
                 raise WireError("uniform: a value beyond float32")
-            np.clip(values, -LARGEST, LARGEST, out=values)
-        out[part] = values
+            np.clip(found, -LARGEST, LARGEST, out=found)
+        out[part] = found
     return escapes

@@ -6,15 +6,14 @@ Everything is float64 and summed in a fixed order, so that every machine finds t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_app.codecs.parts.groups import CHUNK
+from fl_app.codecs.parts import lane_sums
 
 Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
 Draw = NDArray[np.uint32]
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -31,15 +30,9 @@ def largest(x: Floats) -> float:
     return max(float(x.max()), -float(x.min())) if x.size else 0.0
 
 
-def norm(x: Floats, y: Floats | None = None) -> float:
-    """Return the L2 norm of x, or of x - y."""
-    total = 0.0
-    for i in range(0, x.size, CHUNK):
-        part = x[i : i + CHUNK].astype(np.float64)
-        if y is not None:
-            part -= y[i : i + CHUNK]
-        total += float(np.sum(np.multiply(part, part, out=part)))
-    return math.sqrt(total)
+def norm(x: Floats) -> float:
+    """Return the L2 norm of x."""
+    return math.sqrt(lane_sums.squared_norm(x))
 
 
 def for_bits(x: Floats, bits: int, dither: bool) -> float:
@@ -149,35 +142,9 @@ def distortion(x: Floats, step: float, draw: Draw | None, centroid: bool) -> tup
     The shift, 0 unless ``centroid``, is the distance in steps, towards zero, of the mean of values
     from the middle of their cell, over all cells but that of zero.
     """
-    squares = outside = 0.0  # sums of (a - q)**2, and of a - q where q is not 0
-    nonzero = 0
-    for a in scaled(x, step, draw):
-        if centroid:
-            np.abs(a, out=a)
-            count = int(np.count_nonzero(a > 0.5))
-            inside = float(np.sum(np.minimum(a, 0.5))) - 0.5 * count  # sum of a where q is 0
-        a -= np.rint(a)
-        if centroid:
-            outside += float(np.sum(a)) - inside
-            nonzero += count
-        squares += float(np.sum(np.multiply(a, a, out=a)))
+    squares, outside, nonzero = lane_sums.roundings(x, 1 / step, draw)
     shift = min(max(-outside / nonzero, -0.5), 0.5) if nonzero and centroid else 0.0
     return step * math.sqrt(max(squares - nonzero * shift**2, 0.0)), float(np.float32(shift))
-
-
-def scaled(x: Floats, step: float, draw: Draw | None) -> Iterator[Doubles]:
-    """Yield ``x / step``, plus the dither, in chunks."""
-    inverse = 1 / step
-    for i in range(0, x.size, CHUNK):
-        a = np.multiply(x[i : i + CHUNK], inverse, dtype=np.float64)
-        if draw is not None:
-            a += dither(draw[i : i + CHUNK])
-        yield a
-
-
-def dither(draw: Draw) -> Floats:
-    """Return values of (-1/2, 1/2), with a mean of exactly 0 over all draws: exact in float32."""
-    return (draw >> np.uint32(8)).astype(np.float32) * np.float32(2**-24) - np.float32(0.5 - 2**-25)
 
 
 def _above(step: float) -> float:

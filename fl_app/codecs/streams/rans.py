@@ -13,21 +13,19 @@ writing step by step, down to the start.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from fl_app.codecs.base import WireError
 from fl_app.codecs.parts.compiled import jit, run
 from fl_app.codecs.streams import frequencies
 from fl_app.codecs.streams.bits import BitReader, BitWriter, Symbols
-from fl_app.codecs.streams.frequencies import Table
+from fl_app.codecs.streams.frequencies import Counts, Table
 
 _LOW = 1 << 23  # states are in [2**23, 2**31), and below until the first byte is written
 _START = 1 << 16
 
 
-def size(table: Table, counts: Sequence[int]) -> int:
+def size(table: Table, counts: Counts) -> int:
     """Return the bytes that `encode` takes for symbols of these counts, about."""
     return frequencies.size(table, counts) + 2
 

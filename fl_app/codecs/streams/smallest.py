@@ -9,8 +9,9 @@
       4  planes    w = 2 or 4; then as streams the bytes 0, w, 2 w, ..., the bytes 1, w + 1, ...,
                    each but the last after its length (varint)
       5  zstd      the packed symbols, see `zstd`
+      6  interleaved  see `interleaved`: in place of rans where that is long
 
-A stream in a stream has one of the first three. An empty one has no tag.
+A stream in a stream has one of the first three or the last. An empty one has no tag.
 
 Huffman's code is not among them: on Gaussian, sparse and NF4 symbols it was at most 8 bytes shorter
 than rans, and that for a thousand symbols.
@@ -18,22 +19,37 @@ than rans, and that for a thousand symbols.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
+from numpy.typing import NDArray
 
 from fl_app.codecs.base import WireError
-from fl_app.codecs.streams import frequencies, golomb, rans, zstd
+from fl_app.codecs.streams import frequencies, golomb, interleaved, rans, zstd
 from fl_app.codecs.streams.bits import Symbols, pack, read_varint, unpack, varint
+from fl_app.codecs.streams.histogram import histogram
 
-RAW, CONSTANT, RANS, GOLOMB, PLANES, ZSTD = range(6)
+RAW, CONSTANT, RANS, GOLOMB, PLANES, ZSTD, INTERLEAVED = range(7)
+NESTED = (RAW, CONSTANT, RANS, INTERLEAVED)
+
+T = TypeVar("T", bytes, Symbols)
 
 _SPARSE = 8  # gaps are tried where at most one symbol in 8 is not the common one
-_PROBE = 1 << 16  # bytes; on a longer stream zstd must first win on this many from its middle
-_CHUNK = 1 << 16
+_PROBE = (
+    1 << 16
+)  # bytes; on a longer stream planes and zstd must first win on so many from its middle
+_LONG = 1 << 14  # bytes from which on rans is interleaved: its 32 bytes more are then 0.2 %
 
 
-def encode(symbols: Symbols, bits: int) -> bytes:
-    """Return the stream of symbols of 1, 2, 4 or 8 bits: at most one byte more than packed."""
-    return _encode(symbols, bits, nested=False)
+def encode(symbols: Symbols, bits: int, packed: bytes | None = None) -> bytes:
+    """Return the stream of symbols of 1, 2, 4 or 8 bits: at most one byte more than packed.
+
+    Parameters
+    ----------
+    packed : bytes, optional
+        The symbols packed, where they are at hand.
+    """
+    return _encode(symbols, bits, packed, nested=False)
 
 
 def decode(data: bytes, count: int, bits: int) -> Symbols:
@@ -47,23 +63,25 @@ def decode(data: bytes, count: int, bits: int) -> Symbols:
     return _decode(data, count, bits, nested=False)
 
 
-def _encode(symbols: Symbols, bits: int, nested: bool) -> bytes:
+def _encode(symbols: Symbols, bits: int, packed: bytes | None, nested: bool) -> bytes:
     if not symbols.size:
         return b""
-    counts = _histogram(symbols, bits)
-    most = max(counts)
-    common = counts.index(most)
+    counts = histogram(symbols, bits)
+    common = int(counts.argmax())
+    most = int(counts[common])
     if most == symbols.size:
         return bytes((CONSTANT, common))
-    raw = pack(symbols, bits)
+    raw = pack(symbols, bits) if packed is None else packed
     bodies = {RAW: raw}
-    table = frequencies.best(counts)
-    if rans.size(table, counts) < len(raw) and (coded := rans.encode(symbols, table)) is not None:
+    expected = _size(counts)
+    if _LONG <= expected < len(raw):
+        bodies[INTERLEAVED] = interleaved.encode(symbols, interleaved.best(counts))
+    elif expected < len(raw) and (coded := rans.encode(symbols, frequencies.best(counts))):
         bodies[RANS] = coded
     if not nested:
         if _SPARSE * (symbols.size - most) <= symbols.size:
             gaps, others = golomb.encode(symbols, common, bits)
-            bodies[GOLOMB] = gaps + (_encode(others, bits, nested=True) if bits > 1 else b"")
+            bodies[GOLOMB] = gaps + (_encode(others, bits, None, nested=True) if bits > 1 else b"")
         if bits == 8:
             for width in (2, 4):
                 planes = _planes(symbols, width, min(map(len, bodies.values())))
@@ -75,39 +93,44 @@ def _encode(symbols: Symbols, bits: int, nested: bool) -> bytes:
     return bytes((tag,)) + bodies[tag]
 
 
-def _histogram(symbols: Symbols, bits: int) -> list[int]:
-    counts = np.zeros(2**bits, np.int64)
-    for start in range(0, symbols.size, _CHUNK):  # bincount makes a copy of 8 bytes a symbol
-        counts += np.bincount(symbols[start : start + _CHUNK], minlength=2**bits)
-    return counts.tolist()
+def _size(counts: NDArray[np.int64]) -> int:
+    """Return the bytes that rans takes for symbols of these counts, about; 1 for a constant."""
+    if counts.max() == counts.sum():
+        return 1
+    return rans.size(frequencies.best(counts), counts)
 
 
 def _planes(symbols: Symbols, width: int, limit: int) -> bytes | None:
     """Return the body; None where it would not be shorter than ``limit`` bytes."""
-    if symbols.size % width:
+    if symbols.size % width or not _planes_may_win(symbols, width):
         return None
     planes = [np.ascontiguousarray(symbols[i::width]) for i in range(width)]
-    expected = 0
-    for plane in planes:
-        counts = _histogram(plane, 8)
-        size = 1
-        if max(counts) < plane.size:
-            size = min(rans.size(frequencies.best(counts), counts), plane.size)
-        expected += size
-    if expected >= limit:
+    if sum(min(_size(histogram(plane, 8)), plane.size) for plane in planes) >= limit:
         return None
-    streams = [_encode(plane, 8, nested=True) for plane in planes]
+    streams = [_encode(plane, 8, None, nested=True) for plane in planes]
     parts = [part for stream in streams[:-1] for part in (varint(len(stream)), stream)]
     body = b"".join((bytes((width,)), *parts, streams[-1]))
     return body if len(body) < limit else None
 
 
+def _planes_may_win(symbols: Symbols, width: int) -> bool:
+    if symbols.size <= _PROBE:
+        return True
+    probe = _middle(symbols)
+    planes = sum(_size(histogram(np.ascontiguousarray(probe[i::width]), 8)) for i in range(width))
+    return 256 * planes < 255 * _size(histogram(probe, 8))
+
+
 def _zstd_may_win(raw: bytes, limit: int) -> bool:
     if len(raw) <= _PROBE:
         return True
-    start = (len(raw) - _PROBE) // 2
-    probe = zstd.encode(raw[start : start + _PROBE])
+    probe = zstd.encode(_middle(raw))
     return len(probe) * len(raw) < limit * _PROBE
+
+
+def _middle(long: T) -> T:
+    start = (len(long) - _PROBE) // 2
+    return long[start : start + _PROBE]
 
 
 def _decode(data: bytes, count: int, bits: int, nested: bool) -> Symbols:
@@ -118,7 +141,7 @@ def _decode(data: bytes, count: int, bits: int, nested: bool) -> Symbols:
     if not data:
         raise WireError(f"no bytes for a stream of {count} symbols")
     tag, body = data[0], data[1:]
-    if tag > (RANS if nested else ZSTD):
+    if tag > INTERLEAVED or (nested and tag not in NESTED):
         raise WireError(f"unknown coder {tag}: the sender is newer than this side")
     if tag == RAW:
         return _unpack(body, count, bits)
@@ -128,6 +151,8 @@ def _decode(data: bytes, count: int, bits: int, nested: bool) -> Symbols:
         return np.full(count, body[0], np.uint8)
     if tag == RANS:
         return rans.decode(body, count, 2**bits)
+    if tag == INTERLEAVED:
+        return interleaved.decode(body, count, 2**bits)
     if tag == GOLOMB:
         common, mask, rest = golomb.decode(body, count, bits)
         return _fill(common, mask, rest, bits)
