@@ -2,9 +2,10 @@
 
 import sys
 from pathlib import Path
-from shlex import split
+from shlex import join, split
 
-from fl_app.command.overrides import parser
+from fl_app.command.overrides import CONF, parser
+from fl_app.faults.printable import printable
 
 EXAMPLES = """
     thinwire init model=/models/MiniLM task=sequence_classification data=notes.csv data.client=ward
@@ -30,7 +31,8 @@ def main(arguments: list[str]) -> int:
     made.add_argument("--name", default="mine", help="of the experiment (mine)")
     asked = made.parse_args(arguments)
     from fl_app.config import ConfigError, joined
-    from fl_app.config.own import FOLDER, text_of, with_own
+    from fl_app.config.data_only import OPTION
+    from fl_app.config.own import FOLDER, HEAD, text_of, with_own
     from fl_app.preflight import configured
 
     conf = Path(asked.conf or "conf")
@@ -38,11 +40,20 @@ def main(arguments: list[str]) -> int:
     try:
         if path.exists():
             raise ConfigError(f"{path} exists: take another --name, or edit it")
-        words = with_own(asked.overrides, Path(asked.conf) if asked.conf else None)
+        if not OPTION.fullmatch(asked.name) or (CONF / FOLDER / path.name).exists():
+            raise ConfigError(
+                f"--name {asked.name} should be a name without slashes, and of no experiment of "
+                "the project"
+            )
+        there = [*(conf / FOLDER).glob("*.yaml")]  # none before the first
+        words = with_own(asked.overrides, conf if asked.conf and there else None)
         overrides, cfg = configured(joined(words))
         if cfg.resume is not None:
             raise ConfigError("resume names one run, and an experiment is for many: leave it out")
-        text = text_of(split(overrides))
+        typed = printable(join(["thinwire", "init", *asked.overrides]), most=2000)
+        said = (typed, "What the data said is written out: edit it, or leave out what conf/ has.")
+        head = HEAD + "".join(f"# {line}\n" for line in said)
+        text = text_of(split(overrides)).replace(HEAD, head, 1)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except (ValueError, OSError) as error:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+import fl_app
 from fl_app.command.check import data_lines
 from fl_app.command.main import COMMANDS, main
 from fl_app.command.overrides import CONF
-from fl_app.config import CONF_DIR
+from fl_app.config import CONF_DIR, identity
+from fl_app.config.own import with_own
 from fl_app.files import RESULTS
 from fl_app.preflight.survey import Survey
 from fl_app.runs.text import size
@@ -144,3 +146,18 @@ def test_an_interruption_is_one_line_and_130(monkeypatch, capsys) -> None:
     monkeypatch.setattr("fl_app.command.check.main", interrupted)
     assert main(["check"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_init_writes_an_experiment_that_is_the_same_run(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = [f"a cough {n},{'ab'[n % 2]},{'ens'[n % 3]}" for n in range(12)]
+    (tmp_path / "rows.csv").write_text("\n".join(["note,label,ward", *lines]))
+    typed = ["model=org/name", "task=sequence_classification", "data=rows.csv", "data.client=ward"]
+    assert main(["init", *typed, "--conf", "new folder"]) == 0  # which is made
+    assert "experiment=mine" in capsys.readouterr().out
+    words = with_own(["experiment=mine"], Path("new folder"))
+    assert identity(fl_app.compose(words)) == identity(fl_app.compose(typed))
+    text = Path("new folder/experiment/mine.yaml").read_text()
+    assert text.splitlines()[1] == f"# thinwire init {' '.join(typed)}"
+    for name in ("mine", "thin", "../x"):  # taken, the project's, and no name
+        assert main(["init", *typed, "--conf", "new folder", "--name", name]) == 2
