@@ -75,5 +75,5 @@ def test_every_name_has_an_example_that_runs(tmp_path: Path, monkeypatch) -> Non
         assert not runner.failures, "".join(said)
     assert {path.name for path in (tmp_path / "runs/example").iterdir()} == {
         "config.yaml", "ledger.csv", "metrics.csv", "summary.json", "adapter", "checkpoints",
-        "report.html", "tensorboard", "overrides.txt",
+        "report.html", "tensorboard", "overrides.txt", "answers.json",
     }  # fmt: skip

@@ -62,6 +62,7 @@ EXPERIMENTS = {
     "shampoo_full": ("fp32", 2),
     "shampoo_lora": ("fp32", 2),
     "fed_sb": ("delta+nf4", 2),
+    **dict.fromkeys(("ia3", "lokr", "vera"), ("delta+nf4", 1)),
 }
 # One goes through Flower's processes, with a set-up. Of the others only the configuration differs.
 THROUGH_FLOWER = "fed_sb"
@@ -104,7 +105,7 @@ def check_files(folder: Path, experiment: str, printed: str) -> None:
     codec, clients = EXPERIMENTS[experiment]
     assert {p.name for p in folder.iterdir()} == {
         "config.yaml", "ledger.csv", "metrics.csv", "summary.json", "adapter", "checkpoints",
-        "report.html", "tensorboard", "overrides.txt",
+        "report.html", "tensorboard", "overrides.txt", "answers.json",
     }  # fmt: skip
     ledger = read(folder / "ledger.csv")
     assert (folder / "ledger.csv").read_text().splitlines()[0] == LEDGER
