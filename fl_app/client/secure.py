@@ -144,7 +144,7 @@ def _who(said: Said, context: Context) -> tuple[int, int]:
 
 
 def _recall(
-    message: Message, context: Context, head: Said | None = None
+    message: Message, context: Context, head: "Said | None" = None
 ) -> tuple[ConfigRecord, Member]:
     """Return what the message says, and the client's half of its round.
 

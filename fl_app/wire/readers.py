@@ -4,24 +4,28 @@ Flower's records hold numbers, texts, bytes and lists of these, of any size, and
 a key should be. Nothing that another side has put into one is used before it went through here.
 """
 
+from __future__ import annotations
+
 import math
 import re
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from flwr.app import ConfigRecord, Message, MetricRecord
 from omegaconf import DictConfig
 
 from fl_app.codecs import WireError
 from fl_app.faults.printable import printable
 from fl_app.wire.messages import CONFIG
 
+if TYPE_CHECKING:
+    from flwr.app import ConfigRecord, Message, MetricRecord
+
 PARTITION, ROUND = "partition", "server-round"  # of a question: who is asked, and in which round
 SHOWN = 40  # characters of a wrong value that an error shows
 LARGEST = sys.float_info.max
 
-Said = ConfigRecord | MetricRecord | Mapping[str, Any]
+Said: TypeAlias = "ConfigRecord | MetricRecord | Mapping[str, Any]"
 """Values by name: of a record, or of a head."""
 
 

@@ -120,7 +120,7 @@ def test_a_published_setting_runs_on_a_small_model(name: str, tmp_path: Path) ->
     tree, scores = turn(here)
     assert digest(outer(here.model)) == before
     assert all(not np.array_equal(tree[n], here.theta0[n]) for n in tree if "lora_R" in n)
-    assert {*scores} == {"accuracy"}
+    assert "accuracy" in scores
 
 
 def test_the_settings_of_snli_train_the_published_number_of_parameters() -> None:
@@ -166,7 +166,7 @@ def overrides(folder: Path, task: str, kind: str, adapter: str, **changes: Any) 
 def test_a_model_trains_and_is_scored(task: str, kind: str, adapter: str, tmp_path: Path) -> None:
     here = open_session(overrides(tmp_path, task, kind, adapter))
     tree, scores = turn(here)
-    assert {*scores} == {"accuracy"}
+    assert "accuracy" in scores
     moved = {name for name in tree if not np.array_equal(tree[name], here.theta0[name])}
     assert any("lora_" in name for name in moved) or adapter == "full"
     if task == "sequence_classification":
@@ -207,7 +207,7 @@ def test_a_quantized_base_trains_also_after_scoring(
     assert not any("lm_head" in name or "score" in name for name in in_bits)
     for _ in range(2):
         tree, scores = turn(here)
-        assert {*scores} == {"accuracy"}
+        assert "accuracy" in scores
         assert any(not np.array_equal(tree[name], here.theta0[name]) for name in tree)
     if bits == 4:
         state = next(m for m in here.model.modules() if isinstance(m, kind)).weight.quant_state

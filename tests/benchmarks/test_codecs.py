@@ -75,7 +75,7 @@ def test_bits_count_the_whole_frame(out: Path) -> None:
     n = int(row["values"])
     payload = n // 2 + 4 * math.ceil(n / 64)
     assert float(row["bits_per_parameter"]) == pytest.approx(
-        8 * (payload + HEADER_BYTES + 3) / n, 1e-5
+        8 * (payload + HEADER_BYTES + 2) / n, 1e-5
     )
 
 

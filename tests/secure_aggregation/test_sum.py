@@ -241,7 +241,12 @@ def test_a_client_shares_with_its_group_alone() -> None:
         one.hold({2: sealed[2][1]}, asked)
     with pytest.raises(ProtocolError, match="the group is"):
         one.hold({2: sealed[2][1], 4: sealed[3][1]}, asked)
-    for wrong in (sealed[3][1], sealed[2][3], sealed[2][1][:-1] + b"\0", b""):
+    for wrong in (
+        sealed[3][1],
+        sealed[2][3],
+        sealed[2][1][:-1] + bytes([sealed[2][1][-1] ^ 1]),
+        b"",
+    ):
         with pytest.raises(ProtocolError, match=r"another client|Nonce"):
             one.hold({2: wrong, 3: sealed[3][1]}, asked)
 

@@ -154,7 +154,7 @@ def test_a_run_is_resumed_after_its_superlink_and_then_all_its_nodes_were_killed
 
 ATTACKS = {  # by round: what node-1 sends, and what the server says of that
     1: ("nan", "the values hold NaN or Inf"),
-    2: ("empty", "the reply has metrics [], expected"),
+    2: ("empty", "the message holds no record '' with its head"),
     3: ("huge", "the reply has more than the"),
 }
 LATE, BACK, DEAD, MISSED = 4, 5, 6, 8  # rounds
