@@ -269,12 +269,13 @@ class Experiment:
     def _keep_answers(self, server_round: int) -> None:
         """Write down what the model that was scored last, on the test rows, has answered."""
         best = selection.best_round(self.folder.metrics, self.session.cfg.target.metric)
-        models = {answers.LAST: True, answers.START: not server_round}
-        models[answers.BEST] = best == server_round
+        models = [answers.LAST]
+        models += [answers.START] if server_round == 0 else []
+        models += [answers.BEST] if server_round == best else []
         task, rows = self.session.task, self.session.data["test"]
         answers.update(
             self.folder.path,
-            [name for name, holds in models.items() if holds],
+            models,
             self.session.cfg.seed,
             self.session.predictions,
             lambda: task.shown(rows),

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from datasets import Dataset, DatasetDict
 from omegaconf import DictConfig
-from peft import PeftModel
 from transformers import PreTrainedTokenizerFast
 
 from fl_app import data, tasks
@@ -18,6 +17,7 @@ from fl_app.codecs import Codec, WireError
 from fl_app.codecs.by_part import MODEL
 from fl_app.config import plain
 from fl_app.faults import FaultError
+from fl_app.models.generation import unwrapped
 from fl_app.tasks.base import Task
 from fl_app.training.local import LocalMethod
 from fl_app.tree import Tree, chained
@@ -119,9 +119,7 @@ class Session:
     @property
     def generation(self) -> Any:
         """Return the generation config of the model; None if it generates nothing."""
-        inner: Any = self.model
-        if isinstance(inner, PeftModel):
-            inner = inner.get_base_model()
+        inner = unwrapped(self.model)
         return inner.generation_config if inner.can_generate() else None
 
     def reference(self, broadcast: Tree) -> Tree:

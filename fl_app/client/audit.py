@@ -15,7 +15,7 @@ from flwr.app import ConfigRecord, Context, Message
 
 from fl_app.client import disk
 from fl_app.client.policy import RefusedError
-from fl_app.config.aliases import OPTIONS, OVERRIDES
+from fl_app.config.aliases import OVERRIDES, given
 from fl_app.wire.envelope import whom
 from fl_app.wire.messages import CONFIG
 from fl_app.wire.readers import PARTITION, ROUND
@@ -27,9 +27,8 @@ ACCEPTED, REFUSED, FAILED = "accepted", "refused", "failed"
 
 def entry(message: Message, context: Context) -> dict[str, Any]:
     """Return who sent which message of which run."""
-    given = context.run_config
-    aliases = [f"{key}={given[key]}" for key in OPTIONS if given.get(key, 0) != 0]
-    overrides = " ".join([str(given.get(OVERRIDES, "")), *aliases]).strip()
+    aliases = [f"{key}={value}" for key, value in given(context.run_config).items()]
+    overrides = " ".join([str(context.run_config.get(OVERRIDES, "")), *aliases]).strip()
     said: Mapping[str, Any] = whom(message)
     if not said and message.has_content():
         said = message.content.config_records.get(CONFIG, ConfigRecord())

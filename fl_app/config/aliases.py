@@ -39,17 +39,21 @@ def overrides_of(run_config: Mapping[str, Any]) -> str:
     ConfigError
         If a key has a value that it cannot have, or says other than the overrides.
     """
-    given = {key: run_config[key] for key in OPTIONS if run_config.get(key, 0) != 0}
-    return _joined(str(run_config[OVERRIDES]), tuple(given.items()))
+    return _joined(str(run_config[OVERRIDES]), tuple(given(run_config).items()))
+
+
+def given(run_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what Flower's usual keys say, of those that say something, as it was given."""
+    return {key: run_config[key] for key in OPTIONS if run_config.get(key, 0) != 0}
 
 
 @lru_cache(maxsize=16)
-def _joined(overrides: str, given: tuple[tuple[str, Any], ...]) -> str:
-    if not given:
+def _joined(overrides: str, said: tuple[tuple[str, Any], ...]) -> str:
+    if not said:
         return overrides
     typed = {key_of(parsed(word)): word for word in shlex.split(overrides)}
     words = []
-    for key, value in given:
+    for key, value in said:
         option = OPTIONS[key]
         word = f"{option}={_value(key, value, overrides)}"
         if option in typed and typed[option].lstrip("+") != word:

@@ -36,36 +36,10 @@ IDENTITY = ("id", "_target_")  # a mapping that has one of these keys is complet
 
 
 def compose(overrides: str | Sequence[str] = "") -> DictConfig:
-    """Compose the configuration that ``overrides`` selects.
+    """Compose the configuration that explicit overrides select, the same on every machine.
 
-    Parameters
-    ----------
-    overrides : str or sequence of str
-        Hydra overrides, separated by blanks and quoted as in a shell:
-        ``"experiment=fedavg_lora rounds=3 optimizer.lr=1e-3"``; or one override per item.
-
-    Returns
-    -------
-    DictConfig
-        Resolved and read-only. ``experiment`` is a label: the name of the experiment, or "custom"
-        if groups were chosen without one.
-
-    Raises
-    ------
-    ConfigError
-        If a group option, key or value is unknown; the message names the key and the
-        alternatives.
-    TypeError
-        If ``overrides`` is neither a string nor a sequence of strings.
-
-    Examples
-    --------
-    >>> import fl_app
-    >>> cfg = fl_app.compose("experiment=fedavg_lora rounds=3")
-    >>> cfg.rounds, cfg.strategy.inner._target_
-    (3, 'flwr.serverapp.strategy.FedAvg')
-    >>> fl_app.compose(["experiment=thin", "optimizer.lr=1e-3"]).optimizer.lr
-    0.001
+    Parameters, result and errors are those of ``fl_app.compose``, which also takes what is relative
+    to the current folder and left to a table.
     """
     return _composed(joined(overrides))
 

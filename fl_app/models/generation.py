@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from transformers import GenerationConfig
 from transformers.utils import cached_file
 
@@ -11,6 +12,11 @@ FILE = "generation_config.json"
 
 # T5, BART and mBART need them. Everything else, such as sampling, penalties and limits, is ignored.
 STARTS = ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id")
+
+
+def unwrapped(model: Any) -> Any:
+    """Return the model of transformers, also from PEFT's wrapper around it."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def greedy_config(own: GenerationConfig, **options: Any) -> GenerationConfig:

@@ -18,7 +18,6 @@ from fl_app.adapters import checks as adapters
 from fl_app.config import ConfigError, compose
 from fl_app.config.shorthand import typed_out
 from fl_app.data import checks as data
-from fl_app.faults import FaultError
 from fl_app.models import checks as models
 from fl_app.preflight import by_node, caches, federation
 from fl_app.privacy import checks as privacy
@@ -78,12 +77,7 @@ def _with_inferred(overrides: str) -> str:
     """Add what the data of this machine say, and print it."""
     from fl_app.preflight import inferred
 
-    try:
-        overrides, found = inferred.with_inferred(overrides)
-    except (FileNotFoundError, FaultError) as error:
-        raise ConfigError(str(error)) from None
-    for line in inferred.lines(found):
-        print(line, flush=True)
+    overrides = inferred.announced(overrides)
     if said := inferred.same_rows(compose(overrides)):
         logger.warning("%s", said)
     return overrides

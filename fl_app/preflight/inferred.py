@@ -6,7 +6,7 @@ run, so that every process, a resumed run and a stored result have it in words.
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -66,19 +66,36 @@ def with_inferred(overrides: str) -> tuple[str, list[Inferred]]:
     Raises
     ------
     ConfigError
-        If the data leave open what is meant; the message names what there is to choose from.
-    FileNotFoundError, ValueError
-        If they cannot be read.
+        If the data cannot be read, or leave open what is meant; the message names what there is to
+        choose from.
     """
     cfg = compose(overrides)
     if cfg.data.id != "table" or cfg.resume is not None or cfg.data.train.path is None:
         return overrides, []
     words = shlex.split(overrides)
     typed = {key_of(parsed(word)) for word in words}
-    found = list(_found(cfg, typed))
-    return shlex.join(
-        [*words, *(word for one in found for word in one.words)]
-    ) if found else overrides, found
+    try:
+        found = list(_found(cfg, typed))
+    except ConfigError:
+        raise
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+    more = [word for one in found for word in one.words]
+    return shlex.join([*words, *more]) if more else overrides, found
+
+
+def announced(overrides: str) -> str:
+    """Return a run's overrides with what its tables say, which is printed, a line each.
+
+    Raises
+    ------
+    ConfigError
+        See `with_inferred`.
+    """
+    overrides, found = with_inferred(overrides)
+    for one in found:
+        print(f"inferred: {one.shown} (from {one.source})", flush=True)
+    return overrides
 
 
 def _found(cfg: DictConfig, typed: set[str]) -> Iterator[Inferred]:
@@ -311,11 +328,6 @@ def _has_letters(values: Iterable[str | None]) -> bool:
     """Tell whether most of the values that are there have a letter."""
     given = [value for value in values if value and value.strip()]
     return sum(any(map(str.isalpha, value)) for value in given) * 2 > len(given)
-
-
-def lines(found: Sequence[Inferred]) -> list[str]:
-    """Return what was inferred, a line each."""
-    return [f"inferred: {one.shown} (from {one.source})" for one in found]
 
 
 def same_rows(cfg: DictConfig) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from fl_app import config
-from fl_app.config import ConfigError, joined
+from fl_app.config import joined
 from fl_app.config.shorthand import typed_out
 from fl_app.preflight.inferred import with_inferred
 
@@ -45,11 +45,4 @@ def compose(overrides: str | Sequence[str] = "") -> DictConfig:
     """
     typed = joined(overrides)
     words = typed_out(typed, Path.cwd())
-    if words == typed:
-        return config.compose(overrides)
-    try:
-        return config.compose(with_inferred(words)[0])
-    except (FileNotFoundError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(str(error)) from None
+    return config.compose(overrides if words == typed else with_inferred(words)[0])

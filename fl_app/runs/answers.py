@@ -54,8 +54,9 @@ def update(
     drawn = np.random.default_rng([seed, STREAM]).choice(count, min(SHOWN, count), replace=False)
     places = sorted(map(int, drawn))
     content = read(folder)
-    if content is None or [one["example"] for one in content["samples"]] != places:
-        examples = shown()
+    is_first = content is None or [one["example"] for one in content["samples"]] != places
+    examples = shown() if is_first or labels is not None else []
+    if content is None or is_first:
         content = {
             "samples": [
                 {"example": at, "asked": asked[:LONGEST], "reference": right[:LONGEST]}
@@ -66,7 +67,7 @@ def update(
     for one in content["samples"]:
         one.update(dict.fromkeys(models, predictions[one["example"]][:LONGEST]))
     if labels is not None:
-        matrix = classes.confusion(predictions, [right for _, right in shown()], labels)
+        matrix = classes.confusion(predictions, [right for _, right in examples], labels)
         found = {
             "labels": list(labels),
             "confusion": matrix.tolist(),

@@ -72,17 +72,21 @@ def predicted(trained: Trained, found: Dataset) -> Iterator[tuple[dict[str, Any]
 
     A row that asks several questions has a list of answers.
     """
-    task, model = trained.task, trained.model
-    probabilities = getattr(task, PROBABILITIES, None)
+    task: Any = trained.task
+    model = trained.model
+    has_labels = hasattr(task, "logits")
     for first in range(0, len(found), AT_ONCE):
         some = found.select(range(first, min(first + AT_ONCE, len(found))))
-        answers = iter(task.predict(model, some))
-        likely = iter(probabilities(model, some) if probabilities else ())
+        if has_labels:
+            logits = task.logits(model, some)
+            answers, likely = iter(task.likeliest(logits)), iter(task.probabilities(logits))
+        else:
+            answers, likely = iter(task.predict(model, some)), iter(())
         for row in some:
             is_one = "questions" not in row
             own = [next(answers) for _ in range(1 if is_one else task.examples([row]))]
             said = {**row, PREDICTION: own[0] if is_one else own}
-            if probabilities:
+            if has_labels:
                 said[PROBABILITIES] = next(likely)
             yield said, own
 

@@ -28,6 +28,7 @@ from fl_app.adapters import ADAPTERS
 from fl_app.adapters.precision import modules_in_float32
 from fl_app.config import read_text
 from fl_app.files import installed
+from fl_app.models.generation import unwrapped
 from fl_app.models.head import classification_head
 from fl_app.models.sources import EMBEDDED
 from fl_app.runs import base_model, exported, settings
@@ -167,8 +168,7 @@ def load(place: Place, dense: bool = False) -> Trained:
             model = ADAPTERS[cfg.adapter.id].attach(model, cfg.adapter, cfg.seed).eval()
         else:
             model = with_adapter(model, place.folder).eval()
-    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    return Trained(model, tokenizer, tasks.build(cfg, tokenizer, inner.config))
+    return Trained(model, tokenizer, tasks.build(cfg, tokenizer, unwrapped(model).config))
 
 
 def _base(cfg: DictConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

@@ -8,10 +8,10 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from fl_app.config import CONF_DIR, ConfigError, compose
+from fl_app.config import CONF_DIR, compose
 from fl_app.config.data_only import key_of
 from fl_app.preflight import check_values
-from fl_app.preflight.inferred import lines, with_inferred
+from fl_app.preflight.inferred import announced
 
 OF_THE_SWEEP = ("sweep", "resume", "job", "output.name", "output.dir")  # keys not passed to runs
 
@@ -33,15 +33,8 @@ def check_first(arguments: Sequence[str]) -> None:
         Naming the key and what it may be.
     """
     words = first_job([word for word in arguments if not word.startswith("-")])
-    if words is None:
-        return
-    try:
-        overrides, found = with_inferred(shlex.join(words))
-    except (FileNotFoundError, ValueError) as error:
-        raise ConfigError(str(error)) from None
-    for line in lines(found):
-        print(line, flush=True)
-    check_values(compose(overrides))
+    if words is not None:
+        check_values(compose(announced(shlex.join(words))))
 
 
 def first_job(words: Sequence[str]) -> list[str] | None:

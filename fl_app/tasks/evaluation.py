@@ -6,11 +6,10 @@ from typing import Any, TypeAlias
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from fl_app.models.generation import greedy_config
+from fl_app.models.generation import greedy_config, unwrapped
 from fl_app.tasks import virtual_tokens
 
 Rows: TypeAlias = Sequence[dict[str, Any]] | Dataset
@@ -58,7 +57,7 @@ def greedy(
     device = next(model.parameters()).device
     generate: Any = model.generate  # a Tensor to mypy, as any attribute of a module is
     # PEFT's wrapper has this method too, and calls that of the model inside.
-    generating: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    generating = unwrapped(model)
     own = generating.generation_config
     fresh = greedy_config(own, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=end)
     # What the config that is given leaves open, transformers takes from the model's own.

@@ -98,12 +98,15 @@ class SequenceClassification:
 
     def predict(self, model: PreTrainedModel, rows: Rows) -> list[str]:
         """Return the name of the likeliest label of each row."""
-        found = self.logits(model, rows).argmax(dim=-1).tolist()
-        return [self.labels.outputs[index] for index in found]
+        return self.likeliest(self.logits(model, rows))
 
-    def probabilities(self, model: PreTrainedModel, rows: Rows) -> list[dict[str, float]]:
+    def likeliest(self, logits: Tensor) -> list[str]:
+        """Return the name of the likeliest label of each row."""
+        return [self.labels.outputs[index] for index in logits.argmax(dim=-1).tolist()]
+
+    def probabilities(self, logits: Tensor) -> list[dict[str, float]]:
         """Return the probability of each label, by its name, of each row."""
-        found = self.logits(model, rows).float().softmax(dim=-1).tolist()
+        found = logits.float().softmax(dim=-1).tolist()
         return [dict(zip(self.labels.outputs, row, strict=True)) for row in found]
 
     def logits(self, model: PreTrainedModel, rows: Rows) -> Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_app.codecs.parts.compiled import jit, numba
+from fl_app.codecs.parts.groups import CHUNK  # a multiple of LANES
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -19,8 +20,6 @@ U32 = NDArray[np.uint32]
 Lanes = NDArray[np.float64]
 
 LANES = 128
-CHUNK = 1 << 13
-"""Values at a time in numpy, a multiple of `LANES`."""
 _HALF = np.float32(0.5 - 2**-25)
 
 
@@ -67,6 +66,12 @@ def roundings(x: F32, inverse: float, draw: U32 | None) -> tuple[float, float, i
 def dither(draw: U32) -> F32:
     """Return values of (-1/2, 1/2), with a mean of exactly 0 over all draws: exact in float32."""
     return (draw >> np.uint32(8)).astype(np.float32) * np.float32(2**-24) - _HALF
+
+
+@jit
+def dither_of(draw):
+    """Return `dither` of one draw."""
+    return np.float32(draw >> np.uint32(8)) * np.float32(2**-24) - _HALF
 
 
 def add(lanes: Lanes, terms: NDArray[np.float64]) -> None:
@@ -144,7 +149,7 @@ def _roundings(x, inverse, draw, lanes):
         for i in range(part.size):
             a = np.float64(part[i]) * inverse
             if those.size:
-                a += np.float64(np.float32(those[i] >> np.uint32(8)) * np.float32(2**-24) - _HALF)
+                a += np.float64(dither_of(those[i]))
             a = abs(a)
             far = 1.0 if a > 0.5 else 0.0
             a -= np.rint(a)

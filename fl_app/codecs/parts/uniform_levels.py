@@ -6,9 +6,9 @@ from fl_app.codecs.base import WireError
 from fl_app.codecs.parts import lane_sums, zigzag
 from fl_app.codecs.parts.compiled import jit, numba
 from fl_app.codecs.parts.groups import CHUNK, look_up
-from fl_app.codecs.parts.lane_sums import dither
+from fl_app.codecs.parts.lane_sums import dither, dither_of
 from fl_app.codecs.parts.uniform_step import LARGEST, Draw, Floats
-from fl_app.codecs.parts.zigzag import ESCAPE, Escapes, Symbols
+from fl_app.codecs.parts.zigzag import ESCAPE, Escapes, Levels, Symbols
 
 
 def quantize(x: Floats, step: float, draw: Draw | None) -> tuple[Symbols, Escapes]:
@@ -50,8 +50,7 @@ def _quantize(x, inverse, draw, symbols):
     for i in range(x.size):
         a = np.float64(x[i]) * inverse
         if draw.size:
-            u = np.float32(draw[i] >> np.uint32(8)) * np.float32(2**-24)
-            a += np.float64(u - np.float32(0.5 - 2**-25))
+            a += np.float64(dither_of(draw[i]))
         level = np.int32(np.rint(a))
         number = np.int32((level << np.int32(1)) ^ (level >> np.int32(31)))
         escapes += 1 if number >= ESCAPE else 0
@@ -86,7 +85,12 @@ def _near_the_end(step: float) -> bool:
 
 def values(step: float, shift: float) -> Floats:
     """Return the value ``step (q - shift sign(q))`` of each symbol but `ESCAPE`."""
-    return (step * (zigzag.LEVELS - shift * np.sign(zigzag.LEVELS))).astype(np.float32)
+    return _shifted(zigzag.LEVELS, step, shift).astype(np.float32)
+
+
+def _shifted(levels: Levels, step: float, shift: float) -> Levels:
+    """Return the values of levels, in float64."""
+    return step * (levels - shift * np.sign(levels))
 
 
 def dequantize(
@@ -109,14 +113,13 @@ def dequantize(
     if _is_plain(escapes, step, draw):
         look_up(values(step, shift), symbols, out)
         return escapes
-    shifted = step * (zigzag.LEVELS - shift * np.sign(zigzag.LEVELS))
+    shifted = _shifted(zigzag.LEVELS, step, shift)
     for i in range(0, out.size, CHUNK):
         part = slice(i, i + CHUNK)
         found = shifted[symbols[part]]
         if escapes.size:
             at = np.flatnonzero(symbols[part] == ESCAPE)
-            levels = zigzag.escaped(escapes[: at.size])
-            found[at] = step * (levels - shift * np.sign(levels))
+            found[at] = _shifted(zigzag.escaped(escapes[: at.size]), step, shift)
             escapes = escapes[at.size :]
         if draw is not None:
             found -= step * dither(draw[part]).astype(np.float64)

@@ -42,6 +42,12 @@ class Table:
     precision: int
     frequencies: tuple[int, ...]
 
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """The sum of the frequencies below each symbol."""
+        freq = np.array(self.frequencies)
+        return np.cumsum(freq) - freq
+
     def cost(self, counts: Counts) -> int:
         """Return the bits that symbols of these counts take, times `ONE`."""
         freq = np.array(self.frequencies)

@@ -44,12 +44,11 @@ def encode(symbols: Symbols, table: Table) -> bytes:
     writer = BitWriter()
     frequencies.write(table, writer)
     freq = np.array(table.frequencies)
-    start = np.cumsum(freq) - freq
     # x // f is x * ceil(2**44 / f) >> 44 for all x < 2**31 and f < 2**12.
     inverse = -(-(1 << _SHIFT) // np.maximum(freq, 1))
     states = np.full(CODERS, _LOW, np.uint32)
     words = np.empty(symbols.size + 1, np.uint16)  # each symbol writes one word at most
-    at = run(_encode, symbols, freq, start, inverse, states, words)
+    at = run(_encode, symbols, freq, table.starts, inverse, states, words)
     coded = words[at:].astype("<u2", copy=False).tobytes()
     return writer.tobytes() + states.astype("<u4", copy=False).tobytes() + coded
 
@@ -84,7 +83,7 @@ def _slots(table: Table) -> NDArray[np.uint32]:
     """Return each slot's frequency less 1 (12 bits), place among its symbol's (12), and symbol."""
     freq = np.array(table.frequencies)
     symbol = np.repeat(np.arange(freq.size), freq)
-    place = np.arange(1 << PRECISION) - (np.cumsum(freq) - freq)[symbol]
+    place = np.arange(1 << PRECISION) - table.starts[symbol]
     return ((freq[symbol] - 1) << 20 | place << 8 | symbol).astype(np.uint32)
 
 

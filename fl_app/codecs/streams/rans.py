@@ -35,8 +35,8 @@ def encode(symbols: Symbols, table: Table) -> bytes | None:
     writer = BitWriter()
     frequencies.write(table, writer)
     out = np.empty(symbols.size, np.uint8)
-    start = _starts(table)
-    at = run(_encode, symbols, np.array(table.frequencies), start, table.precision, out)
+    freq = np.array(table.frequencies)
+    at = run(_encode, symbols, freq, table.starts, table.precision, out)
     return None if at < 0 else writer.tobytes() + out[at:].tobytes()
 
 
@@ -56,13 +56,9 @@ def decode(data: bytes, count: int, alphabet: int) -> Symbols:
     freq = np.array(table.frequencies)
     symbol = np.repeat(np.arange(freq.size, dtype=np.uint8), freq)
     out = np.empty(count, np.uint8)
-    if not run(_decode, coded, symbol, freq, _starts(table), table.precision, out):
+    if not run(_decode, coded, symbol, freq, table.starts, table.precision, out):
         raise WireError("rans: the bytes do not end with the last symbol")
     return out
-
-
-def _starts(table: Table) -> np.ndarray:
-    return np.cumsum((0, *table.frequencies[:-1]))
 
 
 @jit

@@ -35,9 +35,7 @@ NESTED = (RAW, CONSTANT, RANS, INTERLEAVED)
 T = TypeVar("T", bytes, Symbols)
 
 _SPARSE = 8  # gaps are tried where at most one symbol in 8 is not the common one
-_PROBE = (
-    1 << 16
-)  # bytes; on a longer stream planes and zstd must first win on so many from its middle
+_PROBE = 1 << 16  # bytes from the middle of a longer stream: planes and zstd must win there first
 _LONG = 1 << 14  # bytes from which on rans is interleaved: its 32 bytes more are then 0.2 %
 
 
@@ -73,10 +71,11 @@ def _encode(symbols: Symbols, bits: int, packed: bytes | None, nested: bool) -> 
         return bytes((CONSTANT, common))
     raw = pack(symbols, bits) if packed is None else packed
     bodies = {RAW: raw}
-    expected = _size(counts)
+    table = frequencies.best(counts)
+    expected = rans.size(table, counts)
     if _LONG <= expected < len(raw):
         bodies[INTERLEAVED] = interleaved.encode(symbols, interleaved.best(counts))
-    elif expected < len(raw) and (coded := rans.encode(symbols, frequencies.best(counts))):
+    elif expected < len(raw) and (coded := rans.encode(symbols, table)):
         bodies[RANS] = coded
     if not nested:
         if _SPARSE * (symbols.size - most) <= symbols.size:
