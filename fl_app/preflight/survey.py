@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets import Dataset
+from torch import Tensor
 
 from fl_app.data import named_clients
 from fl_app.data.padding import IGNORED
@@ -70,14 +71,13 @@ def _cut(task: Task, rows: Sequence[dict[str, Any]]) -> int:
         return 0
     free: Any = copy.copy(task)
     free.max_length = free.max_answer_length = UNLIMITED
-    cut, whole = (
-        [
-            (int(inputs.sum()), int((labels != IGNORED).sum()))
-            for inputs, labels in zip(found["attention_mask"], found["labels"], strict=True)
-        ]
-        for found in (task.training(rows), free.training(rows))
-    )
-    return sum(one != other for one, other in zip(cut, whole, strict=True))
+    # Row by row: a conversation may be several sequences.
+    return sum(_size(task.training([row])) != _size(free.training([row])) for row in rows)
+
+
+def _size(batch: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Return how many tokens a batch has, and how many of them are trained."""
+    return int(batch["attention_mask"].sum()), int((batch["labels"] != IGNORED).sum())
 
 
 def surveys(session: Session) -> tuple[dict[int, Survey], dict[str, Survey]]:

@@ -24,7 +24,8 @@ class Chat(Generating):
     All answers of the assistant are trained, each with the token that ends it; nothing else is.
     What stands behind the last answer is left out. Scores ask for the last answer, by the
     conversation before it. A conversation of more than ``max_length`` and ``max_answer_length``
-    tokens together loses its beginning, and the prompt of a score what exceeds ``max_length``.
+    tokens together loses its beginning, and the prompt of a score what exceeds ``max_length``; a
+    start token that the template writes is kept.
 
     Parameters
     ----------
@@ -84,8 +85,8 @@ class Chat(Generating):
         """
         found = [one for row in rows for one in self.template.pieces(self._messages(row))]
         room = self.max_length + self.max_answer_length
-        ids = [_tokens(pieces)[-room:] for pieces in found]
-        labels = [_labels(pieces)[-room:] for pieces in found]
+        ids = [self._cut(_tokens(pieces), _tokens(pieces), room) for pieces in found]
+        labels = [self._cut(_tokens(pieces), _labels(pieces), room) for pieces in found]
         return {**self.padded(ids), "labels": pad(labels, IGNORED)}
 
     def prompts(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
@@ -94,7 +95,8 @@ class Chat(Generating):
         for row in rows:
             messages = self._messages(row, answered=False)
             asked = messages[:-1] if messages[-1].role == ASSISTANT else messages
-            found.append(self.template.prompt(asked)[-self.max_length :])
+            ids = self.template.prompt(asked)
+            found.append(self._cut(ids, ids, self.max_length))
         return self.padded(found, left=True)
 
     def responses(self, inputs: dict[str, Tensor], generated: Tensor) -> list[list[int]]:
@@ -108,6 +110,13 @@ class Chat(Generating):
     def question(self, row: Mapping[str, Any]) -> str:
         """Return the message before the last answer."""
         return self._messages(row)[-2].content
+
+    def _cut(self, ids: list[int], values: list[int], room: int) -> list[int]:
+        """Return the values of the last ``room`` tokens, of which the first is a start token."""
+        if len(ids) <= room:
+            return values
+        kept = int(ids[0] == self.tokenizer.bos_token_id)
+        return [*values[:kept], *values[len(ids) - room + kept :]]
 
     def _messages(self, row: Mapping[str, Any], answered: bool = True) -> list[Message]:
         try:

@@ -9,19 +9,28 @@ as it says, so load checkpoints of people you trust with a processor.
 import re
 import secrets
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerFast
 
 from fl_app.faults.printable import printable
-from fl_app.tasks.conversation import ASSISTANT, USER, ConversationError, Message
+from fl_app.tasks.conversation import (
+    ASSISTANT,
+    SYSTEM,
+    TOOL,
+    USER,
+    ConversationError,
+    Message,
+)
 from fl_app.tasks.tokens import Tokens
 
 # Some templates write today's date, and a resumed run would then train on other tokens: this is
 # the date that Llama 3.1's own template falls back to.
 DATE = "26 Jul 2024"
 MOST = 1 << 22  # characters of a conversation
+REFUSALS = (TemplateError, ArithmeticError, LookupError, TypeError, ValueError)
+LEFT_OUT = (SYSTEM, TOOL)  # roles that a template may skip without a word
 
 BUILT_IN = {
     # ChatML (OpenAI 2023), for tokenizers that have its two tokens.
@@ -188,14 +197,34 @@ class ChatTemplate:
             for role, content in messages
         ]
         try:
-            text = self.tokenizer.apply_chat_template(
-                shown, tokenize=False, add_generation_prompt=asks, date_string=DATE
-            )
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise ConversationError(f"the chat template refuses it: {printable(error)}") from None
+            text = str(self._applied(shown, asks))
+        except REFUSALS as error:
+            where = self._refused(shown)
+            raise ConversationError(
+                f"the chat template refuses {where}: {printable(error)}"
+            ) from None
         if len(text) > MOST:
             raise ConversationError(f"the chat template makes more than {MOST:,} characters of it")
-        return str(text)
+        for number, one in enumerate(shown, start=1):
+            if one["role"] in LEFT_OUT and one["content"].strip() not in text:
+                raise ConversationError(
+                    f"the chat template leaves out message {number}, of the role {one['role']!r}"
+                )
+        return text
+
+    def _applied(self, shown: list[dict[str, str]], asks: bool) -> Any:
+        return self.tokenizer.apply_chat_template(
+            shown, tokenize=False, add_generation_prompt=asks, date_string=DATE
+        )
+
+    def _refused(self, shown: list[dict[str, str]]) -> str:
+        """Return which message the template refuses: the last of the fewest that it refuses."""
+        for number, one in enumerate(shown, start=1):
+            try:
+                self._applied(shown[:number], False)
+            except REFUSALS:
+                return f"message {number}, of the role {one['role']!r}"
+        return "a prompt for an answer"
 
     def _hide(self, found: re.Match[str]) -> str:
         return self._hidden[found[0]]

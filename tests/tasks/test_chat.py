@@ -181,15 +181,36 @@ def test_the_end_of_a_long_conversation_is_kept() -> None:
     assert task.prompts([_row(TALK)])["input_ids"].shape[1] == 30
 
 
+@pytest.mark.parametrize("name", ["llama 3", "mistral", "gemma"])
+def test_a_start_token_is_kept_where_a_conversation_is_cut(name: str) -> None:
+    task = _task(TEMPLATES[name])
+    whole, asked = task.training([_row(TALK)]), task.prompts([_row(TALK)])["input_ids"][0]
+    ids, labels = (whole[key][0].tolist() for key in ("input_ids", "labels"))
+    task.max_length, task.max_answer_length = 20, 10
+    cut = task.training([_row(TALK)])
+    start = [task.tokenizer.bos_token_id]
+    assert len(ids) > 30
+    assert ids[:1] == start
+    assert cut["input_ids"][0].tolist() == start + ids[-29:]
+    assert cut["labels"][0].tolist() == [IGNORED, *labels[-29:]]
+    assert task.prompts([_row(TALK)])["input_ids"][0].tolist() == start + asked[-19:].tolist()
+
+
 @pytest.mark.parametrize(
     ("talk", "says"),
     [
         ([("user", "a")], "the assistant says nothing"),
         ([("assistant", "a")], "user and assistant in turn"),
         ([("user", "a"), ("user", "b"), ("assistant", "c")], "user and assistant in turn"),
-        ([("user", "a"), ("assistant", " ")], "has no text"),
-        ([("user", "a"), ("tool", "b"), ("assistant", "c")], "a role should be one of system"),
-        ([("system", "a"), *TALK], "the chat template refuses it: System role not supported"),
+        ([("user", "a"), ("assistant", " ")], "message 2, of the role 'assistant', has no text"),
+        ([("user", "a"), ("tool", "b"), ("user", "c")], "the assistant says nothing"),
+        ([("tool", "b"), *TALK], "user and assistant in turn"),
+        ([("user", "a"), ("tool", "b"), ("user", "c"), ("assistant", "d")], "in turn"),
+        ([("judge", "a"), *TALK], "message 1 has the role 'judge': a role should be one of system"),
+        (
+            [("system", "a"), *TALK],
+            "message 1, of the role 'system': System role not supported",
+        ),
     ],
 )
 def test_rows_that_are_no_conversation_are_counted(talk: Any, says: str) -> None:
@@ -197,8 +218,63 @@ def test_rows_that_are_no_conversation_are_counted(talk: Any, says: str) -> None
     with pytest.raises(FaultError) as caught:
         _task(TEMPLATES["gemma"]).check(rows)
     assert "2 of 3 rows have no conversation in the column 'messages'" in str(caught.value)
-    assert says in str(caught.value)
+    assert says in str(caught.value).partition("Row 2: ")[2]
     assert "says nothing" not in caught.value.said
+
+
+PARTS = [{"type": "text", "text": "2+"}, {"type": "text", "text": "2?"}]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_parts_of_text_are_one_text(name: str) -> None:
+    talk = [TALK[0], TALK[1], ("user", PARTS), TALK[3]]
+    one, two = (_task(TEMPLATES[name]).training([_row(rows)]) for rows in (TALK, talk))
+    assert all(one[key].equal(two[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ([], "message 1, of the role 'user', has no text"),
+        ([{"type": "image", "text": None}], "message 1 has a part of the type 'image': only parts"),
+        ([*PARTS, {"type": "audio", "text": "a"}], "message 1 has a part of the type 'audio'"),
+        ([{"type": "text", "text": None}], "message 1 has a part of the type 'text'"),
+    ],
+)
+def test_parts_that_are_no_text_are_refused(parts: Any, says: str) -> None:
+    answer = [{"type": "text", "text": "a"}]
+    with pytest.raises(FaultError, match=f"1 of 2 rows .*Row 2: {says}"):
+        _task(TEMPLATES["chatml"]).check(
+            Dataset.from_list(
+                [_row([("user", one), ("assistant", answer)]) for one in (PARTS, parts)]
+            )
+        )
+
+
+CALL = [("user", "2+2?"), ("assistant", "add(2, 2)"), ("tool", "4"), ("assistant", "It is 4.")]
+
+
+def test_messages_of_tools_are_read_where_the_template_writes_them() -> None:
+    task = _task(TEMPLATES["chatml"])
+    end = "<|im_end|>"
+    assert _trained(task, _row(CALL)) == [[f"add(2, 2){end}", f"It is 4.{end}"]]
+    assert "tool\n4" in task.tokenizer.decode(task.training([_row(CALL)])["input_ids"][0])
+    for name, says in (
+        ("mistral", "refuses message 3, of the role 'tool': Only user and assistant roles"),
+        ("skips", "leaves out message 3, of the role 'tool'"),
+    ):
+        skips = "{% if m['role'] != 'tool' %}{{ m['content'] + eos_token }}{% endif %}{% endfor %}"
+        task = _task({**TEMPLATES, "skips": LOOP + skips}[name])
+        with pytest.raises(FaultError, match="Row 1: the chat template " + says):
+            task.check(Dataset.from_list([_row(CALL)]))
+
+
+@pytest.mark.parametrize("key", ["tool_calls", "function_call"])
+def test_calls_that_are_no_text_are_refused(key: str) -> None:
+    row = _row(CALL)
+    row["messages"][1][key] = [{"name": "add", "arguments": "[2, 2]"}]
+    with pytest.raises(FaultError, match=f"message 2 has {key}, which are not read"):
+        _task(TEMPLATES["chatml"]).check(Dataset.from_list([row]))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +282,7 @@ def test_rows_that_are_no_conversation_are_counted(talk: Any, says: str) -> None
     [
         (None, "", "no chat template: set task.template=plain"),
         (LOOP + "{{ m['content'] }}{% endfor %}", "", "ends an answer with no special token"),
-        ("{{ raise_exception('no') }}", "", "cannot be used: the chat template refuses it: no"),
+        ("{{ raise_exception('no') }}", "", "cannot be used: the chat template refuses message 1,"),
         ("{{ messages.__class__.__mro__ }}", "", "cannot be used"),
         (LOOP + "{% for i in range(10 ** 9) %}{% endfor %}{% endfor %}", "", "cannot be used"),
     ],

@@ -20,7 +20,7 @@ from fl_app.data.invoices.provider import POOLS
 from fl_app.data.padding import IGNORED
 from fl_app.faults import FaultError
 from fl_app.models import load_vt5
-from fl_app.preflight import check
+from fl_app.preflight import check, check_values
 from fl_app.tasks.anls import score
 from fl_app.tasks.documents import predict
 from fl_app.tasks.template import Template
@@ -92,6 +92,25 @@ def test_the_loss_of_a_decoder_is_on_the_response_and_its_end_alone(
         start = 0 if kind == "no start token" else 1
         assert ids[:start].tolist() == [architectures.START][:start]
         assert tokenizer.decode(ids[start:first]) == f"Question: {row['instruction']} Answer:"
+
+
+def test_prompts_with_completions_are_read_as_they_are_written(tmp_path: Path) -> None:
+    """The published format, from a file: nothing stands around the texts."""
+    rows = [{"prompt": "2 + 2 =", "completion": " 4"}, {"prompt": "3 + 4 =", "completion": " 7"}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    words = f"task=prompt_completion data=table data.train.path={path} data.test.path={path}"
+    cfg = compose(f"model=llama-tiny {words} target.metric=accuracy {LIMITS.format(200, 40)}")
+    check_values(cfg)
+    read = data.load(cfg.data, 0)["train"]
+    task = tasks.build(cfg, architectures.tokenizer("<s> $A"), architectures.config("llama"))
+    task.check(read)
+    batch = task.training(list(read))
+    for row, ids, labels in zip(rows, batch["input_ids"], batch["labels"], strict=True):
+        whole = ids[batch["attention_mask"][0].bool()]
+        assert task.tokenizer.decode(whole) == f"<s>{row['prompt']}{row['completion']}</s>"
+        assert task.tokenizer.decode(labels[labels != IGNORED]) == f"{row['completion']}</s>"
+    assert task.score(["4", "8"], read) == {"accuracy": 0.5}
 
 
 def test_labels_of_a_decoder_become_its_loss() -> None:
