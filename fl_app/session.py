@@ -238,7 +238,8 @@ class Session:
         """Set the trained tensors to ``tree`` and return the task's metrics on ``dataset``."""
         self.adapter.set(self.model, tree)
         self.predictions = self.task.predict(self.model, dataset)
-        return self.task.score(self.predictions, dataset)
+        said = self.task.score(self.predictions, dataset)
+        return {**said, **self.task.measure(self.model, dataset)}
 
 
 def first(rows: Dataset, most: int) -> Dataset:

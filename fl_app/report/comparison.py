@@ -15,6 +15,7 @@ from fl_app.runs.clients import Turns, by_round, mark
 from fl_app.runs.configurations import Configuration, group
 from fl_app.runs.read import Run
 from fl_app.runs.text import title
+from fl_app.tasks.metrics import oriented, scale
 
 PARTS = ("set-up", "payload down", "overhead down", "payload up", "overhead up")
 
@@ -25,9 +26,10 @@ def comparable(runs: Sequence[Run]) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        ``title``, ``dataset``, ``rows`` (which test rows), ``metric`` and its ``name``, ``target``,
-        ``configurations`` (see `configuration`, best first) and ``differences`` (for each as the
-        baseline, see ``fl_app.report.significance``).
+        ``title``, ``dataset``, ``rows`` (which test rows), ``metric``, its ``name`` and
+        whether ``lower_is_better``, ``target``, ``configurations`` (see `configuration`, best
+        first) and ``differences`` (for each as the baseline, see
+        ``fl_app.report.significance``).
     """
     tests = Counter(run.judged_by for run in runs)
     found = [(_counted(one), one) for one in group(runs)]
@@ -77,8 +79,13 @@ def _comparison(
         for runs, one in members
     ]
     # Best first, in every chart and table.
-    rows_of.sort(key=lambda row: (-row["score"]["mean"], row["bytes"]["mean"], row["label"]))
-    best = pareto.front([(row["bytes"]["mean"], row["score"]["mean"]) for row in rows_of])
+    good = [oriented(metric, row["score"]["mean"]) for row in rows_of]
+    order = sorted(
+        range(len(rows_of)),
+        key=lambda i: (-good[i], rows_of[i]["bytes"]["mean"], rows_of[i]["label"]),
+    )
+    rows_of, good = [rows_of[i] for i in order], [good[i] for i in order]
+    best = pareto.front([(row["bytes"]["mean"], x) for row, x in zip(rows_of, good, strict=True)])
     for place, i in enumerate(best, start=1):
         rows_of[i]["front"] = place
         rows_of[i]["star"] = "(*)" if rows_of[i]["mark"] else "*"
@@ -89,6 +96,7 @@ def _comparison(
         "rows": rows,
         "metric": metric,
         "name": title(metric),
+        "lower_is_better": scale(metric).lower_is_better,
         "target": target,
         "configurations": rows_of,
         "differences": [

@@ -13,7 +13,7 @@ from fl_app.runs import answers
 from fl_app.runs.clients import by_round, losses
 from fl_app.runs.folder import RunFolder
 from fl_app.runs.text import LAST_LINE, duration, guarantee, score, size, title
-from fl_app.tasks import METRICS
+from fl_app.tasks import metrics
 from fl_app.tree import Tree
 from fl_app.wire.conventions import GIGABYTE
 from fl_app.wire.ledger import short_name
@@ -76,7 +76,8 @@ def round_line(run: RunFolder, server_round: int) -> None:
 
 def _shown(cfg: DictConfig) -> tuple[str, ...]:
     """Return the two metrics of a round's line: the task's first ones, and the target's."""
-    found = (METRICS[cfg.task.id][0], str(cfg.target.metric), *METRICS[cfg.task.id])
+    known = metrics.of(cfg.task)
+    found = (known[0], str(cfg.target.metric), *known)
     return tuple(dict.fromkeys(found))[:2]
 
 

@@ -140,7 +140,7 @@ class Run:
         return {name: value for _, s, name, value in self.metrics if s == split}
 
     def first_met(self, target: float) -> int | None:
-        """Return the first round whose score, where rounds are selected, is at least ``target``."""
+        """Return the first round whose selecting score is as good as ``target``."""
         return selection.first_met(self.metrics, self.target_metric, target)
 
     def bytes_of(self, column: str, kind: str, direction: str | None = None) -> int:

@@ -9,12 +9,15 @@ selected by any score: final scores are not biased either way.
 
 from collections.abc import Sequence
 
+from fl_app.tasks.metrics import oriented, scale
+
 Metric = tuple[int, str, str, float]
 """A row of metrics.csv: round, split, metric, value."""
 VALIDATION, TEST = "validation", "test"
 CLEARLY = 0.05
-"""Scores are shares; a last round with a selecting score lower than the best by more is clearly
-worse. On few rows chance alone can do that: the warning that follows costs nothing then."""
+"""A last round with a selecting score that is worse than the best by more is clearly worse: a
+difference of shares; a part of the best score where a metric has no upper bound. On few rows chance
+alone can do that: the warning that follows costs nothing then."""
 
 
 def scores(metrics: Sequence[Metric], split: str, metric: str | None) -> dict[int, float]:
@@ -36,20 +39,24 @@ def selecting(metrics: Sequence[Metric], metric: str | None) -> dict[int, float]
 
 
 def best_round(metrics: Sequence[Metric], metric: str | None) -> int | None:
-    """Return the first round with the highest selecting score; None without any."""
+    """Return the first round with the best selecting score; None without any."""
     found = selecting(metrics, metric)
-    return min(found, key=lambda r: (-found[r], r), default=None)
+    return min(found, key=lambda r: (-oriented(metric, found[r]), r), default=None)
 
 
 def last_is_worse(metrics: Sequence[Metric], metric: str | None) -> bool:
     """Tell whether the last round is clearly worse than the best one, by ``CLEARLY``."""
-    found = selecting(metrics, metric)
-    return bool(found) and found[max(found)] < max(found.values()) - CLEARLY
+    found = {r: oriented(metric, value) for r, value in selecting(metrics, metric).items()}
+    if not found:
+        return False
+    best = max(found.values())
+    clearly = CLEARLY if scale(metric).most == 1 else CLEARLY * abs(best)
+    return found[max(found)] < best - clearly
 
 
 def first_met(metrics: Sequence[Metric], metric: str | None, goal: float | None) -> int | None:
-    """Return the first round whose selecting score is at least ``goal``; None if there is none."""
+    """Return the first round whose selecting score is as good as ``goal``; None without any."""
     if goal is None:
         return None
-    found = selecting(metrics, metric)
-    return min((r for r, value in found.items() if value >= goal), default=None)
+    found, least = selecting(metrics, metric), oriented(metric, goal)
+    return min((r for r, value in found.items() if oriented(metric, value) >= least), default=None)

@@ -12,7 +12,7 @@ from flwr.superlink.grid import InMemoryGrid
 from fl_app.codecs import WireError
 from fl_app.faults.printable import printable
 from fl_app.server.round import RoundFailedError
-from fl_app.tasks import LEAST
+from fl_app.tasks.metrics import scale
 from fl_app.wire import readers
 from fl_app.wire.messages import EXAMPLES, LOSS, SECONDS, SINCE
 from fl_app.wire.readers import Said
@@ -60,8 +60,8 @@ def check_metrics(said: Said, reply: Message, names: Collection[str]) -> MetricR
     ------
     WireError
         If they are not exactly those of this app, or beyond what they can be: a whole number of
-        examples, a finite loss, scores in [0, 1]. Flower's aggregation would fail for all clients,
-        or weigh one of them at will.
+        examples, a finite loss, scores in the bounds of their metrics. Flower's aggregation would
+        fail for all clients, or weigh one of them at will.
     """
     head = {name: said[name] for name in (EXAMPLES, LOSS) if name in said}
     records = reply.content.metric_records.values()
@@ -78,7 +78,7 @@ def check_metrics(said: Said, reply: Message, names: Collection[str]) -> MetricR
         elif name == LOSS:
             readers.number(found, name, -MAX_LOSS, MAX_LOSS)
         else:
-            readers.number(found, name, LEAST.get(name, 0.0), 1)
+            readers.number(found, name, scale(name).least, scale(name).most)
     return MetricRecord(cast(Any, found))
 
 

@@ -33,14 +33,6 @@ FORMATS: Mapping[str, type[Any]] = Named(
         "squad_seq2seq": "fl_app.tasks.squad:SquadSeq2Seq",
     }
 )
-ACCURACY = ("accuracy",)
-METRICS: Mapping[str, tuple[str, ...]] = {  # the ``metrics`` of each task's class
-    "causal_lm": ACCURACY,
-    "docvqa": ("anls", "accuracy"),
-    "seq2seq": ACCURACY,
-    "sequence_classification": ("accuracy", "macro_f1", "balanced_accuracy", "mcc"),
-}
-LEAST = {"mcc": -1.0}  # of a metric; of all others 0
 
 
 def build(

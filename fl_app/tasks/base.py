@@ -43,7 +43,7 @@ class Task(Protocol):
     asked : tuple of str
         Those that a prediction needs.
     metrics : tuple of str
-        The names in a score, an attribute of the class; the first one is the task's own.
+        The names in its scores, see ``fl_app.tasks.metrics``.
     """
 
     columns: tuple[str, ...]
@@ -72,7 +72,13 @@ class Task(Protocol):
         """
 
     def score(self, predictions: Sequence[str], rows: Rows) -> dict[str, float]:
-        """Return ``metrics``, each in [0, 1] but for `LEAST`; every task has ``accuracy``."""
+        """Return those of ``metrics`` that the predictions say."""
+
+    def measure(self, model: PreTrainedModel, rows: Rows) -> dict[str, float]:
+        """Return the other ones of ``metrics``, which ask the model itself.
+
+        Its mode is restored.
+        """
 
     def shown(self, rows: Rows) -> list[tuple[str, str]]:
         """Return what each example asks, and its right answer, as texts for people."""

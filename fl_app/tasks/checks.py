@@ -16,7 +16,7 @@ from fl_app.config.rules import (
     is_name,
 )
 from fl_app.faults.suggestions import did_you_mean
-from fl_app.tasks import FORMATS, METRICS, TASKS
+from fl_app.tasks import FORMATS, TASKS, metrics
 from fl_app.tasks.answers import ANSWERS
 from fl_app.tasks.labels import LABEL_IS, is_number
 from fl_app.tasks.template import Template
@@ -66,11 +66,11 @@ def check(cfg: DictConfig) -> None:
             f"task.id={cfg.task.id} does not fit data.id={cfg.data.id}, whose rows are of another "
             f"kind: set {fit}"
         )
-    metrics = METRICS[cfg.task.id]
-    if cfg.target.metric not in metrics:
+    known = metrics.of(cfg.task)
+    if cfg.target.metric not in known:
         raise ConfigError(
-            f"target.metric={cfg.target.metric} should be one of {sorted(metrics)} with "
-            f"task.id={cfg.task.id}.{did_you_mean(cfg.target.metric, metrics)}"
+            f"target.metric={cfg.target.metric} should be one of {sorted(known)} with "
+            f"task.id={cfg.task.id}.{did_you_mean(cfg.target.metric, known)}"
         )
     _check_format(cfg.task)
     numbers = [name for name in cfg.task.get("labels", []) if is_number(name)]

@@ -10,10 +10,11 @@ from transformers import PreTrainedModel
 
 from fl_app.data.padding import pad
 from fl_app.faults import during
-from fl_app.tasks import ACCURACY
+from fl_app.tasks import free_text, metrics
 from fl_app.tasks.answers import ANSWERS
 from fl_app.tasks.base import ModelSpec
 from fl_app.tasks.evaluation import Rows, batches, check_predictions, evaluating, greedy
+from fl_app.tasks.likelihood import perplexity
 from fl_app.tasks.tokens import Tokens
 
 
@@ -32,11 +33,11 @@ class Generating(ABC):
         The column of the right answers.
     """
 
-    metrics = ACCURACY
     end: int  # token ids
     pad: int
 
     def __init__(self, cfg: DictConfig, spec: ModelSpec, reference: str) -> None:
+        self.metrics = metrics.of(cfg)
         self.reference = reference
         self.is_right = ANSWERS[cfg.answer]
         self.average_over: str | None = cfg.average_over
@@ -101,7 +102,10 @@ class Generating(ABC):
         return [text.strip() for text in texts]
 
     def score(self, predictions: Sequence[str], rows: Rows) -> dict[str, float]:
-        """Return ``accuracy``: the share of predictions with the reference's final answer.
+        """Return ``accuracy``, the share of predictions with the reference's final answer.
+
+        Where answers are free texts, also ``rouge_l`` and ``token_f1``. With ``average_over`` each
+        is a mean over groups.
 
         Raises
         ------
@@ -110,13 +114,33 @@ class Generating(ABC):
             text.
         """
         check_predictions(predictions, rows)
-        groups: dict[Any, list[bool]] = {}
+        groups: dict[Any, tuple[list[str], list[list[str]]]] = {}
         for index, prediction in enumerate(predictions):
             row = rows[index]
             group = None if self.average_over is None else row[self.average_over]
-            references = self.references(row)
-            with during("reference", column=self.reference):
-                right = any(self.is_right(prediction, one) for one in references)
-            groups.setdefault(group, []).append(right)
-        means = [sum(right) / len(right) for right in groups.values()]
-        return {"accuracy": sum(means) / len(means)}
+            said, right = groups.setdefault(group, ([], []))
+            said.append(prediction)
+            right.append(self.references(row))
+        scores = [self._scores(said, right) for said, right in groups.values()]
+        return {name: sum(one[name] for one in scores) / len(scores) for name in scores[0]}
+
+    def measure(self, model: PreTrainedModel, rows: Rows) -> dict[str, float]:
+        """Return ``perplexity``, where the model is a causal one."""
+        if metrics.PERPLEXITY not in self.metrics:
+            return {}
+        return {metrics.PERPLEXITY: perplexity(model, self.training, rows)}
+
+    def _scores(self, said: list[str], right: list[list[str]]) -> dict[str, float]:
+        with during("reference", column=self.reference):
+            correct = [
+                any(self.is_right(prediction, one) for one in references)
+                for prediction, references in zip(said, right, strict=True)
+            ]
+        found = {metrics.ACCURACY: sum(correct) / len(correct)}
+        for name, scored in FREE_TEXT.items():
+            if name in self.metrics:
+                found[name] = scored(said, right)
+        return found
+
+
+FREE_TEXT = {"rouge_l": free_text.rouge_l, "token_f1": free_text.token_f1}

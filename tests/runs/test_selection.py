@@ -54,6 +54,20 @@ def test_a_round_whose_test_score_is_not_there_yet_is_not_selected(tested) -> No
     assert selection.best_round(metrics, "anls") == tested.index(max(tested))
 
 
+@given(scores, st.integers(0, 6).map(lambda n: n / 5))
+def test_where_lower_is_better_the_least_score_is_the_best(found, goal) -> None:
+    """The same rounds as of a metric whose values have the other sign."""
+    lower = [(r, "test", "perplexity", 2 - value) for r, value in enumerate(found)]
+    assert selection.best_round(lower, "perplexity") == found.index(max(found))
+    assert selection.first_met(lower, "perplexity", 2 - goal) == next(
+        (r for r, value in enumerate(found) if 2 - value <= 2 - goal), None
+    )
+    best = 2 - max(found)
+    assert selection.last_is_worse(lower, "perplexity") == (
+        2 - found[-1] > best + selection.CLEARLY * best
+    )
+
+
 def test_without_scores_there_is_no_round() -> None:
     assert selection.best_round([], "anls") is None
     assert selection.first_met([], "anls", 0.0) is None

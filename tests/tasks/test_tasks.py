@@ -350,7 +350,7 @@ def test_predicting_leaves_the_mode_and_the_generator(name: str) -> None:
 def test_accuracy_can_be_a_mean_over_data_sets() -> None:
     rows = [{"instruction": "", "output": "a", "dataset": d} for d in "pppq"]
     said = ["a", "b", "A ", "a"]
-    assert _causal().score(said, rows) == {"accuracy": 3 / 4}
+    assert _causal().score(said, rows)["accuracy"] == 3 / 4
     over = _causal(overrides="task.average_over=dataset")
     assert over.columns == ("instruction", "output", "dataset")
     assert over.score(said, rows)["accuracy"] == pytest.approx((2 / 3 + 1) / 2)
@@ -446,7 +446,7 @@ def test_a_client_learns_its_part_of_a_file(tmp_path: Path) -> None:
     model, own = architectures.model("llama"), list(parts[0])
     with torch.random.fork_rng(devices=[]):
         _train(model, own, task, cfg.optimizer, epochs=250, batch_size=8)
-    assert task.score(task.predict(model, own), own) == {"accuracy": 1.0}
+    assert task.score(task.predict(model, own), own)["accuracy"] == 1.0
     elsewhere = task.score(task.predict(model, splits["test"]), splits["test"])
     assert 0.5 <= elsewhere["accuracy"] <= 1.0
 
@@ -556,7 +556,7 @@ def test_strings_and_integers_are_texts() -> None:
     rows = [{"instruction": "007", "input": 5, "output": 12345678901}]
     task = tasks_of_alpaca()
     tasks.check_rows(task, "test", Dataset.from_list(rows))
-    assert task.score(["12345678901"], rows) == {"accuracy": 1.0}
+    assert task.score(["12345678901"], rows)["accuracy"] == 1.0
     assert "\n5\n" in task.prompt.fill(rows[0])
 
 
@@ -612,7 +612,7 @@ def test_a_task_that_does_not_fit_the_model_is_refused() -> None:
         ("data=snli task=gsm8k task.answer=words", "latex"),
         (
             "data=snli task=gsm8k target.metric=anls",
-            "target.metric=anls should be one of ['accuracy']",
+            "target.metric=anls should be one of ['accuracy', 'perplexity']",
         ),
         ("data=snli task=gsm8k task.prompt=solve", "task.prompt='solve'"),
         ("data=snli task=gsm8k task.reference=''", "the name of a column"),

@@ -18,7 +18,7 @@ from tensorboardX.summary import hparams, scalar
 
 from fl_app.config import plain
 from fl_app.runs.loggers.flat import flat
-from fl_app.tasks import METRICS
+from fl_app.tasks import metrics
 
 
 def check(options: DictConfig) -> None:
@@ -37,8 +37,8 @@ class Logger:
         path.mkdir(exist_ok=True)  # it exists if the run is resumed
         self.writer = EventsWriter(str(path / "events"))
         splits = ("validation", "test", "unseen")
-        metrics = [f"{s}/{m}" for s in splits for m in METRICS[cfg.task.id]]
-        experiment, start, _ = hparams(flat(plain(cfg), "."), dict.fromkeys(metrics, 0.0))
+        scored = [f"{s}/{m}" for s in splits for m in metrics.of(cfg.task)]
+        experiment, start, _ = hparams(flat(plain(cfg), "."), dict.fromkeys(scored, 0.0))
         self._write(experiment, 0)
         self._write(start, 0)
         self.writer.flush()
