@@ -157,8 +157,11 @@ class Experiment:
         What is wrong with the rows, or with whose they are, is said before the first round.
         """
         rows, partitioner = self.session.data, self.session.cfg.data.partitioner
-        if "train" in rows and "column" in partitioner:
-            self.session.documents(0)
+        if "train" not in rows:
+            return
+        if left_out := self.session.left_out():
+            logger.warning("%s", left_out)
+        if "column" in partitioner:
             named = data.named_clients(rows["train"], partitioner)
             self.folder.names = {client: str(name) for client, (name, _) in enumerate(named)}
             console.clients(named)

@@ -110,6 +110,25 @@ class Session:
         )
         return found if self.most_rows is None else first(found, self.most_rows)
 
+    def left_out(self) -> str:
+        """Return how many training rows the partitioner gives to no client; "" if all have one.
+
+        Raises
+        ------
+        ValueError
+            If the rows cannot be divided among the clients.
+        """
+        train, partitioner = self.data["train"], self.cfg.data.partitioner
+        clients, seed = self.cfg.federation.clients, self.cfg.data.seed
+        parts = data.rows_of_clients(train, partitioner, clients, seed)
+        left = len(train) - sum(map(len, parts))
+        if not left:
+            return ""
+        return (
+            f"{left:,} of {len(train):,} rows of data.train: data.partitioner.id={partitioner.id} "
+            "gives them to no client"
+        )
+
     @property
     def device_name(self) -> str:
         """Return the name of the GPU that the model is on, or "cpu"."""

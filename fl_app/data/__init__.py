@@ -19,12 +19,21 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from fl_app.config.named import Named
-from fl_app.data.partition import client_split, named_clients, partitioner
+from fl_app.data.partition import client_split, named_clients, partitioner, rows_of_clients
 
 if TYPE_CHECKING:  # the library is imported with the first data set
     from datasets import Dataset, DatasetDict
 
-__all__ = ["COLUMNS", "LOADERS", "client_split", "load", "named_clients", "own_rows", "partitioner"]
+__all__ = [
+    "COLUMNS",
+    "LOADERS",
+    "client_split",
+    "load",
+    "named_clients",
+    "own_rows",
+    "partitioner",
+    "rows_of_clients",
+]
 
 OWN = "the node's data-path"
 

@@ -178,7 +178,7 @@ def _check_client(cfg: DictConfig) -> None:
 
 
 def _check_partitioner(cfg: DictConfig) -> None:
-    _, arguments = data.partitioner(cfg.data.partitioner)
+    _, arguments = data.partitioner(cfg.data.partitioner, cfg.federation.clients)
     if cfg.data.id not in data.COLUMNS:
         return
     known = data.COLUMNS[cfg.data.id]

@@ -1,7 +1,9 @@
 """Laws of the partitioners."""
 
+import re
 from datetime import date
 from itertools import chain
+from math import exp
 
 import pytest
 from datasets import Dataset, Features, Json, Value
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from fl_app.data.partition import client_split, named_clients
+from fl_app.data.partition import client_split, named_clients, rows_of_clients
 
 BY_PROVIDER = OmegaConf.create({"id": "by_column", "column": "provider"})
 IID = OmegaConf.create({"id": "iid"})
@@ -234,6 +236,193 @@ def test_the_seed_alone_decides(cfg) -> None:
     dataset = _dataset([k // 3 for k in range(60)])
     assert _parts(dataset, cfg, 4, 0) == _parts(dataset, cfg, 4, 0)
     assert _parts(dataset, cfg, 4, 0) != _parts(dataset, cfg, 4, 1)
+
+
+def _cfg(name: str, **arguments):
+    return OmegaConf.create({"id": name, **arguments})
+
+
+LABELS = st.lists(st.integers(0, 5), min_size=1, max_size=60)
+
+
+def _divided(dataset: Dataset, cfg, count: int, seed: int) -> list[list[int]] | None:
+    """The parts, after the laws of all partitioners; None where one clear error refuses."""
+    try:
+        parts = rows_of_clients(dataset, cfg, count, seed)
+    except ValueError as error:
+        if "lower" not in str(error):
+            raise
+        return None
+    assert all(parts)
+    held = [*chain(*parts)]
+    assert len({*held}) == len(held)
+    assert {*held} <= {*range(len(dataset))}
+    assert parts == rows_of_clients(dataset, cfg, count, seed)
+    return parts
+
+
+@settings(deadline=None)
+@given(LABELS, st.integers(1, 6), st.integers(0, 3), st.integers(1, 4),
+       st.sampled_from(["random", "deterministic", "first-deterministic"]))  # fmt: skip
+def test_pathological_gives_each_its_number_of_labels(labels, count, seed, classes, mode) -> None:
+    cfg = _cfg(
+        "pathological", column="provider", num_classes_per_partition=classes,
+        class_assignment_mode=mode,
+    )  # fmt: skip
+    names = sorted({*labels})
+    parts = _divided(_dataset(labels), cfg, count, seed)
+    if parts is None:
+        assert classes > len(names) or min(map(labels.count, names)) < count
+        return
+    having = [{labels[row] for row in part} for part in parts]
+    assert {*map(len, having)} == {classes}
+    used = set().union(*having)
+    assert sorted(chain(*parts)) == [row for row, label in enumerate(labels) if label in used]
+    for name in used:  # divided evenly
+        sizes = [sum(labels[row] == name for row in part) for part in parts]
+        assert max(sizes) - min(x for x in sizes if x) <= 1
+    for k, own in enumerate(having):
+        asked = {names[(k + i) % len(names)] for i in range(classes)}
+        assert mode != "deterministic" or own == asked
+        assert mode == "random" or names[k % len(names)] in own
+
+
+@settings(deadline=None)
+@given(LABELS, st.integers(1, 6), st.integers(0, 3), st.none() | st.integers(1, 3),
+       st.none() | st.integers(1, 5), st.booleans())  # fmt: skip
+def test_shards_are_rows_in_the_order_of_labels(labels, count, seed, number, size, keep) -> None:
+    if number is None and size is None:
+        return
+    cfg = _cfg(
+        "shard", column="provider", num_shards_per_partition=number, shard_size=size,
+        keep_incomplete_shard=keep,
+    )  # fmt: skip
+    parts = _divided(_dataset(labels), cfg, count, seed)
+    asked = (number or 1) * count
+    size = size or len(labels) // asked
+    whole, rest = divmod(len(labels), size) if size else (0, 0)
+    if parts is None:
+        assert whole + bool(rest) * keep < asked or (number is not None and whole < asked)
+        return
+    place = {row: at for at, row in enumerate(sorted(range(len(labels)), key=labels.__getitem__))}
+    shards = [{place[row] // size for row in part} for part in parts]
+    counts = [*map(len, shards)]
+    assert len(set().union(*shards)) == sum(counts)  # nobody shares one
+    if number is not None:
+        assert {*counts} == {number}
+    else:
+        assert max(counts) - min(counts) <= 1
+        assert len([*chain(*parts)]) == (len(labels) if keep else whole * size)
+
+
+UNITS = {
+    "linear": lambda k: k + 1, "square": lambda k: (k + 1) ** 2, "exponential": lambda k: exp(k + 1)
+}  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.integers(1, 400), st.integers(1, 6), st.integers(0, 3), st.sampled_from([*UNITS]))
+def test_sizes_are_in_proportion(rows: int, count: int, seed: int, name: str) -> None:
+    parts = _divided(_dataset([0] * rows), _cfg(name), count, seed)
+    units = [UNITS[name](k) for k in range(count)]
+    exact = [unit / sum(units) * rows for unit in units]
+    if parts is None:
+        assert min(exact) < 1.001
+        return
+    assert sorted(chain(*parts)) == [*range(rows)]
+    for part, size in zip(parts[:-1], exact[:-1], strict=True):
+        assert size - 1.001 < len(part) < size + 0.001
+    assert len(parts[-1]) >= exact[-1] - 0.001
+
+
+@settings(deadline=None)
+@given(LABELS, st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(0, 3),
+       st.sampled_from([1e-300, 0.01, 1.0, 1e6, None]))  # fmt: skip
+def test_sizes_are_those_that_are_given(labels, sizes, seed: int, alpha) -> None:
+    cfg = _cfg("size", partition_sizes=sizes)
+    if alpha is not None:
+        cfg = _cfg("inner_dirichlet", column="provider", alpha=alpha, partition_sizes=sizes)
+    parts = _divided(_dataset(labels), cfg, len(sizes), seed)
+    if parts is None:
+        assert sum(sizes) > len(labels)
+        return
+    assert [*map(len, parts)] == sizes
+    if sum(sizes) == len(labels):
+        assert sorted(chain(*parts)) == [*range(len(labels))]
+
+
+@settings(deadline=None)
+@given(LABELS, st.integers(1, 5), st.integers(0, 3), st.integers(1, 12),
+       st.sampled_from([1e-300, 0.1, 1.0, 100.0, 1e6]))  # fmt: skip
+def test_dirichlet_of_drawn_sizes_has_a_least_one(labels, count, seed, least, alpha) -> None:
+    cfg = OmegaConf.merge(_dirichlet(alpha), {"min_partition_size": least})
+    parts = _divided(_dataset(labels), cfg, count, seed)
+    if parts is None:
+        return
+    assert sorted(chain(*parts)) == [*range(len(labels))]
+    assert min(map(len, parts)) >= least
+
+
+def test_dirichlet_of_drawn_sizes_is_found_and_skewed() -> None:
+    dataset = _dataset([k % 10 for k in range(1000)])
+    cfg = OmegaConf.merge(_dirichlet(0.5), {"min_partition_size": 20})
+    for seed in range(5):
+        sizes = [*map(len, rows_of_clients(dataset, cfg, 5, seed))]
+        assert min(sizes) >= 20
+        assert max(sizes) - min(sizes) > 20
+    cfg.min_partition_size = 201
+    with pytest.raises(ValueError, match="min_partition_size=201: no draw"):
+        rows_of_clients(dataset, cfg, 5, 0)
+
+
+def test_inner_dirichlet_draws_shares_of_the_law() -> None:
+    """As above: mean 1/2 and variance of Beta(alpha, alpha) with the rows' own draw."""
+    alpha, size = 2.0, 100
+    dataset = _dataset([0] * 2000 + [1] * 2000)
+    cfg = _cfg("inner_dirichlet", column="provider", alpha=alpha, partition_sizes=[size] * 4)
+    shares = [
+        sum(row >= 2000 for row in part) / size
+        for seed in range(100)
+        for part in rows_of_clients(dataset, cfg, 4, seed)
+    ]
+    variance = 0.25 / (2 * alpha + 1) * (1 + 2 * alpha / size)
+    assert sum(shares) / 400 == pytest.approx(0.5, abs=4 * (variance / 400) ** 0.5)
+    assert sum((x - 0.5) ** 2 for x in shares) / 400 == pytest.approx(variance, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "says"),
+    [
+        (_cfg("pathological", column="provider"), "needs data.partitioner.num_classes_per_part"),
+        (
+            _cfg("pathological", column="provider", num_classes_per_partition=0),
+            "num_classes_per_partition=0 should be a whole number greater than 0",
+        ),
+        (
+            _cfg("pathological", column="provider", num_classes_per_partition=3),
+            "is more than the 2 values of provider",
+        ),
+        (
+            _cfg("pathological", column="provider", num_classes_per_partition=1,
+                 class_assignment_mode="shuffled"),
+            "class_assignment_mode='shuffled' should be one of random, deterministic",
+        ),
+        (_cfg("shard", column="provider"), "num_shards_per_partition or data.partitioner.shard_si"),
+        (_cfg("shard", column="provider", shard_size=2.5), "shard_size=2.5 should be null or a wh"),
+        (_cfg("shard", column="provider", shard_size=1, keep_incomplete_shard=1), "true or false"),
+        (_cfg("shard", column="provider", shard_size=4), "1 shards of 4 rows cannot fill 2"),
+        (_cfg("size", partition_sizes=[1, 2, 3]), "has 3 sizes, and there are 2 clients"),
+        (_cfg("size", partition_sizes=[]), "has 0 sizes"),
+        (_cfg("size", partition_sizes=[4, 0]), "one per client"),
+        (_cfg("size", partition_sizes="4"), "one per client"),
+        (_cfg("size", partition_sizes=[4, 1]), "asks for 5 rows, and data.train has 4"),
+        (_cfg("dirichlet", column="provider", alpha=1.0, min_partition_size=0), "null or a whole"),
+        (_cfg("linear", column="provider"), "takes no column"),
+    ],
+)  # fmt: skip
+def test_arguments_that_cannot_be_are_refused_by_name(cfg, says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        client_split(_dataset(["a", "a", "b", "b"]), cfg, 0, 2, 0)
 
 
 def test_mistakes_name_the_alternatives() -> None:

@@ -290,7 +290,10 @@ def test_the_published_data_are_configured_whole(name: str, tmp_path: Path) -> N
         ("data=snli data.test.columns=label", "mapping"),
         ("data=snli data.colour=1", "Keys of data: ['client', 'empty'"),
         ("data=snli data.train.colour=1", "Keys of data.train: ['columns'"),
-        ("data=snli data.partitioner.id=dirichlet", "needs data.partitioner.alpha"),
+        (
+            "data=snli data.partitioner.id=dirichlet",
+            "needs data.partitioner.column and data",
+        ),
     ],
 )
 def test_the_configuration_is_checked_beforehand(overrides: str, says: str) -> None:

@@ -42,6 +42,8 @@ POSITIVE = "greater than 0"
         ("data.partitioner.id=dirichlet", "data.partitioner.alpha"),
         ("data.partitioner.id=iid", "~data.partitioner.column"),
         ("data.partitioner.column=words", "provider"),
+        ("data.partitioner={id:size,partition_sizes:[5,5]}", "there are 10 clients"),
+        ("data.partitioner.id=shard", "num_shards_per_partition or"),
         ("~data.partitioner.column", "data.partitioner.column"),
         ("evaluate_clients_per_round=-1", "at least 0"),
         ("model.max_length=0", POSITIVE),
