@@ -6,20 +6,39 @@ const LINES = { gridcolor: "#eceef1", zeroline: false, linecolor: "#98a2b3", sho
 const BELOW = { orientation: "h", y: 0, yref: "container", yanchor: "bottom", x: 0,
   traceorder: "normal", maxheight: 400, font: { size: 11 } };
 
-/** A log axis of bytes with a tick at 1, 2 and 5 of each power of ten, or fewer where crowded. */
+/**
+ * A log axis of bytes with a tick at 1, 2 and 5 of each power of ten, or fewer where crowded. One
+ * that spans less than a decade has ticks at equal steps.
+ */
 function bytesAxis(values, title, width) {
   const seen = values.filter((value) => value > 0);
   if (!seen.length) return { ...LINES, title: { text: title } };
   const low = Math.log10(Math.min(...seen)), high = Math.log10(Math.max(...seen));
   const pad = Math.max(0.06 * (high - low), 0.1);
-  const fits = Math.max(2, width / 62);
-  const digits = [[1, 2, 5], [1, 3], [1]].find((some) => some.length * (high - low + 2 * pad) <= fits);
-  const tickvals = [];
-  for (let power = Math.floor(low - pad); power <= high + pad; power++) {
-    for (const digit of digits || [1]) tickvals.push(digit * 10 ** power);
+  const range = [low - pad, high + pad], fits = Math.max(2, Math.floor(width / 62));
+  const tickvals = range[1] - range[0] < 1 ? steps(10 ** range[0], 10 ** range[1], fits)
+    : decades(range, fits);
+  return { ...LINES, type: "log", range, tickvals, ticktext: tickvals.map(tick),
+    title: { text: title }, minor: { ticks: "" } };
+}
+
+function decades([low, high], fits) {
+  const digits = [[1, 2, 5], [1, 3]].find((some) => some.length * (high - low) <= fits) || [1];
+  const found = [], every = Math.ceil((high - low) / fits);
+  for (let power = Math.floor(low); power <= high; power += every) {
+    for (const digit of digits) found.push(digit * 10 ** power);
   }
-  return { ...LINES, type: "log", range: [low - pad, high + pad], tickvals,
-    ticktext: tickvals.map(tick), title: { text: title }, minor: { ticks: "" } };
+  return found;
+}
+
+/** The multiples between two numbers of the least step of 1, 2 or 5 that gives few: `fits` gaps at most. */
+function steps(low, high, fits) {
+  const power = 10 ** Math.floor(Math.log10((high - low) / fits));
+  const step = [1, 2, 5, 10, 20].map((digit) => digit * power)
+    .find((one) => Math.floor(high / one) - Math.ceil(low / one) <= fits);
+  const found = [];
+  for (let i = Math.ceil(low / step); i * step <= high; i++) found.push(i * step);
+  return found;
 }
 
 function scoreAxis(set, values, title = set.name) {

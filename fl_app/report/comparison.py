@@ -33,17 +33,30 @@ def comparable(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """
     tests = Counter(run.judged_by for run in runs)
     found = [(_counted(one), one) for one in group(runs)]
-    methods = sorted({one.method for _, one in found})
     sets = []
     for test, _ in tests.most_common():
         members = [(c, one) for c, one in found if c and c[0].judged_by == test]
         if members:
-            sets.append(_comparison(test, members, methods))
+            sets.append(_comparison(test, members))
     for one in sets:
         alike = [set(other["rows"]) for other in sets if other["dataset"] == one["dataset"]]
         own = [row for row in one["rows"] if row not in set.intersection(*alike)]
         one["title"] += f" ({', '.join(own)})" if own else ""
+    _number(sets)
     return sets
+
+
+def _number(sets: Sequence[dict[str, Any]]) -> None:
+    """Give each configuration its number, for colour and symbol, in all comparisons the same.
+
+    Those of the fronts are first, so that no two of them share a colour before all are used.
+    """
+    rows = sorted(
+        (row for one in sets for row in one["configurations"]), key=lambda r: not r["front"]
+    )
+    numbers = {label: i for i, label in enumerate(dict.fromkeys(row["label"] for row in rows))}
+    for row in rows:
+        row["style"] = numbers[row["label"]]
 
 
 def left_out(runs: Sequence[Run]) -> list[tuple[Path, str]]:
@@ -68,16 +81,13 @@ def _counted(one: Configuration) -> list[Run]:
 
 
 def _comparison(
-    test: tuple[str, ...], members: list[tuple[list[Run], Configuration]], methods: list[str]
+    test: tuple[str, ...], members: list[tuple[list[Run], Configuration]]
 ) -> dict[str, Any]:
     metric, dataset, *rows = test
     goals = Counter(run.option("target.value") for runs, _ in members for run in runs)
     goals.pop(None, None)
     target = goals.most_common(1)[0][0] if goals else None
-    rows_of = [
-        configuration(runs, one.label, one.method, methods.index(one.method), target)
-        for runs, one in members
-    ]
+    rows_of = [configuration(runs, one.label, one.method, target) for runs, one in members]
     # Best first, in every chart and table.
     good = [oriented(metric, row["score"]["mean"]) for row in rows_of]
     order = sorted(
@@ -106,7 +116,7 @@ def _comparison(
 
 
 def configuration(
-    runs: Sequence[Run], label: str, method: str, style: int, target: float | None
+    runs: Sequence[Run], label: str, method: str, target: float | None
 ) -> dict[str, Any]:
     """Return the data of a configuration for the charts.
 
@@ -116,8 +126,6 @@ def configuration(
         One run per seed.
     label, method : str
         See ``fl_app.runs.configurations.Configuration``.
-    style : int
-        The number of the method, for its colour and symbol.
     target : float or None
         The score to reach.
 
@@ -127,10 +135,10 @@ def configuration(
         Spreads (see `spread`) of the final scores, test scores of the best round, bytes, bits per
         scalar, seconds, and rounds and bytes to the target; ``selected_on``, which scores selected
         the last two and the best round; ``parts``, mean bytes by ``PARTS``; ``curve``, test scores
-        and bytes by round; ``rounds``, the details of each round if there is one run; and
-        ``front``, its place on the Pareto front, 0 for none yet. Where a client's turn was lost or
-        a client absent, ``mark`` says so, and the label too; ``star`` is "*" on the front, "(*)"
-        with a mark.
+        and bytes by round; ``rounds``, the details of each round if there is one run; ``style``,
+        its number, for colour and symbol; and ``front``, its place on the Pareto front, 0 for none
+        yet. Where a client's turn was lost or a client absent, ``mark`` says so, and the label too;
+        ``star`` is "*" on the front, "(*)" with a mark.
     """
     metric = runs[0].target_metric
     met = [None if target is None else run.first_met(target) for run in runs]
@@ -142,7 +150,7 @@ def configuration(
         "mark": marked,
         "star": "",
         "method": method,
-        "style": style,
+        "style": 0,
         "front": 0,
         "seeds": [run.seed for run in runs],
         "score": spread([run.curve[max(run.curve)] for run in runs]),

@@ -18,7 +18,11 @@ function size(bytes) {
     bytes /= 1000;
   }
 }
-const tick = (bytes) => size(bytes).replace(".0 ", " ");
+/** Bytes with the digits that a tick needs: 1.05 MB, 70 kB. */
+function tick(bytes) {
+  const power = bytes > 0 ? Math.min(3, Math.max(0, Math.floor(Math.log10(bytes * 1.0001) / 3))) : 0;
+  return `${+(bytes / 1000 ** power).toPrecision(3)} ${["B", "kB", "MB", "GB"][power]}`;
+}
 const share = (metric) => metric === "accuracy";
 function score(metric, value) {
   if (value === null) return "-";

@@ -63,7 +63,7 @@ def write(folder: Path, target_file: Path | None = None) -> Path:
     run = read(folder)
     summary = run.summary
     goal = run.option("target.value")
-    one = configuration([run], folder.name, run.method, 0, goal) if run.curve else None
+    one = configuration([run], folder.name, run.method, goal) if run.curve else None
     metric = run.target_metric
     data = {
         "sets": []
@@ -182,7 +182,7 @@ def _part(name: str) -> str:
 
 
 def _looks(data: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return colour and symbol of every method, by its number."""
+    """Return colour and symbol of every configuration, by its number."""
     styles = (row["style"] for one in data["sets"] for row in one["configurations"])
     return [look(number) for number in range(max(styles, default=-1) + 1)]
 

@@ -1,4 +1,4 @@
-"""One colour and one symbol per method, the same in every chart of a page and in the picture."""
+"""One colour and one symbol per configuration, the same in all charts of a page and the picture."""
 
 # Okabe and Ito's colours, which colour-blind people can distinguish, then some of Tol's.
 COLORS = (
@@ -13,7 +13,7 @@ SYMBOLS = {
 BEATEN = "#d4d7dc"  # the colour of configurations that are not on the Pareto front
 
 
-def look(method: int) -> tuple[str, str]:
-    """Return a method's colour and symbol; colours repeat with other symbols."""
-    shift = method // len(COLORS)
-    return COLORS[method % len(COLORS)], list(SYMBOLS)[(method + shift) % len(SYMBOLS)]
+def look(number: int) -> tuple[str, str]:
+    """Return a configuration's colour and symbol; colours repeat with other symbols."""
+    shift = number // len(COLORS)
+    return COLORS[number % len(COLORS)], list(SYMBOLS)[(number + shift) % len(SYMBOLS)]

@@ -40,6 +40,8 @@ function places(points, others, labels, width, height) {
   });
 }
 
+const LEGEND = 10; // most configurations in a legend: as many as there are colours
+
 function drawPareto(set) {
   return (plot) => {
     const all = set.configurations, width = plot.clientWidth;
@@ -47,18 +49,20 @@ function drawPareto(set) {
     const traces = [{ x: front.map((o) => o.bytes.mean), y: front.map((o) => o.score.mean),
       mode: "lines", line: { color: "#1f2430", width: 1.5, shape: "hv" }, name: "Pareto front",
       hoverinfo: "skip", showlegend: true }];
-    for (const style of [...new Set(all.map((one) => one.style))].sort((a, b) => a - b)) {
-      const some = all.filter((one) => one.style === style);
-      const bars = (spread) => ({ type: "data", array: some.map((o) => o[spread].sd || 0),
+    // The front has labels; many others are only in the table below.
+    const named = all.length - front.length <= LEGEND;
+    for (const one of all) {
+      const bars = (spread) => ({ type: "data", array: [one[spread].sd || 0],
         color: "rgba(102,112,133,.45)", thickness: 1, width: 3 });
-      traces.push({ x: some.map((o) => o.bytes.mean), y: some.map((o) => o.score.mean),
-        mode: "markers", name: escaped(some[0].method), text: some.map((o) => hover(set, o)),
+      traces.push({ x: [one.bytes.mean], y: [one.score.mean], mode: "markers",
+        name: escaped(cut(one.label, narrow() ? 40 : 30)), showlegend: named && !one.front, text: [hover(set, one)],
         hovertemplate: "%{text}<extra></extra>", error_y: bars("score"), error_x: bars("bytes"),
-        marker: { opacity: 1, size: some.map((o) => (o.front ? 11 : 9)), symbol: symbol(some[0]),
-          color: some.map((o) => (o.mark ? "#ffffff" : o.front ? color(o) : data.beaten)),
-          line: { width: 1.2, color: color(some[0]) } } });
+        marker: { opacity: 1, size: one.front ? 11 : 9, symbol: symbol(one),
+          color: one.mark ? "#ffffff" : one.front ? color(one) : data.beaten,
+          line: { width: 1.2, color: color(one) } } });
     }
-    const entries = traces.length, below = 60 + 19 * Math.ceil(entries / (narrow() ? 1 : 5));
+    const entries = traces.filter((one) => one.showlegend).length;
+    const below = 60 + 19 * Math.ceil(entries / (narrow() ? 1 : 4));
     const margin = { l: 58, r: 16, t: 12, b: below };
     const w = width - margin.l - margin.r, h = narrow() ? 300 : 470;
     const xaxis = bytesAxis(all.map((o) => o.bytes.mean),
@@ -95,6 +99,6 @@ function drawPareto(set) {
     return { traces, layout: { height: margin.t + h + below, xaxis, yaxis, margin,
       shapes: goal.shapes, annotations: [...goal.annotations, ...annotations],
       legend: narrow() ? { ...BELOW, orientation: "v" }
-        : { ...BELOW, entrywidth: 0.19, entrywidthmode: "fraction" } } };
+        : { ...BELOW, entrywidth: 0.24, entrywidthmode: "fraction" } } };
   };
 }

@@ -9,11 +9,11 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 from matplotlib.transforms import Bbox
 
 from fl_app.report.comparison import comparable
-from fl_app.report.palette import BEATEN, SYMBOLS, look
+from fl_app.report.palette import BEATEN, COLORS, SYMBOLS, look
 from fl_app.runs.read import Run
 from fl_app.runs.text import size
 
@@ -92,10 +92,14 @@ def _panel(axes: Axes, one: dict[str, Any]) -> None:
             zorder=4 if row["front"] else 3,
         )
     axes.step(*zip(*map(_point, front), strict=True), where="post", color=INK, lw=1.4, zorder=2.5)
-    for style, method in sorted({(row["style"], row["method"]) for row in rows}):
-        color, symbol = look(style)
-        axes.plot([], [], SYMBOLS[symbol], color=color, label=method)
-    axes.legend(frameon=False, fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.11))
+    beaten = [row for row in rows if not row["front"]]  # the front has labels
+    if 0 < len(beaten) <= len(COLORS):
+        for row in beaten:
+            color, symbol = look(row["style"])
+            axes.plot([], [], SYMBOLS[symbol], color=color, label=row["label"])
+        axes.legend(
+            frameon=False, fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.11)
+        )
     axes.set_xscale("log")
     axes.set(
         xlabel="message bytes of the whole run: both directions, including set-up",
@@ -108,7 +112,6 @@ def _panel(axes: Axes, one: dict[str, Any]) -> None:
         fontsize=12,
         fontweight="bold",
     )
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.xaxis.set_major_formatter(lambda value, _: size(value).replace(".0 ", " "))
     axes.xaxis.set_minor_formatter(NullFormatter())
     if one["metric"] == "accuracy":
@@ -147,7 +150,10 @@ def _limit(axes: Axes, one: dict[str, Any], front: list[dict[str, Any]]) -> None
         low = one["target"] - 0.1 * height  # near enough to show it
     axes.set_ylim(low, high)
     left, right = axes.get_xlim()
-    axes.set_xlim(left / 1.6, right)
+    left /= 1.6
+    axes.set_xlim(left, right)
+    short = right < 10 * left  # a decade has too few ticks then
+    axes.xaxis.set_major_locator(MaxNLocator(8) if short else LogLocator(subs=(1, 3)))
     below = sum(row["score"]["mean"] < low for row in one["configurations"])
     if below:
         axes.annotate(

@@ -231,31 +231,61 @@ def key_of(word: str) -> str:
 
 
 def _label(found: list[Configuration]) -> None:
-    """Give each configuration of one data set a unique label."""
+    """Give each configuration of one data set a unique label: what differs from the others."""
+    options = [flat(one.config) for one in found]
     typed = [set(one.words) for one in found if one.words]
     common = set.intersection(*typed) if len(typed) > 1 else set()
-    options = {id(one): flat(one.config) for one in found}
+    same = {word for word in set().union(*typed) if _is_same(word, options)}
     for one in found:
-        rest = [word for word in one.words or () if word not in common]
-        one.label = ", ".join(map(_short, rest)) or one.runs[0].experiment
-    for one in _ambiguous(found):
-        one.label = " ".join([one.runs[0].experiment, *_without_experiment(one.words or ())])
-    same = _ambiguous(found)
-    keys = differing(run for one in same for run in one.runs[:1])
-    for one in same:
-        own = [f"{key}={options[id(one)][key]}" for key in keys if key in options[id(one)]]
-        one.label = " ".join([one.label, *own])
+        one.label = ", ".join(_short(word) for word in _own(one, common | same))
+    for one, option in zip(found, options, strict=True):
+        one.label = one.label or _as_the_others_say(option, found) or one.runs[0].experiment
+    for one in _ambiguous(found):  # the same last key, of other options
+        one.label = ", ".join(_own(one, common | same)) or one.label
+    clashing = _ambiguous(found)
+    for key in differing(run for one in clashing for run in one.runs[:1]):
+        for one in _ambiguous(clashing):
+            option = flat(one.config)
+            one.label += f", {key}={option[key]}" if key in option else ""
     for number, one in enumerate(_ambiguous(found), start=1):
         one.label += f" ({number})"
+
+
+def _own(one: Configuration, left_out: set[str]) -> list[str]:
+    return [word for word in one.words or () if word not in left_out]
+
+
+def _is_same(word: str, options: Sequence[dict[str, Any]]) -> bool:
+    """Tell whether all configurations agree in what an override names, or it is not compared."""
+    key = key_of(word)
+    if key == "experiment":
+        return False
+    if any(key == name or key.startswith(f"{name}.") for name in NOT_COMPARED):
+        return True
+    values = [
+        {name: value for name, value in option.items() if f"{name}.".startswith(f"{key}.")}
+        for option in options
+    ]
+    return len(options) > 1 and bool(values[0]) and all(value == values[0] for value in values)
+
+
+def _as_the_others_say(option: dict[str, Any], found: Sequence[Configuration]) -> str:
+    """Return what distinguishes a configuration for which nothing of its own was typed.
+
+    Those are its values of the options that were typed for the others. It is empty if they chose
+    a group's file, whose options have no short name.
+    """
+    keys = list(dict.fromkeys(key_of(word) for one in found for word in one.words or ()))
+    known = [key for key in keys if key in option]
+    if any(key == "experiment" or key in GROUPS for key in keys):
+        return ""
+    differs = [key for key in known if len({repr(flat(one.config).get(key)) for one in found}) > 1]
+    return ", ".join(_short(f"{key}={option[key]}") for key in differs)
 
 
 def _ambiguous(found: list[Configuration]) -> list[Configuration]:
     count = Counter(one.label for one in found)
     return [one for one in found if count[one.label] > 1]
-
-
-def _without_experiment(words: Iterable[str]) -> list[str]:
-    return [word for word in words if key_of(word) != "experiment"]
 
 
 def _short(word: str) -> str:

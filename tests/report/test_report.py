@@ -16,6 +16,7 @@ from scipy import stats
 from fl_app.report import page as report
 from fl_app.report.__main__ import main
 from fl_app.report.comparison import PARTS, comparable, left_out, spread
+from fl_app.report.palette import look
 from fl_app.report.pareto import front
 from fl_app.report.picture import draw
 from fl_app.report.significance import LEVEL, MIN_SEEDS, differences, holm, welch
@@ -119,6 +120,22 @@ def test_only_completed_runs_count_and_each_seed_once(swept: list[Path]) -> None
         "repeated": "repeats seed 2 of its configuration",
     }
     assert [row["label"] for row in one["configurations"] if row["front"]] == ["nf4"]
+
+
+def test_a_configuration_has_one_colour_on_a_page(tmp_path: Path) -> None:
+    words = [f"codec={codec}" for codec in ("nf4", "fp32", "sign", "int8", "fp16")]
+    other = "data=word_problems task=word_problems model=llama-tiny"
+    runs = [
+        read(finished(tmp_path / f"{i}{seed}{more[:4]}", f"{more} {word}", seed, payload=9 + 9 * i))
+        for i, word in enumerate(words)
+        for seed in range(2)
+        for more in ("", other)
+    ]  # fmt: skip
+    sets = comparable(runs)
+    colors = {(row["label"], look(row["style"])) for one in sets for row in one["configurations"]}
+    assert sorted(label for label, _ in colors) == ["fp16", "fp32", "int8", "nf4", "sign"]
+    assert len({color for _, (color, _) in colors}) == 5
+    assert all(len(row["seeds"]) == 2 for one in sets for row in one["configurations"])
 
 
 def test_the_numbers_of_a_configuration_are_those_of_its_runs(swept: list[Path]) -> None:
@@ -243,7 +260,7 @@ def test_the_picture_names_the_front_and_draws_everything(swept, tmp_path: Path)
     text = draw(found, tmp_path / "front.svg").read_text(encoding="utf-8")
     ElementTree.fromstring(text)
     assert text.count(">nf4<") == 1
-    assert "fp32" not in text  # it is beaten
+    assert text.count(">fp32<") == 1  # it is beaten: only in the legend
     assert "target 0.808" in text
     first = draw(found, tmp_path / "a.png")
     assert Image.open(first).size[0] > 1200

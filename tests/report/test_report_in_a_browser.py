@@ -217,6 +217,27 @@ def test_bytes_are_shown_as_shares_and_as_they_are(visit, compared) -> None:
     page.wait_for_function("document.querySelector('#parts-0 .xtick text').textContent === '0 B'")
 
 
+def test_every_axis_of_bytes_has_ticks_that_fit(visit, compared) -> None:
+    """Also one that spans less than a decade; each tick says what it is at."""
+    page = visit(compared.page)
+    axes = page.evaluate(
+        """() => [1, 1.01, 1.2, 1.7, 3, 8, 20, 1e3, 1e6].flatMap((span) => [7, 99.5, 8.3e4, 1.9e9]
+          .flatMap((least) => [250, 320, 1100].map((width) => {
+            const axis = bytesAxis([least, least * span], "", width);
+            return { ...axis, width, count: axis.tickvals.filter((value) =>
+              axis.range[0] <= Math.log10(value) && Math.log10(value) <= axis.range[1]).length };
+          })))"""
+    )
+    units = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
+    for axis in axes:
+        assert 2 <= axis["count"] <= max(3, axis["width"] / 40), [
+            axis[k] for k in ("range", "tickvals", "width", "count")
+        ]
+        for value, text in zip(axis["tickvals"], axis["ticktext"], strict=True):
+            number, unit = text.split()
+            assert float(number) * units[unit] == pytest.approx(value, rel=1e-3)
+
+
 def test_labels_of_the_front_do_not_overlap(visit, crowded: Path, width: int) -> None:
     page = visit(crowded, width)
     boxes = page.locator("#pareto-0 .annotation-text").evaluate_all(

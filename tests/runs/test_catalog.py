@@ -306,6 +306,23 @@ def test_any_text_makes_a_label(word: str) -> None:
     assert len({one.label for one in group(runs_)}) == 2
 
 
+def test_a_label_is_what_differs(tmp_path: Path) -> None:
+    """Not an option that all share, typed or not, nor one that makes no other configuration."""
+
+    def labels(*words: str) -> list[str]:
+        at = tmp_path / str(len([*tmp_path.iterdir()]))
+        return [one.label for one in group([read(finished(at / f"{i}", word))
+                                            for i, word in enumerate(words)])]  # fmt: skip
+
+    assert labels("local_epochs=2 rounds=3", "rounds=4 local_epochs=2") == ["rounds=3", "rounds=4"]
+    assert labels("optimizer.lr=1e-3", "") == ["lr=1e-3", "lr=0.007"]
+    assert labels("codec=nf4 federation.node_timeout=9", "codec=sign target.value=null") == [
+        "nf4", "sign",
+    ]  # fmt: skip
+    assert labels("codec=nf4 local_epochs=12 optimizer=adamw", "codec=sign") == ["nf4", "sign"]
+    assert labels("experiment=thin", "experiment=thin rounds=3")[1] == "rounds=3"
+
+
 def test_runs_are_read_without_torch(swept: list[Path]) -> None:
     program = (
         "import sys; from pathlib import Path; from fl_app import runs; "
