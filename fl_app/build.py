@@ -93,7 +93,7 @@ def _build_session(overrides: str) -> Session:
         task = tasks.build(cfg, tokenizer, base.config)
         model = adapter.attach(base, cfg.adapter, cfg.seed)
         if hasattr(adapter, "virtual_tokens"):
-            check_tables(cfg.model, cfg.task.id, base, adapter.virtual_tokens(model))
+            check_tables(cfg.model, cfg.task, base, adapter.virtual_tokens(model))
     theta0 = adapter.get(model)  # before any move to a GPU
     model = model.to(device)
     if cfg.task.id == "causal_lm":  # with the adapter, which makes sure that 4 bits stay trainable

@@ -60,7 +60,7 @@ class Session:
         Names of the changes made to the frozen weights, see ``fl_app.client.patches``.
     most_rows : int or None
         Rows of a client that are used at most; None: all. Only a rehearsal sets it.
-    predictions : list of str
+    predictions : list
         Those of the last evaluation.
     """
 
@@ -77,7 +77,7 @@ class Session:
     alias_bytes: int
     patches: list[str] = field(default_factory=list)
     most_rows: int | None = None
-    predictions: list[str] = field(default_factory=list)
+    predictions: list[Any] = field(default_factory=list)
 
     @cached_property
     def data(self) -> DatasetDict:

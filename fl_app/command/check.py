@@ -143,13 +143,15 @@ def data_lines(clients: Mapping[int, "Survey"], splits: Mapping[str, "Survey"]) 
 
 def described(one: "Survey") -> str:
     """Return a survey as text: ``120 rows, inputs of 31 to 96 tokens, median 40; no 60``."""
+    from fl_app.preflight.survey import MEASURED
+
     text = f"{one.rows:,} rows"
     if one.lengths:
         shortest, median, longest = (one.lengths[i * (len(one.lengths) - 1) // 2] for i in range(3))
         text += f", inputs of {shortest} to {longest} tokens, median {median}"
     if one.cut:
         text += (
-            f"; {one.cut} of the first {len(one.lengths)} are cut at model.max_length or "
+            f"; {one.cut} of the first {min(one.rows, MEASURED)} are cut at model.max_length or "
             "model.max_answer_length"
         )
     if one.labels:

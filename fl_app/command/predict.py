@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from fl_app.command.trained import MODELS, ended, parser
 
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> int:
         found = trained.load(place)
         trained.to_device(found.model)
         rows = predictions.rows(given.file, place.cfg, found)
-        answers: list[str] = []
+        answers: list[Any] = []
         with predictions.writing(given.out) as write:
             for row, own in predictions.predicted(found, rows):
                 write(row)

@@ -14,7 +14,7 @@ from fl_app.config.keys import CONF_DIR, ConfigError
 from fl_app.faults.suggestions import did_you_mean
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-FILES = (".csv", ".json", ".jsonl", ".parquet")  # also with a second ending, such as .gz
+FILES = (".csv", ".json", ".jsonl", ".parquet", ".txt")  # also with a second ending, such as .gz
 SHORT = {"model": ("huggingface", "model.path"), "data": ("table", "data.train.path")}
 ENDINGS = {"model": (), "data": FILES}
 

@@ -22,6 +22,7 @@ from fl_app.config.rules import (
     is_whole,
 )
 from fl_app.data import paths
+from fl_app.data.readers import SAMPLE_BY
 
 
 def _is_map_of_names(value: Any) -> bool:
@@ -35,7 +36,7 @@ def _are_texts(value: Any) -> bool:
     )
 
 
-CHOICES: Choices = {"data.id": data.LOADERS}
+CHOICES: Choices = {"data.id": data.LOADERS, "data.sample_by": SAMPLE_BY}
 RULES: Rules = (
     (
         POSITIVE,

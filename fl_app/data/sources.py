@@ -11,25 +11,29 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from fl_app.data.readers import SAMPLE_BY
 from fl_app.faults import FaultError
 
 if TYPE_CHECKING:  # a start looks at the first rows of a file without the library
     from datasets import DatasetBuilder, Features
 
+TEXT = "text"
+PARAGRAPH = "paragraph"  # what a row of plain text is, where nothing else is said
 SUFFIXES = {
     ".csv": "csv",
     ".json": "json",
     ".jsonl": "json",
     ".ndjson": "json",
     ".parquet": "parquet",
+    ".txt": TEXT,
 }
-FORMATS = ("arrow", "csv", "json", "parquet")  # formats that hold only data
+FORMATS = ("arrow", "csv", "json", "parquet", TEXT)  # formats that hold only data
 SPLITS_FILE, STATE_FILE = "dataset_dict.json", "state.json"  # that save_to_disk writes
 SAVED = "saved"  # the format of save_to_disk, which is memory-mapped as it is
 DESCRIPTIONS = ("config.json", "dataset_info.json", "dataset_infos.json")  # of data sets
@@ -82,7 +86,7 @@ def readable(option: str, path: str) -> Iterator[None]:
         raise FaultError("rows", whole) from error
 
 
-def find(option: str, path: str, name: str | None = None) -> Source:
+def find(option: str, path: str, name: str | None = None, sample_by: str = PARAGRAPH) -> Source:
     """Return the files of a source.
 
     Parameters
@@ -93,12 +97,19 @@ def find(option: str, path: str, name: str | None = None) -> Source:
         The absolute path of a file or folder, or the id of a data set of the hub.
     name : str or None
         The configuration of a data set that has several.
+    sample_by : str
+        What a row of plain text is: line, paragraph or document.
 
     Raises
     ------
     FileNotFoundError, ValueError
         If there are no files of rows, or they are of a format that is not supported.
     """
+    found = _found(option, path, name)
+    return replace(found, reader=sample_by) if found.reader == TEXT else found
+
+
+def _found(option: str, path: str, name: str | None) -> Source:
     place = Path(path)
     if place.is_file():
         if place.suffix not in SUFFIXES:
@@ -138,11 +149,13 @@ def unread(path: str, found: Source) -> list[str]:
     if found.reader == SAVED or not Path(path).is_dir():
         return []
     known = {file for files in found.files.values() for file in files}
+    # A text beside a table is a note about it.
+    rows = {one for one in SUFFIXES if SUFFIXES[one] != TEXT or found.reader in SAMPLE_BY}
     places = (one.relative_to(path) for one in sorted(Path(path).rglob("*")) if one.is_file())
     return [
         str(one)
         for one in places
-        if one.suffix in SUFFIXES
+        if one.suffix in rows
         and str(Path(path) / one) not in known
         and not any(part.startswith((".", "__")) for part in one.parts)
         and one.name not in DESCRIPTIONS

@@ -1,8 +1,9 @@
 """Load rows of tables as they are written, and rename their columns.
 
-A source is a CSV, JSON, JSON Lines or Parquet file, a folder of such files, a folder written by
-``save_to_disk``, or a data set of the hub in one of these formats. A source cannot bring code:
-``datasets`` runs no scripts since version 4, other formats are refused, and nothing is unpickled.
+A source is a CSV, JSON, JSON Lines, Parquet or plain text file, a folder of such files, a folder
+written by ``save_to_disk``, or a data set of the hub in one of these formats. A source cannot bring
+code: ``datasets`` runs no scripts since version 4, other formats are refused, and nothing is
+unpickled.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,8 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
         for a file), ``split`` (of the source, with slices such as "train[:90%]"), ``columns`` (the
         source's name -> the new name; others keep theirs), ``drop`` (a column, by its new name ->
         the values whose rows are left out) and ``limit`` (how many of the first rows are kept;
-        null: all). For all splits together: ``formats`` and ``empty``, see ``fl_app.data.texts``.
+        null: all). For all splits together: ``formats``, ``empty`` and
+        ``sample_by``, see ``fl_app.data.texts``.
     seed : int
         Not used.
 
@@ -145,7 +147,7 @@ def rows(key: str, cfg: DictConfig, option: str, rules: Rules) -> Dataset:
             f"{option}={cfg.path!r} should be the absolute path of a file or folder that "
             "exists, or the id of a data set of the hub"
         )
-    found = _split(key, cfg.split, source(option, cfg.path, cfg.name))
+    found = _split(key, cfg.split, source(option, cfg.path, cfg.name, rules.sample_by))
     found = _renamed(key, with_class_names(found), plain(cfg.columns))
     found = _without(key, found, plain(cfg.drop))
     if cfg.limit is not None:
@@ -158,14 +160,16 @@ def rows(key: str, cfg: DictConfig, option: str, rules: Rules) -> Dataset:
     return rules.applied(found)
 
 
-def source(option: str, path: str, name: str | None = None) -> DatasetDict:
+def source(
+    option: str, path: str, name: str | None = None, sample_by: str = sources.PARAGRAPH
+) -> DatasetDict:
     """Return all splits of a source, under its own names.
 
     Parameters
     ----------
     option : str
         The option that has set ``path``, for messages.
-    path, name : str
+    path, name, sample_by : str
         See ``load``.
 
     Raises
@@ -174,7 +178,7 @@ def source(option: str, path: str, name: str | None = None) -> DatasetDict:
         See ``load``.
     """
     with sources.readable(option, path):
-        found = sources.find(option, path, name)
+        found = sources.find(option, path, name, sample_by)
         return DatasetDict(
             {
                 split: kept.rows(found.reader, files, found.declared)

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from fl_app.config import plain
 from fl_app.data.kinds import TEXTS, kind_of, kind_of_type
+from fl_app.data.sources import PARAGRAPH
 from fl_app.faults import FaultError
 
 
@@ -38,7 +39,7 @@ def missing(rows: Dataset, column: str) -> list[int]:
 
 
 class Rules(NamedTuple):
-    """How values that are no texts are written.
+    """How values that are no texts are written, and plain text is divided in rows.
 
     Attributes
     ----------
@@ -47,16 +48,20 @@ class Rules(NamedTuple):
         ``%Y-%m-%d``), or its booleans (``yes|no``: true first). Strings stay as they are.
     empty : mapping of str to str
         Column -> the text that stands for a missing value.
+    sample_by : str
+        What a row of plain text is: line, paragraph or document.
     """
 
     formats: Mapping[str, str]
     empty: Mapping[str, str]
+    sample_by: str = PARAGRAPH
 
     @classmethod
     def of(cls, cfg_data: DictConfig) -> "Rules":
         """Return the rules of ``data``."""
         formats, empty = (plain(cfg_data.get(key)) or {} for key in ("formats", "empty"))
-        return cls(formats, {column: str(text) for column, text in empty.items()})
+        texts = {column: str(text) for column, text in empty.items()}
+        return cls(formats, texts, cfg_data.get("sample_by") or PARAGRAPH)
 
     def applied(self, rows: Dataset) -> Dataset:
         """Return rows whose columns with a rule hold texts.

@@ -74,7 +74,7 @@ def load_auto(
             model = _pretrained(cfg_model, sources.weights, config, task, said, seed)
     tokenizer = load_tokenizer(cfg_model, sources)
     check_vocabulary(cfg_model, tokenizer, model)
-    check_tables(cfg_model, task.id, model)
+    check_tables(cfg_model, task, model)
     if not config.is_encoder_decoder:
         _set_padding(model, tokenizer)
     return model.eval(), tokenizer
@@ -146,8 +146,8 @@ def _config(cfg_model: DictConfig, sources: Sources, task: DictConfig) -> PreTra
             f"model.path={cfg_model.path!r} is a quantized checkpoint: choose the checkpoint in "
             "full precision, and set model.quantization"
         )
-    check_direction(cfg_model, task.id, config)
-    check_positions(cfg_model, task.id, config)
+    check_direction(cfg_model, task, config)
+    check_positions(cfg_model, task, config)
     return config
 
 

@@ -16,28 +16,33 @@ from transformers import (
 LOOKS_AHEAD = {torch.float32: 1e-4, torch.bfloat16: 0.02}
 
 
-def check_direction(cfg_model: DictConfig, task_id: str, config: PreTrainedConfig) -> None:
+def check_direction(cfg_model: DictConfig, task: DictConfig, config: PreTrainedConfig) -> None:
     """Refuse an encoder as a decoder, and an encoder-decoder as either, by what the config says.
 
     Raises
     ------
     ValueError
-        The model is of another kind than ``task_id`` needs.
+        The model is of another kind than ``task.id`` needs.
     """
     both = bool(config.is_encoder_decoder)
-    if task_id == "causal_lm" and both:
+    if task.get("format") == "text" and both:
+        raise ValueError(
+            f"task=text does not fit model.path={cfg_model.path!r}, an encoder-decoder "
+            f"({config.model_type}): plain text is continued by a decoder, choose one"
+        )
+    if task.id == "causal_lm" and both:
         raise ValueError(
             f"task.id=causal_lm does not fit model.path={cfg_model.path!r}, an encoder-decoder "
             f"({config.model_type}): set task=seq2seq, or choose a decoder"
         )
-    if task_id == "seq2seq" and not both:
+    if task.id == "seq2seq" and not both:
         raise ValueError(
             f"task.id=seq2seq does not fit model.path={cfg_model.path!r}, which has no encoder and "
             f"decoder ({config.model_type}): set task=causal_lm, or choose an encoder-decoder"
         )
     masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING
     causal = getattr(config, "is_decoder", False) or getattr(config, "causal", False)
-    if task_id == "causal_lm" and masked and not causal:
+    if task.id == "causal_lm" and masked and not causal:
         raise ValueError(_encoder(cfg_model.path, config.model_type))
 
 
@@ -78,7 +83,7 @@ def _encoder(path: str, kind: str) -> str:
     )
 
 
-def check_positions(cfg_model: DictConfig, task_id: str, config: PreTrainedConfig) -> None:
+def check_positions(cfg_model: DictConfig, task: DictConfig, config: PreTrainedConfig) -> None:
     """Refuse texts that are longer than the positions which the config says.
 
     Raises
@@ -88,10 +93,10 @@ def check_positions(cfg_model: DictConfig, task_id: str, config: PreTrainedConfi
     """
     text = config.get_text_config()
     if getattr(text, "rope_parameters", None) is None:  # rotary positions have no table
-        _check_length(cfg_model, task_id, getattr(text, "max_position_embeddings", None))
+        _check_length(cfg_model, task, getattr(text, "max_position_embeddings", None))
 
 
-def check_tables(cfg_model: DictConfig, task_id: str, model: nn.Module, taken: int = 0) -> None:
+def check_tables(cfg_model: DictConfig, task: DictConfig, model: nn.Module, taken: int = 0) -> None:
     """Refuse texts that are longer than a table of positions has rows for a text.
 
     Some tables keep rows for padding, such as RoBERTa's: 512 of 514 are for a text. Virtual tokens
@@ -106,21 +111,22 @@ def check_tables(cfg_model: DictConfig, task_id: str, model: nn.Module, taken: i
         leaf = name.rpartition(".")[2]
         if isinstance(table, nn.Embedding) and leaf in ("position_embeddings", "wpe"):
             kept = 0 if table.padding_idx is None else table.padding_idx + 1
-            _check_length(cfg_model, task_id, table.num_embeddings - kept - taken)
+            _check_length(cfg_model, task, table.num_embeddings - kept - taken)
 
 
-def _check_length(cfg_model: DictConfig, task_id: str, positions: int | None) -> None:
+def _check_length(cfg_model: DictConfig, task: DictConfig, positions: int | None) -> None:
     if positions is None or positions <= 0:  # relative positions, or any number of them
         return
     asked = {"model.max_length": int(cfg_model.max_length)}
-    if task_id == "causal_lm":
+    answers = task.id == "causal_lm" and task.get("format") != "text"
+    if answers:  # behind the input
         asked["model.max_answer_length"] = int(cfg_model.max_answer_length)
     longest = sum(asked.values())
-    if task_id == "seq2seq":
+    if task.id == "seq2seq":
         longest = max(longest, int(cfg_model.max_answer_length))
         asked["model.max_answer_length"] = int(cfg_model.max_answer_length)
     if longest > positions:
-        options = (" + " if task_id == "causal_lm" else " and ").join(
+        options = (" + " if answers else " and ").join(
             f"{key}={value}" for key, value in asked.items()
         )
         raise ValueError(

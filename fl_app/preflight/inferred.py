@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from fl_app.config import ConfigError, compose, plain
 from fl_app.config.data_only import key_of, parsed
 from fl_app.config.shorthand import literal
+from fl_app.data import sources
 from fl_app.data.head import head
 from fl_app.data.kinds import TEXTS, said
 from fl_app.data.owners import client_names, some
@@ -103,10 +104,18 @@ def _found(cfg: DictConfig, typed: set[str]) -> Iterator[Inferred]:
     owners = {"id": "client_column", "column": cfg.data.client}
     if cfg.data.client is not None and plain(cfg.data.partitioner) != owners:
         yield from _clients(table, cfg, typed)
+    if "data.sample_by" not in typed and table.has_one_line_a_text():
+        yield Inferred(
+            ["data.sample_by=line"], "data.sample_by=line", "the file, which has no blank lines"
+        )
     yield from _splits(table, cfg)
     asked = {"task.label", "task.texts", "task.labels"}
     if cfg.task.id == "sequence_classification" and not asked <= typed:
         yield from _classes(table, cfg, typed)
+    is_text = cfg.task.get("format") == "text" and "task.text" not in typed
+    if is_text and str(cfg.task.text) not in table.columns:
+        (column,) = _texts(table, {str(cfg.data.client), *_owner(cfg)}, "task.text")
+        yield Inferred([f"task.text={literal(column)}"], f"task.text={column}", "the columns")
     if cfg.task.get("format") == "chat" and "task.messages" not in typed:
         names = table.rows.column_names
         if str(cfg.task.messages) not in names and SHAREGPT in names:
@@ -126,7 +135,8 @@ class _Table:
         """Return all splits of the source, with its own names and types."""
         from fl_app.data import table
 
-        return table.source("data.train.path", self.cfg.train.path, self.cfg.train.name)
+        own = self.cfg.train
+        return table.source("data.train.path", own.path, own.name, self.cfg.sample_by)
 
     @cached_property
     def columns(self) -> list[str]:
@@ -140,6 +150,16 @@ class _Table:
         from fl_app.data import table, texts
 
         return table.rows("data.train", self.cfg.train, "data.train.path", texts.Rules.of(self.cfg))
+
+    def has_one_line_a_text(self) -> bool:
+        """Tell whether the rows are a single paragraph of one text file with several lines."""
+        path = str(self.cfg.train.path)
+        if sources.SUFFIXES.get(Path(path).suffix) != sources.TEXT or not Path(path).is_file():
+            return False
+        from fl_app.data import kept
+
+        with sources.readable("data.train.path", path):
+            return len(kept.rows(sources.PARAGRAPH, [path])) == 1 < len(kept.rows("line", [path]))
 
     def values(self, column: str) -> list[object]:
         """Return the values of a column, each once, in the order of clients' names.
@@ -284,21 +304,25 @@ def _owner(cfg: DictConfig) -> set[str]:
     return {str(cfg.data.partitioner.column)} if "column" in cfg.data.partitioner else set()
 
 
-def _texts(table: _Table, others: set[str]) -> list[str]:
-    """Return the column of texts, or the two columns of a pair."""
+def _texts(table: _Table, others: set[str], option: str = "task.texts") -> list[str]:
+    """Return the column of texts, or the two columns of a pair, which ``task.texts`` may name."""
     found = [name for name in table.texts() if name not in others]
     if len(found) == 1:
         return found
     for pair in PAIRS:
-        if {*pair} <= {*found}:
+        if {*pair} <= {*found} and option == "task.texts":
             return list(pair)
     usual = [name for name in TEXT if name in found]
     if len(usual) == 1:
         return usual
     raise ConfigError(
         "which column of data.train is the text? Candidates: "
-        f"{', '.join(found) or 'none, it has no column of texts'}: set task.texts=[COLUMN], or two "
-        "for pairs"
+        f"{', '.join(found) or 'none, it has no column of texts'}: set "
+        + (
+            "task.texts=[COLUMN], or two for pairs"
+            if option == "task.texts"
+            else f"{option}=COLUMN"
+        )
     )
 
 

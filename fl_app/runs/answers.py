@@ -29,7 +29,7 @@ def update(
     folder: Path,
     models: Sequence[str],
     seed: int,
-    predictions: Sequence[str],
+    predictions: Sequence[Any],
     shown: Callable[[], Shown],
     labels: Sequence[str] | None,
 ) -> None:
@@ -43,7 +43,7 @@ def update(
         Of ``START``, ``BEST`` and ``LAST``: which model gave the answers.
     seed : int
         Of the run.
-    predictions : sequence of str
+    predictions : sequence
         Of every example of the test split.
     shown : callable
         Returns the examples.
@@ -65,7 +65,7 @@ def update(
             "classes": {},
         }
     for one in content["samples"]:
-        one.update(dict.fromkeys(models, predictions[one["example"]][:LONGEST]))
+        one.update(dict.fromkeys(models, said(predictions[one["example"]])[:LONGEST]))
     if labels is not None:
         matrix = classes.confusion(predictions, [right for _, right in examples], labels)
         found = {
@@ -76,6 +76,11 @@ def update(
         content["classes"].update(dict.fromkeys(models, found))
     text = json.dumps(content, indent=1, ensure_ascii=False)
     atomic_file(folder / FILE, f"{text}\n".encode())
+
+
+def said(prediction: Any) -> str:
+    """Return a prediction as text: one that is none is written as JSON."""
+    return prediction if isinstance(prediction, str) else json.dumps(prediction, ensure_ascii=False)
 
 
 def read(folder: Path) -> dict[str, Any] | None:

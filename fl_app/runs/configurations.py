@@ -31,6 +31,7 @@ ADDED: dict[str, Any] = {
     "data.formats": {},
     "federation.sampling": "partitions",
     "data.empty": {},
+    "data.sample_by": "paragraph",
     "model.head": "pretrained",
     "task.label_is": "index",
 }

@@ -39,7 +39,8 @@ def rows(path: Path, cfg: DictConfig, trained: Trained) -> Dataset:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    found = table.source("FILE", str(path.absolute()))
+    rules = texts.Rules.of(cfg.data)
+    found = table.source("FILE", str(path.absolute()), sample_by=rules.sample_by)
     if len(found) != 1:
         raise ValueError(f"{path} has the splits {', '.join(found)}: name the file of one")
     read = table.with_class_names(next(iter(found.values())))
@@ -58,7 +59,7 @@ def rows(path: Path, cfg: DictConfig, trained: Trained) -> Dataset:
     for name in (PREDICTION, PROBABILITIES):
         if name in read.column_names:
             raise ValueError(f"{path} has a column {name!r} already: rename or remove it")
-    return texts.Rules.of(cfg.data).applied(read)
+    return rules.applied(read)
 
 
 def asked(task: Any) -> Sequence[str]:
@@ -67,7 +68,7 @@ def asked(task: Any) -> Sequence[str]:
     return found
 
 
-def predicted(trained: Trained, found: Dataset) -> Iterator[tuple[dict[str, Any], list[str]]]:
+def predicted(trained: Trained, found: Dataset) -> Iterator[tuple[dict[str, Any], list[Any]]]:
     """Yield each row with its answers beside it, and the answers, in order.
 
     A row that asks several questions has a list of answers.
@@ -127,7 +128,7 @@ def check_out(out: Path | None) -> None:
         raise FileNotFoundError(f"the folder of --out {out} does not exist")
 
 
-def score(trained: Trained, found: Dataset, answers: Sequence[str]) -> dict[str, float]:
+def score(trained: Trained, found: Dataset, answers: Sequence[Any]) -> dict[str, float]:
     """Return the task's scores, if the table has what they need; else nothing."""
     if not {*trained.task.columns} <= {*found.column_names}:
         return {}

@@ -50,6 +50,7 @@ def _data(cfg: DictConfig) -> dict[str, Any]:
         "id": cfg.data.id,
         "columns": dict(plain(columns) or {}) if cfg.data.id == "table" else {},
         **{key: dict(plain(cfg.data.get(key)) or {}) for key in ("formats", "empty")},
+        "sample_by": cfg.data.get("sample_by"),
     }
 
 

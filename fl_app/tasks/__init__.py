@@ -31,6 +31,7 @@ FORMATS: Mapping[str, type[Any]] = Named(
         "chat": "fl_app.tasks.chat:Chat",
         "squad": "fl_app.tasks.squad:Squad",
         "squad_seq2seq": "fl_app.tasks.squad:SquadSeq2Seq",
+        "text": "fl_app.tasks.text:Text",
     }
 )
 

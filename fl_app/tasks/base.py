@@ -1,7 +1,7 @@
 """What a task is, and what it knows of its model."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from datasets import Dataset
 from torch import Tensor
@@ -65,13 +65,13 @@ class Task(Protocol):
     def examples(self, rows: Rows) -> int:
         """Return the number of examples in rows, which weighs a client's update."""
 
-    def predict(self, model: PreTrainedModel, rows: Rows) -> list[str]:
-        """Return one prediction per example, in order, without randomness.
+    def predict(self, model: PreTrainedModel, rows: Rows) -> list[Any]:
+        """Return one prediction per example, which JSON can hold, in order, without randomness.
 
         The model's mode is restored.
         """
 
-    def score(self, predictions: Sequence[str], rows: Rows) -> dict[str, float]:
+    def score(self, predictions: Sequence[Any], rows: Rows) -> dict[str, float]:
         """Return those of ``metrics`` that the predictions say."""
 
     def measure(self, model: PreTrainedModel, rows: Rows) -> dict[str, float]:
@@ -82,3 +82,11 @@ class Task(Protocol):
 
     def shown(self, rows: Rows) -> list[tuple[str, str]]:
         """Return what each example asks, and its right answer, as texts for people."""
+
+
+@runtime_checkable
+class Cuts(Protocol):
+    """A task whose rows may be too long for a batch: they are trained in pieces."""
+
+    def cut(self, rows: Rows) -> Sequence[Any]:
+        """Return the pieces of all rows, which ``Task.training`` takes as it takes rows."""

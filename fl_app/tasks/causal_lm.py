@@ -1,14 +1,50 @@
 """Instruction tuning of a decoder: a prompt, then the response that the loss is on."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from fl_app.data.padding import IGNORED, pad
 from fl_app.tasks.base import ModelSpec
 from fl_app.tasks.instruction import Instruction
+
+
+class Marks(NamedTuple):
+    """The tokens that a decoder's texts have around them.
+
+    Attributes
+    ----------
+    start : list of int
+        The token before a text; none, if the tokenizer writes none.
+    end : int
+        The token behind it.
+    pad : int
+        Padding.
+    """
+
+    start: list[int]
+    end: int
+    pad: int
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerFast) -> "Marks":
+        """Return those of a tokenizer.
+
+        Raises
+        ------
+        ValueError
+            It has no end token.
+        """
+        end = tokenizer.eos_token_id
+        if end is None:
+            raise ValueError("the tokenizer has no end token, so that no text would ever end")
+        starts = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+        # A decoder's vocabulary often has no token for padding; what is masked may be any.
+        padding = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        return cls([tokenizer.bos_token_id] if starts else [], end, padding)
 
 
 class CausalLM(Instruction):
@@ -32,14 +68,7 @@ class CausalLM(Instruction):
 
     def __init__(self, cfg: DictConfig, spec: ModelSpec) -> None:
         super().__init__(cfg, spec)
-        tokenizer = spec.tokenizer
-        if tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no end token, so that no answer would ever end")
-        self.end = tokenizer.eos_token_id
-        # A decoder's vocabulary often has no token for padding; what is masked may be any.
-        self.pad = self.end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        starts = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
-        self.start: list[int] = [tokenizer.bos_token_id] if starts else []
+        self.start, self.end, self.pad = Marks.of(spec.tokenizer)
 
     def training(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Return ``input_ids``, ``attention_mask`` and ``labels``, each [rows, tokens].

@@ -28,7 +28,10 @@ CHOICES: Choices = {
     "task.format": FORMATS,
 }
 RULES: Rules = (
-    (Rule("the name of a column", is_name), ("task.reference", "task.label", "task.messages")),
+    (
+        Rule("the name of a column", is_name),
+        ("task.reference", "task.label", "task.messages", "task.text"),
+    ),
     (
         Rule("a list of one or two columns", lambda x: is_list_of_names(x) and len(x) in (1, 2)),
         ("task.texts",),

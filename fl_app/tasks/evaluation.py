@@ -71,7 +71,7 @@ def greedy(
         generating.generation_config = own
 
 
-def check_predictions(predictions: Sequence[str], rows: Rows) -> None:
+def check_predictions(predictions: Sequence[Any], rows: Rows) -> None:
     """Refuse predictions that are not one for each row.
 
     Raises

@@ -107,6 +107,8 @@ def _nested(task: DictConfig) -> str | None:
 
 def _other_task(names: list[str]) -> str:
     """Return which task reads rows with these columns; "" if none is known for them."""
+    if names == ["text"]:
+        return " The rows are plain text: use task=text."
     for columns, task, what in OTHER:
         if {*columns} <= {*names}:
             return f" The columns are those of {what}: use task={task}."

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from fl_app.tasks import classes
 
-ACCURACY, PERPLEXITY = "accuracy", "perplexity"
+ACCURACY, PERPLEXITY, TOKEN_ACCURACY = "accuracy", "perplexity", "token_accuracy"
 FREE_TEXT = ("rouge_l", "token_f1")
 
 
@@ -41,6 +41,8 @@ def of(task: Mapping[str, Any]) -> tuple[str, ...]:
         The group ``task`` of a configuration.
     """
     kind = task["id"]
+    if task.get("format") == "text":
+        return (PERPLEXITY, TOKEN_ACCURACY)
     if kind == "docvqa":
         return ("anls", ACCURACY)
     if kind == "sequence_classification":

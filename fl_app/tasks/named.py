@@ -20,7 +20,7 @@ def columns(cfg_task: DictConfig) -> dict[str, str]:
                 found.setdefault(column, f"task.{key}")
     for column in cfg_task.get("texts") or ():
         found.setdefault(str(column), "task.texts")
-    for key in ("messages", "reference", "label", "average_over"):
+    for key in ("messages", "text", "reference", "label", "average_over"):
         if cfg_task.get(key) is not None:
             found.setdefault(str(cfg_task[key]), f"task.{key}")
     return found

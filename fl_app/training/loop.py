@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fl_app.data.padding import IGNORED
 from fl_app.faults import FaultError
-from fl_app.tasks.base import Task
+from fl_app.tasks.base import Cuts, Task
 from fl_app.training import optimizers
 from fl_app.training.used import check_used
 
@@ -111,6 +111,8 @@ def train(
             "no_rows", "this client holds no documents: check data and federation.clients"
         )
     began = time.perf_counter()
+    if isinstance(task, Cuts):
+        rows = task.cut(rows)
     trained = [p for p in model.parameters() if p.requires_grad]
     step_size = batch_size * gradient_accumulation
     steps_per_epoch = math.ceil(len(rows) / step_size)

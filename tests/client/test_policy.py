@@ -277,7 +277,7 @@ PLAIN = {
         "config.prompt", "config.spatial", "dtype", "head", "quantization", "recipe", "sha256",
     },
     "data": {
-        "client", "clients", "id", "target", "test.share", "validation.share",
+        "client", "clients", "id", "sample_by", "target", "test.share", "validation.share",
         *(f"{split}.{key}" for split in SPLITS for key in ("limit", "name", "split")),
     },
     "adapter": {"alpha", "eta", "id", "init", "method", "recipe.pretrained.lr", "setup"},

@@ -62,6 +62,38 @@ def test_a_long_cell_is_read_and_the_limit_of_the_process_stays(tmp_path: Path) 
     assert csv.field_size_limit() == limit
 
 
+LINES = st.lists(
+    st.sampled_from(["a", " b ", "", "  ", "c\td", "\N{LATIN SMALL LETTER A WITH DIAERESIS}"])
+)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@ON_FIXTURES
+@given(LINES)
+def test_a_text_is_read_by_line_paragraph_or_document(
+    end: str, tmp_path: Path, lines: list[str]
+) -> None:
+    path = tmp_path / "rows.txt"
+    path.write_bytes(end.join(lines).encode())
+    plain = "\n".join("" if not one.strip() else one for one in lines)
+    filled = [one for one in lines if one.strip()]
+    paragraphs = [one.strip("\n") for one in plain.split("\n\n") if one.strip()]
+    assert [row["text"] for row in _read("line", path)] == filled
+    assert [row["text"] for row in _read("paragraph", path)] == paragraphs
+    (whole,) = [row["text"] for row in _read("document", path)] or [""]
+    assert [one for one in whole.split("\n") if one.strip()] == filled
+    assert not filled or (whole.split("\n")[0], whole.split("\n")[-1]) == (filled[0], filled[-1])
+
+
+def test_paragraphs_are_those_of_datasets(tmp_path: Path) -> None:
+    path = tmp_path / "rows.txt"
+    path.write_text("a\nb\n\nc\n\n\n\nd")
+    known = datasets.load_dataset(
+        "text", data_files=str(path), sample_by="paragraph", split="train", cache_dir=str(tmp_path)
+    )
+    assert _read("paragraph", path) == list(known)
+
+
 @pytest.mark.parametrize("kind", VALUES)
 @pytest.mark.parametrize("form", ["list", "lines", "indented"])
 @ON_FIXTURES

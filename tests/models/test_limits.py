@@ -104,6 +104,8 @@ def test_an_encoder_decoder_is_one_for_seq2seq_alone(tmp_path: Path) -> None:
     kept(tmp_path, made("bart"))
     with pytest.raises(ValueError, match=r"an encoder-decoder.*set task=seq2seq"):
         load(tmp_path, f"{LIMITS} task=causal_lm")
+    with pytest.raises(ValueError, match=r"an encoder-decoder.*continued by a decoder"):
+        load(tmp_path, f"{LIMITS} task=text")
     load(tmp_path, f"{LIMITS} task=seq2seq")
     kept(tmp_path, made("bart", is_encoder_decoder=False))
     with pytest.raises(ValueError, match=r"no encoder and decoder.*set task=causal_lm"):
@@ -119,6 +121,7 @@ LIMITS = "model.max_length=30 model.max_answer_length=30"
     ("kind", "task", "most", "says"),
     [
         ("opt", "causal_lm", 256, r"256 positions.*max_length=200 \+ model\.max_answer"),
+        ("opt", "text", 256, r"256 positions.*model\.max_length=256"),
         ("bart", "seq2seq", 64, r"64 positions.*model\.max_length"),
         ("bert", "sequence_classification", 512, r"512 positions.*max_length=512"),
         ("roberta", "sequence_classification", 63, r"63 positions.*max_length=63"),
@@ -133,7 +136,7 @@ def test_texts_are_no_longer_than_the_positions(
         changes = {"max_position_embeddings": 64} if kind == "roberta" else {}
         model, answer = made(kind, **changes), 1
     kept(tmp_path, model)
-    length = {"causal_lm": most - answer, "seq2seq": most}.get(task, most)
+    length = {"causal_lm": most - answer}.get(task, most)
     fits = f"task={task} model.max_length={length} model.max_answer_length={answer}"
     load(tmp_path, fits)
     more = fits.replace(f"max_length={length}", f"max_length={length + 1}")

@@ -14,6 +14,7 @@ import pyarrow as pa
 from fl_app.data.readers import arrow, objects, parquet
 from fl_app.data.readers.cells import Cells
 from fl_app.data.readers.opened import ROWS
+from fl_app.data.readers.plain_texts import PlainTexts
 
 
 class Reader(Protocol):
@@ -28,10 +29,12 @@ class Reader(Protocol):
         """Yield the rows, ``size`` at a time."""
 
 
+SAMPLE_BY = ("line", "paragraph", "document")  # of plain text, a reader each
 READERS: dict[str, Reader] = {
     "arrow": arrow,
     "csv": Cells(","),
     "json": objects,
     "parquet": parquet,
     "tsv": Cells("\t"),
+    **{one: PlainTexts(one) for one in SAMPLE_BY},
 }
