@@ -94,16 +94,13 @@ def _composed(overrides: str) -> DictConfig:
 
 def _compose(words: list[str]) -> tuple[DictConfig, str]:
     """Return the resolved configuration, and the name of the experiment."""
-    specs = {_key(word): spec for word in words if (spec := _spec(word))}
-    words = [f"++{word}" if _adds(word) else word for word in words if not _spec(word)]
     options = tuple(word for word in words if _chooses_group(word))
-    values = [data_only.parsed(word) for word in words if not _chooses_group(word)]
+    values = [word for word in words if not _chooses_group(word)]
     try:
         selected, experiment = _selected(options)
         cfg = copy.deepcopy(selected)
-        ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
-        for key, spec in specs.items():
-            OmegaConf.update(cfg, key, spec, merge=False, force_add=True)
+        for word in values:
+            _set(cfg, word)
         config = _without_recipes(resolved(_with_method(plain(cfg))))
         data_only.check(config)
         cfg = OmegaConf.create(config)
@@ -115,6 +112,16 @@ def _compose(words: list[str]) -> tuple[DictConfig, str]:
     if missing:
         raise ConfigError(f"{missing[0]} has no value")
     return cfg, experiment
+
+
+def _set(cfg: DictConfig, word: str) -> None:
+    """Set what an override says. They count in their order: a later one changes what is there."""
+    spec = _spec(word)
+    if spec is None:
+        override = data_only.parsed(f"++{word}" if _adds(word) else word)
+        ConfigLoaderImpl._apply_overrides_to_config([override], cfg)
+    else:
+        OmegaConf.update(cfg, _key(word), spec, merge=False, force_add=True)
 
 
 @lru_cache(maxsize=128)
@@ -215,8 +222,9 @@ def _spec(word: str) -> dict[str, Any] | None:
 
 
 def _adds(word: str) -> bool:
-    """Tell whether a word may add a key without a plus: columns and arguments by name."""
-    return word.startswith(("data.", "adapter.args.")) and is_open(_key(word))
+    """Tell whether a word may add keys without a plus: columns and arguments by name."""
+    key = _key(word)
+    return word.startswith(("data.", "adapter.args.")) and (is_open(key) or key in OPEN)
 
 
 def _groups(words: list[str]) -> tuple[str, ...]:

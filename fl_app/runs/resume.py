@@ -273,10 +273,17 @@ def _trained_in_bfloat16(options: dict[str, Any]) -> bool:
 def _differing(there: Any, here: DictConfig) -> dict[str, str]:
     """Return the options that differ and decide what a round computes, with both values."""
     free = {*FREE, *(() if is_example_level(here) else ("rounds",))}  # noise depends on all rounds
-    then, now = (flat(identity(one)) for one in (there, here))
+    then, now = (flat(_in_order(identity(one))) for one in (there, here))
     then = with_added(then, now)
     return {
         key: f"{now.get(key)!r}, where it has {then.get(key)!r}"
         for key in sorted({*then, *now} - free)
         if then.get(key) != now.get(key)
     }
+
+
+def _in_order(value: Any) -> Any:
+    """Return a nested value with its keys sorted: their order means nothing."""
+    if isinstance(value, dict):
+        return {key: _in_order(value[key]) for key in sorted(value, key=str)}
+    return [_in_order(one) for one in value] if isinstance(value, list) else value

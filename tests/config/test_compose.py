@@ -227,6 +227,33 @@ def test_a_whole_spec_replaces_the_one_that_is_there(codec: str, plus: str) -> N
     assert plain(compose(f"codec={codec} codec.down={{id:fp16}}").codec.down) == {"id": "fp16"}
 
 
+@pytest.mark.parametrize(
+    ("words", "key", "there"),
+    [
+        ("data.train.columns={a:b} data.train.columns.c=d", "data.train.columns",
+         {"a": "b", "c": "d"}),
+        ("data.train.columns.c=d data.train.columns={a:b}", "data.train.columns", {"a": "b"}),
+        ("data.train.columns.c=d data.train.columns={}", "data.train.columns", {}),
+        ("data.partitioner={id:by_column,column:a} data.partitioner.column=b", "data.partitioner",
+         {"id": "by_column", "column": "b"}),
+        ("data.partitioner.id=by_column data.partitioner={column:a}", "data.partitioner",
+         {"id": "by_column", "column": "a"}),
+        ("data.partitioner={id:by_column,column:a} ~data.partitioner.column", "data.partitioner",
+         {"id": "by_column"}),
+        ("codec.up={id:nf4,block:64} codec.up.block=32", "codec.up", {"id": "nf4", "block": 32}),
+        ("adapter=peft adapter.args.a=1 adapter.args={b:2} adapter.args.c=3", "adapter.args",
+         {"b": 2, "c": 3}),
+    ],
+)  # fmt: skip
+def test_overrides_of_an_open_key_count_in_their_order(words: str, key: str, there) -> None:
+    assert plain(OmegaConf.select(compose(f"data=table {words}"), key)) == there
+
+
+def test_an_empty_mapping_takes_away_what_conf_has() -> None:
+    assert plain(compose("data=snli").data.train.drop) == {"label": [None]}
+    assert plain(compose("data=snli data.train.drop={}").data.train.drop) == {}
+
+
 def test_columns_and_partitioners_are_given_as_mappings() -> None:
     data = compose(
         "data=table data.train.columns={question:instruction,answer:output} "

@@ -69,6 +69,13 @@ def test_more_rounds_and_more_patience_are_the_same_run(tmp_path: Path) -> None:
     assert again(path, "rounds=6 federation.reply_timeout=60 logger=none").resumed == [4]
 
 
+def test_the_order_of_free_keys_makes_no_other_run(tmp_path: Path) -> None:
+    path = begun(tmp_path, words="adapter=peft adapter.args={a:1,b:2}")
+    again(path, "adapter=peft adapter.args={b:2,a:1}")._lock.close()
+    with pytest.raises(ResumeError, match=r"adapter\.args"):
+        again(path, "adapter=peft adapter.args={b:1,a:2}")
+
+
 def test_a_complete_run_is_refused_before_anything_starts(tmp_path: Path, capsys) -> None:
     path = begun(tmp_path, rounds=4)
     for said in ({"status": "completed", "rounds": 4}, {"status": "completed", "rounds": 9}):
