@@ -226,8 +226,8 @@ def test_a_file_of_another_form_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_format_that_is_not_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "train.txt").write_text("a")
-    with pytest.raises(ValueError, match="has the format text; supported are arrow, csv"):
+    (tmp_path / "train.xml").write_text("a")
+    with pytest.raises(ValueError, match="has the format xml; supported are arrow, csv"):
         _train(tmp_path)
 
 
@@ -245,7 +245,7 @@ def test_data_bring_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for name, file in (
         ("pickles", "train.pkl"),
         ("script", "script.py"),
-        ("texts", "train.txt"),
+        ("markup", "train.xml"),
     ):
         (tmp_path / name).mkdir()
         script = "from pathlib import Path\nPath('bomb-went-off').touch()\n"
