@@ -26,6 +26,7 @@ from fl_app.report import page
 from fl_app.runs import answers, console, exported, model_card, selection
 from fl_app.runs.base_model import Base, described
 from fl_app.runs.bases import COPY
+from fl_app.runs.by_client import OWN, SERVER, on_own_rows, on_test_rows
 from fl_app.runs.exported import Parts
 from fl_app.runs.folder import RunFolder
 from fl_app.runs.node_state import default_state_dir, forget_runs, run_folder
@@ -276,13 +277,17 @@ class Experiment:
         models += [answers.START] if server_round == 0 else []
         models += [answers.BEST] if server_round == best else []
         task, rows = self.session.task, self.session.data["test"]
+        said = self.session.predictions
+        own = on_own_rows(self.strategy.client_scores, self.folder.names)
+        column = self.session.cfg.data.partitioner.get("column")
         answers.update(
             self.folder.path,
             models,
             self.session.cfg.seed,
-            self.session.predictions,
+            said,
             lambda: task.shown(rows),
             getattr(getattr(task, "labels", None), "names", None),
+            {SERVER: on_test_rows(task, said, rows, column), OWN: own},
         )
 
     def finish(self, status: str) -> None:

@@ -1,17 +1,19 @@
-"""``answers.json``: what the model answers to a few of the server's test rows, and by which label.
+"""``answers.json``: answers to a few of the server's test rows, scores by label and by client.
 
 The rows are the server's own, never a client's. They are drawn by the run's seed, and are the same
 for the start, the best and the last model, so that one sees what was learnt.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fl_app.files import atomic_file
+from fl_app.runs import by_client
+from fl_app.runs.by_client import Scores
 from fl_app.tasks import classes
 
 FILE = "answers.json"
@@ -32,6 +34,7 @@ def update(
     predictions: Sequence[Any],
     shown: Callable[[], Shown],
     labels: Sequence[str] | None,
+    clients: Mapping[str, Scores] | None = None,
 ) -> None:
     """Write down the answers of a model, in place of earlier ones of the same kind.
 
@@ -49,6 +52,8 @@ def update(
         Returns the examples.
     labels : sequence of str or None
         Of a classifier: its labels.
+    clients : mapping or None
+        Where clients were scored, ``by_client.SERVER`` or ``OWN``, to their scores.
     """
     count = len(predictions)
     drawn = np.random.default_rng([seed, STREAM]).choice(count, min(SHOWN, count), replace=False)
@@ -63,6 +68,7 @@ def update(
                 for at, (asked, right) in ((at, examples[at]) for at in places)
             ],
             "classes": {},
+            "clients": {},
         }
     for one in content["samples"]:
         one.update(dict.fromkeys(models, said(predictions[one["example"]])[:LONGEST]))
@@ -74,6 +80,8 @@ def update(
             "by_label": classes.by_label(matrix, labels),
         }
         content["classes"].update(dict.fromkeys(models, found))
+    if found_clients := {where: scores for where, scores in (clients or {}).items() if scores}:
+        content["clients"].update(dict.fromkeys(models, found_clients))
     text = json.dumps(content, indent=1, ensure_ascii=False)
     atomic_file(folder / FILE, f"{text}\n".encode())
 
@@ -89,7 +97,8 @@ def read(folder: Path) -> dict[str, Any] | None:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return content if _is_ours(content) else None
+    # Files of an earlier version have no scores by client.
+    return {"clients": {}, **content} if _is_ours(content) else None
 
 
 def _is_ours(content: Any) -> bool:
@@ -99,15 +108,27 @@ def _is_ours(content: Any) -> bool:
             isinstance(one["example"], int) and all(isinstance(one[key], str) for key in TEXTS)
             for one in content["samples"]
         )
-        return samples and all(
-            len(found["labels"]) == len(found["by_label"]) == len(found["confusion"])
-            and all(len(row) == len(found["labels"]) for row in found["confusion"])
-            and all(isinstance(n, int) for row in found["confusion"] for n in row)
-            and all(isinstance(one[key], int | float) for one in found["by_label"] for key in RATES)
-            for found in content["classes"].values()
+        return (
+            samples
+            and by_client.is_ours(content.get("clients", {}))
+            and all(
+                len(found["labels"]) == len(found["by_label"]) == len(found["confusion"])
+                and all(len(row) == len(found["labels"]) for row in found["confusion"])
+                and all(isinstance(n, int) for row in found["confusion"] for n in row)
+                and all(
+                    isinstance(one[key], int | float) for one in found["by_label"] for key in RATES
+                )
+                for found in content["classes"].values()
+            )
         )
     except (KeyError, TypeError, AttributeError):
         return False
+
+
+def of_clients(folder: Path) -> dict[str, Scores]:
+    """Return the scores of the last model by client, by where clients were scored."""
+    found: dict[str, Scores] = (read(folder) or {"clients": {}})["clients"].get(LAST, {})
+    return found
 
 
 def one_label(folder: Path) -> str | None:

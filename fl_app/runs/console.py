@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from fl_app import privacy
 from fl_app.faults.printable import printable
 from fl_app.runs import answers
+from fl_app.runs.by_client import extremes
 from fl_app.runs.clients import by_round, losses
 from fl_app.runs.folder import RunFolder
 from fl_app.runs.text import LAST_LINE, duration, guarantee, score, size, title
@@ -96,6 +97,7 @@ def final(summary: dict[str, Any], folder: Path) -> None:
         "validation": _scores(summary["final_validation"]),
         "best round": _best(summary["best"]),
         "unseen": _scores(summary["final_unseen"]),
+        **_by_client(folder, summary["best"]["metric"]),
         "messages": f"{size(sent['message_down'])} down + {size(sent['message_up'])} up "
         f"(payload {size(sent['payload_down'])} + {size(sent['payload_up'])}) + "
         f"{size(sent['setup'])} set-up = {size(sent['total'])}",
@@ -127,6 +129,16 @@ def final(summary: dict[str, Any], folder: Path) -> None:
     lines[LAST_LINE] = str(folder / "report.html")
     width = max(map(len, lines))
     print("\n".join(f"{name:<{width}}  {text}" for name, text in lines.items()), flush=True)
+
+
+def _by_client(folder: Path, metric: str) -> dict[str, str]:
+    """Return a line for each place where clients were scored: the least and the largest score."""
+    lines = {}
+    for source, scores in answers.of_clients(folder).items():
+        if (found := extremes(scores, metric)) is not None:
+            said = (f"{score(metric, scores[name][metric])} ({printable(name)})" for name in found)
+            lines[f"clients, {source}"] = f"{title(metric)} {' to '.join(said)} of {len(scores)}"
+    return lines
 
 
 def _turns(clients: dict[str, Any]) -> str:

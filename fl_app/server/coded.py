@@ -5,7 +5,7 @@ half, on the client, is ``fl_app.client.turn.turn``.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -19,7 +19,7 @@ from fl_app.privacy.turns import Turns
 from fl_app.server.clients import Clients
 from fl_app.server.downlink import Downlink
 from fl_app.server.patches import Patches, Patching
-from fl_app.server.round import Round, RoundFailedError, Usable, averaged
+from fl_app.server.round import WEIGHT_ONE, Round, RoundFailedError, Usable, averaged
 from fl_app.server.rounds import run_rounds
 from fl_app.server.sending import Sender
 from fl_app.server.uplink import Uplink
@@ -56,6 +56,8 @@ class Coded(Strategy):
         Rounds that need not be run again, see `restore`.
     turns : Turns or None
         Where it is written whom a round asks, before they are asked; where training is private.
+    client_scores : dict of int to dict
+        The numbers of examples and scores that clients gave the model of the last round.
     """
 
     inner: Strategy
@@ -66,6 +68,7 @@ class Coded(Strategy):
     rounds_done: int = 0
     restored: bool = False
     turns: Turns | None = None
+    client_scores: dict[int, dict[str, float]] = field(default_factory=dict)
     _asked: Round | None = None
 
     def __post_init__(self) -> None:
@@ -184,6 +187,7 @@ class Coded(Strategy):
             return None
         arriving = self.uplink.receive(self._asked_for(server_round, "evaluate"), replies)
         usable = sorted(arriving, key=lambda one: one.partition)
+        self.client_scores = {one.partition: _said(one) for one in usable}
         if not usable:
             return None
         return self.inner.aggregate_evaluate(server_round, [one.message for one in usable])
@@ -268,3 +272,9 @@ class Coded(Strategy):
         inner_state.put(self.inner, state["inner"])
         self.downlink.restore(state["downlink"], arrays)
         self.uplink.restore(state["uplink"])
+
+
+def _said(usable: Usable) -> dict[str, float]:
+    """Return the number of examples and the scores in a reply."""
+    metrics = cast(dict[str, float], dict(usable.message.content["metrics"]))
+    return {name: value for name, value in metrics.items() if name != WEIGHT_ONE}

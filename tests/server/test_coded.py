@@ -531,6 +531,11 @@ def test_evaluation_by_clients_is_counted_apart(tmp_path: Path) -> None:
     messages = rounds.coded.configure_evaluate(1, rounds.arrays, ConfigRecord(), rounds.grid)
     metrics = rounds.coded.aggregate_evaluate(1, rounds.grid.send_and_receive(messages))
     assert {"anls", "accuracy"} <= set(metrics)
+    scored = rounds.coded.client_scores
+    assert len(scored) == 2
+    weights = [one["num-examples"] for one in scored.values()]
+    mean = np.average([one["anls"] for one in scored.values()], weights=weights)
+    assert metrics["anls"] == pytest.approx(mean)
     rows = [r for r in rounds.ledger.rows if r.kind == "evaluate"]
     assert [r.direction for r in rows] == ["down", "up"] * 2
     assert [r.payload_bytes > 0 for r in rows] == [True, False] * 2

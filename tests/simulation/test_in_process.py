@@ -17,7 +17,7 @@ import fl_app
 from fl_app.build import PARALLEL_TOKENIZERS
 from fl_app.config import ConfigError
 from fl_app.files import RESULTS
-from fl_app.runs import console
+from fl_app.runs import answers, console
 from fl_app.runs.configurations import digest
 from tests import architectures, small
 
@@ -117,6 +117,13 @@ def test_ten_words_are_a_whole_run(results, capsys) -> None:
     said = capsys.readouterr().out
     assert "inferred: 3 clients: e, n, s" in said
     assert run.summary["clients"]["names"] == {"0": "e", "1": "n", "2": "s"}
+    (scored,) = answers.read(run.path)["clients"]["last"].values()
+    assert {*scored} == {"e", "n", "s"}
+    whole = sum(one["rows"] * one["accuracy"] for one in scored.values())
+    assert whole / sum(one["rows"] for one in scored.values()) == pytest.approx(
+        run.final("test")["accuracy"], abs=1e-6
+    )
+    assert "clients, test" in said
     assert run.config["task"]["labels"] == ["ill", "well"]
     overrides = (run.path / "overrides.txt").read_text()
     assert "notes.csv" in overrides
