@@ -36,9 +36,10 @@ ADDED: dict[str, Any] = {
     "task.label_is": "index",
 }
 
-# Options whose default is another one today, and what it was: a run that began with it goes on
-# with it.
-FORMER = {"optimizer.lr": 7.0e-3, "adapter.eta": 1.0e-3}
+# Options whose default is another one today, and what it was (ANY: one of several texts): a run
+# that began with it goes on with it.
+ANY = object()
+FORMER: dict[str, Any] = {"optimizer.lr": 7.0e-3, "adapter.eta": 1.0e-3, "task.prompt": ANY}
 
 GROUPS = frozenset(path.name for path in CONF_DIR.iterdir() if path.is_dir())
 NOT_NAMED = ("seed", "output", "logger", "target")

@@ -8,11 +8,12 @@ from typing import Any, TextIO
 
 from omegaconf import DictConfig
 
-from fl_app.config import ConfigError, compose, identity, read_overrides, read_text, read_yaml
+from fl_app.config import OPEN, ConfigError, compose, identity, read_overrides, read_text, read_yaml
+from fl_app.config.shorthand import literal
 from fl_app.faults.printable import printable
 from fl_app.files import PROJECT, project_root
 from fl_app.privacy import is_example_level
-from fl_app.runs.configurations import FORMER, flat, with_added
+from fl_app.runs.configurations import ANY, FORMER, flat, with_added
 from fl_app.runs.summary import installed_version
 from fl_app.tree import Tree
 
@@ -22,8 +23,6 @@ FREE = (
     "federation.reply_timeout", "federation.node_timeout", "federation.min_replies",
     "federation.max_failures",
 )  # fmt: skip
-# Options whose value in conf/ has changed, and with which a run goes on as it was begun.
-CHANGED = ("task.prompt",)
 UNNAMED = "0.1.0"  # the version of Thinwire whose checkpoints did not name it
 LARGEST_SUMMARY = 10_000_000  # bytes; a run's has about 5,000
 
@@ -77,18 +76,23 @@ def _as_begun(path: Path, overrides: str) -> list[str]:
         return []
     stored, now = flat(read_yaml(path / "config.yaml")), flat(identity(compose(overrides)))
     begun = {key: off for key, off in with_added(stored, now).items() if key not in stored}
-    begun |= {key: value for key, value in FORMER.items() if stored.get(key) == value}
-    written = {None: "null", "": "{}"}  # "": an open mapping without entries, see ``flat``
-    found = [
-        f"{key}={written.get(value, value)}"
+    begun |= {
+        key: stored[key]
+        for key, value in FORMER.items()
+        if key in stored and (stored[key] == value or value is ANY)
+    }
+    return [
+        shlex.quote(f"{key}={_written(key, value)}")
         for key, value in begun.items()
         if key in now and value != now[key]
     ]
-    for key in CHANGED:
-        if isinstance(stored.get(key), str) and stored[key] != now.get(key, stored[key]):
-            text = stored[key].replace('"', '\\"')
-            found.append(shlex.quote(f'{key}="{text}"'))
-    return found
+
+
+def _written(key: str, value: Any) -> Any:
+    """Return a value of ``flat`` as an override has it; an open key's only without entries."""
+    if isinstance(value, str):
+        return "{}" if key in OPEN else literal(value)
+    return "null" if value is None else value
 
 
 def last_round(cfg: DictConfig, path: Path) -> tuple[Tree, dict[str, Any]] | None:
