@@ -20,6 +20,7 @@ from fl_app.runs.text import guarantee, score, size, title
 from fl_app.wire.ledger import Transfers, short_name
 
 USE = "## Use it"
+AN_ADAPTER = "an adapter"
 AUTO = {
     "causal_lm": "CausalLM",
     "seq2seq": "Seq2SeqLM",
@@ -80,6 +81,7 @@ def text(facts: Facts, name: str) -> str:
 def merged(card: str, cfg: DictConfig) -> str:
     """Return the card of a merged model, given that of the adapter, which may be empty."""
     about = card.partition(USE)[0].replace("library_name: peft", "library_name: transformers")
+    about = about.replace(f": {AN_ADAPTER} (", ": a whole model, with the adapter merged (", 1)
     about = about or "# A merged model\n\nTrained by Thinwire.\n\n"
     return (
         f"{about}{USE}\n\nThe adapter is merged into the weights of the base: PEFT is not needed."
@@ -109,7 +111,7 @@ def _first(facts: Facts, name: str) -> str:
     if name == exported.BEST:
         split = selection.selected_on(facts.metrics, cfg.target.metric)
         which = f"the model after round {found}, which the rows of {split} selected"
-    what = "all weights" if cfg.adapter.id == "full" else f"an adapter ({_adapter(cfg)})"
+    what = "all weights" if cfg.adapter.id == "full" else f"{AN_ADAPTER} ({_adapter(cfg)})"
     return f"Trained by Thinwire, federated: {what}, {which}. Base: {facts.base.said}."
 
 

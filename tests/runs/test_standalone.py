@@ -149,6 +149,9 @@ def test_a_merged_model_computes_what_the_adapter_does(made, case: str, tmp_path
     run, out = made(case), tmp_path / "merged"
     assert main(["merge", str(run), str(out)]) == 0
     auto = AutoModelForSequenceClassification if case == "classifier" else AutoModelForCausalLM
+    card = (out / "README.md").read_text()
+    assert "a whole model, with the adapter merged (" in card
+    assert "an adapter (" not in card
     merged, tokenizer = auto.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     model = trained.load(trained.find(run), dense=True).model
     inputs = tokenizer("1 and 2=", return_tensors="pt")
