@@ -16,6 +16,7 @@ from fl_app.adapters.setup import Setup
 from fl_app.codecs import Codec, WireError
 from fl_app.codecs.by_part import MODEL
 from fl_app.config import plain
+from fl_app.data.rows import first
 from fl_app.faults import FaultError
 from fl_app.models.generation import unwrapped
 from fl_app.tasks.base import Task
@@ -259,8 +260,3 @@ class Session:
         self.predictions = self.task.predict(self.model, dataset)
         said = self.task.score(self.predictions, dataset)
         return {**said, **self.task.measure(self.model, dataset)}
-
-
-def first(rows: Dataset, most: int) -> Dataset:
-    """Return the first rows, ``most`` of them if there are that many."""
-    return rows.select(range(min(most, len(rows))))

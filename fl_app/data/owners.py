@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from fl_app.data.kinds import TEXTS, kind_of, said
+from fl_app.data.rows import numbers
 from fl_app.faults import FaultError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def check_owners(column: str, values: Sequence[object]) -> None:
         With the number of rows without a value, and which they are; or with the kind of value.
     """
     blank = [
-        index + 1
+        index
         for index, value in enumerate(values)
         if value is None or value != value or (isinstance(value, str) and not value.strip())
     ]
@@ -57,7 +58,7 @@ def check_owners(column: str, values: Sequence[object]) -> None:
         raise FaultError(
             "empty",
             f"data.partitioner.column={column}: {len(blank)} of {len(values)} rows of data.train "
-            f"have no value there, so that nobody owns them: {some(blank)} (counted from 1). "
+            f"have no value there, so that nobody owns them: {numbers(blank)}. "
             "Give them one, or leave them out with "
             f"data.train.drop.{column}={quoted}[{','.join(['null', *spelled])}]{quoted}",
             column=column,
@@ -72,9 +73,3 @@ def number_of(value: object) -> object:
     if isinstance(value, str) and re.fullmatch("0|[1-9][0-9]{0,17}", value):
         return int(value)
     return value
-
-
-def some(found: Sequence[object], most: int = 10) -> str:
-    """Return the first values as text."""
-    rest = f", ... ({len(found) - most:,} more)" if len(found) > most else ""
-    return ", ".join(map(str, found[:most])) + rest

@@ -18,6 +18,7 @@ from fl_app.data.columns import check_known, new_names
 from fl_app.data.owners import rows_by
 from fl_app.data.paths import is_source
 from fl_app.data.random_streams import generator
+from fl_app.data.rows import first
 from fl_app.data.texts import Rules, kinds
 from fl_app.faults import FaultError
 
@@ -151,7 +152,7 @@ def rows(key: str, cfg: DictConfig, option: str, rules: Rules) -> Dataset:
     found = _renamed(key, with_class_names(found), plain(cfg.columns))
     found = _without(key, found, plain(cfg.drop))
     if cfg.limit is not None:
-        found = found.select(range(min(cfg.limit, len(found))))
+        found = first(found, cfg.limit)
     if not len(found):
         raise FaultError(
             "no_rows",

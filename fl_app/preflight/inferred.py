@@ -19,7 +19,8 @@ from fl_app.config.shorthand import literal
 from fl_app.data import sources
 from fl_app.data.head import head
 from fl_app.data.kinds import TEXTS, said
-from fl_app.data.owners import client_names, some
+from fl_app.data.owners import client_names
+from fl_app.data.rows import some
 from fl_app.faults.printable import printable
 from fl_app.faults.suggestions import did_you_mean
 from fl_app.tasks.labels import Labels, is_number

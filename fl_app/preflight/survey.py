@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fl_app.data import named_clients
 from fl_app.data.padding import IGNORED
+from fl_app.data.rows import first
 from fl_app.session import Session
 from fl_app.tasks import check_columns
 from fl_app.tasks.base import Task
@@ -57,7 +58,7 @@ def survey(task: Task, split: str, rows: Dataset) -> Survey:
     task.check(rows)
     lengths: list[int] = []
     cut = 0
-    for some in batches(rows.select(range(min(MEASURED, len(rows))))):
+    for some in batches(first(rows, MEASURED)):
         lengths += task.training(some)["attention_mask"].sum(dim=1).tolist()
         cut += _cut(task, some)
     column = getattr(task, "label", None)

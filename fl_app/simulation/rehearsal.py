@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from datasets import DatasetDict
 
+from fl_app.data.rows import first
 from fl_app.privacy import is_example_level
-from fl_app.session import Session, first
+from fl_app.session import Session
 from fl_app.simulation.in_process import opened, run_session
 from fl_app.tree import same_bits
 from fl_app.wire.forms import DEFAULT

@@ -8,13 +8,14 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from fl_app.data.padding import IGNORED, pad
+from fl_app.data.rows import numbers
 from fl_app.faults import FaultError
 from fl_app.tasks import conversation
 from fl_app.tasks.base import ModelSpec
 from fl_app.tasks.causal_lm import continued
 from fl_app.tasks.chat_template import ChatTemplate, Piece
 from fl_app.tasks.conversation import ASSISTANT, ConversationError, Message
-from fl_app.tasks.filled import SHOWN, check_filled
+from fl_app.tasks.filled import check_filled
 from fl_app.tasks.generating import Generating
 
 
@@ -65,14 +66,13 @@ class Chat(Generating):
             try:
                 self.template.pieces(conversation.read(value))
             except ConversationError as error:
-                why[index + 1] = str(error)
+                why[index] = str(error)
         if why:
-            some = ", ".join(map(str, [*why][:SHOWN]))
             raise FaultError(
                 "conversation",
                 f"{len(why)} of {len(rows)} rows have no conversation in the column "
-                f"{self.reference!r} that can be learnt: {some}"
-                f"{', ...' if len(why) > SHOWN else ''} (counted from 1). Row {next(iter(why))}: "
+                f"{self.reference!r} that can be learnt: {numbers([*why])}. "
+                f"Row {next(iter(why)) + 1}: "
                 f"{next(iter(why.values()))}",
                 column=self.reference,
                 rows=len(why),

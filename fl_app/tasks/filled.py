@@ -5,10 +5,9 @@ from collections.abc import Iterable
 from datasets import Dataset
 
 from fl_app.data.kinds import TEXTS, said
+from fl_app.data.rows import numbers
 from fl_app.data.texts import kinds, missing
 from fl_app.faults import FaultError
-
-SHOWN = 10  # numbers of rows in a message
 
 
 def check_filled(columns: Iterable[str], rows: Dataset, nested: bool = False) -> None:
@@ -30,11 +29,10 @@ def check_filled(columns: Iterable[str], rows: Dataset, nested: bool = False) ->
     """
     for column in columns:
         if nothing := missing(rows, column):
-            some = ", ".join(str(index + 1) for index in nothing[:SHOWN])
             raise FaultError(
                 "empty",
                 f"{len(nothing)} of {len(rows)} rows have no value in the column {column!r}: "
-                f"{some}{', ...' if len(nothing) > SHOWN else ''} (counted from 1). Leave them out "
+                f"{numbers(nothing)}. Leave them out "
                 f"with data.train.drop.{column}=[null] (data.test.drop, of the test rows), or say "
                 f"with +data.empty.{column}=TEXT what stands there",
                 column=column,

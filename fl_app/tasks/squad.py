@@ -7,10 +7,11 @@ from datasets import Dataset
 from omegaconf import DictConfig
 from torch import Tensor
 
+from fl_app.data.rows import numbers
 from fl_app.faults import FaultError
 from fl_app.tasks.base import ModelSpec
 from fl_app.tasks.causal_lm import CausalLM
-from fl_app.tasks.filled import SHOWN, check_filled
+from fl_app.tasks.filled import check_filled
 from fl_app.tasks.instruction import Instruction
 from fl_app.tasks.seq2seq import Seq2Seq
 
@@ -41,13 +42,12 @@ class Answers(Instruction):
             With the number of such rows.
         """
         check_filled([one for one in self.columns if one != self.reference], rows)
-        none = [k + 1 for k, value in enumerate(rows[self.reference]) if not self._texts(value)]
+        none = [k for k, value in enumerate(rows[self.reference]) if not self._texts(value)]
         if none:
             raise FaultError(
                 "answers",
                 f"{len(none)} of {len(rows)} rows have no answer in the column {self.reference!r}, "
-                f"which should hold {{text: [...]}}: {', '.join(map(str, none[:SHOWN]))}"
-                f"{', ...' if len(none) > SHOWN else ''} (counted from 1). Say with "
+                f"which should hold {{text: [...]}}: {numbers(none)}. Say with "
                 "task.unanswerable=TEXT what is right there, or leave them out",
                 column=self.reference,
                 rows=len(none),

@@ -12,12 +12,13 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from fl_app.data.padding import IGNORED, pad
+from fl_app.data.rows import numbers
 from fl_app.faults import FaultError
 from fl_app.tasks import metrics
 from fl_app.tasks.base import ModelSpec
 from fl_app.tasks.causal_lm import Marks
 from fl_app.tasks.evaluation import PREDICT_ROWS, Rows, check_predictions, evaluating
-from fl_app.tasks.filled import SHOWN, check_filled
+from fl_app.tasks.filled import check_filled
 from fl_app.tasks.pieces import Piece, Pieces
 from fl_app.tasks.template import text_of
 from fl_app.tasks.tokens import Tokens
@@ -69,13 +70,12 @@ class Text:
             With the number of such rows.
         """
         check_filled(self.columns, rows)
-        blank = [k + 1 for k, one in enumerate(rows[self.column]) if not str(one).strip()]
+        blank = [k for k, one in enumerate(rows[self.column]) if not str(one).strip()]
         if blank:
             raise FaultError(
                 "empty",
                 f"{len(blank)} of {len(rows)} rows have a blank text in the column "
-                f"{self.column!r}: {', '.join(map(str, blank[:SHOWN]))}"
-                f"{', ...' if len(blank) > SHOWN else ''} (counted from 1). Leave them out, such "
+                f"{self.column!r}: {numbers(blank)}. Leave them out, such "
                 f"as with data.train.drop.{self.column}=['']",
                 column=self.column,
                 rows=len(blank),

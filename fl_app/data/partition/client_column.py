@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fl_app.data.owners import client_names, rows_by, some
+from fl_app.data.owners import client_names, rows_by
+from fl_app.data.rows import some
 from fl_app.faults import FaultError
 
 if TYPE_CHECKING:
