@@ -283,8 +283,12 @@ class Deployment:
         Raises
         ------
         DeploymentError
-            If the command failed, or its answer cannot be read.
+            If the SuperLink has ended, the command failed, or its answer cannot be read.
         """
+        if self.superlink and self.superlink.poll() is not None:
+            log = self.superlink.text()
+            said = [line for line in log.splitlines() if line.startswith("superlink.sh: ")]
+            raise DeploymentError(f"the SuperLink has ended: {said[-1] if said else log[-3000:]}")
         words = [
             w for k, v in options.items() for w in (f"--{k.replace('_', '-')}", v)
         ]  # fmt: skip

@@ -52,6 +52,21 @@ secret() {
     head -c 32 /dev/urandom >"$secret_file"
 }
 
+# Start the executor of the tasks of what this script becomes, with options of its own. If it ends
+# first, killed for want of memory, say, that ends too: alone it would accept work and do none.
+executor() {
+    (
+        exec 3>&2 2>/dev/null # the shell would say that it was killed, too
+        ended=0
+        python -m fl_app.simulation.superexec "$@" --parent-pid $$ --served-pid $$ 2>&3 3>&- ||
+            ended=$?
+        kill -0 $$ || exit 0 # what it served has ended first, as it should
+        echo "$(basename "$0"): the executor ended with status $ended (137: it was killed, perhaps for" \
+            "want of memory). Nothing would run here, so this ends too: start it again" >&3
+        kill -TERM $$
+    ) &
+}
+
 # Make a folder for this user alone. One that somebody else has made, or could have put something
 # into, is refused: in /tmp, say, whoever comes first may choose what is in it.
 own_folder() {

@@ -5,7 +5,8 @@
 #
 # CERTIFICATES holds what deploy/certificates.sh made. With DATABASE runs and registered nodes
 # survive a restart. FLWR_HOME (default: .flwr in the project) keeps Flower's own files. Further
-# options go to flower-superlink. Ends on SIGTERM; stop runs first, with `flwr stop`.
+# options go to flower-superlink. Ends on SIGTERM; stop runs first, with `flwr stop`. Ends with its
+# executor, too.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
@@ -32,7 +33,6 @@ fi
 
 reached=$HOST
 [ "$HOST" != 0.0.0.0 ] || reached=127.0.0.1
-python -m fl_app.simulation.superexec --serverapp --parent-pid $$ --served-pid $$ \
-    --runtime-api-address "$reached:$PORT" --root-certificates "$CERTIFICATES/ca.crt" \
-    --superexec-auth-secret-file "$secret_file" &
+executor --serverapp --superexec-auth-secret-file "$secret_file" \
+    --runtime-api-address "$reached:$PORT" --root-certificates "$CERTIFICATES/ca.crt"
 exec flower-superlink "${options[@]}" "$@" # keeps the pid that the executor watches

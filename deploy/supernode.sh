@@ -9,7 +9,7 @@
 # RUNTIME_PORT is of this machine alone, another one for every SuperNode on it. FLWR_HOME (default:
 # .flwr in the project) keeps Flower's own files and, unless NODE_CONFIG has a state-dir, what clients
 # remember, what runs have had and the audit log. Further options go to flower-supernode. Ends on
-# SIGTERM.
+# SIGTERM, and with its executor.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
@@ -31,9 +31,8 @@ python -m fl_app.client.policy "$POLICY" || exit 2
 secret
 [[ $NODE_CONFIG == *state-dir=* ]] || NODE_CONFIG+=" state-dir=\"$FLWR_HOME/state\""
 
-python -m fl_app.simulation.superexec --clientapp --parent-pid $$ --served-pid $$ \
-    --runtime-api-address "127.0.0.1:$RUNTIME_PORT" \
-    --superexec-auth-secret-file "$secret_file" &
+executor --clientapp --superexec-auth-secret-file "$secret_file" \
+    --runtime-api-address "127.0.0.1:$RUNTIME_PORT"
 exec flower-supernode --superlink "$SUPERLINK" --root-certificates "$CA" \
     --auth-supernode-private-key "$KEY" --node-config "$NODE_CONFIG" \
     --host 127.0.0.1 --port "$RUNTIME_PORT" --isolation process \

@@ -21,7 +21,7 @@ import pytest
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 
-from deploy.deployment import NODE_CONNECTED, Deployment, deployment
+from deploy.deployment import NODE_CONNECTED, Deployment, DeploymentError, deployment
 from deploy.network import HOST, Namespace, NetworkError, namespaces
 from deploy.process import Process
 from fl_app.build import open_session
@@ -287,14 +287,14 @@ def test_a_submitter_brings_no_code(deployed, tmp_path) -> None:
     assert not (deployed.here.folder / "superlink" / "apps").exists()
 
 
+def _executors(process: Process) -> list[psutil.Process]:
+    return [one for one in process.family() if "fl_app.simulation.superexec" in one.cmdline()]
+
+
 def test_a_server_brings_no_code_either(deployed, tmp_path) -> None:
     """Its operator runs another app; every node says why it does not."""
     here = deployed.here
-    (ours,) = [
-        process
-        for process in here.superlink.family()
-        if "fl_app.simulation.superexec" in process.cmdline()
-    ]
+    (ours,) = _executors(here.superlink)
     ours.suspend()
     home = here.folder / "superlink"
     flowers = Process(
@@ -330,11 +330,22 @@ def test_what_a_deployment_keeps_is_its_users_alone(deployed) -> None:
     } == set()
 
 
-def test_nothing_is_left_when_it_ends(deployed) -> None:
+def test_it_ends_with_its_executors_and_nothing_is_left(deployed) -> None:
+    """Where an executor is killed, what it serves says so and ends; the others are stopped."""
     here = deployed.here
     processes = [here.superlink, *here.nodes.values()]
     family = [member for process in processes for member in process.family()]
     assert len(family) > 2 * len(processes)  # each with its executor and what that forks
+    for process, script_name in (
+        (here.nodes["node-1"], "supernode.sh"), (here.superlink, "superlink.sh"),
+    ):  # fmt: skip
+        (executor,) = _executors(process)
+        executor.kill()
+        process.popen.wait(SECONDS)
+        assert f"{script_name}: the executor ended with status 137" in process.text()
+        assert "Killed" not in process.text()
+    with pytest.raises(DeploymentError, match=r"the SuperLink has ended: superlink\.sh: the exec"):
+        here.flwr("list")
     here.stop()
     assert [process.poll() is not None for process in processes] == [True] * (NODES + 1)
     assert not [m for m in family if m.is_running() and m.status() != psutil.STATUS_ZOMBIE]
