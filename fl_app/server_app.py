@@ -286,7 +286,7 @@ class Experiment:
             self.session.cfg.seed,
             said,
             lambda: task.shown(rows),
-            getattr(getattr(task, "labels", None), "names", None),
+            getattr(task, "classes", None),
             {SERVER: on_test_rows(task, said, rows, column), OWN: own},
         )
 

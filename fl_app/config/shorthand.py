@@ -16,6 +16,7 @@ from fl_app.faults.suggestions import did_you_mean
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 FILES = (".csv", ".json", ".jsonl", ".parquet", ".txt")  # also with a second ending, such as .gz
 SHORT = {"model": ("huggingface", "model.path"), "data": ("table", "data.train.path")}
+CLASSIFIERS = ("sequence_classification", "regression", "multi_label_classification")
 ENDINGS = {"model": (), "data": FILES}
 
 
@@ -50,8 +51,10 @@ def _check_said(words: Sequence[str]) -> None:
     left = {"the test rows": "data.test.share=0.2"}
     if {"data.test.path", "data.test.share"} & {*said}:
         left = {}
-    if said.get("task") == "sequence_classification":
+    if said.get("task") in CLASSIFIERS:
         options = {"texts": "[text]", "label": "label", "labels": "[no,yes]"}
+        if said["task"] == "regression":
+            del options["labels"]
         left |= {
             f"the {name}": f"task.{name}={such}"
             for name, such in options.items()

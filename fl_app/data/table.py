@@ -9,7 +9,7 @@ unpickled.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, ReadInstruction, Value
+from datasets import ClassLabel, Dataset, DatasetDict, List, ReadInstruction, Value
 from omegaconf import DictConfig
 
 from fl_app.config import SPLITS, plain
@@ -205,14 +205,24 @@ def _split(key: str, wanted: str, found: DatasetDict) -> Dataset:
 def with_class_names(rows: Dataset) -> Dataset:
     """Return rows with the names of classes instead of their numbers."""
     for column, feature in rows.features.items():
-        if isinstance(feature, ClassLabel) and feature.names:
-            numbers = rows[column][:]
-            names = [
-                feature.names[n] if n is not None and 0 <= n < len(feature.names) else None
-                for n in numbers
-            ]
-            rows = rows.remove_columns(column).add_column(column, names, feature=Value("string"))
+        if known := class_names(feature):
+            is_list = isinstance(feature, List)
+            named = [_named(value, known) for value in rows[column][:]]
+            kind = List(Value("string")) if is_list else Value("string")
+            rows = rows.remove_columns(column).add_column(column, named, feature=kind)
     return rows
+
+
+def class_names(feature: Any) -> list[str]:
+    """Return the names of a ClassLabel, or of a list of them; none for another feature."""
+    one = feature.feature if isinstance(feature, List) else feature
+    return list(one.names or ()) if isinstance(one, ClassLabel) else []
+
+
+def _named(value: Any, known: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_named(one, known) for one in value]
+    return known[value] if value is not None and 0 <= value < len(known) else None
 
 
 def _renamed(key: str, rows: Dataset, columns: Mapping[str, str]) -> Dataset:

@@ -38,7 +38,8 @@ KINDS: dict[str, str] = {
     "format": "the column {column} holds a value that its rule in data.formats cannot write",
     "kind": "the column {column} holds {holds}, which are no texts: {way}",
     # Without their number: a run chooses column and labels, and could count the rows of any value.
-    "label": "rows whose {column} is not one of task.labels; leave them out with data.train.drop",
+    "label": "rows whose {column} is not one of task.labels, or not what task.problem_type needs; "
+    "leave them out with data.train.drop",
     "no_rows": "no rows are left for the client: check data and federation.clients",
     "no_source": "data.train.path is null, and the node has no data-path of its own",
     "picture": f"pictures that rows name are missing or unreadable{ASK}",

@@ -160,15 +160,15 @@ def _name_outputs(
     """
     if task.id != "sequence_classification":
         return
-    labels = [str(label) for label in task.labels]
-    names = dict(enumerate(labels))
+    # transformers' own name for an output that is a number
+    names = dict(enumerate(map(str, task.labels))) or {0: "LABEL_0"}
     trained = sources.weights is not None and cfg_model.head == "pretrained"
     if trained and is_classifier(config.architectures):
         said = {int(index): name for index, name in (config.id2label or {}).items()}
-        names = named_outputs(cfg_model.path, said, labels)
+        names = named_outputs(cfg_model.path, said, list(map(str, task.labels)))
     config.id2label = names
     config.label2id = {label: index for index, label in names.items()}
-    config.problem_type = "single_label_classification"
+    config.problem_type = task.get("problem_type", "single_label_classification")
 
 
 def _architecture(overrides: dict[str, Any]) -> PreTrainedConfig:
@@ -226,7 +226,7 @@ def _pretrained(
     if new:
         _draw_head(model, seed)
     elif loaded and not is_classifier(config.architectures):  # a head of tokens may be called so
-        named_outputs(cfg_model.path, said, [str(label) for label in task.labels])
+        named_outputs(cfg_model.path, said, list(map(str, task.labels)))
     if heads:
         model.drawn_poolers = _drawn_poolers(cfg_model, model, missing)
         heads = tuple(f"{name}." for name in classification_head(model))

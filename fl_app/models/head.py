@@ -47,7 +47,7 @@ def named_outputs(path: str, said: Mapping[int, str], labels: Sequence[str]) -> 
         ``id2label`` of the checkpoint. Names such as LABEL_0, transformers' own, say nothing: the
         outputs are then in the order of ``labels``.
     labels : sequence of str
-        The labels that are wanted.
+        The labels that are wanted; none for a number, which is one output of any name.
 
     Raises
     ------
@@ -55,6 +55,14 @@ def named_outputs(path: str, said: Mapping[int, str], labels: Sequence[str]) -> 
         The head has another number of labels, or others.
     """
     names = [said[index] for index in sorted(said)]
+    if not labels:
+        if len(names) == 1:
+            return dict(said)
+        raise ValueError(
+            f"model.path={path!r}: the head has {len(names)} labels ({', '.join(names)}), and "
+            "task.problem_type=regression needs a single output: set model.head=random for a new "
+            "head from the seed"
+        )
     unnamed = all(re.fullmatch(r"LABEL_\d+", name) for name in names)
     wanted = {label.casefold(): label for label in labels}
     folded = [name.casefold() for name in names]

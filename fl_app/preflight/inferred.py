@@ -23,6 +23,7 @@ from fl_app.data.owners import client_names
 from fl_app.data.rows import some
 from fl_app.faults.printable import printable
 from fl_app.faults.suggestions import did_you_mean
+from fl_app.tasks import metrics
 from fl_app.tasks.labels import Labels, is_number
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 SHARES = {"test": 0.2, "validation": 0.1}  # of each client's rows, where nothing else is given
 SPLITS = {"test": ("test",), "validation": ("validation", "valid", "val", "dev")}
 LABELS = ("label", "labels", "class", "target", "category", "sentiment", "intent", "gold", "y")
+NUMBERS = ("score", "similarity_score", "rating")  # labels of a regression
+DECIMAL = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)\s*")
 TEXT = ("text", "sentence", "content", "message", "review", "comment", "body", "document")
 PAIRS = (
     ("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"),
@@ -111,7 +114,8 @@ def _found(cfg: DictConfig, typed: set[str]) -> Iterator[Inferred]:
         )
     yield from _splits(table, cfg)
     asked = {"task.label", "task.texts", "task.labels"}
-    if cfg.task.id == "sequence_classification" and not asked <= typed:
+    is_known = cfg.task.get("problem_type") in metrics.PROBLEMS
+    if cfg.task.id == "sequence_classification" and is_known and not asked <= typed:
         yield from _classes(table, cfg, typed)
     is_text = cfg.task.get("format") == "text" and "task.text" not in typed
     if is_text and str(cfg.task.text) not in table.columns:
@@ -162,8 +166,10 @@ class _Table:
         with sources.readable("data.train.path", path):
             return len(kept.rows(sources.PARAGRAPH, [path])) == 1 < len(kept.rows("line", [path]))
 
-    def values(self, column: str) -> list[object]:
+    def values(self, column: str, lists: bool = False) -> list[object]:
         """Return the values of a column, each once, in the order of clients' names.
+
+        With ``lists`` they may be those in lists.
 
         Raises
         ------
@@ -176,9 +182,11 @@ class _Table:
                 f"data.train has no column {column!r}; it has {', '.join(names)}."
                 f"{did_you_mean(column, names)}"
             )
-        for kind in sorted(self.kinds(column) - {*TEXTS}):
+        lists = lists and "lists" in self.kinds(column)
+        for kind in sorted(self.kinds(column) - {*TEXTS, *(("lists",) if lists else ())}):
             raise ConfigError(said(f"data.train.path={self.cfg.train.path}", column, kind)["whole"])
-        found = client_names(value for value in self.rows[column][:] if value is not None)
+        there = (value for value in self.rows[column][:] if value is not None)
+        found = client_names((one for some in there for one in some) if lists else there)
         return [value for value in found if str(value).strip()]
 
     def kinds(self, column: str) -> set[str]:
@@ -199,11 +207,13 @@ class _Table:
         ]
 
     def classes(self, column: str) -> list[str]:
-        """Return the names of a ClassLabel, in its order; none for another column."""
+        """Return the names of a ClassLabel or a list of them, in order; none for another column."""
+        from fl_app.data import table
+
         names = {new: old for old, new in plain(self.cfg.train.columns).items()}
         source = self.splits[str(self.cfg.train.split).partition("[")[0]]
         feature = source.features.get(names.get(column, column))
-        return list(getattr(feature, "names", None) or ())
+        return table.class_names(feature)
 
 
 def _clients(table: _Table, cfg: DictConfig, typed: set[str]) -> Iterator[Inferred]:
@@ -270,18 +280,47 @@ def _classes(table: _Table, cfg: DictConfig, typed: set[str]) -> Iterator[Inferr
     if "task.label" not in typed and label not in columns:
         label = _label(table, cfg, typed)
         yield Inferred([f"task.label={literal(label)}"], f"task.label={label}", "the columns")
+    problem, why = _problem(table, cfg, typed, label)
+    if problem != cfg.task.problem_type:
+        words = f"task.problem_type={problem}"
+        yield Inferred([words], words, why)
+    own = metrics.PROBLEMS[problem]
+    if cfg.target.metric not in own and not {"task.metric", "target.metric"} & typed:
+        words = f"task.metric={own[0]}"
+        yield Inferred([words], words, f"task.problem_type={problem}")
     if "task.texts" not in typed and not {*map(str, cfg.task.texts)} <= {*columns}:
         found = _texts(table, {label, str(cfg.data.client), *_owner(cfg)})
         written = ", ".join(map(literal, found))
         yield Inferred([f"task.texts=[{written}]"], f"task.texts={', '.join(found)}", "the columns")
-    if "task.labels" not in typed:
-        names, source = _labels(table, label)
+    if problem == metrics.REGRESSION:
+        if cfg.task.labels and "task.labels" not in typed:
+            yield Inferred(["task.labels=[]"], "task.labels=[]", f"task.problem_type={problem}")
+    elif "task.labels" not in typed:
+        names, source = _labels(table, label, problem == metrics.MULTI)
         known = Labels([*cfg.task.labels], str(cfg.task.label_is), {})
-        if all(known.name(name) is not None for name in names):
+        if names and all(known.name(name) is not None for name in names):
             return  # the labels that conf/ has, or positions in them
         written = ", ".join(map(literal, names))
         shown = f"task.labels={printable(some(names, MOST_SHOWN))}"
         yield Inferred([f"task.labels=[{written}]"], shown, source)
+
+
+def _problem(table: _Table, cfg: DictConfig, typed: set[str], label: str) -> tuple[str, str]:
+    """Return the kind of a classifier's problem, and where it was read if it was."""
+    own = str(cfg.task.problem_type)
+    said_ = {"task.problem_type", "task.labels", "task.label_is"} & typed
+    if said_ or own != metrics.SINGLE or label in cfg.data.formats or label not in table.columns:
+        return own, "the options"
+    kinds = table.kinds(label)
+    if "lists" in kinds:
+        return metrics.MULTI, f"the column {label!r}, which holds lists"
+    if "floats" in kinds and kinds <= {"floats", "integers"}:
+        return metrics.REGRESSION, f"the column {label!r}, which holds floats"
+    if kinds == {"strings"} and not table.classes(label):
+        values = {one for one in table.rows[label][:] if one is not None}
+        if values and all(map(DECIMAL.fullmatch, values)) and not all(map(is_number, values)):
+            return metrics.REGRESSION, f"the column {label!r}, which holds decimal numbers"
+    return own, "the options"
 
 
 def _label(table: _Table, cfg: DictConfig, typed: set[str]) -> str:
@@ -290,6 +329,7 @@ def _label(table: _Table, cfg: DictConfig, typed: set[str]) -> str:
     others = {str(cfg.data.client), *_owner(cfg), *texts}
     names = [name for name in table.columns if name not in others]
     usual = [name for name in names if name.lower() in LABELS]
+    usual = usual or [name for name in names if name.lower() in NUMBERS]
     classes = [name for name in names if table.classes(name)]
     left = [name for name in names if texts and not NO_TEXT.fullmatch(name)]
     for found in (usual, classes, left):
@@ -327,7 +367,7 @@ def _texts(table: _Table, others: set[str], option: str = "task.texts") -> list[
     )
 
 
-def _labels(table: _Table, column: str) -> tuple[list[str], str]:
+def _labels(table: _Table, column: str, lists: bool = False) -> tuple[list[str], str]:
     """Return the labels in the order of a ClassLabel, else sorted; and where they were read.
 
     Raises
@@ -337,10 +377,10 @@ def _labels(table: _Table, column: str) -> tuple[list[str], str]:
     """
     if names := table.classes(column):
         return names, f"the classes of the column {column!r}"
-    names = [str(one) for one in table.values(column)]
+    names = [str(one) for one in table.values(column, lists)]
     if all(map(is_number, names)):
         names.sort(key=int)
-    if not 2 <= len(names) <= MOST_LABELS:
+    if not 2 - lists <= len(names) <= MOST_LABELS:
         raise ConfigError(
             f"the column {column!r} has {len(names):,} different values "
             f"({printable(some(names))}): a label has at least two and not thousands. Name the "

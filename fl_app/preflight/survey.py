@@ -61,9 +61,16 @@ def survey(task: Task, split: str, rows: Dataset) -> Survey:
     for some in batches(first(rows, MEASURED)):
         lengths += task.training(some)["attention_mask"].sum(dim=1).tolist()
         cut += _cut(task, some)
-    column = getattr(task, "label", None)
-    labels = Counter(map(str, rows[column][:])) if column is not None else {}
-    return Survey(len(rows), sorted(lengths), labels, cut=cut)
+    return Survey(len(rows), sorted(lengths), _labels(task, rows), cut=cut)
+
+
+def _labels(task: Any, rows: Dataset) -> Mapping[str, int]:
+    """Return how many rows have each label; nothing for a task without labels."""
+    if not hasattr(task, "labels"):
+        return {}
+    found = rows[task.label][:]
+    lists = (one if isinstance(one, list) else [one] for one in found)
+    return Counter(str(label) for some in lists for label in some)
 
 
 def _cut(task: Task, rows: Sequence[dict[str, Any]]) -> int:

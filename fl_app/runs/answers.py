@@ -15,6 +15,7 @@ from fl_app.files import atomic_file
 from fl_app.runs import by_client
 from fl_app.runs.by_client import Scores
 from fl_app.tasks import classes
+from fl_app.tasks.as_text import as_text
 
 FILE = "answers.json"
 SHOWN = 10  # examples
@@ -71,7 +72,7 @@ def update(
             "clients": {},
         }
     for one in content["samples"]:
-        one.update(dict.fromkeys(models, said(predictions[one["example"]])[:LONGEST]))
+        one.update(dict.fromkeys(models, as_text(predictions[one["example"]])[:LONGEST]))
     if labels is not None:
         matrix = classes.confusion(predictions, [right for _, right in examples], labels)
         found = {
@@ -84,11 +85,6 @@ def update(
         content["clients"].update(dict.fromkeys(models, found_clients))
     text = json.dumps(content, indent=1, ensure_ascii=False)
     atomic_file(folder / FILE, f"{text}\n".encode())
-
-
-def said(prediction: Any) -> str:
-    """Return a prediction as text: one that is none is written as JSON."""
-    return prediction if isinstance(prediction, str) else json.dumps(prediction, ensure_ascii=False)
 
 
 def read(folder: Path) -> dict[str, Any] | None:

@@ -32,6 +32,7 @@ ADDED: dict[str, Any] = {
     "federation.sampling": "partitions",
     "data.empty": {},
     "data.sample_by": "paragraph",
+    "task.problem_type": "single_label_classification",
     "model.head": "pretrained",
     "task.label_is": "index",
 }

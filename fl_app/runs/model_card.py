@@ -241,8 +241,12 @@ def _labels(cfg: DictConfig) -> str:
     """Return the argument that gives the base as many outputs as the adapter's head has."""
     if cfg.task.id != "sequence_classification":
         return ""
+    problem = cfg.task.get("problem_type", "single_label_classification")
+    if problem == "regression":
+        return f', num_labels=1, problem_type="{problem}"'
     names = ", ".join(f"{at}: {json.dumps(str(one))}" for at, one in enumerate(cfg.task.labels))
-    return f", id2label={{{names}}}"
+    own = "" if problem == "single_label_classification" else f', problem_type="{problem}"'
+    return f", id2label={{{names}}}{own}"
 
 
 def _whole(cfg: DictConfig) -> str:

@@ -75,19 +75,20 @@ def predicted(trained: Trained, found: Dataset) -> Iterator[tuple[dict[str, Any]
     """
     task: Any = trained.task
     model = trained.model
-    has_labels = hasattr(task, "logits")
+    has_labels, has_shares = hasattr(task, "logits"), hasattr(task, "probabilities")
     for first in range(0, len(found), AT_ONCE):
         some = found.select(range(first, min(first + AT_ONCE, len(found))))
         if has_labels:
             logits = task.logits(model, some)
-            answers, likely = iter(task.likeliest(logits)), iter(task.probabilities(logits))
+            answers = iter(task.answers(logits))
+            likely = iter(task.probabilities(logits)) if has_shares else iter(())
         else:
             answers, likely = iter(task.predict(model, some)), iter(())
         for row in some:
             is_one = "questions" not in row
             own = [next(answers) for _ in range(1 if is_one else task.examples([row]))]
             said = {**row, PREDICTION: own[0] if is_one else own}
-            if has_labels:
+            if has_shares:
                 said[PROBABILITIES] = next(likely)
             yield said, own
 

@@ -34,6 +34,16 @@ FORMATS: Mapping[str, type[Any]] = Named(
         "text": "fl_app.tasks.text:Text",
     }
 )
+# Of classifiers by ``task.problem_type``, as transformers names it.
+PROBLEMS: Mapping[str, type[Any]] = Named(
+    {
+        "single_label_classification": (
+            "fl_app.tasks.sequence_classification:SequenceClassification"
+        ),
+        "regression": "fl_app.tasks.regression:Regression",
+        "multi_label_classification": "fl_app.tasks.multi_label:MultiLabel",
+    }
+)
 
 
 def build(
@@ -57,7 +67,9 @@ def build(
     from fl_app.tasks.base import ModelSpec
 
     limits = cfg.model.max_length, cfg.model.max_answer_length
-    made = FORMATS[cfg.task.format] if "format" in cfg.task else TASKS[cfg.task.id]
+    made = TASKS[cfg.task.id]
+    for key, known in (("format", FORMATS), ("problem_type", PROBLEMS)):
+        made = known[cfg.task[key]] if key in cfg.task else made
     task: Task = made(cfg.task, ModelSpec(tokenizer, model_config, *limits))
     return task
 

@@ -16,7 +16,7 @@ from fl_app.config.rules import (
     is_name,
 )
 from fl_app.faults.suggestions import did_you_mean
-from fl_app.tasks import FORMATS, TASKS, metrics
+from fl_app.tasks import FORMATS, PROBLEMS, TASKS, metrics
 from fl_app.tasks.answers import ANSWERS
 from fl_app.tasks.labels import LABEL_IS, is_number
 from fl_app.tasks.template import Template
@@ -26,6 +26,7 @@ CHOICES: Choices = {
     "task.answer": ANSWERS,
     "task.label_is": LABEL_IS,
     "task.format": FORMATS,
+    "task.problem_type": PROBLEMS,
 }
 RULES: Rules = (
     (
@@ -37,20 +38,26 @@ RULES: Rules = (
         ("task.texts",),
     ),
     (
-        Rule(
-            "a list of at least two different names, with quotes where one is a number, true or "
-            "false",
-            lambda x: is_list_of_names(x) and len({*x}) == len(x) > 1,
-        ),
-        ("task.labels",),
-    ),
-    (
         Rule("null, chatml or plain", lambda x: x in (None, "chatml", "plain")),
         ("task.template",),
     ),
     (NAME_OR_NULL, ("task.average_over",)),
     (NUMBER_OR_NULL, ("target.value",)),
 )
+
+
+def _names(least: int, said: str) -> Rule:
+    return Rule(
+        f"a list of at least {said}, with quotes where one is a number, true or false",
+        lambda x: is_list_of_names(x) and len({*x}) == len(x) >= least,
+    )
+
+
+LABELS = {
+    metrics.SINGLE: _names(2, "two different names"),
+    metrics.MULTI: _names(1, "one name, all different"),
+    metrics.REGRESSION: Rule("[] with task.problem_type=regression", lambda x: x == []),
+}
 
 
 def check(cfg: DictConfig) -> None:
@@ -62,7 +69,9 @@ def check(cfg: DictConfig) -> None:
         Names the key and what it may be.
     """
     check_choices(cfg, CHOICES)
-    check_rules(cfg, RULES)
+    check_rules(
+        cfg, (*RULES, (LABELS[cfg.task.get("problem_type", metrics.SINGLE)], ("task.labels",)))
+    )
     if (cfg.task.id == "docvqa") != (cfg.data.id in data.DOCUMENTS):
         fit = "task=docvqa" if cfg.data.id in data.DOCUMENTS else "task=causal_lm or another"
         raise ConfigError(

@@ -10,7 +10,7 @@ from fl_app.data.head import Head, head
 from fl_app.data.kinds import TEXTS, kind_of_type, said
 from fl_app.faults.printable import printable
 from fl_app.faults.suggestions import did_you_mean
-from fl_app.tasks import named
+from fl_app.tasks import metrics, named
 from fl_app.tasks.template import has_text
 
 logger = logging.getLogger("thinwire")
@@ -94,8 +94,19 @@ def _check(cfg: DictConfig, split: str, found: Head, wanted: dict[str, str]) -> 
         kind = kind_of_type(found.schema.field(column).type)
         if kind in ("lists", "mappings") and column == _nested(cfg.task):
             continue  # rows say whether it is in order
+        problem = _problem(kind) if option == "task.label" else None
+        if problem is not None and cfg.task.get("problem_type") == problem:
+            continue
         if kind and kind not in TEXTS and column not in plain(cfg.data.formats):
-            raise ConfigError(said(f"{option}, in data.{split}", column, kind)["whole"])
+            whole = said(f"{option}, in data.{split}", column, kind)["whole"]
+            raise ConfigError(
+                whole if problem is None else f"{whole}; or set task.problem_type={problem}"
+            )
+
+
+def _problem(kind: str) -> str | None:
+    """Return the problem of a classifier whose labels are of a kind that is no text."""
+    return {"floats": metrics.REGRESSION, "lists": metrics.MULTI}.get(kind)
 
 
 def _nested(task: DictConfig) -> str | None:

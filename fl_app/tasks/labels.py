@@ -49,11 +49,29 @@ class Labels:
             return self.names[self.positions.index(name)]
         return name if name in self.names else None
 
+    def known(self, label: Any) -> str:
+        """Return the name that ``label`` means.
+
+        Raises
+        ------
+        ValueError
+            It is none of them; the message says how rows can be mended.
+        """
+        name = self.name(label)
+        if name is None:
+            raise ValueError(
+                f"it is {label!r}, and task.labels are {', '.join(self.names)}: "
+                f"{self.advice(label)}"
+            )
+        return name
+
     def advice(self, label: Any) -> str:
         """Return how rows with such an unknown label can be mended."""
         whole = is_number(name_of(label) or "")
         if whole and not self.by_index and not any(map(is_number, self.names)):
             return "if numbers are positions in task.labels, set task.label_is=index"
+        if isinstance(label, list):
+            return "lists of labels need task.problem_type=multi_label_classification"
         if isinstance(label, (bool, float)):
             return "say with data.formats how booleans or floats are written, or store texts"
         return "leave such rows out with data.train.drop or data.test.drop"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from fl_app.tasks import classes
+from fl_app.tasks import classes, label_sets
 
 ACCURACY, PERPLEXITY, TOKEN_ACCURACY = "accuracy", "perplexity", "token_accuracy"
 FREE_TEXT = ("rouge_l", "token_f1")
@@ -26,8 +26,17 @@ class Scale(NamedTuple):
 
 
 MOST = 1e300  # of an unbounded metric: means over clients and squares of differences stay finite
+SINGLE, REGRESSION, MULTI = (
+    "single_label_classification", "regression", "multi_label_classification",
+)  # fmt: skip
+PROBLEMS: Mapping[str, tuple[str, ...]] = {  # of classifiers, as transformers names them
+    SINGLE: tuple(classes.METRICS),
+    REGRESSION: ("pearson", "spearman", "mse"),
+    MULTI: label_sets.METRICS,
+}
 SCALES: Mapping[str, Scale] = {  # of the metrics that are no shares
-    "mcc": Scale(least=-1.0),
+    **dict.fromkeys(("mcc", "pearson", "spearman"), Scale(least=-1.0)),
+    "mse": Scale(most=MOST, lower_is_better=True),
     PERPLEXITY: Scale(least=1.0, most=MOST, lower_is_better=True),
 }
 
@@ -46,7 +55,7 @@ def of(task: Mapping[str, Any]) -> tuple[str, ...]:
     if kind == "docvqa":
         return ("anls", ACCURACY)
     if kind == "sequence_classification":
-        return tuple(classes.METRICS)
+        return PROBLEMS[task.get("problem_type", SINGLE)]
     free = FREE_TEXT if task["answer"] == "text" else ()
     return (ACCURACY, *free, *((PERPLEXITY,) if kind == "causal_lm" else ()))
 

@@ -150,12 +150,18 @@ def train(
     )
 
 
+def _taught(labels: Tensor) -> int:
+    """Return how many labels a loss is the mean of; of numbers and sets of labels, the rows."""
+    is_number = labels.is_floating_point()
+    return len(labels) if is_number else int((labels != IGNORED).sum())
+
+
 def _accumulate_gradients(
     model: nn.Module, batches: Sequence[Mapping[str, Tensor]], hooks: Hooks, cfg: DictConfig
 ) -> float:
     """Add the gradients of one step's batches, each weighted by its labels; return the loss."""
     device = next(p.device for p in model.parameters() if p.requires_grad)
-    labels = [int((batch["labels"] != IGNORED).sum()) for batch in batches]
+    labels = [_taught(batch["labels"]) for batch in batches]
     step_loss = 0.0
     for batch, count in zip(batches, labels, strict=True):
         loss = model(**{k: v.to(device) for k, v in batch.items()}).loss

@@ -110,7 +110,7 @@ def test_prompts_with_completions_are_read_as_they_are_written(tmp_path: Path) -
         whole = ids[batch["attention_mask"][0].bool()]
         assert task.tokenizer.decode(whole) == f"<s>{row['prompt']}{row['completion']}</s>"
         assert task.tokenizer.decode(labels[labels != IGNORED]) == f"{row['completion']}</s>"
-    assert task.score(["4", "8"], read) == {"accuracy": 0.5}
+    assert task.score(["4", "8"], read)["accuracy"] == 0.5
 
 
 def test_labels_of_a_decoder_become_its_loss() -> None:
@@ -228,7 +228,7 @@ def test_a_label_is_its_name_and_a_position_only_where_that_is_said(
         assert task.training([row])["labels"].tolist() == [output]
         assert task.score([task.labels.outputs[output]], [row])["accuracy"] == 1
     for row in rows if outputs is None else []:
-        with pytest.raises(ValueError, match=r"none of task\.labels: 1|have no value|holds"):
+        with pytest.raises(ValueError, match=r"1 of 1 rows have|holds"):
             task.check(Dataset.from_list([row]))
         for use in (task.training, lambda rows: task.score(["x"], rows)):
             with pytest.raises(ValueError, match=r"task\.labels are"):
