@@ -6,39 +6,46 @@ const LINES = { gridcolor: "#eceef1", zeroline: false, linecolor: "#98a2b3", sho
 const BELOW = { orientation: "h", y: 0, yref: "container", yanchor: "bottom", x: 0,
   traceorder: "normal", maxheight: 400, font: { size: 11 } };
 
-/**
- * A log axis of bytes with a tick at 1, 2 and 5 of each power of ten, or fewer where crowded. One
- * that spans less than a decade has ticks at equal steps.
- */
+/** A log axis of bytes, `width` pixels long. One that spans less than a decade has ticks, too. */
 function bytesAxis(values, title, width) {
   const seen = values.filter((value) => value > 0);
   if (!seen.length) return { ...LINES, title: { text: title } };
   const low = Math.log10(Math.min(...seen)), high = Math.log10(Math.max(...seen));
   const pad = Math.max(0.06 * (high - low), 0.1);
-  const range = [low - pad, high + pad], fits = Math.max(2, Math.floor(width / 62));
-  const tickvals = range[1] - range[0] < 1 ? steps(10 ** range[0], 10 ** range[1], fits)
-    : decades(range, fits);
+  const range = [low - pad, high + pad], tickvals = logTicks(range, width);
   return { ...LINES, type: "log", range, tickvals, ticktext: tickvals.map(tick),
     title: { text: title }, minor: { ticks: "" } };
 }
 
-function decades([low, high], fits) {
-  const digits = [[1, 2, 5], [1, 3]].find((some) => some.length * (high - low) <= fits) || [1];
-  const found = [], every = Math.ceil((high - low) / fits);
-  for (let power = Math.floor(low); power <= high; power += every) {
-    for (const digit of digits) found.push(digit * 10 ** power);
+const APART = 52; // pixels between two ticks, for their texts
+
+/**
+ * Ticks at some digits of each power of ten, or at equal steps: of those whose texts have room, the
+ * ones that leave the smallest gap without a tick.
+ */
+function logTicks([low, high], width) {
+  const found = [[1, 1.5, 2, 3, 4, 5, 7], [1, 2, 3, 5, 7], [1, 2, 5], [1, 3], [1]].map((digits) =>
+    powers(low, high).flatMap((power) => digits.map((digit) => digit * power)));
+  for (const every of [2, 3, 4]) found.push(found[4].filter((_, i) => i % every === 0));
+  const power = 10 ** Math.floor(Math.log10(10 ** high - 10 ** low));
+  if (high - low < 1) {
+    for (const step of [0.1, 0.2, 0.4, 0.5, 1, 2, 4, 5].map((digit) => digit * power)) {
+      const first = Math.ceil(10 ** low / step), count = Math.floor(10 ** high / step) - first + 1;
+      found.push(Array.from({ length: count }, (_, i) => (first + i) * step));
+    }
   }
-  return found;
+  const inside = (value) => low <= Math.log10(value) && Math.log10(value) <= high;
+  const gap = (one, other) => width * Math.log10(other / one) / (high - low);
+  return found.map((values) => values.filter(inside))
+    .filter((values) => values.slice(1).every((value, i) => gap(values[i], value) >= APART))
+    .map((values) => ({ values, widest: Math.max(...[10 ** low, ...values].map((value, i) =>
+      gap(value, values[i] || 10 ** high))) }))
+    .reduce((best, one) => (one.widest < best.widest ? one : best)).values;
 }
 
-/** The multiples between two numbers of the least step of 1, 2 or 5 that gives few: `fits` gaps at most. */
-function steps(low, high, fits) {
-  const power = 10 ** Math.floor(Math.log10((high - low) / fits));
-  const step = [1, 2, 5, 10, 20].map((digit) => digit * power)
-    .find((one) => Math.floor(high / one) - Math.ceil(low / one) <= fits);
-  const found = [];
-  for (let i = Math.ceil(low / step); i * step <= high; i++) found.push(i * step);
-  return found;
+function powers(low, high) {
+  const first = Math.floor(low), count = Math.ceil(high) - first;
+  return Array.from({ length: count }, (_, i) => 10 ** (first + i));
 }
 
 function scoreAxis(set, values, title = set.name) {
@@ -62,6 +69,11 @@ function targetLine(set, along) {
   };
 }
 
+const LEGEND = 10; // most configurations in a legend: as many as there are colours
+/** The pixels of a legend with a row per trace. */
+const legendHeight = (traces) => traces.filter((one) => one.showlegend)
+  .reduce((sum, one) => sum + 6 + 14 * one.name.split("<br>").length, 0);
+
 /** Lines of the mean by round or by bytes so far; those not on the front are thin. */
 function drawCurves(set, key) {
   return (plot) => {
@@ -70,9 +82,10 @@ function drawCurves(set, key) {
     const traces = drawn.map((one) => {
       const points = one.curve.filter((point) => key === "round" || point.bytes > 0);
       const strong = only || one.front > 0;
+      const named = !only && (strong || all.length <= LEGEND);
       return { x: points.map((point) => point[key]), y: points.map((point) => point.mean),
-        mode: "lines+markers", name: escaped(cut(one.label, 40)), showlegend: strong && !only,
-        opacity: strong ? 1 : 0.3, line: { color: color(one), width: strong ? 2 : 1 },
+        mode: "lines+markers", name: broken(one.label, 40), showlegend: named,
+        opacity: strong ? 1 : named ? 0.6 : 0.3, line: { color: color(one), width: strong ? 2 : 1 },
         marker: { color: color(one), symbol: symbol(one), size: strong ? 6 : 4 },
         error_y: { type: "data", array: points.map((point) => point.sd || 0), thickness: 1,
           width: 2, color: color(one), visible: strong },
@@ -87,14 +100,17 @@ function drawCurves(set, key) {
       ? { ...LINES, title: { text: "round" }, dtick: points.every((p) => p.round <= 12) ? 1 : undefined }
       : bytesAxis(points.map((point) => point.bytes), "message bytes so far, log scale",
         plot.clientWidth - 80);
-    const legend = drawn.filter((one) => one.front && !only).length;
-    const below = 60 + 20 * legend;
+    const below = 60 + legendHeight(traces);
     return { traces, layout: { height: 330 + below, xaxis, ...goal,
       yaxis: scoreAxis(set, points.map((point) => point.mean)),
       margin: { l: 58, r: 16, t: 12, b: below },
       legend: { ...BELOW, orientation: "v" } } };
   };
 }
+
+/** The pixels of a chart's row, by the lines of its longest label. */
+const rowHeight = (labels, length) =>
+  8 + 14 * Math.max(1, ...labels.map((label) => lines(label, length).length));
 
 /** A row per configuration: a dot per seed, and mean and standard deviation over it. */
 function drawRows(set, key, axis, text) {
@@ -103,6 +119,7 @@ function drawRows(set, key, axis, text) {
     if (key !== "score") rows.sort((a, b) => a[key].mean - b[key].mean);
     const place = (one) => rows.length - rows.indexOf(one);
     const length = narrow() ? 20 : 32;
+    const high = rowHeight(rows.map((o) => o.label), length);
     const traces = [
       { x: rows.flatMap((o) => o[key].values), y: rows.flatMap((o) => o[key].values.map(() => place(o))),
         mode: "markers", marker: { symbol: "circle-open", size: 7,
@@ -116,11 +133,11 @@ function drawRows(set, key, axis, text) {
           `<br>${o[key].values.length} of ${plural(o.seeds.length, "seed")}`),
         hovertemplate: "%{text}<extra></extra>" }];
     const goal = key === "score" ? targetLine(set, "x") : {};
-    return { traces, layout: { height: 70 + 21 * rows.length, showlegend: false, ...goal,
+    return { traces, layout: { height: 70 + high * rows.length, showlegend: false, ...goal,
       xaxis: axis(rows.flatMap((o) => o[key].values), plot.clientWidth / 2),
       margin: { l: 10, r: 16, t: 8, b: 48 },
       yaxis: { ...LINES, range: [0.3, rows.length + 0.7], ticks: "", tickvals: rows.map(place),
-        ticktext: rows.map((o) => escaped(cut(o.label, length))), tickfont: { size: 11 } } } };
+        ticktext: rows.map((o) => broken(o.label, length)), tickfont: { size: 11 } } } };
   };
 }
 
@@ -128,8 +145,9 @@ function drawRows(set, key, axis, text) {
 function drawParts(set, asShares) {
   return () => {
     const rows = [...set.configurations].sort((a, b) => b.bytes.mean - a.bytes.mean);
-    const lines = narrow() ? data.parts.length : 3;
+    const entries = narrow() ? data.parts.length : 3;
     const length = narrow() ? 16 : 32;
+    const label = (one) => (rows.length > 1 ? `${one.label}  ` : "") + size(total(one));
     const total = (one) => one.parts.reduce((sum, part) => sum + part, 0) || 1;
     const traces = data.parts.map((name, i) => ({ type: "bar", orientation: "h", name,
       y: rows.map((_, row) => row), x: rows.map((o) => o.parts[i] / (asShares() ? total(o) : 1)),
@@ -142,12 +160,13 @@ function drawParts(set, asShares) {
     const ticks = [0, 1, 2, 3].map((i) => i * Math.max(step, Math.ceil(most / 3 / step) * step));
     const xaxis = asShares() ? { ...LINES, range: [0, 1], dtick: 0.25, tickformat: ".0%" }
       : { ...LINES, tickvals: ticks, ticktext: ticks.map(tick) };
-    return { traces, layout: { barmode: "stack", bargap: 0.3, height: 50 + 19 * lines + 21 * rows.length,
-      xaxis, margin: { l: 10, r: 16, t: 8, b: 36 + 19 * lines },
+    return { traces, layout: { barmode: "stack", bargap: 0.3, 
+      height: 50 + 19 * entries + rowHeight(rows.map(label), length) * rows.length,
+      xaxis, margin: { l: 10, r: 28, t: 8, b: 36 + 19 * entries },
       legend: { ...BELOW, xref: "container", entrywidth: 100, entrywidthmode: "pixels" },
       yaxis: { ...LINES, range: [-0.7, rows.length - 0.3], ticks: "",
         tickvals: rows.map((_, row) => row), tickfont: { size: 11 },
-        ticktext: rows.map((o) => escaped(`${cut(o.label, length)}  ${size(total(o))}`)) } } };
+        ticktext: rows.map((o) => broken(label(o), length)) } } };
   };
 }
 

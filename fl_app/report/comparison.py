@@ -134,14 +134,15 @@ def configuration(
     dict
         Spreads (see `spread`) of the final scores, test scores of the best round, bytes, bits per
         scalar, seconds, and rounds and bytes to the target; ``selected_on``, which scores selected
-        the last two and the best round; ``parts``, mean bytes by ``PARTS``; ``curve``, test scores
-        and bytes by round; ``rounds``, the details of each round if there is one run; ``style``,
-        its number, for colour and symbol; and ``front``, its place on the Pareto front, 0 for none
-        yet. Where a client's turn was lost or a client absent, ``mark`` says so, and the label too;
-        ``star`` is "*" on the front, "(*)" with a mark.
+        the last two and the best round; ``aiming``, how many runs have a target; ``parts``, mean
+        bytes by ``PARTS``; ``curve``, test scores and bytes by round; ``rounds``, the details of
+        each round if there is one run; ``style``, its number, for colour and symbol; and ``front``,
+        its place on the Pareto front, 0 for none yet. Where a client's turn was lost or a client
+        absent, ``mark`` says so, and the label too; ``star`` is "*" on the front, "(*)" if marked.
     """
     metric = runs[0].target_metric
-    met = [None if target is None else run.first_met(target) for run in runs]
+    aiming = [run for run in runs if run.option("target.value") is not None]
+    met = [(run, r) for run in aiming if (r := run.first_met(target)) is not None]
     # In the label, which every table and chart shows: what such a run sent and scored is not what
     # it would have.
     marked = mark(sum(run.lost_turns for run in runs), sum(len(run.absent) for run in runs))
@@ -160,10 +161,9 @@ def configuration(
         "bytes": spread([run.ledger.sent() for run in runs]),
         "bits": spread([b for run in runs if (b := run.bits_per_scalar_up()) is not None]),
         "seconds": spread([s for run in runs if (s := _seconds(run)) is not None]),
-        "rounds_to_target": spread([r for r in met if r is not None]),
-        "bytes_to_target": spread(
-            [run.ledger.sent(until=r) for run, r in zip(runs, met, strict=True) if r is not None]
-        ),
+        "aiming": len(aiming),
+        "rounds_to_target": spread([r for _, r in met]),
+        "bytes_to_target": spread([run.ledger.sent(until=r) for run, r in met]),
         "parts": [statistics.mean(values) for values in zip(*map(_parts, runs), strict=True)],
         "curve": _curve(runs),
         "rounds": _rounds(runs[0]) if len(runs) == 1 else [],
@@ -223,8 +223,11 @@ def _rounds(run: Run) -> list[dict[str, Any]]:
         found.append(
             {
                 "round": number,
-                "clients": turns.used,
-                **{name: sorted(getattr(turns, name)) for name in ("lost", "late", "clipped")},
+                "clients": [run.called(client) for client in turns.used],
+                **{
+                    name: [run.called(client) for client in sorted(getattr(turns, name))]
+                    for name in ("lost", "late", "clipped")
+                },
                 "setup": sum(t.message_bytes for t in rows if t.kind == "setup"),
                 **{
                     d: sum(t.message_bytes for t in rows if (t.kind, t.direction) == ("train", d))

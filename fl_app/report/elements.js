@@ -34,8 +34,23 @@ function withSpread({ mean, sd }, text) {
   if (mean === null) return "-";
   return text(mean) + (sd === null || (sd === 0 && text === size) ? "" : ` ± ${text(sd)}`);
 }
+/** A dot in a configuration's colour. */
+const swatch = (one) => element("span", { className: "swatch", style: `background: ${color(one)}` });
 const escaped = (text) =>
   String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+/** The lines of a text, of at most `length` characters, broken where a word ends. */
+function lines(text, length) {
+  const found = [""];
+  for (const word of text.split(/(?<=[ ,_=]|-(?=[a-z]))/i)) {
+    for (let at = 0; at < word.length; at += length) {
+      const part = word.slice(at, at + length);
+      if (found.at(-1) && (found.at(-1) + part.trimEnd()).length > length) found.push("");
+      found[found.length - 1] += part;
+    }
+  }
+  return found.map((line) => line.trim());
+}
+const broken = (text, length) => lines(text, length).map(escaped).join("<br>");
 const cut = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
 const pValue = (p) => (p === null ? "-" : p < 0.001 ? "< 0.001" : p.toFixed(3));
 
@@ -71,7 +86,8 @@ function chart(parent, name, title, caption, draw, { wide = false, controls = []
       width: plot.clientWidth, height: plot.clientHeight, scale: 2 }));
     return button;
   });
-  const heading = element("figcaption", {}, element("h3", { text: title }), ...controls, ...buttons);
+  const heading = element("figcaption", {}, element("h3", { text: title }),
+    element("span", { className: "controls" }, ...controls, ...buttons));
   if (caption) heading.append(element("p", { text: caption }));
   parent.append(element("figure", { className: wide ? "wide" : "" }, heading, plot));
   const redraw = () => {

@@ -12,8 +12,8 @@ function showComparison(set, number) {
     "for its numbers, drag to zoom in, double-click to zoom out.", drawPareto(set), { wide: true });
   const front = set.configurations.filter((one) => one.front).sort((a, b) => a.front - b.front);
   grid.lastChild.append(element("ol", { className: "quiet" }, ...front.map((one) =>
-    element("li", { text: `${one.label}: ${withSpread(one.score, asScore)}, ` +
-      `${withSpread(one.bytes, size)}, ${plural(one.seeds.length, "seed")}` }))));
+    element("li", {}, swatch(one), `${one.label}: ${withSpread(one.score, asScore)}, ` +
+      `${withSpread(one.bytes, size)}, ${plural(one.seeds.length, "seed")}`))));
   chart(grid, `rounds-${number}`, `${set.name} by round`,
     "Mean over seeds; strong: the front.", drawCurves(set, "round"));
   chart(grid, `bytes-${number}`, `${set.name} by bytes so far`,
@@ -32,8 +32,9 @@ function showComparison(set, number) {
     redraw();
   });
   if (set.configurations.some((one) => one.rounds_to_target.values.length)) {
-    const missed = set.configurations.filter((one) => !one.rounds_to_target.values.length).length;
-    const caption = `First round with ${set.name} of at least ${set.target} on the rows that select ` +
+    const missed = set.configurations.filter((one) =>
+      one.aiming && !one.rounds_to_target.values.length).length;
+    const caption = `First round with ${set.name} of at ${set.lower_is_better ? "most" : "least"} ${set.target} on the rows that select ` +
       "rounds (see the table below); only seeds that met it." +
       (missed ? ` ${plural(missed, "configuration")} never did.` : "");
     chart(grid, `target-rounds-${number}`, "Rounds to the target", caption,
@@ -59,7 +60,11 @@ function showRun(set) {
     "Overhead: messages less the payload that the codec wrote.", drawParts(set, () => true));
 }
 
-if (data.tables.runs) {
+if (typeof Plotly === "undefined") {
+  document.getElementById("sets").append(element("p", { className: "failed", text: "The charts are " +
+    "missing: the pages of a sweep's runs share the file plotly.min.js beside their folders. Copy it " +
+    "too, or make a page that stands alone: thinwire report RUN --out FILE" }));
+} else if (data.tables.runs) {
   data.sets.forEach((set, number) => showComparison(set, number));
   runsTable(document.getElementById("all-runs"), data.tables.runs);
 } else {

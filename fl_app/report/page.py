@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from collections.abc import Iterable
@@ -13,11 +12,13 @@ import jinja2
 
 from fl_app.config import read_text
 from fl_app.files import installed
+from fl_app.report import plotly
 from fl_app.report.comparison import PARTS, comparable, configuration, left_out
 from fl_app.report.palette import BEATEN, look
 from fl_app.report.significance import MIN_SEEDS
-from fl_app.runs import answers
+from fl_app.runs import answers, selection
 from fl_app.runs.catalog import read_all, to_frame
+from fl_app.runs.place import relative, without_places
 from fl_app.runs.read import Run, read
 from fl_app.runs.spreadsheet import to_csv
 from fl_app.runs.text import duration, guarantee, is_rehearsal, score, size, title
@@ -37,16 +38,20 @@ BYTES = {
     "evaluate": "evaluation",
 }
 SECONDS = {
-    "setup": "set-up",
-    "evaluate": "evaluation",
-    "train": "training, all clients",
-    "encode": "encoding",
-    "decode": "decoding",
+    "total": "in total, from the start to the end",
+    "setup": "of it, set-up",
+    "evaluate": "of it, evaluation on the server",
+    "train": "training, summed over all turns of clients",
+    "encode": "encoding, summed over all messages",
+    "decode": "decoding, summed over all messages",
 }
 
 
 def write(folder: Path, target_file: Path | None = None) -> Path:
     """Write the page of one run and return its path.
+
+    It is one HTML file. The page in a run's folder of a sweep uses a script of 5 MB in the folder
+    above, which the pages of all these runs share.
 
     Parameters
     ----------
@@ -80,9 +85,11 @@ def write(folder: Path, target_file: Path | None = None) -> Path:
         ],
         "tables": {},
     }
+    target = target_file or folder / "report.html"
     return _render(
-        target_file or folder / "report.html",
+        target,
         data,
+        script=plotly.shared(target),
         heading=folder.name,
         subtitle=f"experiment {run.experiment}, seed {run.seed}, "
         f"{max((r for r, *_ in run.metrics), default=0)} rounds, {run.status}",
@@ -90,8 +97,8 @@ def write(folder: Path, target_file: Path | None = None) -> Path:
         facts=_facts(run),
         rounds=one["rounds"] if one else [],
         bytes=_bytes(run),
-        seconds=[(SECONDS.get(k, k), v) for k, v in summary.get("seconds", {}).items()],
-        config=read_text(folder / "config.yaml"),
+        seconds=_seconds(summary.get("seconds", {})),
+        config=without_places(read_text(folder / "config.yaml")),
         answers=answers.read(folder),
         versions={**summary.get("versions", {}), "theta0": summary.get("theta0_digest", "unknown")},
     )
@@ -131,11 +138,12 @@ def compare_runs(
     """
     compared = read_all(runs)
     sets = comparable(compared)
-    table = to_frame(compared)
+    target, base = Path(target_file), Path(target_file).parent
+    table = to_frame(compared, base)
     counted = sum(len(one["seeds"]) for part in sets for one in part["configurations"])
     found = sum(len(part["configurations"]) for part in sets)
     return _render(
-        Path(target_file),
+        target,
         {
             "sets": sets,
             "tables": {"runs": {"columns": list(table.columns), "rows": _cells(table)}},
@@ -145,7 +153,7 @@ def compare_runs(
         heading=heading,
         subtitle=f"{found} configurations, {counted} completed runs",
         status="completed",
-        left_out=left_out(compared),
+        left_out=[(relative(path, base), why) for path, why in left_out(compared)],
     )
 
 
@@ -155,7 +163,7 @@ def _render(target: Path, data: dict[str, Any], **values: Any) -> Path:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(_part("template.html"))
     empty = dict.fromkeys(("facts", "rounds", "bytes", "seconds", "left_out"), ())
-    optional = dict.fromkeys(("config", "versions", "answers"))
+    optional = dict.fromkeys(("config", "versions", "answers", "script"))
     target.write_text(
         page.render(
             **empty
@@ -165,7 +173,7 @@ def _render(target: Path, data: dict[str, Any], **values: Any) -> Path:
                 "data": _finite(data | {"parts": PARTS, "beaten": BEATEN, "looks": _looks(data)}),
                 "css": _part("page.css"),
                 "js": "\n".join(map(_part, SCRIPTS)),
-                "plotly": _plotly(),
+                "plotly": "" if values.get("script") else plotly.script(),
                 "size": size,
                 "duration": duration,
                 "score": score,
@@ -187,15 +195,6 @@ def _looks(data: dict[str, Any]) -> list[tuple[str, str]]:
     return [look(number) for number in range(max(styles, default=-1) + 1)]
 
 
-def _plotly() -> str:
-    """Return plotly.js from the package plotly, which is not imported."""
-    spec = importlib.util.find_spec("plotly")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("reports need plotly; install it with `make setup`")
-    script = Path(spec.origin).parent / "package_data" / "plotly.min.js"
-    return script.read_text(encoding="utf-8")
-
-
 def _facts(run: Run) -> list[tuple[str, str]]:
     """Return the main facts about a run as (value, description)."""
     facts = [
@@ -204,15 +203,15 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         for name, value in run.final(split).items()
     ]
     if (best := run.best_round) is not None:
-        kept = ", its model in adapter-best/" if run.best_adapter else ""
-        facts.append((f"round {best}", f"the best, selected on {run.selected_on}{kept}"))
+        kept = "; its model: adapter-best/" if run.best_adapter else ""
+        facts.append((f"round {best}", f"the best: {_selecting(run, best)}{kept}"))
         if run.last_is_worse:
             facts.append(("warning", f"the last round is clearly worse than round {best}"))
     facts.append((size(run.ledger.sent()), "sent, including set-up"))
     if (bits := run.bits_per_scalar_up()) is not None:
         facts.append((f"{bits:.3f}", "bits per scalar up"))
     if run.mark:
-        gone = [f"client {client}, absent: {why}" for client, why in run.absent.items()]
+        gone = [f"client {run.called(one)}, absent: {why}" for one, why in run.absent.items()]
         facts.append((run.mark, "; ".join([*run.losses, *gone])))
     goal = run.option("target.value")
     if goal is not None:
@@ -232,6 +231,17 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     if (total := run.summary.get("seconds", {}).get("total")) is not None:
         facts.append((f"{total:.0f} s", "in total"))
     return facts
+
+
+def _selecting(run: Run, best: int) -> str:
+    """Return by which score a round is the best."""
+    metric, split = str(run.target_metric), run.selected_on
+    value = selection.scores(run.metrics, split, metric)[best]
+    return f"{title(metric)} {score(metric, value)} on {split}, which selected it"
+
+
+def _seconds(found: dict[str, float]) -> list[tuple[str, float]]:
+    return [(SECONDS[key], found[key]) for key in SECONDS if key in found]
 
 
 def _bytes(run: Run) -> list[tuple[str, int]]:

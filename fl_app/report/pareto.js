@@ -40,8 +40,6 @@ function places(points, others, labels, width, height) {
   });
 }
 
-const LEGEND = 10; // most configurations in a legend: as many as there are colours
-
 function drawPareto(set) {
   return (plot) => {
     const all = set.configurations, width = plot.clientWidth;
@@ -55,27 +53,32 @@ function drawPareto(set) {
       const bars = (spread) => ({ type: "data", array: [one[spread].sd || 0],
         color: "rgba(102,112,133,.45)", thickness: 1, width: 3 });
       traces.push({ x: [one.bytes.mean], y: [one.score.mean], mode: "markers",
-        name: escaped(cut(one.label, narrow() ? 40 : 30)), showlegend: named && !one.front, text: [hover(set, one)],
+        name: broken(one.label, 40), showlegend: named && !one.front, text: [hover(set, one)],
         hovertemplate: "%{text}<extra></extra>", error_y: bars("score"), error_x: bars("bytes"),
         marker: { opacity: 1, size: one.front ? 11 : 9, symbol: symbol(one),
           color: one.mark ? "#ffffff" : one.front ? color(one) : data.beaten,
           line: { width: 1.2, color: color(one) } } });
     }
-    const entries = traces.filter((one) => one.showlegend).length;
-    const below = 60 + 19 * Math.ceil(entries / (narrow() ? 1 : 4));
-    const margin = { l: 58, r: 16, t: 12, b: below };
+    const legend = 60 + legendHeight(traces);
+    const margin = { l: 58, r: 16, t: 12, b: legend };
     const w = width - margin.l - margin.r, h = narrow() ? 300 : 470;
     const xaxis = bytesAxis(all.map((o) => o.bytes.mean),
       narrow() ? "message bytes of the run" : "message bytes of the whole run, log scale", w);
-    // Room for labels above; a double-click shows what is far below the front.
+    // Room for labels above. Where there are many, a double-click shows what is far below the front.
+    // What is better is higher: an axis of scores of which lower ones are better is upside down.
+    const gain = (value) => (set.lower_is_better ? -value : value);
     const best = front.flatMap(({ score: { mean, sd } }) => [mean - (sd || 0), mean + (sd || 0)]);
-    const rise = Math.max(Math.max(...best) - Math.min(...best), 0.05);
-    const least = Math.min(...all.map((o) => o.score.mean)), floor = Math.min(...best) - 0.25 * rise;
+    const top = Math.max(...best.map(gain)), least = Math.min(...all.map((o) => gain(o.score.mean)));
+    const worst = Math.min(...best.map(gain)), below = (limit) =>
+      all.filter((o) => gain(o.score.mean) < limit).length;
+    const few = below(worst - 0.25 * Math.max(top - worst, 0.05)) <= all.length / 3;
+    const lowest = all.length > LEGEND && few ? worst : Math.min(worst, least);
+    const rise = Math.max(top - lowest, 0.05), floor = lowest - 0.25 * rise;
+    const bottom = least > floor - 0.25 * rise ? Math.min(floor, least - 0.05 * rise) : floor;
     const yaxis = { ...scoreAxis(set, best, `final ${set.name}`), automargin: false,
-      range: [least > floor - 0.25 * rise ? Math.min(floor, least - 0.05 * rise) : floor,
-        Math.max(...best) + 0.3 * rise] };
+      range: [gain(bottom), gain(top + 0.3 * rise)] };
     xaxis.automargin = false;
-    const hidden = all.filter((o) => o.score.mean < yaxis.range[0]).length;
+    const hidden = below(bottom);
     const across = (bytes) => (Math.log10(bytes) - xaxis.range[0]) / (xaxis.range[1] - xaxis.range[0]);
     const up = (value) => (value - yaxis.range[0]) / (yaxis.range[1] - yaxis.range[0]);
     const labels = front.map((o) => (narrow() ? `${o.front}` : `${o.front}  ${cut(o.label, 44)}`));
@@ -96,9 +99,8 @@ function drawPareto(set) {
         yanchor: "bottom", showarrow: false, font: { size: 11, color: "#667085" },
         text: `${hidden} more below: double-click` });
     }
-    return { traces, layout: { height: margin.t + h + below, xaxis, yaxis, margin,
+    return { traces, layout: { height: margin.t + h + legend, xaxis, yaxis, margin,
       shapes: goal.shapes, annotations: [...goal.annotations, ...annotations],
-      legend: narrow() ? { ...BELOW, orientation: "v" }
-        : { ...BELOW, entrywidth: 0.24, entrywidthmode: "fraction" } } };
+      legend: { ...BELOW, orientation: "v" } } };
   };
 }

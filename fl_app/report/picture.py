@@ -117,7 +117,7 @@ def _panel(axes: Axes, one: dict[str, Any]) -> None:
     if one["metric"] == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
     _limit(axes, one, front)
-    low, high = axes.get_ylim()
+    low, high = sorted(axes.get_ylim())
     # Outside of the axes the layout would make room for it.
     if one["target"] is not None and low < one["target"] < high:
         axes.axhline(one["target"], color=QUIET, linestyle="--", linewidth=1, zorder=1)
@@ -137,24 +137,32 @@ def _point(row: dict[str, Any]) -> tuple[float, float]:
 
 
 def _limit(axes: Axes, one: dict[str, Any], front: list[dict[str, Any]]) -> None:
-    """Make room for labels above and to the left, and cut off points far below the front."""
+    """Make room for labels above and to the left, and cut off what is far below a crowd."""
+    sign = -1 if one["lower_is_better"] else 1  # what is better is higher on the page
     ends = [
-        row["score"]["mean"] + sign * (row["score"]["sd"] or 0) for row in front for sign in (-1, 1)
+        sign * row["score"]["mean"] + side * (row["score"]["sd"] or 0)
+        for row in front
+        for side in (-1, 1)
     ]
-    height = max(max(ends) - min(ends), 0.05)
-    low, high = min(ends) - 0.25 * height, max(ends) + 0.3 * height
-    least = min(row["score"]["mean"] for row in one["configurations"])
+    least = min(sign * row["score"]["mean"] for row in one["configurations"])
+    lowest = min(ends)
+    cut = lowest - 0.25 * max(max(ends) - lowest, 0.05)
+    far = sum(sign * row["score"]["mean"] < cut for row in one["configurations"])
+    if len(one["configurations"]) <= len(COLORS) or far > len(one["configurations"]) / 3:
+        lowest = min(least, lowest)
+    height = max(max(ends) - lowest, 0.05)
+    low, high = lowest - 0.25 * height, max(ends) + 0.3 * height
     if least > low - 0.25 * height:
         low = min(low, least - 0.05 * height)
-    if one["target"] is not None and low > one["target"] > low - height:
-        low = one["target"] - 0.1 * height  # near enough to show it
-    axes.set_ylim(low, high)
+    if one["target"] is not None and low > sign * one["target"] > low - height:
+        low = sign * one["target"] - 0.1 * height  # near enough to show it
+    axes.set_ylim(sign * low, sign * high)
     left, right = axes.get_xlim()
     left /= 1.6
     axes.set_xlim(left, right)
     short = right < 10 * left  # a decade has too few ticks then
     axes.xaxis.set_major_locator(MaxNLocator(8) if short else LogLocator(subs=(1, 3)))
-    below = sum(row["score"]["mean"] < low for row in one["configurations"])
+    below = sum(sign * row["score"]["mean"] < low for row in one["configurations"])
     if below:
         axes.annotate(
             f"{below} more below",

@@ -2,16 +2,18 @@
 
 /**
  * A table that sorts by a click on a column's name and shows the rows with all words of a filter.
- * A cell is {value, text}; rows without a value come last either way.
+ * A cell is {value, text}, perhaps with a `mark` before its text; rows without a value come last
+ * either way. On a narrow screen a row is a list of names and values, and a choice sorts.
  */
 function table(parent, name, columns, rows, { controls = [], front = [] } = {}) {
   const body = element("tbody"), count = element("span", { className: "quiet" });
   const filter = element("input", { type: "search", placeholder: "filter rows: words, all of them",
     "aria-label": "filter rows" });
   const lines = rows.map((cells, i) => {
-    const line = element("tr", { className: front[i] ? "front" : "" }, ...cells.map((cell) =>
-      element("td", { text: cell.text, className: typeof cell.value === "string" ? "text" : "",
-        ...(cell.text.length > 40 ? { title: cell.text } : {}) })));
+    const line = element("tr", { className: front[i] ? "front" : "" }, ...cells.map((cell, k) =>
+      element("td", { "data-name": columns[k], className: typeof cell.value !== "string" ? ""
+        : cell.text.length > 40 ? "text long" : "text" },
+      ...(cell.text ? [element("span", {}, ...(cell.mark ? [cell.mark] : []), cell.text)] : []))));
     return { cells, line, words: cells.map((cell) => cell.text).join(" ").toLowerCase() };
   });
   const show = () => {
@@ -40,10 +42,13 @@ function table(parent, name, columns, rows, { controls = [], front = [] } = {}) 
     button.addEventListener("click", () => sort(i, heading));
     return heading;
   });
+  const order = element("select", { className: "narrow", "aria-label": "sort by" },
+    ...["sort by", ...columns].map((title, i) => element("option", { value: i - 1, text: title })));
+  order.addEventListener("change", () => sort(Math.max(0, order.value), headings[Math.max(0, order.value)]));
   filter.addEventListener("input", show);
   show();
-  parent.append(element("div", { className: "bar" }, filter, count, ...controls),
-    element("div", { className: "scroll" },
+  parent.append(element("div", { className: "bar" }, filter, order, count, ...controls),
+    element("div", { className: "scroll stack" },
       element("table", { id: name }, element("thead", {}, element("tr", {}, ...headings)), body)));
 }
 
@@ -51,17 +56,18 @@ function configurationsTable(parent, number, set) {
   const plain = (value, text = String) => ({ value, text: value === null ? "-" : text(value) });
   const spread = (one, text) => ({ value: one.mean, text: withSpread(one, text) });
   const asScore = (value) => score(set.metric, value);
-  const target = set.target === null ? "target" : set.target;
-  const columns = ["configuration", "seeds", set.name, "sent", `sent to ${target}`,
-    `rounds to ${target}`, "met by seeds", `${set.name} of the best round`, "rounds selected on",
-    `unseen ${set.name}`, "bits up", "method"];
+  const aimed = set.target !== null;
+  const columns = ["configuration", "seeds", set.name, "sent",
+    ...(aimed ? [`sent to ${set.target}`, `rounds to ${set.target}`, "met by seeds"] : []),
+    `${set.name} of the best round`, "rounds selected on", `unseen ${set.name}`, "bits up", "method"];
   const rows = set.configurations.map((one) => [
-    { value: one.label, text: one.label }, plain(one.seeds.length), spread(one.score, asScore),
-    spread(one.bytes, size), spread(one.bytes_to_target, size),
-    spread(one.rounds_to_target, (value) => value.toFixed(1)),
-    { value: one.rounds_to_target.values.length,
-      text: set.target === null ? "-"
-        : `${one.rounds_to_target.values.length} of ${one.seeds.length}` },
+    { value: one.label, text: one.label, mark: swatch(one) }, plain(one.seeds.length),
+    spread(one.score, asScore), spread(one.bytes, size),
+    ...(aimed ? [spread(one.bytes_to_target, size),
+      spread(one.rounds_to_target, (value) => value.toFixed(1)),
+      { value: one.aiming ? one.rounds_to_target.values.length : null,
+        text: one.aiming ? `${one.rounds_to_target.values.length} of ${one.aiming}` : "no target" }]
+      : []),
     spread(one.best, asScore), { value: one.selected_on, text: one.selected_on },
     spread(one.unseen, asScore), spread(one.bits, (value) => value.toFixed(2)),
     { value: one.method, text: one.method }]);

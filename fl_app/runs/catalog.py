@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fl_app.runs.configurations import differing, flat, group
+from fl_app.runs.configurations import differing, flat, group, without_output
+from fl_app.runs.place import relative, without_places
 from fl_app.runs.read import Run, is_run, read
 
 if TYPE_CHECKING:  # a run is found and checked without it
@@ -105,8 +106,17 @@ def read_all(runs: Iterable[Run | Path | str]) -> list[Run]:
     return [one if isinstance(one, Run) else read(Path(one)) for one in runs]
 
 
-def to_frame(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return ``runs_table`` of runs that have been read."""
+def to_frame(runs: Sequence[Run], base: Path | None = None) -> pd.DataFrame:
+    """Return ``runs_table`` of runs that have been read.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        The runs.
+    base : Path or None
+        The folder of the file that the table is written to: runs are named by their paths from
+        there, and of files elsewhere only the last names are kept. None: paths as they are.
+    """
     import pandas as pd
 
     labels = {run.path: found.label for found in group(runs) for run in found.runs}
@@ -114,8 +124,15 @@ def to_frame(runs: Sequence[Run]) -> pd.DataFrame:
     rows = []
     for run in runs:
         options = flat(run.config)
-        rows.append(_row(run, labels[run.path]) | {key: options.get(key) for key in keys})
+        row = _row(run, labels[run.path]) | {key: options.get(key) for key in keys}
+        rows.append(row if base is None else _from(base, run, row))
     return pd.DataFrame(rows, columns=list(dict.fromkeys(key for row in rows for key in row)))
+
+
+def _from(base: Path, run: Run, row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row that names no place of this machine."""
+    plain = {k: without_places(v) if isinstance(v, str) else v for k, v in row.items()}
+    return plain | {"run": relative(run.path, base), "overrides": without_output(run.overrides)}
 
 
 def _row(run: Run, label: str) -> dict[str, Any]:
@@ -154,7 +171,7 @@ def _row(run: Run, label: str) -> dict[str, Any]:
             for name in ("asked", "lost", "late", "clipped")
         },
         "lost": "; ".join(run.losses) or None,
-        "absent": " ".join(run.absent) or None,
+        "absent": " ".join(map(run.called, run.absent)) or None,
         "seconds": run.summary.get("seconds", {}).get("total"),
         "trainable_scalars": run.summary.get("trainable_scalars"),
         "epsilon": (run.summary.get("privacy") or {}).get("epsilon"),

@@ -1,7 +1,7 @@
 """Who was asked in a run, and whose turn was lost, late or clipped: from the ledger, by round."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +9,7 @@ from fl_app.faults.printable import printable
 from fl_app.wire.ledger import CLIPPED, LATE, LOST, Transfer
 
 ROUNDS = 8  # named at most of a client, in a line
+LONGEST = 60  # characters of a client's name
 
 
 @dataclass
@@ -107,13 +108,17 @@ def summary(
     }
 
 
-def losses(found: Iterable[tuple[int, Mapping[Any, str]]]) -> list[str]:
+def losses(
+    found: Iterable[tuple[int, Mapping[Any, str]]], called: Callable[[int], object] = int
+) -> list[str]:
     """Return a text for each client that lost turns: in which rounds, and why at first.
 
     Parameters
     ----------
     found : iterable of (int, mapping)
         A round, and client -> reason of those that it lost.
+    called : callable
+        Returns a client's name; by default its number.
     """
     rounds: dict[int, list[int]] = defaultdict(list)
     why: dict[int, str] = {}
@@ -121,9 +126,11 @@ def losses(found: Iterable[tuple[int, Mapping[Any, str]]]) -> list[str]:
         for client, reason in lost.items():
             rounds[int(client)].append(number)
             why.setdefault(int(client), reason)
+    found_in = {client: _listed(rounds[client]) for client in sorted(rounds)}
+    said = {client: printable(why[client]) for client in found_in}
     return [
-        f"client {client} in {_listed(rounds[client])}: {printable(why[client])}".removesuffix(": ")
-        for client in sorted(rounds)
+        f"client {called(client)} in {where}{f': {said[client]}' if said[client] else ''}"
+        for client, where in found_in.items()
     ]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fl_app.config import CONF_DIR, OPEN, identity
+from fl_app.runs.place import without_places
 from fl_app.runs.read import Run
 
 # Options that do not make another configuration: the repetition, where results go, how long to
@@ -220,12 +221,25 @@ def _words(overrides: str | None) -> tuple[str, ...] | None:
     """Return the overrides that were typed, without those that name a repetition."""
     if overrides is None:
         return None
-    try:
-        words = shlex.split(overrides)
-    except ValueError:
-        words = overrides.split()
-    kept = [word for word in words if key_of(word).partition(".")[0] not in NOT_NAMED]
+    kept = [word for word in _split(overrides) if key_of(word).partition(".")[0] not in NOT_NAMED]
     return tuple(sorted(kept, key=lambda word: key_of(word) != "experiment"))
+
+
+def _split(overrides: str) -> list[str]:
+    try:
+        return shlex.split(overrides)
+    except ValueError:
+        return overrides.split()
+
+
+def without_output(overrides: str | None) -> str | None:
+    """Return overrides without those that say where results go; other places are cut short."""
+    if overrides is None:
+        return None
+    kept = [
+        without_places(word) for word in _split(overrides) if not key_of(word).startswith("output.")
+    ]
+    return shlex.join(kept)
 
 
 def key_of(word: str) -> str:

@@ -11,8 +11,9 @@ from fl_app import privacy
 from fl_app.faults.printable import printable
 from fl_app.runs import answers
 from fl_app.runs.by_client import extremes
-from fl_app.runs.clients import by_round, losses
+from fl_app.runs.clients import LONGEST, by_round, losses
 from fl_app.runs.folder import RunFolder
+from fl_app.runs.selection import TEST
 from fl_app.runs.text import LAST_LINE, duration, guarantee, score, size, title
 from fl_app.tasks import metrics
 from fl_app.tree import Tree
@@ -101,22 +102,24 @@ def final(summary: dict[str, Any], folder: Path) -> None:
         "messages": f"{size(sent['message_down'])} down + {size(sent['message_up'])} up "
         f"(payload {size(sent['payload_down'])} + {size(sent['payload_up'])}) + "
         f"{size(sent['setup'])} set-up = {size(sent['total'])}",
-        "with a seed for the first download": f"{size(sent['message_down_seed_only'])} down",
         "communication log": f"{size(log['bytes'])}, or {log['bytes'] / GIGABYTE:.5f} GB of 2^30 "
         f"bytes, as {log['convention']}",
         "evaluation": size(sent["evaluate"]),
         "turns": _turns(summary["clients"]),
         "bits per scalar up": "-" if bits is None else f"{bits:.3f}",
-        "time": ", ".join(f"{name} {duration(value)}" for name, value in seconds.items()),
+        "time": _time(seconds),
         "target": "none"
         if goal["value"] is None
-        else f"{goal['metric']} {goal['value']}: "
+        else f"{title(goal['metric'])} {goal['value']} on {goal['selected_on']}: "
         + (
             "missed"
             if goal["round"] is None
-            else f"met in round {goal['round']} after {size(goal['bytes'])} ({_selected(goal)})"
+            else f"met in round {goal['round']}, after {size(goal['bytes'])} sent"
         ),
     }
+    if sent["message_down_seed_only"] != sent["message_down"]:
+        seeded = f"{size(sent['message_down_seed_only'])} down"
+        lines["with a seed for the first download"] = seeded
     lines |= _losses(summary["clients"])
     if summary["privacy"] is not None:
         lines["privacy"] = guarantee(summary["privacy"])
@@ -141,6 +144,16 @@ def _by_client(folder: Path, metric: str) -> dict[str, str]:
     return lines
 
 
+def _time(seconds: dict[str, float]) -> str:
+    """Return what the run took, and what its parts took, which may have run at the same time."""
+    took = {name: duration(value) for name, value in seconds.items()}
+    return (
+        f"{took['total']} in total, with set-up {took['setup']}, evaluation {took['evaluate']}; "
+        f"summed over turns: training {took['train']}, encoding {took['encode']}, decoding "
+        f"{took['decode']}"
+    )
+
+
 def _turns(clients: dict[str, Any]) -> str:
     """Return how many turns were asked for, lost, late and clipped."""
     others = [f"{clients[name]} {name}" for name in ("lost", "late", "clipped") if clients[name]]
@@ -149,22 +162,29 @@ def _turns(clients: dict[str, Any]) -> str:
 
 def _losses(clients: dict[str, Any]) -> dict[str, str]:
     """Return a line for each client that lost turns, and one for those that nobody could ask."""
-    found = losses((one["round"], one["lost"]) for one in clients["by_round"])
+
+    def called(client: object) -> str:
+        return printable(clients["names"].get(str(client), client), LONGEST)
+
+    found = losses(((one["round"], one["lost"]) for one in clients["by_round"]), called)
     lines = {f"lost {place}": said for place, said in enumerate(found[:MOST_LOST], start=1)}
     if len(found) > MOST_LOST:
         lines["lost, others"] = f"{len(found) - MOST_LOST} more clients: clients of summary.json"
     if absent := clients["absent"]:
-        lines["absent"] = f"clients {' '.join(absent)}: {printable(next(iter(absent.values())))}"
+        named = ", ".join(map(called, absent))
+        lines["absent"] = f"clients {named}: {printable(next(iter(absent.values())))}"
     return lines
 
 
 def _best(best: dict[str, Any]) -> str:
-    """Return the best round, its test score, and the split that selected it."""
+    """Return the best round, the score that selected it, its test score, and its model."""
     if best["round"] is None:
         return "-"
     metric = best["metric"]
+    by = f"{_scores({metric: best['value']})} on {best['selected_on']}, which selected it"
+    judged = "" if best["selected_on"] == TEST else f"; {_scores({metric: best['test']})} on test"
     kept = f"; its model: {best['adapter']}/" if best["adapter"] else ""
-    return f"{best['round']}: {_scores({metric: best['test']})} on test ({_selected(best)}){kept}"
+    return f"{best['round']}: {by}{judged}{kept}"
 
 
 def _worse(best: dict[str, Any]) -> str:
@@ -181,10 +201,6 @@ def _worse(best: dict[str, Any]) -> str:
         f"{score(metric, best['last'])} after {score(metric, best['value'])} on "
         f"{best['selected_on']}; {advice}"
     )
-
-
-def _selected(part: dict[str, Any]) -> str:
-    return f"selected on {part['selected_on']}"
 
 
 def _scores(values: dict[str, float]) -> str:

@@ -1,12 +1,18 @@
-"""Where the results of a run go, before there are any."""
+"""Where the results of a run go, and what tells others nothing of that place."""
 
 import os
+import re
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from fl_app.config import ConfigError
 from fl_app.files import existing, project_root
+
+SWEEP = "multirun.yaml"  # Hydra's record of a sweep, in the folder of its runs
+
+# A path from the root of a file system; not an address, nor a fraction.
+_ABSOLUTE = re.compile(r"(?<![\w.~:/)\]}-])/(?:[^/\s'\",;()\[\]{}]+/)*(?=[^/\s'\",;()\[\]{}])")
 
 
 def folder_of(cfg: DictConfig) -> Path | None:
@@ -49,3 +55,16 @@ def check_writable(folder: Path) -> None:
     else:
         return
     raise ConfigError(f"results cannot go to {folder}: {why}; choose another output.dir")
+
+
+def relative(path: Path, base: Path) -> str:
+    """Return a path as seen from the folder ``base``."""
+    return os.path.relpath(path.absolute(), base.absolute())
+
+
+def without_places(text: str) -> str:
+    """Return a text in which paths from the root keep only their last name: ``.../rows.csv``.
+
+    A page or table may be passed on, and others have no use for the folders of this machine.
+    """
+    return _ABSOLUTE.sub(".../", text)

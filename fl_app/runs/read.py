@@ -139,7 +139,7 @@ class Run:
         """Return the last value of every metric on a split."""
         return {name: value for _, s, name, value in self.metrics if s == split}
 
-    def first_met(self, target: float) -> int | None:
+    def first_met(self, target: float | None) -> int | None:
         """Return the first round whose selecting score is as good as ``target``."""
         return selection.first_met(self.metrics, self.target_metric, target)
 
@@ -160,12 +160,17 @@ class Run:
     @property
     def losses(self) -> list[str]:
         """Return a text for each client that lost turns: the rounds, and the first reason."""
-        return clients.losses((turns.round, turns.lost) for turns in self.turns)
+        return clients.losses(((turns.round, turns.lost) for turns in self.turns), self.called)
 
     @property
     def mark(self) -> str:
         """Return what stands beside the name of a run that lost somebody: "3 turns lost"."""
         return clients.mark(self.lost_turns, len(self.absent))
+
+    def called(self, client: object) -> str:
+        """Return a client's name, where a column of the rows names it; else its number."""
+        names = (self.summary.get("clients") or {}).get("names") or {}
+        return printable(names.get(str(client), client), clients.LONGEST)
 
     @property
     def absent(self) -> dict[str, str]:
@@ -224,8 +229,9 @@ def _summary(path: Path) -> dict[str, Any]:
     for key in ("target", "privacy", "bytes", "seconds", "final", "clients"):
         if not isinstance(found.get(key), dict | None):
             raise ValueError(f"{key} is not a mapping")
-    if not isinstance((found.get("clients") or {}).get("absent"), dict | None):
-        raise ValueError("clients.absent is not a mapping")
+    for key in ("absent", "names"):
+        if not isinstance((found.get("clients") or {}).get(key), dict | None):
+            raise ValueError(f"clients.{key} is not a mapping")
     for key in ("status", "overrides"):
         if not isinstance(found.get(key), str | None):
             raise ValueError(f"{key} is not a text")

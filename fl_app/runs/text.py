@@ -48,15 +48,17 @@ def spread(values: Mapping[str, Any], text: Callable[[float], str]) -> str:
 def until_target(row: Mapping[str, Any], target: float | None) -> str:
     """Return the bytes until a configuration met the target, or by how many seeds it was missed.
 
+    It is "-" where there was no target to miss.
+
     Parameters
     ----------
     row : mapping
         See ``fl_app.report.comparison.configuration``.
     target : float or None
-        The score to reach; "-" is returned without one.
+        The score to reach.
     """
-    met, seeds = row["bytes_to_target"], len(row["seeds"])
-    if target is None:
+    met, seeds = row["bytes_to_target"], row["aiming"]
+    if target is None or not seeds:
         return "-"
     missed = seeds - len(met["values"])
     return f"missed by {missed} of {seeds} seeds" if missed else spread(met, size)

@@ -77,8 +77,8 @@ def job(cfg: DictConfig) -> float | None:
         why=why,
     )
     ended.add_to(sweep)
-    took = "already completed" if found else duration(time.monotonic() - began)
-    print(f"{ended.line(run)}, {took}", flush=True)
+    took = "already completed" if found else f"took {duration(time.monotonic() - began)}"
+    print(f"{ended.line(run)}; {took}", flush=True)
     return bytes_to_target(run) if ended.status == "completed" and run else None
 
 

@@ -9,9 +9,9 @@ from hydra.errors import HydraException
 
 from fl_app.config import read_yaml
 from fl_app.config.data_only import key_of
+from fl_app.runs.place import SWEEP
 
 LONGEST = 120  # characters of a name; a file system takes 255 bytes, with what is added
-RECORD = "multirun.yaml"  # Hydra's record of a sweep, in its folder
 
 
 def folder_name(number: int, own: Sequence[str], words: Sequence[str], varied: set[str]) -> str:
@@ -45,7 +45,7 @@ def varying(sweep: Path) -> set[str]:
     It is the same for all its jobs, wherever they run; empty without a record that can be read.
     """
     try:
-        hydra = read_yaml(sweep / RECORD)["hydra"]
+        hydra = read_yaml(sweep / SWEEP)["hydra"]
         params = hydra["sweeper"].get("params") or {}
         words = [f"{key}={value}" for key, value in params.items()]
         return {*_several([*map(str, hydra["overrides"]["task"]), *words])}

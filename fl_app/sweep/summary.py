@@ -56,7 +56,9 @@ class Job:
         if self.status != "completed" or run is None:
             return f"{self.status} ({printable(self.why, MOST)})"
         scores = [f"{title(name)} {score(name, v)}" for name, v in run.final("test").items()]
-        return ", ".join([*scores, f"{size(run.ledger.sent())} sent", *self._losses(run)])
+        on = " on test" if scores else ""
+        said = [f"{', '.join(scores)}{on}", f"{size(run.ledger.sent())} sent", *self._losses(run)]
+        return "; ".join(part for part in ["completed", *said] if part)
 
     def _losses(self, run: Run) -> list[str]:
         return [f"{run.mark} ({printable('; '.join(run.losses), MOST)})"] if run.mark else []
@@ -92,7 +94,7 @@ def conclude(folder: Path) -> int:
     found += [run for run in others if run.status == "completed"]
     folders = [run.path for run in found]
     if found:
-        (folder / "results.csv").write_text(to_csv(catalog.to_frame(found)), newline="")
+        (folder / "results.csv").write_text(to_csv(catalog.to_frame(found, folder)), newline="")
         print(text(found))
         print(folder / "results.csv")
         print(page.compare_runs(folders, folder / "report.html", folder.name))
@@ -113,23 +115,29 @@ def text(found: Sequence[Run]) -> str:
     """
     lines = []
     for one in comparable(found):
-        rows = [("", one["title"], "seeds", one["name"], "sent", "until the target")]
+        target = one["target"]
+        aimed = [] if target is None else [f"sent until {one['name']} {target:g}"]
+        rows = [["", one["title"], "seeds", f"final {one['name']}", "sent", *aimed]]
         for row in sorted(one["configurations"], key=lambda row: row["bytes"]["mean"]):
             rows.append(
-                (
+                [
                     row["star"],
                     row["label"],
                     str(len(row["seeds"])),
                     spread(row["score"], partial(score, one["metric"])),
                     size(row["bytes"]["mean"]),
-                    until_target(row, one["target"]),
-                )
+                    *[until_target(row, target) for _ in aimed],
+                ]
             )
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines += [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
+    lines.append(
+        "scores of the last round on test rows, mean ± standard deviation over seeds; sent: all "
+        "messages of training and set-up, down and up"
+    )
     lines.append("by bytes sent; * on the Pareto front: none has a better mean for fewer bytes")
     if any(run.mark for run in found):
         lines.append("(*) on it, but it lost clients: its bytes and scores are not comparable")

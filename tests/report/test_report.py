@@ -14,12 +14,14 @@ from PIL import Image
 from scipy import stats
 
 from fl_app.report import page as report
+from fl_app.report import plotly
 from fl_app.report.__main__ import main
 from fl_app.report.comparison import PARTS, comparable, left_out, spread
 from fl_app.report.palette import look
 from fl_app.report.pareto import front
 from fl_app.report.picture import draw
 from fl_app.report.significance import LEVEL, MIN_SEEDS, differences, holm, welch
+from fl_app.runs.place import SWEEP
 from fl_app.runs.read import read
 from tests.finished_runs import finished, sweep
 
@@ -184,7 +186,7 @@ def test_a_run_that_lost_a_client_is_nowhere_on_the_front_without_a_mark(tmp_pat
     assert ">hollow: clients were lost<" in drawn  # a line of its own, which fits the width
     page = report.write(damaged).read_text(encoding="utf-8")
     assert "client 4 in round 2: a row has no answer" in page
-    assert re.search(r"<td>2</td><td class=\"text\">2 \(lost 4\)</td>", page)
+    assert re.search(r">2 <span class=\"lost\">\(lost 4\)</span></span></td>", page)
     assert "[1 turn lost]" in str(embedded(report.compare_runs([whole, damaged], tmp_path / "c")))
 
 
@@ -217,6 +219,57 @@ def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
 def test_a_page_repeats(swept: list[Path], tmp_path: Path) -> None:
     pages = [report.compare_runs(swept, tmp_path / name) for name in ("a.html", "b.html")]
     assert pages[0].read_bytes() == pages[1].read_bytes()
+
+
+def test_the_pages_of_a_sweeps_runs_share_their_script(tmp_path: Path) -> None:
+    """A run alone, and a page that goes elsewhere, have it in them."""
+    folder = finished(tmp_path / "run")
+    assert len(report.write(folder).read_bytes()) > 4e6
+    (tmp_path / SWEEP).touch()
+    page, shared = report.write(folder), tmp_path / plotly.FILE
+    assert len(page.read_bytes()) < 1e5
+    (address,) = re.findall(r'<script src="(.*)"', page.read_text())
+    assert (page.parent / address).resolve() == shared
+    assert shared.read_text() == plotly.script()
+    shared.write_text("of another version")
+    report.write(folder)
+    assert shared.read_text() == plotly.script()
+    assert len(report.write(folder, tmp_path / "alone.html").read_bytes()) > 4e6
+
+
+def test_no_place_of_this_machine_is_in_a_page(tmp_path: Path) -> None:
+    words = f"model.tokenizer={tmp_path}/of/words"
+    folders = [finished(tmp_path / name, f"{words} codec={name}") for name in ("nf4", "sign")]
+    folders.append(finished(tmp_path / "failed", words, status="failed"))
+    for page in (report.write(folders[0]), report.compare_runs(folders, tmp_path / "all.html")):
+        text = page.read_text(encoding="utf-8")
+        assert str(tmp_path) not in text
+        assert ".../words" in text
+    (runs,) = embedded(page)["tables"].values()
+    assert [row[0] for row in runs["rows"]] == ["nf4", "sign", "failed"]
+    assert "<code>failed</code>" in text
+
+
+def test_clients_have_their_names(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run", lost=(2,))
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["clients"]["names"] = {"2": "Bern", "4": "<b>Oslo</b>"}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    text = report.write(folder).read_text(encoding="utf-8")
+    assert (
+        'data-name="clients"><span>Bern <span class="lost">(lost &lt;b&gt;Oslo&lt;/b&gt;)</span>'
+        in text
+    )
+    assert "client &lt;b&gt;Oslo&lt;/b&gt; in round 2: a row has no answer" in text
+
+
+def test_what_has_no_target_misses_none(tmp_path: Path) -> None:
+    none = finished(tmp_path / "none", "codec=sign target.value=null")
+    high = finished(tmp_path / "high", "codec=nf4 target.value=0.99")
+    assert "missed" not in report.write(none).read_text().partition("<noscript>")[0]
+    assert "missed" in report.write(high).read_text().partition("<noscript>")[0]
+    (one,) = comparable([read(none), read(high)])
+    assert {row["label"]: row["aiming"] for row in one["configurations"]} == {"sign": 0, "nf4": 1}
 
 
 def test_a_run_that_is_not_over_has_a_page(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The report's page in a real Chromium, offline: no errors, and what a visitor does with it."""
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from fl_app import runs
 from fl_app.report import page as report
+from fl_app.report import plotly
+from fl_app.runs.catalog import to_frame
+from fl_app.runs.place import SWEEP
+from fl_app.runs.read import read
 from tests.finished_runs import finished, sweep
 
 CHROMIUM = next(
@@ -92,7 +97,8 @@ def visit(browser: Browser):
             "request",
             lambda asked: (
                 None
-                if re.match(r"(data|blob):", asked.url) or asked.url == path.as_uri()
+                if re.match(r"(data|blob):", asked.url)
+                or asked.url in (path.as_uri(), (path.parent.parent / plotly.FILE).as_uri())
                 else wrong.append(asked.url)
             ),
         )
@@ -156,10 +162,10 @@ def test_a_column_sorts_both_ways_and_blanks_come_last(visit, compared) -> None:
             page.locator("#runs thead button", has_text=re.compile(f"^{name}$")).click()
             shown = column(page, "runs", 1)
             wanted = table.sort_values(name, ascending=ascending, na_position="last", kind="stable")
-            by_run = table.set_index("run", drop=False)[name]
-            assert [by_run[r] for r in shown if pd.notna(by_run[r])] == wanted[
-                name
-            ].dropna().tolist()
+            names = [Path(path).name for path in table["run"]]  # as seen from the page
+            by_run = table.assign(run=names).set_index("run", drop=False)[name]
+            sorted_ = [Path(v).name if name == "run" else v for v in wanted[name].dropna()]
+            assert [by_run[r] for r in shown if pd.notna(by_run[r])] == sorted_
             blanks = [text == "" for text in column(page, "runs", place)]
             assert blanks == sorted(blanks)
 
@@ -179,7 +185,9 @@ def test_the_downloaded_csv_is_the_table(visit, compared, tmp_path: Path) -> Non
     with page.expect_download() as download:
         page.locator("#csv").click()
     download.value.save_as(tmp_path / "results.csv")
-    runs.runs_table(compared.runs).to_csv(tmp_path / "table.csv", index=False)
+    table = to_frame(list(map(read, compared.runs)), compared.page.parent)
+    table.to_csv(tmp_path / "table.csv", index=False)
+    assert str(compared.page.parent) not in (tmp_path / "results.csv").read_text()
     pd.testing.assert_frame_equal(
         pd.read_csv(tmp_path / "results.csv"), pd.read_csv(tmp_path / "table.csv")
     )
@@ -230,7 +238,7 @@ def test_every_axis_of_bytes_has_ticks_that_fit(visit, compared) -> None:
     )
     units = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
     for axis in axes:
-        assert 2 <= axis["count"] <= max(3, axis["width"] / 40), [
+        assert 2 <= axis["count"] <= max(3, axis["width"] / 50), [
             axis[k] for k in ("range", "tickvals", "width", "count")
         ]
         for value, text in zip(axis["tickvals"], axis["ticktext"], strict=True):
@@ -262,6 +270,63 @@ def test_the_page_of_one_run_opens_offline_and_fits(visit, tmp_path: Path, width
     for name in ("SVG", "PNG"):
         assert page.get_by_role("button", name=name, exact=True).count() == 4
     assert "0.8000" in page.locator(".facts").inner_text()
+
+
+def test_the_page_of_a_sweeps_run_opens_with_the_script_beside_its_folder(
+    visit, browser: Browser, tmp_path: Path
+) -> None:
+    (tmp_path / SWEEP).touch()
+    path = report.write(finished(tmp_path / "run").rename(tmp_path / "run #1 %20"))
+    assert visit(path).locator("figure .main-svg").count() >= 4
+    (tmp_path / plotly.FILE).unlink()
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    page.wait_for_selector("body[data-drawn]")
+    assert "thinwire report RUN --out FILE" in page.locator("#sets").inner_text()
+    page.close()
+
+
+def test_no_row_of_tiles_has_one_alone(visit, tmp_path: Path) -> None:
+    page = visit(report.write(finished(tmp_path / "run")))
+    for width in (NARROW, 700, 1000, WIDE):
+        page.set_viewport_size({"width": width, "height": 900})
+        for count in range(1, 14):
+            lonely = page.evaluate(
+                """(count) => {
+                  const tiles = document.querySelector(".facts"), one = tiles.lastElementChild;
+                  const made = Array.from({ length: count }, () => one.cloneNode(true));
+                  tiles.replaceChildren(...made);
+                  const boxes = [...tiles.children].map((tile) => tile.getBoundingClientRect());
+                  const last = boxes.filter((box) => box.top === boxes.at(-1).top);
+                  return last.length === 1 && boxes.length > 1;
+                }""",
+                count,
+            )
+            assert not lonely, (width, count)
+
+
+CUT = """() => [...document.querySelectorAll("main *:not(svg, svg *)")].filter((one) =>
+  one.scrollWidth > one.clientWidth + 1 && one.clientWidth > 0 &&
+  getComputedStyle(one).display !== "inline").map((one) => one.outerHTML.slice(0, 200))"""
+
+
+def test_a_narrow_page_cuts_nothing(visit, compared, tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run", "codec=nf4", lost=(1,), validated=(0.1, 0.2, 0.3))
+    sample = {"example": 0, "asked": "word " * 90, "reference": "x" * 200, "last": "yes"}
+    (folder / "answers.json").write_text(
+        json.dumps({"samples": [sample], "classes": {}, "clients": {}})
+    )
+    for path in (compared.page, report.write(folder)):
+        page = visit(path, NARROW)
+        assert page.evaluate(CUT) == []
+        labels = page.evaluate(
+            """() => [...document.querySelectorAll(".plot .xtick text, .plot .ytick text")].filter(
+              (one) => { const box = one.getBoundingClientRect(), plot =
+                one.closest(".plot").getBoundingClientRect();
+                return box.left < plot.left - 1 || box.right > plot.right + 1; })
+              .map((one) => one.textContent)"""
+        )
+        assert labels == []
 
 
 def test_a_run_without_a_score_has_a_page(visit, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_the_best_round_is_kept_through_an_interruption(
     assert (best["round"], best["adapter"], best["last_is_worse"]) == (1, exported.BEST, True)
     assert whole.best_adapter == whole.path / exported.BEST
     said = capsys.readouterr().out
-    assert "1: ANLS 0.9000 on test (selected on validation); its model: adapter-best/" in said
+    assert "1: ANLS 0.9000 on validation, which selected it; ANLS 0.9000 on test; its model" in said
     assert "the last round is clearly worse than round 1: ANLS 0.5000 after 0.9000" in said
     assert exported.BEST in (whole.path / "report.html").read_text()
 

@@ -17,7 +17,7 @@ from fl_app.runs import checkpoint, console
 from fl_app.runs.folder import RunFolder
 from fl_app.runs.submission import communication_log
 from fl_app.runs.summary import target
-from fl_app.runs.text import duration, size
+from fl_app.runs.text import duration, score, size
 from fl_app.server_app import Experiment
 from fl_app.tree import digest
 from tests import finished_runs, modes, small
@@ -74,8 +74,9 @@ def test_validation_is_scored_every_round_and_changes_nothing_else(tmp_path: Pat
     assert found["best"]["selected_on"] == found["target"]["selected_on"] == "validation"
     assert summary(without)["best"]["selected_on"] == "test"
     printed = capsys.readouterr().out
-    assert "(selected on test)" in printed
-    assert "(selected on validation)" in printed
+    assert "on test, which selected it" in printed
+    value = score("anls", found["best"]["value"])
+    assert f"{value} on validation, which selected it; ANLS" in printed
 
 
 @pytest.mark.parametrize(("value", "server_round"), [(0.0, 0), (2.0, None), ("null", None)])
@@ -246,7 +247,7 @@ def test_report_and_console_agree_and_speak_in_words(finished: Experiment, capsy
     assert not re.findall(r"<th[^>]*>\w*_\w*</th>", page)
     console.final(summary(finished), finished.folder.path)
     printed = capsys.readouterr().out
-    assert re.search(r"encode [1-9]\d* ms, decode [1-9]\d* ms", printed)
+    assert re.search(r"encoding [1-9]\d* ms, decoding [1-9]\d* ms", printed)
 
 
 @pytest.mark.parametrize(

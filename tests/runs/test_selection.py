@@ -98,7 +98,9 @@ def test_results_say_which_scores_selected(tmp_path: Path) -> None:
         assert (found["selected_on"], found["round"], found["bytes"]) == (split, goal, sent)
         assert bytes_to_target(run) == sent
         page = (report.write(told[split])).read_text(encoding="utf-8")
-        assert f"<b>round {best}</b>the best, selected on {split}" in page
+        value = {"test": 0.7, "validation": 0.65}[split]
+        by = f"the best: ANLS {value:.4f} on {split}, which selected it"
+        assert f"<b>round {best}</b>{by}" in page
         assert f"<b>{size(sent)}</b>sent until ANLS 0.6 (round {goal} by {split})" in page
     table = runs_table([*told.values()])
     assert table["selected_on"].to_list() == ["test", "validation"]

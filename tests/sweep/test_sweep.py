@@ -108,12 +108,13 @@ def test_the_end_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_run_that_ended_while_the_sweep_was_stopped_counts(tmp_path: Path, capsys) -> None:
-    first, late = finished(tmp_path / "0", "codec=nf4"), finished(tmp_path / "1", "codec=sign")
+    first = finished(tmp_path / "0", "codec=nf4")
+    finished(tmp_path / "1", "codec=sign")
     finished(tmp_path / "2", "codec=fp32", status="interrupted")
     Job(0, "codec=nf4", str(first), "completed", "").add_to(tmp_path)
     assert conclude(tmp_path) == 0
     rows = (tmp_path / "results.csv").read_text().splitlines()[1:]
-    assert sorted(row.split(",")[0] for row in rows) == sorted(map(str, (first, late)))
+    assert sorted(row.split(",")[0] for row in rows) == ["0", "1"]
 
 
 def test_the_reason_is_the_last_line_of_the_log(tmp_path: Path) -> None:
@@ -131,7 +132,10 @@ def test_the_table_marks_the_front_and_averages_over_seeds(tmp_path: Path) -> No
     assert "0.8100 ± 0.0100" in fp32
     assert "missed by 3 of 3 seeds" in fedavg
     none = finished(tmp_path / "none", "codec=sign target.value=null")
-    assert text([read(none)]).splitlines()[1].split()[-1] == "-"
+    assert "until" not in text([read(none)])  # what has no target misses none
+    both = text([read(none), read(finished(tmp_path / "one", "codec=nf4 target.value=0.9"))])
+    ends = {line.split()[-5:][0]: line.split("kB")[-1].strip() for line in both.splitlines()[1:3]}
+    assert sorted(ends.values()) == ["-", "missed by 1 of 1 seeds"]
 
 
 def test_a_run_that_lost_a_client_is_marked_in_the_table_and_its_line(tmp_path: Path) -> None:
