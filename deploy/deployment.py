@@ -287,8 +287,8 @@ class Deployment:
         """
         if self.superlink and self.superlink.poll() is not None:
             log = self.superlink.text()
-            said = [line for line in log.splitlines() if line.startswith("superlink.sh: ")]
-            raise DeploymentError(f"the SuperLink has ended: {said[-1] if said else log[-3000:]}")
+            why = [line for line in log.splitlines() if line.startswith("superlink.sh: ")]
+            raise DeploymentError(f"the SuperLink has ended: {why[-1] if why else log[-3000:]}")
         words = [
             w for k, v in options.items() for w in (f"--{k.replace('_', '-')}", v)
         ]  # fmt: skip

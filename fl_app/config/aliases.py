@@ -5,12 +5,11 @@ Flower's own examples. pyproject.toml declares every key with 0, which says noth
 and a resumed run read the overrides that are written here, and no other place knows the keys.
 """
 
-import shlex
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from fl_app.config.composition import compose
+from fl_app.config.composition import compose, words_of
 from fl_app.config.data_only import key_of, parsed
 from fl_app.config.keys import ConfigError
 
@@ -39,30 +38,39 @@ def overrides_of(run_config: Mapping[str, Any]) -> str:
     ConfigError
         If a key has a value that it cannot have, or says other than the overrides.
     """
-    return _joined(str(run_config[OVERRIDES]), tuple(given(run_config).items()))
+    # Types are told apart: true is no 1.
+    said = tuple((key, type(value), value) for key, value in given(run_config).items())
+    return _joined(str(run_config[OVERRIDES]), said)
 
 
 def given(run_config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what Flower's usual keys say, of those that say something, as it was given."""
-    return {key: run_config[key] for key in OPTIONS if run_config.get(key, 0) != 0}
+    said = {key: run_config[key] for key in OPTIONS if key in run_config}
+    return {key: value for key, value in said.items() if value is False or value != 0}
 
 
 @lru_cache(maxsize=16)
-def _joined(overrides: str, said: tuple[tuple[str, Any], ...]) -> str:
+def _joined(overrides: str, said: tuple[tuple[str, type, Any], ...]) -> str:
     if not said:
         return overrides
-    typed = {key_of(parsed(word)): word for word in shlex.split(overrides)}
+    typed = {key_of(parsed(word)): word for word in words_of(overrides)}
     words = []
-    for key, value in said:
-        option = OPTIONS[key]
-        word = f"{option}={_value(key, value, overrides)}"
-        if option in typed and typed[option].lstrip("+") != word:
+    for key, _, value in said:
+        option, meant = OPTIONS[key], _value(key, value, overrides)
+        word = f"{option}={meant}"
+        if option in typed and not _says(typed[option], meant):
             raise ConfigError(
                 f"{key}={value} of --run-config means {word}, and overrides has {typed[option]}: "
                 "give one of the two"
             )
         words.append(word)
     return " ".join(filter(None, [overrides, *words]))
+
+
+def _says(word: str, value: float) -> bool:
+    """Tell whether an override gives an option this value, however it is written."""
+    said = parsed(word).value()
+    return not word.startswith("~") and type(said) in (int, float) and bool(said == value)
 
 
 def _value(key: str, value: Any, overrides: str) -> int | float:

@@ -62,15 +62,25 @@ def joined(overrides: str | Sequence[str]) -> str:
     return shlex.join(overrides)
 
 
-@lru_cache(maxsize=8)
-def _composed(overrides: str) -> DictConfig:
+def words_of(overrides: str) -> list[str]:
+    """Return the overrides of one line, each without a shell's quotes.
+
+    Raises
+    ------
+    ConfigError
+        If the line is too long, or a quote is left open.
+    """
     if len(overrides) > data_only.LONGEST:
         raise ConfigError(f"overrides should have at most {data_only.LONGEST} characters")
     try:
-        words = shlex.split(overrides)
+        return shlex.split(overrides)
     except ValueError as error:
         raise ConfigError(f"overrides {overrides!r}: {error}") from None
-    words = expanded(words, None)
+
+
+@lru_cache(maxsize=8)
+def _composed(overrides: str) -> DictConfig:
+    words = expanded(words_of(overrides), None)
     for word in words:
         data_only.parsed(word)  # before Hydra, which acts on some overrides while it reads them
         if f"{_key(word)}.".startswith(tuple(f"{key}." for key in RECIPES)):

@@ -52,6 +52,11 @@ def test_keys_mean_their_options(rounds, epochs, batch, lr, share, clients):
         ("num-server-rounds", -1),
         ("num-server-rounds", 2.5),
         ("num-server-rounds", True),
+        ("num-server-rounds", False),
+        ("learning-rate", True),
+        ("fraction-train", True),
+        ("fraction-evaluate", float("nan")),
+        ("batch-size", "eight"),
         ("local-epochs", "3"),
         ("fraction-train", 1.5),
         ("fraction-evaluate", -0.1),
@@ -60,6 +65,7 @@ def test_keys_mean_their_options(rounds, epochs, batch, lr, share, clients):
     ],
 )
 def test_other_values_are_refused_by_name(key, value):
+    overrides_of({**DECLARED, key: 1})  # equal to true, and remembered
     with pytest.raises(ConfigError, match=f"{key}=.*of --run-config should be"):
         overrides_of({**DECLARED, key: value})
 
@@ -69,3 +75,17 @@ def test_two_answers_are_refused():
     with pytest.raises(ConfigError, match="means rounds=3, and overrides has rounds=5"):
         overrides_of(said)
     assert overrides_of({**said, "num-server-rounds": 5}) == "rounds=5 rounds=5"
+    same = {**DECLARED, "overrides": "++optimizer.lr=1.0e-4", "learning-rate": 1e-4}
+    assert compose(overrides_of(same)).optimizer.lr == 1e-4
+    for other in ("~optimizer.lr", "optimizer.lr=2e-4", "optimizer.lr=true", "optimizer.lr=x"):
+        with pytest.raises(ConfigError, match=r"means optimizer\.lr=1, and overrides has"):
+            overrides_of({**DECLARED, "overrides": other, "learning-rate": 1})
+
+
+def test_overrides_that_cannot_be_read_are_said_as_without_keys():
+    for overrides in ("experiment='thin", "nonsense"):
+        with pytest.raises(ConfigError) as alone:
+            compose(overrides)
+        with pytest.raises(ConfigError) as error:
+            overrides_of({**DECLARED, "overrides": overrides, "num-server-rounds": 3})
+        assert str(error.value) == str(alone.value)
