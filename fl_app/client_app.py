@@ -7,6 +7,7 @@ from fl_app.client import disk, patches, secure
 from fl_app.client import rows as node_data
 from fl_app.client.evaluation import evaluation
 from fl_app.client.gate import gate
+from fl_app.client.shown import shown
 from fl_app.client.start import answer
 from fl_app.client.turn import turn
 from fl_app.client.words import NodeApp
@@ -60,7 +61,7 @@ def secure_reveal(message: Message, context: Context) -> Message:
     return secure.reveal(message, context)
 
 
-@app.train(mods=[secure.masked])
+@app.train(mods=[shown, secure.masked])
 def train_model(message: Message, context: Context) -> Message:
     """Do the client's part of a round, and return what it sends."""
     return turn(message, context)

@@ -17,10 +17,13 @@ from omegaconf import DictConfig
 from fl_app.config import ConfigError, compose
 from fl_app.files import keep_private
 from fl_app.preflight import check_built, configured
+from fl_app.progress.display import display
+from fl_app.progress.events import say, send
 from fl_app.runs import text
 from fl_app.runs.place import folder_of
 from fl_app.runs.resume import ResumeError, is_complete
 from fl_app.simulation.helpers import EVERY, ended
+from fl_app.simulation.processes import handled_by, interrupt
 from fl_app.simulation.superlink import (
     APP,
     CONNECTION,
@@ -36,10 +39,16 @@ def main(arguments: list[str]) -> int:
     """Run the experiment that ``arguments`` (Hydra overrides) name; return the exit status."""
     keep_private()
     try:
-        overrides, cfg, actors = planned(" ".join(arguments))
-        with superlinks(actors=actors) as (environment,):
-            check_built(cfg)  # it imports torch, while the SuperLink's processes do the same
-            return submit(overrides, environment)
+        with handled_by(interrupt), display():
+            say("checking the configuration")
+            overrides, cfg, actors = planned(" ".join(arguments))
+            say(f"starting the federation: a server and {cfg.federation.clients} simulated clients")
+            with superlinks(actors=actors) as (environment,):
+                check_built(cfg)  # it imports torch, while the SuperLink's processes do the same
+                try:
+                    return submit(overrides, environment)
+                finally:
+                    send(phase="ending the federation")
     except (ConfigError, ResumeError, FileExistsError) as error:
         print(f"configuration: {error}", file=sys.stderr)
         return 2

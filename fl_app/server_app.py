@@ -22,6 +22,7 @@ from fl_app.faults.printable import WithoutTraceback
 from fl_app.files import keep_private
 from fl_app.preflight import check_strategy
 from fl_app.privacy import is_example_level
+from fl_app.progress.events import say
 from fl_app.report import page
 from fl_app.runs import answers, console, exported, model_card, selection
 from fl_app.runs.base_model import Base, described
@@ -64,6 +65,7 @@ def main(grid: Grid, context: Context) -> None:
     flower.addFilter(MESSAGE_ONLY)
     began = time.perf_counter()
     overrides = overrides_of(context.run_config)
+    say("loading the model")
     session = open_session(overrides)
     check_strategy(session.cfg)
     experiment = Experiment(session, grid, overrides, setup_seconds=time.perf_counter() - began)
@@ -137,6 +139,7 @@ class Experiment:
                 evaluate_fn=self.after_round,
             )
             if "unseen" in session.data:
+                say("scoring the unseen rows")
                 self.evaluate("unseen", self.rounds_done, self.latest)
                 self._log("unseen")
             self._export(exported.LAST)
@@ -166,11 +169,14 @@ class Experiment:
             named = data.named_clients(rows["train"], partitioner)
             self.folder.names = {client: str(name) for client, (name, _) in enumerate(named)}
             console.clients(named)
+            self.strategy.shown.names = self.folder.names
 
     def _begin(self) -> ArrayRecord:
         """Return the model to start from: theta0 after set-up, or that of the checkpoint."""
         if self.folder.checkpoint is None:
             self._check_privacy()
+            if self.session.setup is not None:
+                say("set-up of the adapter")
             set_up(self.strategy, self.grid)
             self.latest = self.session.theta0
             return to_record(self.latest)
@@ -253,6 +259,7 @@ class Experiment:
                 raise InterruptedError("the run was stopped")
             self.latest = to_tree(arrays, like=self.session.theta0)
             self.rounds_done = server_round
+            self.strategy.shown.scoring(server_round)
             splits = [name for name in ("validation", "test") if name in self.session.data]
             scores = {split: self.evaluate(split, server_round, self.latest) for split in splits}
             self._keep_answers(server_round)

@@ -66,7 +66,7 @@ LAYERS = (
     {"secure_aggregation"},
     {"aggregation"},
     {"strategies", "runs", "session"},
-    {"report", "preflight"},
+    {"report", "preflight", "progress"},
     {"build", "pretraining"},
     {"client", "server"},
     {"client_app", "server_app"},

@@ -6,12 +6,13 @@ from datasets import Dataset
 from flwr.app import ConfigRecord, Context
 
 from fl_app.client import rows as node_data
+from fl_app.client import shown
 from fl_app.faults import FaultError
 from fl_app.privacy import is_example_level
 from fl_app.privacy.spent import SPENT
 from fl_app.session import Session
 from fl_app.training.local import Trained
-from fl_app.training.loop import Hooks, train
+from fl_app.training.loop import Hooks, StepWatch, train
 
 
 @dataclass
@@ -53,8 +54,10 @@ class LocalTraining:
         """
         here, cfg = self.session, self.session.cfg
         rows = node_data.rows(here, self.context, self.client)
+        turn_shown = shown.current()
+        turn_shown.begin(self.client, self.server_round, cfg)
         if is_example_level(cfg):
-            metrics = self._train_privately(rows, hooks)
+            metrics = self._train_privately(rows, hooks, turn_shown.step)
         else:
             turn = train(
                 here.model,
@@ -66,11 +69,12 @@ class LocalTraining:
                 gradient_accumulation=cfg.gradient_accumulation,
                 seed=self.seed,
                 hooks=hooks,
+                watch=turn_shown.step,
             )
             metrics = {"num-examples": turn.examples, "loss": turn.loss}
         return Trained(here.adapter.get(here.model), metrics)
 
-    def _train_privately(self, rows: Dataset, hooks: Hooks) -> dict[str, float]:
+    def _train_privately(self, rows: Dataset, hooks: Hooks, watch: StepWatch) -> dict[str, float]:
         # Both need an extra that not every node has.
         from fl_app.client import budget
         from fl_app.privacy import dp_sgd
@@ -79,5 +83,7 @@ class LocalTraining:
         if rows:
             spent = budget.begin(self.context, cfg, self.client, self.server_round, rows)
             self.spent[SPENT] = spent.record()
-        turn = dp_sgd.train(here.model, rows, here.task, cfg, seed=self.seed, hooks=hooks)
+        turn = dp_sgd.train(
+            here.model, rows, here.task, cfg, seed=self.seed, hooks=hooks, watch=watch
+        )
         return {"num-examples": turn.examples}

@@ -21,7 +21,7 @@ from fl_app.privacy.gaussian import normal
 from fl_app.privacy.keystream import KeyStream, derived, secret_key, seeded_key
 from fl_app.tasks.base import Task
 from fl_app.training import optimizers
-from fl_app.training.loop import NO_HOOKS, Hooks
+from fl_app.training.loop import NO_HOOKS, Hooks, StepWatch
 
 logger = logging.getLogger("thinwire")
 
@@ -42,6 +42,7 @@ def train(
     *,
     seed: int,
     hooks: Hooks = NO_HOOKS,
+    watch: StepWatch | None = None,
 ) -> PrivateTurn:
     """Train ``model`` in place for a turn, by ``budget.mechanism`` of ``cfg`` and the rows.
 
@@ -59,6 +60,8 @@ def train(
     hooks : Hooks
         Those on gradients come after the noise: what they add may depend on the model and its
         start, not on rows. None on losses: those are of rows.
+    watch : callable, optional
+        Is told of every step, to show it, and of no loss.
 
     Raises
     ------
@@ -99,6 +102,8 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             for step_hook in hooks.steps:
                 step_hook(model)
+            if watch is not None:
+                watch(step + 1, asked.steps, None)
     model.eval()
     if clipped.not_finite:  # for who runs the node: elsewhere it would tell of the rows
         logger.warning(

@@ -8,6 +8,7 @@ from flwr.serverapp import Grid
 from fl_app.aggregation.sampling import SAMPLERS
 from fl_app.config import plain
 from fl_app.privacy import is_example_level
+from fl_app.progress.events import say
 from fl_app.secure_aggregation.settings import is_on as is_secure
 from fl_app.seeds import turn_seed
 from fl_app.server.by_node import Claims, connected
@@ -52,6 +53,8 @@ class Clients:
     def find(self, grid: Grid, rounds_done: int = 0) -> None:
         """Ask the nodes what they serve, once; TimeoutError if none answers."""
         cfg = self.session.cfg.federation
+        if not self.nodes:
+            say(f"waiting for the nodes of {cfg.clients} clients")
         if self.by_node:
             self._check_shared()
             least = 1 if self.nodes else cfg.clients

@@ -4,7 +4,7 @@ The inner strategy sees plain arrays and partition ids; clients see one packed A
 half, on the client, is ``fl_app.client.turn.turn``.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from fl_app.server.patches import Patches, Patching
 from fl_app.server.round import WEIGHT_ONE, Round, RoundFailedError, Usable, averaged
 from fl_app.server.rounds import run_rounds
 from fl_app.server.sending import Sender
+from fl_app.server.shown import Shown
 from fl_app.server.uplink import Uplink
 from fl_app.session import Session
 from fl_app.wire.ledger import Kind, Ledger
@@ -58,6 +59,8 @@ class Coded(Strategy):
         Where it is written whom a round asks, before they are asked; where training is private.
     client_scores : dict of int to dict
         The numbers of examples and scores that clients gave the model of the last round.
+    shown : Shown
+        Tells what happens while it happens.
     """
 
     inner: Strategy
@@ -76,6 +79,7 @@ class Coded(Strategy):
         self.patches = Patches(self.session, self.ledger)
         self.downlink = Downlink(self.session)
         self.uplink = Uplink(self.session, self.ledger, self.clients.claims)
+        self.shown = Shown(self.session.cfg.rounds, self.ledger)
 
     def summary(self) -> None:
         """Log the inner strategy's settings."""
@@ -127,6 +131,7 @@ class Coded(Strategy):
         if self.turns is not None and kind == "train":
             self.turns.add(server_round, [one.down.partition for one in pending])
         self._asked = Round(server_round, kind, pending, arrays)
+        self.shown.asked(self._asked, by_node=self.clients.claims is not None)
         return [one.message for one in pending]
 
     def _prepare(self, cohort: list[int], server_round: int, grid: Grid) -> list[int]:
@@ -161,7 +166,7 @@ class Coded(Strategy):
             than ``federation.max_failures``; the message gives every client's reason.
         """
         asked = self._asked_for(server_round, "train")
-        arriving = self.uplink.receive(asked, replies)
+        arriving = self._receive(asked, replies)
         usable: list[Usable] = []
         if is_mean_type(self.inner):
             plain = averaged(arriving, cast(Any, self.inner).weighted_by_key)
@@ -185,12 +190,15 @@ class Coded(Strategy):
         """Let the inner strategy aggregate the clients' scores, if there are any."""
         if self._asked is None or self._asked.kind != "evaluate":
             return None
-        arriving = self.uplink.receive(self._asked_for(server_round, "evaluate"), replies)
+        arriving = self._receive(self._asked_for(server_round, "evaluate"), replies)
         usable = sorted(arriving, key=lambda one: one.partition)
         self.client_scores = {one.partition: _said(one) for one in usable}
         if not usable:
             return None
         return self.inner.aggregate_evaluate(server_round, [one.message for one in usable])
+
+    def _receive(self, asked: Round, replies: Iterable[Message]) -> Iterator[Usable]:
+        return self.uplink.receive(asked, self.shown.arriving(asked, replies))
 
     def _settle(self, asked: Round) -> None:
         """Check that enough clients replied; those that crashed get patches anew."""

@@ -57,7 +57,7 @@ class SecureCoded(Coded):
             See `Coded`, and if secure aggregation needs more clients than are left.
         """
         asked, here = self._asked_for(server_round, "train"), self.session
-        usable = list(self.uplink.receive(asked, replies))
+        usable = list(self._receive(asked, replies))
         self._settle(asked)
         total = self.uplink.sum
         try:

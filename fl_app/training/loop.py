@@ -26,6 +26,10 @@ StepHook = Callable[[nn.Module], None]
 """Called with the model after a step of the optimizer; may read or change parameters in place."""
 
 
+StepWatch = Callable[[int, int, float | None], object]
+"""Called after a step with its number from 1, the number of steps, and its loss or None."""
+
+
 @dataclass(frozen=True)
 class Hooks:
     """A method's additions to the local loop; the hooks of a list are called in its order."""
@@ -72,6 +76,7 @@ def train(
     seed: int,
     gradient_accumulation: int = 1,
     hooks: Hooks = NO_HOOKS,
+    watch: StepWatch | None = None,
 ) -> Turn:
     """Train ``model`` in place on ``rows`` for ``epochs`` passes in a seeded random order.
 
@@ -96,6 +101,8 @@ def train(
         a classifier), as in transformers' Trainer, so that a step equals that of one large batch.
     hooks : Hooks
         A method's additions to a step.
+    watch : callable, optional
+        Is told of every step, to show it.
 
     Raises
     ------
@@ -116,12 +123,13 @@ def train(
     trained = [p for p in model.parameters() if p.requires_grad]
     step_size = batch_size * gradient_accumulation
     steps_per_epoch = math.ceil(len(rows) / step_size)
-    optimizer, schedule = optimizers.build(trained, cfg, epochs * steps_per_epoch)
+    steps = epochs * steps_per_epoch
+    optimizer, schedule = optimizers.build(trained, cfg, steps)
     torch.manual_seed(seed)
     order = torch.Generator().manual_seed(seed)
     model.train()
     losses: list[float] = []
-    first = True
+    done = 0
     for _ in range(epochs):
         losses.clear()
         for indices in torch.randperm(len(rows), generator=order).split(step_size):
@@ -130,9 +138,8 @@ def train(
                 for some in indices.split(batch_size)
             ]
             step_loss = _accumulate_gradients(model, batches, hooks, cfg)
-            if first:
+            if done == 0:
                 check_used(model)
-                first = False
             for hook in hooks.gradients:
                 hook(model)
             nn.utils.clip_grad_norm_(trained, cfg.max_grad_norm)
@@ -142,6 +149,9 @@ def train(
             for step_hook in hooks.steps:
                 step_hook(model)
             losses.append(step_loss)
+            done += 1
+            if watch is not None:
+                watch(done, steps, step_loss)
     model.eval()
     return Turn(
         examples=task.examples(rows),
