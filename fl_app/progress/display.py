@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -65,18 +66,24 @@ class Picture:
         now = f"{self.phase} ({time.monotonic() - self._began:.0f} s)"
         head = Table.grid(padding=(0, 1))
         head.add_row(self._spinner, _line("; ".join(filter(None, (now, self.traffic)))))
-        turns = Table.grid(padding=(0, 2))
-        for client, turn in [*self.turns.items()][:ROWS]:
-            loss = "" if turn["loss"] is None else f"loss {turn['loss']:.4f}"
-            turns.add_row(
-                _line(f"  client {self._names.get(str(client), client)}"),
-                _line(f"step {turn['step']} of {turn['steps']}"),
-                ProgressBar(turn["steps"], turn["step"], width=BAR),
-                _line(loss),
-                _line(f"{turn['left']:.0f} s left"),
-            )
+        shown = [*self.turns.values()][:ROWS]
+        turns = Table.grid(padding=(0, 2))  # on a narrow terminal, the bar gives way first
+        turns.add_column(no_wrap=True)
+        for text, turn in zip(_aligned([*map(self._cells, shown)]), shown, strict=True):
+            turns.add_row(_line(f"  {text}"), ProgressBar(turn["steps"], turn["step"], width=BAR))
         more = len(self.turns) - ROWS
         return Group(head, turns, *([_line(f"  and {more} more")] if more > 0 else []))
+
+    def _cells(self, turn: dict[str, Any]) -> tuple[str, ...]:
+        name = self._names.get(str(turn["client"]), turn["client"])
+        loss = "" if turn["loss"] is None else f"loss {turn['loss']:.4f}"
+        steps, left = f"step {turn['step']} of {turn['steps']}", f"{turn['left']:.0f} s left"
+        return f"client {name}", *filter(None, (steps, loss, left))
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(set_cell_size, row, widths)) for row in rows]
 
 
 def _line(text: str) -> Text:

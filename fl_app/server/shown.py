@@ -68,7 +68,7 @@ class Shown:
             pending = waiting.pop(reply.metadata.reply_to_message_id, None)
             up += message_bytes(reply) if asked.kind == "train" else 0
             yield reply
-            if pending is not None:  # by now a node that was drawn has said which client it is
+            if pending is not None:  # a node that was drawn has said which client it is
                 send(replied=pending.down.partition, traffic=_traffic(down, up))
 
     def scoring(self, server_round: int) -> None:

@@ -27,6 +27,7 @@ from deploy.process import Process
 from fl_app.build import open_session
 from fl_app.faults import FaultError
 from fl_app.files import project_root
+from fl_app.runs.text import size
 from fl_app.server_app import Experiment
 from fl_app.simulation.superlink import CONNECTION, free_port, script
 from tests import flower_cli, foreign_app, modes, small
@@ -196,6 +197,25 @@ def test_a_node_that_fails_says_a_kind_and_its_own_log_has_the_rest(deployed) ->
     assert f"fault {found[1]}: fl_app.training.loop.DivergedError: the loss became" in node.text()
     assert node.log.stat().st_mode & 0o777 == 0o600
     assert "DivergedError" not in said
+
+
+def test_the_console_of_a_node_shows_its_turns(deployed) -> None:
+    for k in range(NODES):
+        said = deployed.here.nodes[f"node-{k}"].text()
+        rows = [row for row in _ledger(deployed.run) if row["partition"] == str(k)]
+        for number in ("1", "2"):
+            found = re.search(
+                rf"^round {number}, client {k}: (\d+) steps, [\d.]+ m?s, loss \d+\.\d{{4}}, "
+                r"(\S+ \S+) down, (\S+ \S+) up$",
+                said, re.MULTILINE,
+            )  # fmt: skip
+            assert found, said
+            assert int(found[1]) > 0
+            assert found.group(2, 3) == tuple(
+                size(int(row["message_bytes"]))
+                for row in rows
+                if (row["round"], row["kind"]) == (number, "train")
+            )
 
 
 def test_unknown_and_revoked_keys_and_plain_text_are_refused(deployed, tmp_path: Path) -> None:

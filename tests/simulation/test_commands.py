@@ -2,11 +2,16 @@
 
 import json
 import os
+import pty
+import re
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -38,30 +43,72 @@ def test_a_wrong_override_exits_2_before_anything_starts(capfd) -> None:
     said = capfd.readouterr()
     assert "single_client" in said.err
     assert "Traceback" not in said.err
-    assert said.out == ""
+    assert said.out == "checking the configuration ...\n"
 
 
-def start(*words: str) -> subprocess.Popen[str]:
-    """Start a run as ``make run`` does."""
-    return subprocess.Popen(
-        command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+def start(*words: str) -> tuple[subprocess.Popen[str], Iterator[str]]:
+    """Start a run as ``make run`` does, on a terminal; return it and the lines that it shows."""
+    master, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 100))
+    process = subprocess.Popen(
+        command(*words), stdout=terminal, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "TERM": "xterm-256color"},
         umask=0o022,  # under which others may read what a process makes
     )  # fmt: skip
+    os.close(terminal)
+    return process, shown(master)
+
+
+def shown(master: int) -> Iterator[str]:
+    """Yield what a terminal is sent, line by line, until nobody has it open any more."""
+    rest = b""
+    with suppress(OSError):
+        while said := os.read(master, 2**16):
+            *lines, rest = (rest + said).split(b"\n")
+            yield from (f"{line.decode()}\n" for line in lines)
+    os.close(master)
+    yield rest.decode()
+
+
+def left(line: str) -> str:
+    """Return what is left of a line that has been drawn over."""
+    return CONTROL.sub("", line.rpartition("\x1b[2K")[2])
+
+
+CONTROL = re.compile(r"\x1b\[[?\d;]*[A-Za-z]|\r")
+
+
+def check_display(drawn: str) -> None:
+    """Look at what a terminal has been sent: phases, turns, lines above them, and a clean end."""
+    said = CONTROL.sub("", drawn)
+    phases = ("checking the configuration", "loading the model", "round 1 of 1000: clients ")
+    at = [said.find(one) for one in phases]
+    assert at == sorted(at)
+    assert at[0] >= 0
+    assert re.search(r"  client \d  step \d+ of \d+  loss \d+\.\d{4}  \d+ s left", said)
+    assert re.search(r"\d kB down, [\d.]+ kB up so far", said)
+    lines = [left(line) for line in drawn.split("\n")]
+    (header,) = [n for n, line in enumerate(lines) if line.startswith("custom: seed 0")]
+    assert [lines[header + n].partition(" ")[0] for n in (1, 2)] == ["results:", "round"]
+    hidden, given_back = drawn.rfind("\x1b[?25l"), drawn.rfind("\x1b[?25h")
+    assert 0 <= hidden < given_back
+    assert drawn.count("\x1b[?25h") == 1
+    assert left(drawn[given_back:]).strip() == ""
 
 
 def test_ctrl_c_keeps_the_rounds_done_and_leaves_no_process(tmp_path) -> None:
-    """A run with two actors."""
+    """A run with two actors, on a terminal."""
     folder = tmp_path / "run"
     words = (
         f"{small.DATA} strategy=fedavg codec=sign clients_per_round=2 local_epochs=1 "
         f"logger=none output.dir={tmp_path}"
     )
-    process = start(f"{words} rounds=1000 output.name=run")
+    process, lines = start(f"{words} rounds=1000 output.name=run")
     family: list[psutil.Process] = []
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith("custom: seed 0")  # nothing of Flower's
-    for line in process.stdout:
-        if line.startswith("    3  "):
+    drawn = ""
+    for line in lines:
+        drawn += line
+        if left(line).startswith("    3  "):
             family = descendants(process.pid)
             actors = [one for one in family if "ClientAppActor" in " ".join(one.cmdline())]
             process.send_signal(signal.SIGINT)
@@ -71,8 +118,10 @@ def test_ctrl_c_keeps_the_rounds_done_and_leaves_no_process(tmp_path) -> None:
     assert process.stderr is not None
     assert process.stderr.readline().startswith("stopping")
     process.send_signal(signal.SIGTERM)  # changes nothing
+    drawn += "".join(lines)
     process.communicate(timeout=200)
     assert process.returncode == 130
+    check_display(drawn)
     assert gone(family)
     rounds = {int(r["round"]) for r in read(folder / "ledger.csv")}
     assert {0, 1, 2, 3} <= rounds

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,11 @@ def test_a_wheel_runs_anywhere_imports_nothing_there_and_leaves_its_results(tmp_
     summary = json.loads((empty / "runs/first/summary.json").read_text())
     assert summary["status"] == "completed"
     assert (empty / "runs/first/report.html").is_file()
+    said = done.stdout.splitlines()  # no terminal: lines alone
+    assert said[0] == "checking the configuration ..."
+    assert "loading the model ..." in said
+    assert any(re.match(r"round 1 of 1: client \d+ trains; [\d.]+ k?B down, ", one) for one in said)
+    assert "\x1b" not in done.stdout
     assert (empty / "runs/.nodes").is_dir()  # what clients' codecs remember, for a resumed run
     assert {path.name for path in empty.iterdir()} == {"runs", *mine}
     again = subprocess.run(
