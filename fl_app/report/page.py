@@ -68,7 +68,7 @@ def write(folder: Path, target_file: Path | None = None) -> Path:
     run = read(folder)
     summary = run.summary
     goal = run.option("target.value")
-    one = configuration([run], folder.name, run.method, goal) if run.curve else None
+    one = configuration([run], folder.absolute().name, run.method, goal) if run.curve else None
     metric = run.target_metric
     data = {
         "sets": []
@@ -90,7 +90,7 @@ def write(folder: Path, target_file: Path | None = None) -> Path:
         target,
         data,
         script=plotly.shared(target),
-        heading=folder.name,
+        heading=folder.absolute().name,
         subtitle=f"experiment {run.experiment}, seed {run.seed}, "
         f"{max((r for r, *_ in run.metrics), default=0)} rounds, {run.status}",
         status=run.status,

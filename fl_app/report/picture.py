@@ -96,7 +96,7 @@ def _panel(axes: Axes, one: dict[str, Any]) -> None:
     if 0 < len(beaten) <= len(COLORS):
         for row in beaten:
             color, symbol = look(row["style"])
-            axes.plot([], [], SYMBOLS[symbol], color=color, label=row["label"])
+            axes.plot([], [], SYMBOLS[symbol], color=color, mfc=BEATEN, label=row["label"])
         axes.legend(
             frameon=False, fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.11)
         )
@@ -160,8 +160,9 @@ def _limit(axes: Axes, one: dict[str, Any], front: list[dict[str, Any]]) -> None
     left, right = axes.get_xlim()
     left /= 1.6
     axes.set_xlim(left, right)
+    digits = (1, 2, 3, 5) if right < 100 * left else (1, 3)
     short = right < 10 * left  # a decade has too few ticks then
-    axes.xaxis.set_major_locator(MaxNLocator(8) if short else LogLocator(subs=(1, 3)))
+    axes.xaxis.set_major_locator(MaxNLocator(8) if short else LogLocator(subs=digits))
     below = sum(sign * row["score"]["mean"] < low for row in one["configurations"])
     if below:
         axes.annotate(

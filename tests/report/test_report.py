@@ -339,6 +339,23 @@ def test_labels_of_a_crowded_front_do_not_overlap(tmp_path: Path) -> None:
     ), (lines, columns)
 
 
+def test_a_low_perplexity_is_high_in_the_picture_and_first_in_the_table(tmp_path: Path) -> None:
+    words = "data=word_problems task=word_problems model=llama-tiny target.metric=perplexity"
+    words += " target.value=null"
+    runs = [
+        read(finished(tmp_path / codec, f"{words} codec={codec}", 0, (40.0, last), payload))
+        for codec, last, payload in (("nf4", 3.0, 900), ("sign", 9.0, 100), ("fp32", 20.0, 8000))
+    ]
+    (one,) = comparable(runs)
+    assert [row["label"] for row in one["configurations"]] == ["nf4", "sign", "fp32"]
+    text = draw(runs, tmp_path / "front.svg").read_text()
+    height = {
+        label: float(re.search(rf' y="([\d.]+)"[^>]*>{label}<', text)[1])
+        for label in ("nf4", "sign")
+    }
+    assert height["nf4"] < height["sign"]  # counted from the top
+
+
 def test_a_picture_of_nothing_says_so(tmp_path: Path) -> None:
     folder = finished(tmp_path / "run", status="failed")
     with pytest.raises(ValueError, match="no run has completed"):

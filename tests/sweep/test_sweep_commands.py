@@ -88,7 +88,7 @@ def test_failed_jobs_stop_no_sweep_but_ctrl_c_does(stopped: Path) -> None:
     assert [status in ("interrupted", "unfinished") for status in statuses[2:]] == [True]
     table = pd.read_csv(stopped / "results.csv")
     assert list(table.status) == statuses[:2]
-    for name in ("report.html", "pareto.png"):
+    for name in ("report.html", "pareto.png", "plotly.min.js"):
         assert (stopped / name).is_file()
 
 
