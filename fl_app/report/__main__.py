@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fl_app.files import keep_private
 
-DESCRIPTION = "Make one self-contained HTML page that opens offline: of one run, or comparing many."
+DESCRIPTION = "Make one HTML page that opens offline: of one run, or comparing many."
 EXAMPLES = """\
 examples:
   {prog} runs/NAME                 one run: scores, bytes, rounds, configuration
@@ -43,7 +43,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m fl_app.repor
         type=Path,
         metavar="FILE",
         help="the page to write (default: report.html in the folder of the run or sweep; for runs "
-        "from several places, in the current folder)",
+        "from several places, in the current folder); it stands alone, but for one in the folder "
+        "of a sweep's run, which shares a script with the pages of the others",
     )
     parser.add_argument(
         "--picture",

@@ -18,6 +18,7 @@ from fl_app import runs
 from fl_app.config import compose, plain
 from fl_app.runs.configurations import compact, differing, group
 from fl_app.runs.folder import RunFolder
+from fl_app.runs.place import without_places
 from fl_app.runs.read import MOST, UNFINISHED, Run, read
 from fl_app.wire.ledger import Transfer
 from tests.finished_runs import finished, sweep
@@ -321,6 +322,20 @@ def test_a_label_is_what_differs(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert labels("codec=nf4 local_epochs=12 optimizer=adamw", "codec=sign") == ["nf4", "sign"]
     assert labels("experiment=thin", "experiment=thin rounds=3")[1] == "rounds=3"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("data.train=/home/me/rows.csv rounds=1/2", "data.train=.../rows.csv rounds=1/2"),
+        ("path: '/data'\nname: a/b", "path: '.../data'\nname: a/b"),
+        ("[/a/b/c,/d/]", "[.../c,.../d/]"),
+        ("https://huggingface.co/a/b ./here/x ../y ~/z", None),
+        ("{a: /x/y}", "{a: .../y}"),
+    ],
+)
+def test_of_a_place_on_this_machine_the_last_name_is_kept(text: str, said: str | None) -> None:
+    assert without_places(text) == (text if said is None else said)
 
 
 def test_runs_are_read_without_torch(swept: list[Path]) -> None:
