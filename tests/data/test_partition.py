@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from fl_app.build import open_session
 from fl_app.data.partition import client_split, named_clients, rows_of_clients
+from tests import small
 
 BY_PROVIDER = OmegaConf.create({"id": "by_column", "column": "provider"})
 IID = OmegaConf.create({"id": "iid"})
@@ -388,6 +390,16 @@ def test_inner_dirichlet_draws_shares_of_the_law() -> None:
     variance = 0.25 / (2 * alpha + 1) * (1 + 2 * alpha / size)
     assert sum(shares) / 400 == pytest.approx(0.5, abs=4 * (variance / 400) ** 0.5)
     assert sum((x - 0.5) ** 2 for x in shares) / 400 == pytest.approx(variance, rel=0.3)
+
+
+def test_rows_that_nobody_gets_are_counted() -> None:
+    words = f"{small.DATA} data.partitioner.id=shard federation.clients=2 data.partitioner."
+    session = open_session(f"{words}shard_size=3")
+    rows = len(session.data["train"])
+    assert rows % 3
+    said = f"{rows % 3} of {rows} rows of data.train: data.partitioner.id=shard gives them to no"
+    assert session.left_out().startswith(said)
+    assert open_session(f"{words}num_shards_per_partition=1").left_out() == ""
 
 
 @pytest.mark.parametrize(
