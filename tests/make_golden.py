@@ -37,6 +37,7 @@ SPECS = {
     "low_rank": {"id": "chain", "links": [{"id": "low_rank", "rank": 2}, {"id": "fp32"}]},
     "uniform": {"id": "uniform", "error": 0.05},
     "uniform_middle": {"id": "uniform", "error": 0.3, "centroid": False},
+    "uniform_grid": {"id": "uniform", "error": 0.3, "grid": True},
     "uniform_escapes": {"id": "uniform", "error": 0.001, "scope": "tensor"},
     "uniform_bits": {"id": "uniform", "bits": 4},
     "uniform_dither": {"id": "uniform", "bits": 2, "dither": True},

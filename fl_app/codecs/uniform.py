@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fl_app.codecs.base import Codec, State, Stream, Wire, WireError, stateless
 from fl_app.codecs.checks import check_sections
-from fl_app.codecs.parts import draws, groups, zigzag
+from fl_app.codecs.parts import draws, groups, uniform_grid, zigzag
 from fl_app.codecs.parts import uniform_levels as levels
 from fl_app.codecs.parts import uniform_step as steps
 from fl_app.codecs.parts.groups import Scope
@@ -21,7 +21,7 @@ from fl_app.codecs.streams.bits import pack
 from fl_app.tree import Tree, scalars, split
 
 
-@register("uniform")
+@register("uniform", later=["grid"])
 def uniform(
     error: float | None = None,
     bits: int | None = None,
@@ -29,6 +29,7 @@ def uniform(
     dither: bool = False,
     centroid: bool = True,
     scope: Scope = "tree",
+    grid: bool = False,
 ) -> Codec:
     """Send every value as the nearest multiple of a step: ``q = round(x / step)``, mid-tread.
 
@@ -55,6 +56,11 @@ def uniform(
     without subtracting u gives the same q, thus the same rate, but twice the square error; it is
     better only for values that are mostly below a twelfth of a step. With dither, a zero is decoded
     as zero only in a group of zeros.
+
+    With ``grid``, values that are multiples of a step already, as after quantization-aware
+    training or in an update that is relayed, keep that step and lose nothing: see
+    ``fl_app.codecs.parts.uniform_grid``. So an update without ``centroid`` that was decoded and is
+    encoded again stays as it is. All other values are encoded as without it.
 
     Sections: step and, with ``centroid``, shift of each group, little-endian float32; with
     ``dither`` the nonce; one symbol per value, 0, -1, 1, -2, 2, ... numbered 0, 1, 2, 3, 4, ..., of
@@ -83,6 +89,8 @@ def uniform(
         False for decoded values that are multiples of the step.
     scope : str
         What shares a step, the whole "tree" or each "tensor".
+    grid : bool
+        True to look for a step in the values first; not with dither.
 
     Raises
     ------
@@ -99,9 +107,9 @@ def uniform(
     Gish and Pierce, Asymptotically efficient quantizing, IEEE T-IT 1968; Schuchman, Dither signals,
     IEEE T-COM 1964; AQUILA, ICLR 2023 submission.
     """
-    _check_arguments(error, bits, adaptive, dither, centroid)
+    _check_arguments(error, bits, adaptive, dither, centroid, grid)
     groups.check_scope("uniform", scope)
-    quantizer = _Quantizer(error, bits, dither, centroid and not dither)
+    quantizer = _Quantizer(error, bits, dither, centroid and not dither, grid)
 
     def streams(ref: Tree) -> tuple[Stream, ...]:
         symbols = groups.symbol_stream(ref, quantizer.width, levels=True)
@@ -153,12 +161,14 @@ def uniform(
 
 
 def _check_arguments(
-    error: object, bits: object, adaptive: object, dither: object, centroid: object
+    error: object, bits: object, adaptive: object, dither: object, centroid: object, grid: object
 ) -> None:
     if [error is not None, bits is not None, adaptive is True].count(True) != 1:
         raise ValueError("uniform: give exactly one of error, bits and adaptive: true")
-    if not all(isinstance(flag, bool) for flag in (adaptive, dither, centroid)):
-        raise ValueError("uniform: adaptive, dither and centroid must be true or false")
+    if not all(isinstance(flag, bool) for flag in (adaptive, dither, centroid, grid)):
+        raise ValueError("uniform: adaptive, dither, centroid and grid must be true or false")
+    if dither and grid:
+        raise ValueError("uniform: with dither no value stays on a grid; give one of the two")
     if error is not None and (type(error) is not float or not 1e-4 <= error < 1):
         raise ValueError(f"uniform: error must be a float from 1e-4 to below 1, got {error!r}")
     if bits is not None and (type(bits) is not int or not 2 <= bits <= 8):
@@ -185,6 +195,7 @@ class _Quantizer:
     bits: int | None
     dither: bool
     centroid: bool
+    grid: bool
 
     @property
     def escapes(self) -> bool:
@@ -200,6 +211,11 @@ class _Quantizer:
     def largest(self) -> int:
         """The largest symbol."""
         return zigzag.ESCAPE if self.bits is None else 2**self.bits - 2
+
+    @property
+    def _most_level(self) -> int:
+        """The largest level of a grid that is kept."""
+        return uniform_grid.MOST if self.bits is None else 2 ** (self.bits - 1) - 1
 
     @property
     def columns(self) -> int:
@@ -221,6 +237,8 @@ class _Quantizer:
         return group
 
     def _choose(self, x: Floats, draw: Draw | None) -> tuple[float, float]:
+        if self.grid and (step := uniform_grid.found(x, self._most_level)):
+            return step, 0.0
         if self.error is not None:
             return steps.for_error(x, self.error, draw, self.centroid)
         step = steps.aquila(x) if self.bits is None else steps.for_bits(x, self.bits, self.dither)

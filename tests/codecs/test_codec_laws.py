@@ -215,6 +215,11 @@ TABLE = {
         lambda x, ref: 0.3 * np.sqrt((x**2).sum()),
         lambda n: n + 4 * (n > 0),
     ),
+    "uniform-grid": Row(
+        uniform(error=0.3, scope="tensor", grid=True),
+        lambda x, ref: 0.3 * np.sqrt((x**2).sum()),
+        lambda n: n + 8 * (n > 0),
+    ),
     "uniform-tree": Row(
         uniform(error=0.5), lambda x, ref: np.inf, lambda n: n, lambda n: 8 * (n > 0)
     ),

@@ -111,7 +111,7 @@ def _widest(
     best = low, 0.0
     slope, last = 1.0, (0.0, 0.0)
     for _ in range(60):
-        step = min(max(_short(step), low), high)
+        step = min(max(short(step), low), high)
         found, shift = at(step)
         if found > 0.9999 * error:
             high = step
@@ -153,7 +153,7 @@ def _above(step: float) -> float:
     return float(np.nextafter(rounded, np.float32(LARGEST))) if step else 0.0
 
 
-def _short(step: float) -> float:
+def short(step: float) -> float:
     """Return the step rounded to 11 bits, so that logarithms of all machines give the same."""
     mantissa, exponent = math.frexp(step)
     return float(np.float32(min(math.ldexp(round(mantissa * 2048) / 2048, exponent), LARGEST)))
