@@ -77,6 +77,8 @@ class Scaffold(FedAvg):
         Rate of the server.
     """
 
+    local = CLIENT
+
     def __init__(self, clients: int, eta_g: float = 1.0, **arguments: object) -> None:
         super().__init__(weighted_by_key="one", **arguments)  # type: ignore[arg-type]
         self.clients, self.eta_g = clients, eta_g
@@ -90,8 +92,9 @@ class Scaffold(FedAvg):
                 f"strategy.inner.clients={self.clients} should be federation.clients="
                 f"{cfg.federation.clients}: c is the mean over all of them"
             )
-        if (cfg.strategy.get("local") or {}).get("_target_") != CLIENT:
-            raise ConfigError(f"strategy.local should be {CLIENT}: set strategy=scaffold")
+        if (cfg.strategy.get("local") or {}).get("_target_") != self.local:
+            method = self.local.split(".")[1]
+            raise ConfigError(f"strategy.local should be {self.local}: set strategy={method}")
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -6,7 +6,7 @@ What a strategy asks of the rest of the configuration it says itself, in its own
 from omegaconf import DictConfig
 
 from fl_app.aggregation.sampling import SAMPLERS
-from fl_app.config import ConfigError, nested_strategies
+from fl_app.config import ConfigError, nested_strategies, plain
 from fl_app.config.rules import Choices, check_choices
 from fl_app.secure_aggregation.settings import is_on as is_secure
 
@@ -31,7 +31,7 @@ def check(cfg: DictConfig) -> None:
 
 
 def check_strategy(cfg: DictConfig) -> None:
-    """Build the strategy, and check it with the rest of the configuration.
+    """Build both halves of the strategy, and check them with the rest of the configuration.
 
     Raises
     ------
@@ -44,6 +44,10 @@ def check_strategy(cfg: DictConfig) -> None:
     strategy = inner_strategy(cfg)
     if own := getattr(strategy, "check", None):
         own(cfg)
+    if (local := cfg.strategy.get("local")) is not None:
+        from fl_app.training.local import local_method  # torch
+
+        local_method(plain(local))
     if is_secure(cfg) and not is_mean_type(strategy):
         raise ConfigError(
             f"strategy.inner={cfg.strategy.inner._target_} looks at single updates, which secure "

@@ -87,6 +87,8 @@ def train(
         trained = clipped.trained.values()
         optimizer, schedule = optimizers.build(list(trained), cfg.optimizer, asked.steps)
         clipped.check(rows[i] for i in range(len(rows)))
+        for start_hook in hooks.starts:
+            start_hook(model, asked.steps)
         for step, sample in enumerate(poisson(len(rows), asked, for_samples)):
             clipped.clear()
             for i in sample:

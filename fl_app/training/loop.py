@@ -22,6 +22,8 @@ GradientHook = Callable[[nn.Module], None]
 """Called with the model after the backward pass and before clipping; changes gradients in place."""
 LossHook = Callable[[nn.Module, Tensor], Tensor]
 """Called with the model and the loss of a batch; returns the loss to minimize."""
+StartHook = Callable[[nn.Module, int], None]
+"""Called with the model and the number of steps of the turn, before the first of them."""
 StepHook = Callable[[nn.Module], None]
 """Called with the model after a step of the optimizer; may read or change parameters in place."""
 
@@ -34,6 +36,7 @@ StepWatch = Callable[[int, int, float | None], object]
 class Hooks:
     """A method's additions to the local loop; the hooks of a list are called in its order."""
 
+    starts: Sequence[StartHook] = ()
     gradients: Sequence[GradientHook] = ()
     losses: Sequence[LossHook] = ()
     steps: Sequence[StepHook] = ()
@@ -128,6 +131,8 @@ def train(
     torch.manual_seed(seed)
     order = torch.Generator().manual_seed(seed)
     model.train()
+    for start_hook in hooks.starts:
+        start_hook(model, steps)
     losses: list[float] = []
     done = 0
     for _ in range(epochs):

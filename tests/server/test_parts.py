@@ -89,7 +89,12 @@ def test_two_parts_travel_in_one_frame_and_one_row(tmp_path: Path, codec: str) -
 
 
 def test_a_method_with_memory_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    whole = Rounds(tmp_path, f"{SCAFFOLD} codec=nf4")
+    check_goes_on(tmp_path, f"{SCAFFOLD} codec=nf4")
+
+
+def check_goes_on(tmp_path: Path, words: str) -> Rounds:
+    """Check that a run resumed after round 2 has the third round of one that was not stopped."""
+    whole = Rounds(tmp_path, words)
     for number in (1, 2):
         whole.round(number)
     state, arrays = deepcopy(whole.coded.state(whole.arrays)), whole.arrays  # as in a checkpoint
@@ -104,6 +109,7 @@ def test_a_method_with_memory_goes_on_bit_for_bit(tmp_path: Path) -> None:
     messages = cut.configure_train(3, arrays, ConfigRecord(), whole.grid)
     after, _ = cut.aggregate_train(3, whole.grid.send_and_receive(messages))
     assert same(to_tree(after, like=whole.here.theta0), expected)
+    return whole
 
 
 class Tiers(Scaffold):

@@ -26,10 +26,10 @@ def identity():
 class Quadratics:
     """Clients that minimise a_i/2 |x - b_i|^2 with SGD, and the optimum of their mean."""
 
-    def __init__(self, seed: int, steps: int, lr: float) -> None:
+    def __init__(self, seed: int, steps: int, lr: float, size: int = 3) -> None:
         rng = np.random.default_rng(seed)
-        self.a = rng.uniform(0.5, 2.0, (N, 3)).astype(np.float32)
-        self.b = rng.normal(0, 3, (N, 3)).astype(np.float32)
+        self.a = rng.uniform(0.5, 2.0, (N, size)).astype(np.float32)
+        self.b = rng.normal(0, 3, (N, size)).astype(np.float32)
         self.steps, self.lr = steps, lr
         self.best = (self.a * self.b).sum(0) / self.a.sum(0)
 
@@ -39,12 +39,16 @@ class Quadratics:
             model.x = torch.nn.Parameter(torch.from_numpy(start["x"].copy()))
             optimizer = torch.optim.SGD(model.parameters(), lr=self.lr)
             a, b = torch.from_numpy(self.a[client]), torch.from_numpy(self.b[client])
+            for begin in hooks.starts:
+                begin(model, self.steps)
             for _ in range(self.steps):
                 optimizer.zero_grad()
                 (0.5 * a * (model.x - b) ** 2).sum().backward()
                 for hook in hooks.gradients:
                     hook(model)
                 optimizer.step()
+                for hook in hooks.steps:
+                    hook(model)
             return Trained({"x": model.x.detach().numpy()}, {"num-examples": 1, "loss": 0.0})
 
         return train
@@ -55,8 +59,8 @@ class Federation:
 
     def __init__(self, strategy, method: LocalMethod, problem: Quadratics, lossy=lambda x: x):
         self.strategy, self.method, self.problem, self.lossy = strategy, method, problem, lossy
-        self.x = ArrayRecord({"x": Array(np.zeros(3, np.float32))})
-        theta0 = {"x": np.zeros(3, np.float32)}
+        theta0 = {"x": np.zeros_like(problem.b[0])}
+        self.x = ArrayRecord({"x": Array(theta0["x"])})
         self.theta0 = theta0
         self.memory = {k: method.start(theta0) for k in range(N)}
         self.answers: dict[int, Answer] = {}
@@ -75,8 +79,10 @@ class Federation:
                 train=self.problem.loop(client, parts["model"]),
             )  # fmt: skip
             answer = self.method.run(given)
-            sent = {p: {k: self.lossy(v) for k, v in t.items()} for p, t in answer.parts.items()}
-            sent["model"] = answer.parts["model"]
+            sent = {
+                p: t if p == "model" else {k: self.lossy(v) for k, v in t.items()}
+                for p, t in answer.parts.items()
+            }
             self.answers[client] = answer
             if client in lost:
                 continue
