@@ -244,6 +244,9 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
     ) -> Seq2SeqLMOutput:
         """Compute T5's forward pass on pages with boxes and pictures, and several questions a page.
 
+        With ``document`` and ``labels``, logits are computed where there is a label alone, and only
+        the loss is returned.
+
         Parameters
         ----------
         input_ids, attention_mask : Tensor
@@ -280,11 +283,13 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         )
         if self.config.scale_decoder_outputs:
             hidden = hidden * self.model_dim**-0.5
-        logits = self.lm_head(hidden)
-        loss = None
-        if labels is not None:
-            loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
-        return Seq2SeqLMOutput(loss=loss, logits=logits, encoder_last_hidden_state=states)
+        if labels is None:
+            return Seq2SeqLMOutput(logits=self.lm_head(hidden), encoder_last_hidden_state=states)
+        # Answers are padded to the longest one: most tokens have no label.
+        has_label = labels != -100
+        logits = self.lm_head(hidden[has_label])
+        loss = nn.functional.cross_entropy(logits, labels[has_label])
+        return Seq2SeqLMOutput(loss=loss, encoder_last_hidden_state=states)
 
     def _decode_by_page(
         self,

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fl_app.data.padding import IGNORED
-from fl_app.tasks import virtual_tokens
+from fl_app.tasks import at_labels, virtual_tokens
 from fl_app.tasks.evaluation import Rows, batches, evaluating
 from fl_app.tasks.metrics import MOST
 
@@ -39,7 +39,7 @@ def perplexity(model: PreTrainedModel, training: Examples, rows: Rows) -> float:
             inputs = {name: value.to(device) for name, value in training(some).items()}
             count = int((inputs["labels"][:, first:] != IGNORED).sum())
             if count:
-                total += float(model(**inputs).loss) * count
+                total += float(at_labels.loss(model, inputs)) * count
                 tokens += count
     mean = total / tokens if tokens else 0.0
     return math.exp(mean) if mean < math.log(MOST) else MOST

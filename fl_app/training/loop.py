@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fl_app.data.padding import IGNORED
 from fl_app.faults import FaultError
+from fl_app.tasks import at_labels
 from fl_app.tasks.base import Cuts, Task
 from fl_app.training import optimizers
 from fl_app.training.used import check_used
@@ -179,7 +180,7 @@ def _accumulate_gradients(
     labels = [_taught(batch["labels"]) for batch in batches]
     step_loss = 0.0
     for batch, count in zip(batches, labels, strict=True):
-        loss = model(**{k: v.to(device) for k, v in batch.items()}).loss
+        loss = at_labels.loss(model, {k: v.to(device) for k, v in batch.items()})
         for hook in hooks.losses:
             loss = hook(model, loss)
         if not torch.isfinite(loss):

@@ -75,23 +75,30 @@ def test_questions_of_a_page_share_it_and_do_not_see_each_other(
     model, batch, questions = _model(spatial="fourier").double(), _batch(), _questions()
     if masked:
         questions["decoder_attention_mask"] = torch.tensor([[0, 1, 1, 1], *[[1, 1, 1, 1]] * 4])
-    shared = model(**batch, **questions, document=torch.tensor(document))
-    repeated = {key: value[torch.tensor(document)] for key, value in batch.items()}
-    alone = model(**repeated, **questions)
+    labels, pages = questions.pop("labels"), torch.tensor(document)
+    labels[2, 2:] = -100
+    shared = model(**batch, **questions, document=pages)
+    repeated = {key: value[pages] for key, value in batch.items()}
+    alone = model(**repeated, **questions, labels=labels)
     first = 1 if masked else 0  # what a masked position says does not matter
     assert apart(shared.logits[0, first:], alone.logits[0, first:]) < DOUBLES
     assert apart(shared.logits[1:], alone.logits[1:]) < DOUBLES
     if not masked:
-        assert apart(shared.loss, alone.loss) < DOUBLES
+        taught = model(**batch, **questions, labels=labels, document=pages)
+        assert apart(taught.loss, alone.loss) < DOUBLES
 
 
 def test_without_boxes_it_is_t5(plain_t5: Path) -> None:
     model, _ = load_vt5(_local(plain_t5, spatial="none", prompt="encoder"), seed=0)
     t5 = T5ForConditionalGeneration.from_pretrained(plain_t5).eval().double()
     batch, questions = _batch(pages=5), _questions()
+    labels = questions.pop("labels")
     mine = model.double()(**batch, **questions, document=torch.arange(5))
+    taught = model(**batch, **questions, labels=labels, document=torch.arange(5))
     del batch["bbox"]
-    assert apart(mine.logits, t5(**batch, **questions).logits) < DOUBLES
+    theirs = t5(**batch, **questions, labels=labels)
+    assert apart(mine.logits, theirs.logits) < DOUBLES
+    assert apart(taught.loss, theirs.loss) < DOUBLES
 
 
 @pytest.mark.parametrize("spatial", sorted(SPATIAL))
