@@ -58,6 +58,7 @@ SPECS = {
     "error_feedback": {"id": "error_feedback", "inner": {"id": "nf4"}},
     "shift": {"id": "shift", "inner": {"id": "nf4"}},
     "momentum_correction": {"id": "momentum_correction", "inner": {"id": "nf4"}},
+    "nonzero": {"id": "nonzero", "inner": {"id": "nf4"}},
     "by_part": {
         "id": "by_part",
         "codecs": [{"id": "nf4"}, {"id": "entropy", "inner": {"id": "fp16"}}],

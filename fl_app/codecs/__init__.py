@@ -18,6 +18,7 @@ from fl_app.codecs.low_rank import low_rank
 from fl_app.codecs.modular import modular
 from fl_app.codecs.momentum_correction import momentum_correction
 from fl_app.codecs.nf4 import nf4
+from fl_app.codecs.nonzero import nonzero
 from fl_app.codecs.random_k import random_k
 from fl_app.codecs.registry import from_spec, known_ids, register
 from fl_app.codecs.shift import shift
@@ -52,6 +53,7 @@ __all__ = [
     "modular",
     "momentum_correction",
     "nf4",
+    "nonzero",
     "random_k",
     "receive",
     "register",

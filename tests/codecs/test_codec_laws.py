@@ -34,6 +34,7 @@ from fl_app.codecs import (
     modular,
     momentum_correction,
     nf4,
+    nonzero,
     random_k,
     register,
     shift,
@@ -187,6 +188,7 @@ TABLE = {
         lambda n: nf4_bytes(64)(kept(n, 0.05)),
         bitmap_bytes,
     ),
+    "nonzero": Row(nonzero(fp32()), lambda x, ref: np.zeros_like(x), lambda n: 4 * n, bitmap_bytes),
     "random_k": Row(
         chain(random_k(0.05), fp32()),
         lambda x, ref: np.abs(x),

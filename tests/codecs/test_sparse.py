@@ -1,4 +1,4 @@
-"""Special to the sparsifying links: top_k and random_k."""
+"""Special to the sparsifying codecs: top_k, random_k and nonzero."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from fl_app.codecs import (
     WireError,
     chain,
     delta,
+    entropy,
+    error_feedback,
     fp32,
     from_spec,
     nf4,
+    nonzero,
     random_k,
     top_k,
 )
 from fl_app.codecs.parts.sparse import count, largest
 from fl_app.tree import digest
-from tests.codecs.sending import round_trip
+from tests.codecs.sending import encode, round_trip
 
 SHAPES = [(), (0,), (1,), (65,), (8, 16), (2, 3, 5)]
 
@@ -288,3 +291,29 @@ def test_the_other_arguments_are_checked():
     for rescale in (1, "yes", None):
         with pytest.raises(ValueError, match="random_k: rescale"):
             from_spec({"id": "random_k", "rescale": rescale})
+
+
+@given(share=st.floats(0, 1), seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_nonzero_takes_a_bit_a_value_and_what_is_not_zero(share, seed):
+    rng = np.random.default_rng(seed)
+    x = np.where(rng.random((41, 5)) < share, rng.standard_normal((41, 5)), 0).astype(np.float32)
+    tree, k = {"a": x, "b": -x[:1]}, np.count_nonzero(x) + np.count_nonzero(x[:1])
+    for codec in (nonzero(fp32()), entropy(nonzero(fp32()))):
+        wire = encode(codec, tree, tree)
+        assert wire.nbytes == 27 + 4 * k or codec.spec["id"] == "entropy"
+        assert wire.nbytes <= 29 + 4 * k
+        out = codec.decode(wire, tree)
+        assert all((out[name] == tree[name]).all() for name in tree)
+    coarse = entropy(nonzero(nf4(16)))  # symbols of 4 bits in a section of any length
+    out = coarse.decode(encode(coarse, tree, tree), tree)
+    assert all((out[name] != 0)[tree[name] == 0].sum() == 0 for name in tree)
+
+
+def test_nonzero_wants_a_codec_that_ends_and_forgets():
+    for inner in (error_feedback(fp32()), top_k(0.5)):
+        with pytest.raises(ValueError, match="nonzero: "):
+            nonzero(inner)
+    ref = {"x": np.zeros(3, np.float32)}
+    with pytest.raises(WireError, match="padded"):
+        nonzero(fp32()).decode(Wire((b"\x01", b"")), ref)
