@@ -55,6 +55,9 @@ SPECS = {
     "ternary": {"id": "ternary"},
     "kmeans": {"id": "kmeans", "scope": "tensor"},
     "kmeans_5": {"id": "kmeans", "centroids": 5},
+    "fedzip": {"id": "fedzip"},
+    # One centroid for what is pruned, one group: the cheapest encodings are others.
+    "fedzip_free": {"id": "fedzip", "fraction": 0.02, "pinned": False, "scope": "tree"},
     "error_feedback": {"id": "error_feedback", "inner": {"id": "nf4"}},
     "shift": {"id": "shift", "inner": {"id": "nf4"}},
     "momentum_correction": {"id": "momentum_correction", "inner": {"id": "nf4"}},

@@ -10,6 +10,7 @@ from fl_app.codecs.chain import chain
 from fl_app.codecs.delta import delta
 from fl_app.codecs.entropy import entropy
 from fl_app.codecs.error_feedback import error_feedback
+from fl_app.codecs.fedzip import fedzip
 from fl_app.codecs.floats import fp16, fp32
 from fl_app.codecs.fp4 import fp4
 from fl_app.codecs.int8 import int8
@@ -42,6 +43,7 @@ __all__ = [
     "delta",
     "entropy",
     "error_feedback",
+    "fedzip",
     "fp4",
     "fp16",
     "fp32",

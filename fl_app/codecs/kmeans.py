@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from fl_app.codecs.base import Codec, Stream, Wire, WireError, stateless
 from fl_app.codecs.checks import check_sections, is_finite
 from fl_app.codecs.parts import groups
+from fl_app.codecs.parts.centroids import descend, nearest
 from fl_app.codecs.parts.groups import Scope
 from fl_app.codecs.registry import register
 from fl_app.codecs.streams.bits import pack
@@ -97,20 +98,7 @@ def lloyd(x: NDArray[np.float64], k: int, rounds: int = _ROUNDS) -> NDArray[np.f
     distinct = x[np.concatenate([[True], x[1:] > x[:-1]])]
     if distinct.size <= k:
         return np.pad(distinct, (0, k - distinct.size), mode="edge")
-    sums = np.concatenate([[0.0], np.cumsum(x)])
-    centroids, edges = start(x, k), None
-    for _ in range(rounds):
-        middles = centroids[:-1] / 2 + centroids[1:] / 2
-        new = np.concatenate([[0], np.searchsorted(x, middles), [x.size]])
-        if edges is not None and np.array_equal(new, edges):
-            break
-        edges, counts = new, np.diff(new)
-        full = counts > 0  # an empty cell keeps its centroid
-        first, last = edges[:-1][full], edges[1:][full] - 1
-        means = np.diff(sums[edges])[full] / counts[full]
-        # The rounding of a sum of large values may be more than a small cell is wide.
-        centroids[full] = np.clip(means, x[first], x[last])
-    return centroids
+    return descend(x, start(x, k), rounds)
 
 
 def start(x: NDArray[np.float64], k: int) -> NDArray[np.float64]:
@@ -126,20 +114,3 @@ def start(x: NDArray[np.float64], k: int) -> NDArray[np.float64]:
     gap = np.searchsorted(mass, goal) - 1  # mass[gap] < goal <= mass[gap + 1]
     part = (goal - mass[gap]) / (mass[gap + 1] - mass[gap])
     return quantiles[gap] + part * gaps[gap]
-
-
-def nearest(x: NDArray[np.float32], book: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return the number of each value's nearest centroid, at a tie the lower one.
-
-    It is the number of midpoints below the value: one comparison each, without branches, is faster
-    than a binary search.
-    """
-    middles = (book[:-1].astype(np.float64) / 2 + book[1:].astype(np.float64) / 2).astype(
-        np.float32
-    )
-    symbols = np.zeros(x.size, np.uint8)
-    for i in range(0, x.size, groups.CHUNK):
-        part, to = x[i : i + groups.CHUNK], symbols[i : i + groups.CHUNK]
-        for middle in middles:
-            to += part > middle
-    return symbols

@@ -23,6 +23,7 @@ from fl_app.codecs import (
     delta,
     entropy,
     error_feedback,
+    fedzip,
     fp4,
     fp16,
     fp32,
@@ -129,6 +130,14 @@ def sign_bound(x, ref):
     return (
         np.abs(size - (size.mean() if x.size else 0)) + 2.0**-23 * size.max(initial=0) + 2.0**-149
     )
+
+
+def range_bound(x, ref):
+    return np.ptp(np.append(x, 0.0))
+
+
+def fedzip_bytes(book):
+    return lambda n: (book + (4 + n + 2 * n // 3) / 8) * (n > 0)
 
 
 TABLE = {
@@ -274,6 +283,17 @@ TABLE = {
         lambda x, ref: np.ptp(x) if x.size else 0,
         lambda n: 12 * (n > 0),
         lambda n: -(-n // 4),
+    ),
+    "fedzip": Row(fedzip(), range_bound, fedzip_bytes(8), lambda n: 7 / 8, exact=False),
+    "fedzip-free": Row(
+        fedzip(0.3, pinned=False), range_bound, fedzip_bytes(12), lambda n: 7 / 8, exact=False
+    ),
+    "fedzip-tree": Row(
+        fedzip(scope="tree"),
+        lambda x, ref: np.inf,
+        lambda n: 0,
+        lambda n: fedzip_bytes(8)(n) + 7 / 8,
+        exact=False,
     ),
     "entropy-uniform": Row(
         entropy(uniform(error=0.092, scope="tensor")),

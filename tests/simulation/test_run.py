@@ -62,6 +62,7 @@ EXPERIMENTS = {
     "shampoo_full": ("fp32", 2),
     "shampoo_lora": ("fp32", 2),
     "fed_sb": ("delta+nf4", 2),
+    "fedzip": ("fp32 delta+fedzip", 2),
     **dict.fromkeys(("ia3", "lokr", "vera"), ("delta+nf4", 1)),
 }
 # One goes through Flower's processes, with a set-up. Of the others only the configuration differs.
@@ -113,7 +114,9 @@ def check_files(folder: Path, experiment: str, printed: str) -> None:
     assert (folder / "ledger.csv").read_text().splitlines()[0] == LEDGER
     # Of the first download each client needs none: the change since theta0 is zero.
     first = [r for r in ledger if (r["round"], r["direction"], r["kind"]) == ("1", "down", "train")]
-    assert {r["codec"] for r in ledger if r["kind"] == "train" and r not in first} == {codec}
+    assert {r["codec"] for r in ledger if r["kind"] == "train" and r not in first} == {
+        *codec.split()  # down and up, where they differ
+    }
     assert all(r["codec"] == "none" and int(r["message_bytes"]) <= 170 for r in first)
     for number in ("1", "2"):
         rows = [r for r in ledger if r["round"] == number and r["kind"] != "setup"]
