@@ -25,10 +25,10 @@ from flwr.serverapp.strategy import FedAvg
 from omegaconf import DictConfig
 from torch import from_numpy, nn
 
-from fl_app.config import ConfigError
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import Hooks
 from fl_app.tree import Tree, zeros
+from strategies._checks import check_clients, check_local
 
 CONTROL = "control"
 CLIENT = "strategies.scaffold.ScaffoldClient"
@@ -87,14 +87,8 @@ class Scaffold(FedAvg):
 
     def check(self, cfg: DictConfig) -> None:
         """Check that N is the run's, and that clients have their half; ConfigError if not."""
-        if self.clients != cfg.federation.clients:
-            raise ConfigError(
-                f"strategy.inner.clients={self.clients} should be federation.clients="
-                f"{cfg.federation.clients}: c is the mean over all of them"
-            )
-        if (cfg.strategy.get("local") or {}).get("_target_") != self.local:
-            method = self.local.split(".")[1]
-            raise ConfigError(f"strategy.local should be {self.local}: set strategy={method}")
+        check_clients(cfg, self.clients, "c is the mean over all of them")
+        check_local(cfg, self.local)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -30,11 +30,10 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from omegaconf import DictConfig
 from torch import nn
 
-from fl_app.config import ConfigError, plain
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import Hooks
 from fl_app.tree import Tree, zeros
-from fl_app.wire.forms import forms
+from strategies._checks import check_forgets
 from strategies.scaffold import CONTROL, Scaffold
 
 CHANGE = "change"
@@ -106,12 +105,7 @@ class Scallion(Scaffold):
     def check(self, cfg: DictConfig) -> None:
         """Check N, the clients' half and that Q remembers nothing; ConfigError if not."""
         super().check(cfg)
-        known = forms(plain(cfg.codec), plain(cfg.strategy.forms))
-        if any(form.up.whole.remembers for form in known.values()):
-            raise ConfigError(
-                "codec.up remembers what it lost, and so does this method, in c_i: the two would "
-                "send it twice; set a codec without error_feedback, momentum_correction or shift"
-            )
+        check_forgets(cfg, "c_i")
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

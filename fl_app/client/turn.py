@@ -77,6 +77,7 @@ def turn(message: Message, context: Context) -> Message:
             model=here.model,
             rows=training.rows,
             train=training,
+            decoded=lambda parts: as_decoded(form, parts, codec_state, receiver, reference),
         )
     )
     answer = clipped(answer, parts, length)
@@ -101,6 +102,15 @@ def answered(message: Message, content: Mapping[str, Any]) -> Message:
     reply = Message(RecordDict({**content}), reply_to=message)
     reply.metadata.group_id = ""
     return reply
+
+
+def as_decoded(
+    form: Form, parts: Mapping[str, Tree], codec_state: State, receiver: State, reference: Tree
+) -> Mapping[str, Tree]:
+    """Return parts as the server would decode them; states are pure, so nothing is sent by it."""
+    codec = form.up.whole
+    wire, _ = codec.encode(form.up.join(parts), codec_state, reference)
+    return form.up.separate(receive(codec, wire, reference, receiver)[0])
 
 
 def decoded(frame: bytes | None, here: Session, form: Form) -> dict[str, Tree]:

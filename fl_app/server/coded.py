@@ -157,7 +157,7 @@ class Coded(Strategy):
 
         Of a mean-type strategy, only the mean of the replies is kept, see
         ``fl_app.aggregation.mean``. Silent replies are not shown to it; where every client stays
-        silent, the model stays as it is.
+        silent, the model stays as it is, unless the strategy's class has ``moves_in_silence``.
 
         Raises
         ------
@@ -174,7 +174,7 @@ class Coded(Strategy):
             usable = sorted(arriving, key=lambda one: one.partition)
             plain = [one.plain() for one in usable if one.parts]
         self._settle(asked)
-        if not plain:
+        if not plain and not getattr(self.inner, "moves_in_silence", False):
             return asked.arrays, None
         arrays, metrics = self.inner.aggregate_train(server_round, plain)
         if arrays is None:

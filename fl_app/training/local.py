@@ -63,6 +63,9 @@ class Assignment:
     train : callable
         ``train(hooks)`` runs the local loop from the current state of the model and returns
         `Trained`.
+    decoded : callable
+        ``decoded(parts)`` returns parts as the server would decode them, if they were this turn's
+        answer; for a method that remembers.
     """
 
     parts: Mapping[str, Tree]
@@ -76,6 +79,7 @@ class Assignment:
     model: nn.Module
     rows: Callable[[], Dataset]
     train: Callable[[Hooks], Trained]
+    decoded: Callable[[Mapping[str, Tree]], Mapping[str, Tree]]
 
 
 @dataclass(frozen=True)

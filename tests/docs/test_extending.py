@@ -64,6 +64,7 @@ def test_a_method() -> None:
             Assignment(
                 {"model": model}, model, {}, {}, "default", client, 1, 0,
                 model=None, rows=lambda: None, train=lambda hooks: Trained(model, {"loss": 1.0}),
+                decoded=lambda parts: parts,
             )
         ).parts
         for client in (0, 1)

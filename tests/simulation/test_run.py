@@ -73,7 +73,7 @@ ELSEWHERE = {
     "dgc",  # in tests/strategies
     *("fed_sb_bert_snli", "fed_sb_gemma2_9b_math", "fed_sb_llama32_3b_commonsense"),
     "fed_sb_mistral7b_gsm8k",  # these in test_any_model
-    *("scallion", "scafcom"),  # each in the file of its name in tests/strategies
+    *("scallion", "scafcom", "aquila"),  # each in the file of its name in tests/strategies
 }
 
 

@@ -65,6 +65,12 @@ class Federation:
         self.memory = {k: method.start(theta0) for k in range(N)}
         self.answers: dict[int, Answer] = {}
 
+    def decoded(self, parts):
+        return {
+            part: tree if part == "model" else {k: self.lossy(v) for k, v in tree.items()}
+            for part, tree in parts.items()
+        }
+
     def round(self, number: int, clients: list[int], lost: frozenset[int] = frozenset()) -> None:
         messages = self.strategy.configure_train(number, self.x, ConfigRecord(), Cohort(clients))
         replies = []
@@ -76,17 +82,16 @@ class Federation:
             given = Assignment(
                 parts, self.theta0, self.memory[client], {}, "default", client, number, 0,
                 model=torch.nn.Module(), rows=lambda: None,
-                train=self.problem.loop(client, parts["model"]),
+                train=self.problem.loop(client, parts["model"]), decoded=self.decoded,
             )  # fmt: skip
             answer = self.method.run(given)
-            sent = {
-                p: t if p == "model" else {k: self.lossy(v) for k, v in t.items()}
-                for p, t in answer.parts.items()
-            }
+            sent = self.decoded(answer.parts)
             self.answers[client] = answer
             if client in lost:
                 continue
             self.memory[client] = answer.remember(sent)
+            if not sent:
+                continue
             content = {
                 "arrays" if p == "model" else p: ArrayRecord({k: Array(v) for k, v in t.items()})
                 for p, t in sent.items()

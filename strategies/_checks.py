@@ -1,0 +1,40 @@
+"""What several strategies ask of the rest of the configuration."""
+
+from omegaconf import DictConfig
+
+from fl_app.config import ConfigError, plain
+from fl_app.wire.forms import forms
+
+
+def check_clients(cfg: DictConfig, clients: int, why: str) -> None:
+    """Check that a strategy's number of all clients is the run's; ConfigError if not."""
+    if clients != cfg.federation.clients:
+        raise ConfigError(
+            f"strategy.inner.clients={clients} should be federation.clients="
+            f"{cfg.federation.clients}: {why}"
+        )
+
+
+def check_local(cfg: DictConfig, local: str) -> None:
+    """Check that clients have their half ``local``, by its name; ConfigError if not."""
+    if (cfg.strategy.get("local") or {}).get("_target_") != local:
+        name = local.split(".")[1]
+        raise ConfigError(f"strategy.local should be {local}: set strategy={name}")
+
+
+def check_forgets(cfg: DictConfig, memory: str) -> None:
+    """Check that no codec up remembers what it lost; ConfigError if one does.
+
+    Parameters
+    ----------
+    cfg : DictConfig
+        The whole configuration.
+    memory : str
+        What of the method remembers it.
+    """
+    known = forms(plain(cfg.codec), plain(cfg.strategy.forms))
+    if any(form.up.whole.remembers for form in known.values()):
+        raise ConfigError(
+            f"codec.up remembers what it lost, and so does this method, in {memory}: the two would "
+            "send it twice; set a codec without error_feedback, momentum_correction or shift"
+        )
