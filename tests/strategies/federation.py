@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -87,13 +87,17 @@ class Federation:
         def train(hooks: Hooks) -> Trained:
             return Trained(self.turn(client, model.tree), {"num-examples": 1, "loss": 0.0})
 
+        def decoded(sent: Mapping[str, Tree]) -> dict[str, Tree]:
+            return {p: self.lossy(form, p, t) for p, t in sent.items()}
+
         given = Assignment(
             parts, self.theta0, self.memory[client], {}, form, client, number,
             seed=1000 * number + client, model=model, rows=lambda: None, train=train,
+            decoded=decoded,
         )  # fmt: skip
         answer = self.method.run(given)
         self.given[client], self.answers[client] = given, answer
-        self.arrived[client] = {p: self.lossy(form, p, t) for p, t in answer.parts.items()}
+        self.arrived[client] = decoded(answer.parts)
         return answer
 
     @property

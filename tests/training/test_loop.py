@@ -86,6 +86,19 @@ def test_a_strong_proximal_term_keeps_the_model_near(here) -> None:
     assert distance(run(here, epochs=4, hooks=Hooks(gradients=[hook]))[1]) < 0.7 * free
 
 
+def test_a_method_learns_the_number_of_steps_before_the_first(here) -> None:
+    seen: list[object] = []
+    hooks = Hooks(
+        starts=[lambda model, steps: seen.append(steps)],
+        gradients=[lambda model: seen.append("gradient")],
+        steps=[lambda model: seen.append("step")],
+    )
+    run(here, epochs=2, hooks=hooks)
+    steps = seen[0]
+    assert isinstance(steps, int)
+    assert seen[1:] == ["gradient", "step"] * steps
+
+
 class Regression(torch.nn.Module):
     """The mean squared error over the labels that count, as a model's own loss is a mean."""
 
