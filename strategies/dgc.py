@@ -159,12 +159,12 @@ class DGCClient(LocalMethod):
         """Return q_k, and the gradient of what is sent whole."""
         x = given.parts["model"]
         trained = given.train(NO_HOOKS)
-        g = self.clipped({n: x[n] - y for n, y in trained.model.items()})
+        g = self.clipped({n: np.asarray(x[n] - y) for n, y in trained.model.items()})
         u, v = self.corrected(g, *parted(given.memory))
         rho = density(self.rho, self.warmup_rounds, given.server_round)
         rng = np.random.default_rng(given.seed) if self.threshold == "sampled" else None
         q = {n: np.where(chosen(x, rho, rng), x, np.float32(0)) for n, x in v.items()}
-        dense = {n: g[n] for n in g if n not in q}
+        dense = {n: np.asarray(g[n]) for n in g if n not in q}
 
         def remember(sent: Mapping[str, Tree]) -> Tree:
             """v <- v - q and u <- u (1 - mask), by what the server decodes."""
@@ -258,7 +258,7 @@ class DGC(FedAvg):
             self.m[name] = self.mu * (m + g) if self.nesterov else self.mu * m + g
             step[name] = self.m[name] + g if self.nesterov else self.m[name]
         x = {n: (x - self.eta * step[n]).astype(np.float32) for n, x in self.x.items()}
-        return ArrayRecord({n: Array(v) for n, v in x.items()}), metrics
+        return ArrayRecord({n: Array(np.asarray(v)) for n, v in x.items()}), metrics
 
 
 def _mean(records: list[ArrayRecord]) -> dict[str, np.ndarray]:

@@ -52,6 +52,7 @@ SPECS = {
     },
     "sign": {"id": "sign"},
     "sign_16": {"id": "sign", "scope": 16},
+    "sign_norm": {"id": "sign", "scale": "norm"},
     "ternary": {"id": "ternary"},
     "kmeans": {"id": "kmeans", "scope": "tensor"},
     "kmeans_5": {"id": "kmeans", "centroids": 5},

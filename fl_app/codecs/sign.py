@@ -14,8 +14,8 @@ from fl_app.tree import Tree, split
 _SIGN = np.array([1, -1], np.float32)
 
 
-@register("sign")
-def sign(scope: str | int = "tensor") -> Codec:
+@register("sign", later=["scale"])
+def sign(scope: str | int = "tensor", scale: str = "mean") -> Codec:
     """Send each value as ``s sign(x)`` with ``s = mean |x|`` of its group; the sign of 0 is +.
 
     This s is the one of least L2 error, ``|decoded - x|_2**2 = |x|_2**2 - n s**2``; that of 1-bit
@@ -34,11 +34,13 @@ def sign(scope: str | int = "tensor") -> Codec:
     scope : str or int
         What shares s: the whole "tree", each "tensor", or this number of values of a tensor in a
         row.
+    scale : str
+        "mean" for ``s = mean |x|``, "norm" for that of 1-bit Adam.
 
     Raises
     ------
     ValueError
-        Another scope.
+        Another scope or scale.
     CodecError
         In encode: NaN or Inf.
     WireError
@@ -53,6 +55,8 @@ def sign(scope: str | int = "tensor") -> Codec:
         groups.check_scope("sign", scope)
     elif not 1 <= scope < 2**31:
         raise ValueError(f"sign: a group must have 1 to 2^31 - 1 values, got {scope}")
+    if scale not in ("mean", "norm"):
+        raise ValueError(f"sign: scale must be 'mean' or 'norm', got {scale!r}")
 
     def streams(ref: Tree) -> tuple[Stream, Stream]:
         return Stream(8, 4 * len(groups.sizes(ref, scope))), groups.symbol_stream(ref, 1)
@@ -63,7 +67,10 @@ def sign(scope: str | int = "tensor") -> Codec:
         scales = np.empty(0)
         if sizes.size:
             starts = np.cumsum(sizes) - sizes
-            scales = np.add.reduceat(np.abs(x), starts, dtype=np.float64) / sizes
+            lengths = np.abs(x) if scale == "mean" else np.square(x, dtype=np.float64)
+            scales = np.add.reduceat(lengths, starts, dtype=np.float64) / sizes
+            if scale == "norm":
+                scales = np.sqrt(scales)
         return Wire((scales.astype("<f4").tobytes(), pack((x < 0).view(np.uint8), 1))), state
 
     def decode(wire: Wire, ref: Tree) -> Tree:

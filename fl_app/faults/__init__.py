@@ -75,6 +75,8 @@ KINDS: dict[str, str] = {
     "budget_lost": f"the node's count of what its rows have spent is damaged or missing{ASK}: it "
     "must be restored from a copy",
     "other_value": "the server says {key}={said}, but the run's configuration {own}",
+    "lost_memory": "the client has lost what it remembered of this run: the server's next message "
+    "to it brings everything anew",
     "private_rows": "the method reads rows itself, but the run promises that they are private",
     "round_again": "client {client} was asked for round {round}, but has answered for {last}",
     "scores": "the configuration requests no scores on clients' rows",

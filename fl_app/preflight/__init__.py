@@ -15,7 +15,7 @@ from types import ModuleType
 from omegaconf import DictConfig
 
 from fl_app.adapters import checks as adapters
-from fl_app.config import ConfigError, compose, plain
+from fl_app.config import ConfigError, compose
 from fl_app.config.shorthand import typed_out
 from fl_app.data import checks as data
 from fl_app.models import checks as models
@@ -97,20 +97,12 @@ def check_built(cfg: DictConfig) -> None:
 
     with _without_collection():
         _call(aggregation.check_strategy, cfg)
-        _call(_check_method, cfg)
         _call(loggers.check, cfg)
         _call(models.check_files, cfg)
         _call(adapters.check_model, cfg)
     federation.device(cfg)
     if cfg.resume is not None:
         last_round(cfg, folder(cfg))
-
-
-def _check_method(cfg: DictConfig) -> None:
-    """Build the client's half of the method, which knows what its arguments may be."""
-    from fl_app.training.local import local_method  # and torch
-
-    local_method(plain(cfg.strategy.get("local")))
 
 
 def check(cfg: DictConfig) -> None:

@@ -56,9 +56,9 @@ class Pending:
 class Usable:
     """A reply that passed every check, and the parts that it brought.
 
-    The message holds metrics alone; `plain` puts the parts in. ``relayed`` is the model's coding,
-    as long as it says what the model says. Evaluation brings no parts, and neither does a client
-    that stays silent.
+    The message holds metrics alone until `plain` puts the parts in. ``relayed`` is the model's
+    coding, as long as it says what the model says. Evaluation brings no parts, and neither does a
+    client that stays silent.
     """
 
     partition: int
@@ -67,9 +67,13 @@ class Usable:
     relayed: Coding | None = None
 
     def plain(self) -> Message:
-        """Return the message with the parts in it, as a strategy expects it."""
+        """Return the reply as a strategy expects it: with the parts, and from the partition."""
+        content = RecordDict({**self.message.content})
         for part, tree in self.parts.items():
-            self.message.content[record_name(part)] = to_record(tree)
+            content[record_name(part)] = to_record(tree)
+        kind = self.message.metadata.message_type
+        question = Message(RecordDict(), dst_node_id=self.partition, message_type=kind)
+        self.message = Message(content, reply_to=question)
         return self.message
 
 

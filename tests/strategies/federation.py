@@ -117,10 +117,10 @@ class Quadratics:
     def gradient(self, client: int, x: Tree) -> Tree:
         """Return lr times the client's gradient: the change of its turn."""
         a, b = self.a[client], self.b[client]
-        return {n: (self.lr * a[n] * (x[n] - b[n])).astype(np.float32) for n in x}
+        return {n: np.asarray(self.lr * a[n] * (x[n] - b[n]), np.float32) for n in x}
 
     def __call__(self, client: int, x: Tree) -> Tree:
-        return {n: x[n] - g for n, g in self.gradient(client, x).items()}
+        return {n: np.asarray(x[n] - g) for n, g in self.gradient(client, x).items()}
 
     def mean_gradient(self, x: Tree) -> Tree:
         """Return the mean of all clients' gradients, in float64."""
