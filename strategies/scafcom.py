@@ -35,7 +35,7 @@ class ScafcomClient(LocalMethod):
         Share of the new in the momentum, in (0, 1].
     """
 
-    def __init__(self, beta: float = 0.2) -> None:
+    def __init__(self, beta: float) -> None:
         self.beta = share("beta", beta)
 
     def start(self, theta0: Tree) -> Tree:

@@ -48,7 +48,7 @@ class ScallionClient(LocalMethod):
         In (0, 1]. The more Q loses, the smaller.
     """
 
-    def __init__(self, alpha: float = 0.1) -> None:
+    def __init__(self, alpha: float) -> None:
         self.alpha = share("alpha", alpha)
 
     def start(self, theta0: Tree) -> Tree:
