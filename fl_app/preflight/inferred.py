@@ -18,7 +18,7 @@ from fl_app.config.data_only import key_of, parsed
 from fl_app.config.shorthand import literal
 from fl_app.data import sources
 from fl_app.data.head import head
-from fl_app.data.kinds import TEXTS, said
+from fl_app.data.kinds import TEXTS, kind_of, said
 from fl_app.data.owners import client_names
 from fl_app.data.rows import some
 from fl_app.faults.printable import printable
@@ -99,7 +99,8 @@ def announced(overrides: str) -> str:
     """
     overrides, found = with_inferred(overrides)
     for one in found:
-        print(f"inferred: {one.shown} (from {one.source})", flush=True)
+        # A table of others chooses its names of columns.
+        print(printable(f"inferred: {one.shown} (from {one.source})", most=1000), flush=True)
     return overrides
 
 
@@ -185,8 +186,15 @@ class _Table:
         lists = lists and "lists" in self.kinds(column)
         for kind in sorted(self.kinds(column) - {*TEXTS, *(("lists",) if lists else ())}):
             raise ConfigError(said(f"data.train.path={self.cfg.train.path}", column, kind)["whole"])
-        there = (value for value in self.rows[column][:] if value is not None)
-        found = client_names((one for some in there for one in some) if lists else there)
+        there = [value for value in self.rows[column][:] if value is not None]
+        if lists:
+            there = [one for some in there for one in some if one is not None]
+            if odd := sorted({kind_of(one) for one in there} - {*TEXTS}):
+                raise ConfigError(
+                    f"data.train.path={self.cfg.train.path}: the column {column!r} holds lists of "
+                    f"{odd[0]}: a label is a text or a whole number; write them as texts first"
+                )
+        found = client_names(there)
         return [value for value in found if str(value).strip()]
 
     def kinds(self, column: str) -> set[str]:
@@ -224,6 +232,8 @@ def _clients(table: _Table, cfg: DictConfig, typed: set[str]) -> Iterator[Inferr
             "data.partitioner, or data.client"
         )
     names = table.values(column)
+    if not names:
+        raise ConfigError(f"data.client={column}: no row of data.train has a value in that column")
     words = [f"data.partitioner={{id: client_column, column: {literal(column)}}}"]
     if "federation.clients" not in typed:
         words.append(f"federation.clients={len(names)}")

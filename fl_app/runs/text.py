@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+LONG = 1e6  # from which a score is written with an exponent
 LAST_LINE = "report"  # the last line that a completed run prints starts with this
 
 
@@ -26,8 +27,11 @@ def title(metric: str) -> str:
 
 
 def score(metric: str, value: float) -> str:
-    """Return a score as text; accuracy in percent."""
-    return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:.4f}"
+    """Return a score as text; accuracy in percent, and what is very large with four digits."""
+    if metric == "accuracy":
+        return f"{100 * value:.2f} %"
+    # A model that diverged has a perplexity of up to 1e300.
+    return f"{value:.4f}" if abs(value) < LONG else f"{value:.3e}"
 
 
 def spread(values: Mapping[str, Any], text: Callable[[float], str]) -> str:

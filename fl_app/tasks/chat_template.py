@@ -2,8 +2,8 @@
 
 A template is Jinja text of the checkpoint's tokenizer, or one of `BUILT_IN`; a run cannot bring
 another. transformers renders it in its sandbox, where it reaches no files and no attributes of
-Python. The sandbox bounds a single range, not the time: a template that loops in loops is as slow
-as it says, so load checkpoints of people you trust with a processor.
+Python. The sandbox bounds a single range, not time and memory: a template that loops in loops is as
+slow as it says, so load checkpoints of people you trust with a processor and its memory.
 """
 
 import re
@@ -29,7 +29,9 @@ from fl_app.tasks.tokens import Tokens
 # the date that Llama 3.1's own template falls back to.
 DATE = "26 Jul 2024"
 MOST = 1 << 22  # characters of a conversation
-REFUSALS = (TemplateError, ArithmeticError, LookupError, TypeError, ValueError)
+REFUSALS = (
+    TemplateError, ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
 LEFT_OUT = (SYSTEM, TOOL)  # roles that a template may skip without a word
 
 BUILT_IN = {

@@ -82,9 +82,25 @@ class Text:
             )
 
     def cut(self, rows: Rows) -> Pieces:
-        """Return what rows are trained as."""
+        """Return what rows are trained as.
+
+        Raises
+        ------
+        FaultError
+            The tokenizer drops all characters of a text, and has no start token, behind which the
+            end token could be predicted.
+        """
         texts = [text_of(rows[at], self.column, "task.text") for at in range(len(rows))]
         ids = self.tokens(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        if not self.start and (gone := [k for k, one in enumerate(ids) if not one]):
+            raise FaultError(
+                "empty",
+                f"the tokenizer has no token for any character of {len(gone)} of {len(ids)} texts "
+                f"in the column {self.column!r}: {numbers(gone)} of those that were read together. "
+                "Leave such rows out, or choose another model",
+                column=self.column,
+                rows=len(gone),
+            )
         return Pieces([[*one, self.end] for one in ids], self.start, self.length)
 
     def training(self, rows: Sequence[Any]) -> dict[str, Tensor]:

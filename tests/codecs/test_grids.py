@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fl_app.codecs import Codec, chain, delta, entropy, sign, ternary, uniform
 from fl_app.codecs.parts import uniform_grid
-from fl_app.codecs.parts.uniform_step import short
+from fl_app.codecs.parts.uniform_step import LARGEST, short
 from tests.codecs.sending import encode
 
 levels = st.lists(st.integers(-127, 127), min_size=1, max_size=300)
@@ -78,3 +78,11 @@ def test_levels_beyond_the_bits_are_no_grid(found) -> None:
 def test_with_dither_there_is_no_grid() -> None:
     with pytest.raises(ValueError, match="give one of the two"):
         uniform(error=0.3, dither=True, grid=True)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("least", [LARGEST, LARGEST / 127, 2.0**-149])
+def test_the_largest_and_the_least_floats_are_looked_at_without_a_warning(least) -> None:
+    x = np.array([least, least, 0, -least], np.float32)
+    decoded = through(uniform(error=0.5, grid=True), {"w": x}, {"w": np.zeros_like(x)})["w"]
+    assert np.array_equal(decoded, x)

@@ -1,6 +1,7 @@
 """What tables say: labels, texts, clients and splits become overrides, or are asked for."""
 
 import csv
+import json
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import fl_app
 from fl_app import data
 from fl_app.config import ConfigError, compose, identity
 from fl_app.preflight import configured
-from fl_app.preflight.inferred import SHARES, with_inferred
+from fl_app.preflight.inferred import SHARES, announced, with_inferred
 from fl_app.runs.configurations import digest
 
 TASK = "task=sequence_classification"
@@ -233,3 +234,38 @@ def test_python_composes_the_ten_words_too(tmp_path: Path, monkeypatch):
     )
     assert short == compose(long)
     assert digest(short) == digest(compose(long))
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ([["a"], ["b"]], "lists of lists"),
+        ([{"id": 1}], "lists of mappings"),
+        ([0.5, 1.5], "lists of floats"),
+    ],
+)
+def test_lists_of_what_are_no_labels_are_refused(tmp_path: Path, labels, says) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": "a note", "labels": labels}) + "\n" for _ in "ab"))
+    with pytest.raises(ConfigError, match=f"the column 'labels' holds {says}: a label is"):
+        with_inferred(f"data=table data.train.path={path} {TASK}")
+
+
+def test_a_missing_label_in_a_list_is_no_name_of_one(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a note", "label": ["a", null]}\n{"text": "b", "label": ["b"]}\n')
+    words, _ = with_inferred(f"data=table data.train.path={path} {TASK}")
+    assert list(compose(words).task.labels) == ["a", "b"]
+
+
+def test_what_a_table_says_is_printed_as_harmless_text(tmp_path: Path, capsys) -> None:
+    write(tmp_path / "rows.csv", [{"\x1b[2Jtext": f"a note {k}", "label": k % 2} for k in range(9)])
+    announced(f"data=table data.train.path={tmp_path}/rows.csv {TASK}")
+    assert "\x1b" not in (said := capsys.readouterr().out)
+    assert "inferred: task.texts=\\x1b[2Jtext" in said
+
+
+def test_a_column_that_names_no_client_is_said(tmp_path: Path) -> None:
+    write(tmp_path / "rows.csv", [{"text": "a note", "label": k, "ward": ""} for k in range(2)])
+    with pytest.raises(ConfigError, match="no row of data"):
+        with_inferred(f"data=table data.train.path={tmp_path}/rows.csv {TASK} data.client=ward")

@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_app.report import page as report
-from fl_app.runs import runs_table, selection
+from fl_app.runs import runs_table, selection, text
 from fl_app.runs.read import read
 from fl_app.runs.text import size
 from fl_app.sweep.job import bytes_to_target
+from fl_app.tasks import metrics as scales
 from tests.finished_runs import finished
 
 scores = st.lists(st.integers(0, 5).map(lambda n: n / 5), min_size=1, max_size=6)
@@ -106,3 +107,8 @@ def test_results_say_which_scores_selected(tmp_path: Path) -> None:
     assert table["selected_on"].to_list() == ["test", "validation"]
     assert table["best_round"].to_list() == [1, 2]
     assert table["rounds_to_target"].to_list() == [1, 2]
+
+
+def test_a_model_that_diverged_makes_no_line_of_digits() -> None:
+    assert text.score("perplexity", scales.MOST) == "1.000e+300"
+    assert text.score("perplexity", 999_999.0) == "999999.0000"

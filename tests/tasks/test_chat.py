@@ -284,6 +284,7 @@ def test_calls_that_are_no_text_are_refused(key: str) -> None:
         (LOOP + "{{ m['content'] }}{% endfor %}", "", "ends an answer with no special token"),
         ("{{ raise_exception('no') }}", "", "cannot be used: the chat template refuses message 1,"),
         ("{{ messages.__class__.__mro__ }}", "", "cannot be used"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "", "maximum recursion depth"),
         (LOOP + "{% for i in range(10 ** 9) %}{% endfor %}{% endfor %}", "", "cannot be used"),
     ],
 )

@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.normalizers import Replace
 from transformers import PreTrainedTokenizerFast
 
 from fl_app import data, tasks
@@ -193,3 +194,16 @@ def test_a_text_file_trains_the_embedded_decoder(tmp_path: Path) -> None:
                 "data.test.share=0.2 target.metric=accuracy"
             )
         )
+
+
+def test_a_text_without_a_token_is_its_end_token_or_refused() -> None:
+    rows = Dataset.from_list([{"text": "so"}, {"text": "\u200b"}])
+    model = architectures.model("llama")
+    with_start, without = (TOKENIZERS[kind]() for kind in ("start token", "no start token"))
+    for tokenizer in (with_start, without):
+        tokenizer.backend_tokenizer.normalizer = Replace("\u200b", "")
+    assert _task(with_start).predict(model, rows)[1]["tokens"] == 1
+    task = _task(without)
+    for use in (lambda: task.training([*rows]), lambda: task.predict(model, rows)):
+        with pytest.raises(FaultError, match="1 of 2 texts in the column 'text': 2 "):
+            use()

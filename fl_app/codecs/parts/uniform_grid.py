@@ -22,6 +22,7 @@ SAMPLE = 1 << 12
 """Values that a step has to fit before all of them are looked at."""
 
 
+@np.errstate(over="ignore")  # a multiple that is no float32 is none of the values
 def found(x: Floats, most: int = MOST) -> float:
     """Return the widest step of which all values are multiples, 0 if none is found.
 
