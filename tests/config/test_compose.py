@@ -16,6 +16,7 @@ from tests.combinations import combinations
 PATHS = ("data.train.path", "data.test.path")
 ROBUST = ("fedmedian", "fedtrimmedavg", "krum", "multikrum", "bulyan")
 NEEDS = {
+    "strategy=flasc": "codec=fp32",
     "strategy=fedzip": "codec=fedzip",
     "strategy=fed_sb": "adapter=lora_sb",
     "strategy=fedavg_dp_client": "codec=fp32",

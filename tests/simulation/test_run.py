@@ -62,6 +62,7 @@ EXPERIMENTS = {
     "shampoo_full": ("fp32", 2),
     "shampoo_lora": ("fp32", 2),
     "fed_sb": ("delta+nf4", 2),
+    "flasc": ("entropy(nonzero(fp32)) change:entropy(nonzero(fp32))", 2),
     "fedzip": ("fp32 delta+fedzip", 2),
     **dict.fromkeys(("ia3", "lokr", "vera"), ("delta+nf4", 1)),
 }

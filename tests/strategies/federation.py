@@ -67,7 +67,8 @@ class Federation:
                 for p, record in content.array_records.items()
             }
             (config,) = content.config_records.values()
-            answer = self.client(client, number, parts, str(config.get(FORM, "default")))
+            said = {key: config[key] for key in self.method.config_keys if key in config}
+            answer = self.client(client, number, parts, str(config.get(FORM, "default")), said)
             if client in lost:
                 continue
             self.memory[client] = answer.remember(self.arrived[client])
@@ -80,7 +81,9 @@ class Federation:
         self.x = self.strategy.aggregate_train(number, replies)[0]
         return self.model
 
-    def client(self, client: int, number: int, parts: dict[str, Tree], form: str) -> Answer:
+    def client(
+        self, client: int, number: int, parts: dict[str, Tree], form: str, said: dict[str, object]
+    ) -> Answer:
         """Do a client's turn."""
         model = Parameters(parts.get("model", self.theta0))
 
@@ -91,7 +94,7 @@ class Federation:
             return {p: self.lossy(form, p, t) for p, t in sent.items()}
 
         given = Assignment(
-            parts, self.theta0, self.memory[client], {}, form, client, number,
+            parts, self.theta0, self.memory[client], said, form, client, number,
             seed=1000 * number + client, model=model, rows=lambda: None, train=train,
             decoded=decoded,
         )  # fmt: skip
