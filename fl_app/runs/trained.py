@@ -4,6 +4,7 @@ Only safetensors and JSON are read: a folder may come from anyone, and nothing i
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +47,7 @@ UNREAD = frozenset(
         *("corda_config", "eva_config", "lora_ga_config", "peft_version", "inference_mode"),
     }
 )
+SIZES = ("r", "init_r", "num_virtual_tokens")  # of PEFT's configs, each a size of some tensor
 MIXES_FILES = "XLORA"  # reads other adapters from the paths in its config
 
 
@@ -152,8 +154,19 @@ def load(place: Place, dense: bool = False) -> Trained:
     FileNotFoundError
         If a file is missing, or the base cannot be reached.
     ValueError
-        If the weights are damaged or of another model, or the base is another one.
+        If the weights are damaged or of another model, the base is another one, or the settings
+        have values that no run has.
     """
+    try:
+        return _loaded(place, dense)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"the settings beside the model, {settings.FILE} or config.yaml, have a value that no "
+            f"run has: {error!r}"
+        ) from error
+
+
+def _loaded(place: Place, dense: bool) -> Trained:
     cfg = place.cfg
     model: Any
     if place.folder is not None and not place.is_adapter:
@@ -240,6 +253,7 @@ def with_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     try:
+        _check_sizes(config, state)
         wrapped = get_peft_model(model, config)
         modules_in_float32(wrapped, classification_head(model))
         wanted = {*get_peft_model_state_dict(wrapped, save_embedding_layers=False)}
@@ -250,6 +264,18 @@ def with_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not fit the base model: {error}") from None
     return wrapped
+
+
+def _check_sizes(config: PeftConfig, state: Mapping[str, torch.Tensor]) -> None:
+    """Refuse ranks that no tensor has, before PEFT takes memory for them."""
+    if config.peft_type == PeftType.LOKR:  # with a larger rank its matrices are whole
+        return
+    most = max((size for tensor in state.values() for size in tensor.shape), default=0)
+    ranks = {name: getattr(config, name, None) for name in SIZES}
+    ranks |= getattr(config, "rank_pattern", None) or {}
+    for name, rank in ranks.items():
+        if isinstance(rank, int) and rank > most:
+            raise ValueError(f"{name}={rank}, and its tensors have at most {most} rows or columns")
 
 
 def adapter_config(folder: Path) -> PeftConfig:

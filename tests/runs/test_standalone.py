@@ -204,11 +204,26 @@ def test_what_does_not_fit_is_refused(made, tmp_path: Path, capsys) -> None:
     said = refused(moved, str(rows), "--base", str(other))
     assert "the adapter was trained on" in said
 
+    config = json.loads((moved / "adapter_config.json").read_text())
+    for name, sizes in (("r", {"r": 10**12}), ("q_proj", {"rank_pattern": {"q_proj": 10**12}})):
+        (moved / "adapter_config.json").write_text(json.dumps({**config, **sizes}))
+        said = refused(moved, str(rows), "--base", str(made.root / "base-llama"))
+        assert f"{name}=1000000000000, and its tensors have at most" in said
+    (moved / "adapter_config.json").write_text(json.dumps(config))
+
+    whole = (moved / settings.FILE).read_text()
+    for group, key, value in (("task", "id", "os.system"), ("model", "dtype", "float8")):
+        odd = json.loads(whole)
+        odd[group][key] = value
+        (moved / settings.FILE).write_text(json.dumps(odd))
+        said = refused(moved, str(rows), "--base", str(made.root / "base-llama"))
+        assert "have a value that no run has" in said
+    (moved / settings.FILE).write_text(whole)
+
     weights = moved / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
     assert "is damaged" in refused(moved, str(rows), "--base", str(made.root / "base-llama"))
 
-    config = json.loads((moved / "adapter_config.json").read_text())
     config |= {"megatron_core": "os.nothing", "megatron_config": {"a": 1}, "auto_mapping": {}}
     (moved / "adapter_config.json").write_text(json.dumps(config))
     assert trained.adapter_config(moved).megatron_config is None
