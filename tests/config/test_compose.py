@@ -16,7 +16,9 @@ from tests.combinations import combinations
 PATHS = ("data.train.path", "data.test.path")
 ROBUST = ("fedmedian", "fedtrimmedavg", "krum", "multikrum", "bulyan")
 NEEDS = {
+    "strategy=aquila": "clients_per_round=10",
     "strategy=flasc": "codec=fp32",
+    "strategy=onebit_adam": "codec=fp32",
     "strategy=fedzip": "codec=fedzip",
     "strategy=fed_sb": "adapter=lora_sb",
     "strategy=fedavg_dp_client": "codec=fp32",
