@@ -19,6 +19,7 @@ from fl_app.config import plain
 from fl_app.data.rows import first
 from fl_app.faults import FaultError
 from fl_app.models.generation import unwrapped
+from fl_app.tasks import named
 from fl_app.tasks.base import Task
 from fl_app.training.local import LocalMethod
 from fl_app.tree import Tree, chained
@@ -85,7 +86,7 @@ class Session:
         """Return all splits of the data set."""
         splits = data.load(self.cfg.data, self.cfg.seed)
         for name, rows in splits.items():
-            tasks.check_rows(self.task, name, rows)
+            tasks.check_rows(self.task, name, rows, named.columns(self.cfg.task))
         return splits
 
     def documents(self, partition: int) -> Dataset:

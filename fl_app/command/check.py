@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         "Check a run: configuration, model and data, and one round on a few rows, to know what it\n"
         "will cost. Nothing is written. The exit status is 0, or 2 if the run would fail.",
         EXAMPLES,
-    ).parse_args(arguments)
+    ).parse_intermixed_args(arguments)
     from fl_app.config import ConfigError, joined
     from fl_app.config.own import with_own
     from fl_app.preflight import check_built

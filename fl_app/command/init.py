@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
         EXAMPLES,
     )
     made.add_argument("--name", default="mine", help="of the experiment (mine)")
-    asked = made.parse_args(arguments)
+    asked = made.parse_intermixed_args(arguments)
     from fl_app.config import ConfigError, joined
     from fl_app.config.data_only import OPTION
     from fl_app.config.own import FOLDER, HEAD, text_of, with_own

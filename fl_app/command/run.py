@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
         "run",
         "Run one experiment in a simulation, and write its results to runs/NAME in this folder.",
         EXAMPLES,
-    ).parse_args(arguments)
+    ).parse_intermixed_args(arguments)
     from fl_app import run
     from fl_app.config import ConfigError, joined
     from fl_app.config.own import with_own

@@ -270,7 +270,7 @@ def _splits(table: _Table, cfg: DictConfig) -> Iterator[Inferred]:
             yield Inferred(
                 [f"data.{split}.share={share}"],
                 f"{split} rows: {share:.0%} of {whose}, data.{split}.share={share}",
-                f"there being no data.{split}.path",
+                "the defaults",
             )
 
 
@@ -321,6 +321,11 @@ def _problem(table: _Table, cfg: DictConfig, typed: set[str], label: str) -> tup
     said_ = {"task.problem_type", "task.labels", "task.label_is"} & typed
     if said_ or own != metrics.SINGLE or label in cfg.data.formats or label not in table.columns:
         return own, "the options"
+    return _held(table, label) or (own, "the options")
+
+
+def _held(table: _Table, label: str) -> tuple[str, str] | None:
+    """Return the kind of problem that a column's values tell, and how; None: a label a row."""
     kinds = table.kinds(label)
     if "lists" in kinds:
         return metrics.MULTI, f"the column {label!r}, which holds lists"
@@ -330,19 +335,27 @@ def _problem(table: _Table, cfg: DictConfig, typed: set[str], label: str) -> tup
         values = {one for one in table.rows[label][:] if one is not None}
         if values and all(map(DECIMAL.fullmatch, values)) and not all(map(is_number, values)):
             return metrics.REGRESSION, f"the column {label!r}, which holds decimal numbers"
-    return own, "the options"
+    return None
 
 
 def _label(table: _Table, cfg: DictConfig, typed: set[str]) -> str:
-    """Return the column of the label: of a usual name, of classes, or the only one that is left."""
+    """Return the column of the label: of a usual name, of classes, of what the problem needs, or
+    the only one that is left.
+    """
     texts = {*map(str, cfg.task.texts)} if "task.texts" in typed else set()
     others = {str(cfg.data.client), *_owner(cfg), *texts}
     names = [name for name in table.columns if name not in others]
     usual = [name for name in names if name.lower() in LABELS]
     usual = usual or [name for name in names if name.lower() in NUMBERS]
     classes = [name for name in names if table.classes(name)]
+    problem = str(cfg.task.problem_type)
+    needed = [
+        name
+        for name in names
+        if problem != metrics.SINGLE and (_held(table, name) or ("",))[0] == problem
+    ]
     left = [name for name in names if texts and not NO_TEXT.fullmatch(name)]
-    for found in (usual, classes, left):
+    for found in (usual, classes, needed, left):
         if len(found) == 1:
             return found[0]
     raise ConfigError(

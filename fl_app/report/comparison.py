@@ -13,6 +13,7 @@ from typing import Any
 from fl_app.report import pareto, significance
 from fl_app.runs.clients import Turns, by_round, mark
 from fl_app.runs.configurations import Configuration, group
+from fl_app.runs.place import without_places
 from fl_app.runs.read import Run
 from fl_app.runs.text import title
 from fl_app.tasks.metrics import oriented, scale
@@ -43,7 +44,18 @@ def comparable(runs: Sequence[Run]) -> list[dict[str, Any]]:
         own = [row for row in one["rows"] if row not in set.intersection(*alike)]
         one["title"] += f" ({', '.join(own)})" if own else ""
     _number(sets)
-    return sets
+    return [_passed_on(one) for one in sets]
+
+
+def _passed_on(one: dict[str, Any]) -> dict[str, Any]:
+    """Return a comparison that names no place of this machine."""
+    own = [row | {"label": without_places(row["label"])} for row in one["configurations"]]
+    return one | {
+        "title": without_places(one["title"]),
+        "dataset": without_places(one["dataset"]),
+        "rows": [without_places(row) for row in one["rows"]],
+        "configurations": own,
+    }
 
 
 def _number(sets: Sequence[dict[str, Any]]) -> None:

@@ -75,7 +75,7 @@ def write(folder: Path, target_file: Path | None = None) -> Path:
         if one is None
         else [
             {
-                "title": f"{title(str(metric))} on {run.dataset}",
+                "title": without_places(f"{title(str(metric))} on {run.dataset}"),
                 "metric": metric,
                 "name": title(str(metric)),
                 "target": goal,

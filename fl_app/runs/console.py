@@ -125,6 +125,8 @@ def final(summary: dict[str, Any], folder: Path) -> None:
         lines["privacy"] = guarantee(summary["privacy"])
     if summary["best"]["last_is_worse"]:
         lines["warning"] = _worse(summary["best"])
+    elif summary["status"] == "completed" and _is_least(summary["best"]):
+        lines["warning"] = _least(summary["best"], summary["final"])
     if summary["status"] != "completed" and (folder / "checkpoints").is_dir():
         lines["to resume"] = f"resume={folder}"
     if said := answers.one_label(folder):
@@ -200,6 +202,23 @@ def _worse(best: dict[str, Any]) -> str:
         f"the last round is clearly worse than round {best['round']}: {title(metric)} "
         f"{score(metric, best['last'])} after {score(metric, best['value'])} on "
         f"{best['selected_on']}; {advice}"
+    )
+
+
+def _is_least(best: dict[str, Any]) -> bool:
+    """Tell whether no round has more than the least score, so that the start is the best one."""
+    is_selected = best["round"] == 0 and not metrics.scale(best["metric"]).lower_is_better
+    return is_selected and bool(best["value"] == metrics.scale(best["metric"]).least)
+
+
+def _least(best: dict[str, Any], final: dict[str, float]) -> str:
+    """Return that all rounds have the same, least score, and which metrics may tell them apart."""
+    metric = best["metric"]
+    others = " or ".join(name for name in final if name != metric) or "another"
+    kept = f", and {best['adapter']}/ is the model before training" if best["adapter"] else ""
+    return (
+        f"{title(metric)} is {score(metric, best['value'])} on {best['selected_on']} in every "
+        f"round, so that it selects none{kept}; task.metric may be {others}"
     )
 
 

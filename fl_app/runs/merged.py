@@ -34,7 +34,8 @@ def write(place: Place, out: Path) -> Any:
     with atomic_folder(out) as folder:
         found = trained.load(place, dense=True)
         model = merged(found.model)
-        model.save_pretrained(str(folder))
+        with quiet():  # no bar of shards
+            model.save_pretrained(str(folder))
         own = model.generation_config if model.can_generate() else None
         exported.Parts(place.cfg, found.tokenizer, found.task, own, base_of(place)).write(folder)
         (folder / exported.CARD).write_text(_card(place), encoding="utf-8")

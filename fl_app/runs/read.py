@@ -86,8 +86,9 @@ class Run:
 
     @property
     def dataset(self) -> str:
-        """Return a short name of the data set."""
-        paths = [self.option(f"data.test.{key}") for key in ("path", "name")]
+        """Return a short name of the data set: of the table that the test rows are of."""
+        source = "test" if self.option("data.test.share") is None else "train"
+        paths = [self.option(f"data.{source}.{key}") for key in ("path", "name")]
         return " ".join(str(part) for part in (*paths, self.option("data.id")) if part) or "unknown"
 
     @property

@@ -74,15 +74,17 @@ def build(
     return task
 
 
-def check_rows(task: Task, split: str, rows: Dataset) -> None:
-    """Refuse a split that the task cannot learn from or be scored on.
+def check_rows(
+    task: Task, split: str, rows: Dataset, options: Mapping[str, str] | None = None
+) -> None:
+    """Refuse a split that the task cannot learn from or be scored on; see `check_columns`.
 
     Raises
     ------
     FaultError
         See `check_columns` and ``Task.check``; the message names the split.
     """
-    check_columns(task, split, rows)
+    check_columns(task, split, rows, options)
     try:
         task.check(rows)
     except FaultError as error:
@@ -90,8 +92,15 @@ def check_rows(task: Task, split: str, rows: Dataset) -> None:
         raise
 
 
-def check_columns(task: Task, split: str, rows: Dataset) -> None:
+def check_columns(
+    task: Task, split: str, rows: Dataset, options: Mapping[str, str] | None = None
+) -> None:
     """Refuse a split that lacks a column of the task.
+
+    Parameters
+    ----------
+    options : mapping of str to str, optional
+        Columns -> the option that names each, which the message then names.
 
     Raises
     ------
@@ -100,10 +109,15 @@ def check_columns(task: Task, split: str, rows: Dataset) -> None:
     """
     missing = sorted({*task.columns} - {*rows.column_names})
     if missing:
+        by = [(options or {}).get(one) for one in missing]
+        names = [
+            one if key is None else f"{one} ({key})" for one, key in zip(missing, by, strict=True)
+        ]
         raise FaultError(
             "columns",
-            f"the split {split!r} lacks {', '.join(missing)}; it has "
-            f"{', '.join(rows.column_names)}: map one with data.{split}.columns, or name another "
-            f"in the task.{did_you_mean(missing[0], rows.column_names)}",
+            f"the split {split!r} lacks {', '.join(names)}; it has "
+            f"{', '.join(rows.column_names)}: name another in "
+            f"{' and '.join(dict.fromkeys(filter(None, by))) or 'the task'}, or map one with "
+            f"data.{split}.columns.{did_you_mean(missing[0], rows.column_names)}",
             missing=", ".join(missing),
         )

@@ -153,7 +153,8 @@ def test_init_writes_an_experiment_that_is_the_same_run(tmp_path: Path, monkeypa
     lines = [f"a cough {n},{'ab'[n % 2]},{'ens'[n % 3]}" for n in range(12)]
     (tmp_path / "rows.csv").write_text("\n".join(["note,label,ward", *lines]))
     typed = ["model=org/name", "task=sequence_classification", "data=rows.csv", "data.client=ward"]
-    assert main(["init", *typed, "--conf", "new folder"]) == 0  # which is made
+    split = [*typed[:2], "--conf", "new folder", *typed[2:]]
+    assert main(["init", *split]) == 0  # the folder is made
     assert "experiment=mine" in capsys.readouterr().out
     words = with_own(["experiment=mine"], Path("new folder"))
     assert identity(fl_app.compose(words)) == identity(fl_app.compose(typed))

@@ -203,6 +203,17 @@ def test_the_label_is_the_only_column_of_classes_or_the_only_one_left(tmp_path: 
     assert compose(with_inferred(words)[0]).task.label == "kind"
 
 
+@pytest.mark.parametrize(
+    ("task", "value"), [("regression", "1.5"), ("multi_label_classification", ["a", "b"])]
+)
+def test_the_label_is_the_only_column_of_what_the_problem_needs(task, value, tmp_path: Path):
+    rows = [{"id": n, "note": f"cough {n}", "found": value} for n in range(12)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cfg = compose(with_inferred(f"data=table data.train.path={path} task={task}")[0])
+    assert (cfg.task.label, list(cfg.task.texts)) == ("found", ["note"])
+
+
 @given(
     sizes=st.lists(st.integers(1, 30), min_size=1, max_size=4),
     test=st.floats(0.05, 0.95), validation=st.floats(0.05, 0.95),

@@ -165,8 +165,12 @@ def test_scores_of_other_tests_are_not_compared(tmp_path: Path) -> None:
         finished(tmp_path / "b", "data.test_documents=3"),
         finished(tmp_path / "c", "data=word_problems task=word_problems model=llama-tiny"),
     ]
+    table = "data=table data.test.share=0.2 data.train.path=/srv"
+    folders += [finished(tmp_path / name, f"{table}/{name}.csv") for name in ("d", "e")]
     sets = comparable([read(folder) for folder in folders])
     assert sorted(one["title"] for one in sets) == [
+        "ANLS on .../d.csv table",
+        "ANLS on .../e.csv table",
         "ANLS on docvqa_mini (test_documents=3)",
         "ANLS on docvqa_mini (test_documents=80)",
         "accuracy on word_problems",
@@ -238,8 +242,11 @@ def test_the_pages_of_a_sweeps_runs_share_their_script(tmp_path: Path) -> None:
 
 
 def test_no_place_of_this_machine_is_in_a_page(tmp_path: Path) -> None:
-    words = f"model.tokenizer={tmp_path}/of/words"
-    folders = [finished(tmp_path / name, f"{words} codec={name}") for name in ("nf4", "sign")]
+    words = f"model.tokenizer={tmp_path}/of/words data=table data.test.path={tmp_path}/of/rows.csv"
+    folders = [
+        finished(tmp_path / name, f"{words} codec={name} data.train.path={tmp_path}/of/{name}.csv")
+        for name in ("nf4", "sign")
+    ]
     folders.append(finished(tmp_path / "failed", words, status="failed"))
     for page in (report.write(folders[0]), report.compare_runs(folders, tmp_path / "all.html")):
         text = page.read_text(encoding="utf-8")

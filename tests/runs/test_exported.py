@@ -7,7 +7,7 @@ import pytest
 
 import fl_app
 from fl_app.files import RESULTS, replaced_folder
-from fl_app.runs import exported
+from fl_app.runs import console, exported
 from fl_app.runs.read import read
 from fl_app.runs.submission import main as submit
 from fl_app.server_app import Experiment
@@ -105,6 +105,15 @@ def test_a_little_worse_is_not_clearly_worse(tmp_path: Path) -> None:
         path = finished(tmp_path / f"{last}", scores=(0.3, 0.8, 0.1), validated=(0.3, 0.8, last))
         assert read(path).last_is_worse == worse
         assert json.loads((path / "summary.json").read_text())["best"]["last_is_worse"] == worse
+
+
+def test_rounds_that_no_score_tells_apart_are_said(tmp_path: Path, capsys) -> None:
+    for best in (0.0, 0.1):
+        path = finished(tmp_path / f"{best}", scores=(0.0, 0.0, best), validated=(0.0, 0.0, best))
+        console.final(json.loads((path / "summary.json").read_text()), path)
+        said = capsys.readouterr().out
+        assert ("ANLS is 0.0000 on validation in every round" in said) == (best == 0)
+        assert ("task.metric may be another" in said) == (best == 0)
 
 
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -586,6 +586,9 @@ def test_missing_columns_are_named_with_those_there_are() -> None:
     rows = Dataset.from_list([{"instruction": "a", "answer": "b"}])
     with pytest.raises(ValueError, match=r"'test' lacks output.*instruction, answer.*data\.test"):
         tasks.check_columns(_causal(), "test", rows)
+    options = {"output": "task.response"}
+    with pytest.raises(ValueError, match=r"output \(task\.response\).*another in task\.response,"):
+        tasks.check_columns(_causal(), "test", rows, options)
     tasks.check_columns(_causal(), "test", Dataset.from_list(ROWS))
 
 
