@@ -27,6 +27,7 @@ PER_SECOND = 4  # pictures
 LOOK_SECONDS = 0.2  # within which the reader sees that the display is over
 BAR = 20  # columns
 READ = 2**16
+TURN = {"client", "step", "steps", "loss", "left"}  # keys of an event of a turn
 
 
 class Picture:
@@ -58,7 +59,7 @@ class Picture:
         self._names |= event.get("clients", {})
         if "replied" in event:
             self.turns.pop(event["replied"], None)
-        if "client" in event:
+        if event.keys() >= TURN:
             self.turns[event["client"]] = event
 
     def __rich__(self) -> Group:
@@ -148,5 +149,5 @@ def _follow(pipe: int, picture: Picture, over: threading.Event) -> None:
         with suppress(BlockingIOError):
             *lines, rest = (rest + os.read(pipe, READ)).split(b"\n")
             for line in lines:
-                with suppress(ValueError):
-                    picture.take(json.loads(line))
+                with suppress(ValueError, TypeError):  # no event: the next one may be one
+                    picture.take(dict(json.loads(line)))

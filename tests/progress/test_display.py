@@ -203,3 +203,11 @@ def test_a_real_node_prints_the_first_step_of_a_long_turn_and_sends_nothing(
     for step in range(1, 101):
         turn.step(step, 100, 0.4321)
     assert capsys.readouterr().out == "round 1, client 4: step 1 of 100, loss 0.4321, 0 s left\n"
+
+
+def test_lines_that_are_no_events_are_passed_over(terminal) -> None:
+    with terminal.display():
+        with open(os.environ[PIPE], "wb", buffering=0) as pipe:  # noqa: PTH123
+            pipe.write(b'5\nnull\n[1]\n{"client": 1}\n{"clients": 5}\n\xff\n{\n')
+        say("the next one")
+        assert terminal.waits_for(b"the next one")
