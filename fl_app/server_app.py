@@ -302,7 +302,10 @@ class Experiment:
         with self.recording:
             if not self.ended:
                 self.ended = True
-                self._finish(status)
+                try:
+                    self._finish(status)
+                finally:
+                    self.folder.release()
 
     def _log(self, *splits: str) -> None:
         """Pass the scores of the last round on these splits to the loggers."""

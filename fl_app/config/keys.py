@@ -19,13 +19,14 @@ OPEN = (
     "adapter.args",
     *("strategy.inner", "strategy.local", "strategy.forms"),
     *("model.config", "codec.up", "codec.down", "data.partitioner"),
-    *("data.formats", "data.empty"),
+    *("data.formats", "data.empty", "link.clients"),
     *(f"data.{split}.{key}" for split in SPLITS for key in ("columns", "drop")),
 )
 
 # These have a value in conf/, and null turns it off.
 NULLABLE = (
     *("model.sha256", "model.tokenizer", "model.visual_path", "target.value", "data.target"),
+    *(f"link.{way}.{key}" for way in ("up", "down") for key in ("rate", "burst")),
     *("task.average_over", "privacy.epsilon", "federation.max_update_rms", "data.validation.path"),
     *(f"data.{split}.{key}" for split in SPLITS for key in ("name", "limit")),
 )

@@ -225,6 +225,11 @@ def _facts(run: Run) -> list[tuple[str, str]]:
                 f"sent until {what} (round {met} by {run.selected_on})",
             )
         )
+    if link := run.summary.get("link"):
+        facts.append((duration(link["seconds"]), "of transfers on the simulated link"))
+        if link["to_target_seconds"] is not None:
+            facts.append((duration(link["to_target_seconds"]), "of transfers until the target"))
+        facts.append((size(link["received"]), f"arrived of {size(link['sent'])} sent"))
     if spent := run.summary.get("privacy"):
         promise = "rehearsal" if is_rehearsal(spent) else f"epsilon {spent['epsilon']:.3g}"
         facts.append((promise, guarantee(spent)))

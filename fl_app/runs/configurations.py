@@ -31,6 +31,7 @@ ADDED: dict[str, Any] = {
     "data.test.share": None,
     "data.formats": {},
     "federation.sampling": "partitions",
+    "link": {"id": "none"},
     "data.empty": {},
     "data.sample_by": "paragraph",
     "task.problem_type": "single_label_classification",

@@ -99,6 +99,7 @@ def final(summary: dict[str, Any], folder: Path) -> None:
         "best round": _best(summary["best"]),
         "unseen": _scores(summary["final_unseen"]),
         **_by_client(folder, summary["best"]["metric"]),
+        **_link(summary["link"]),
         "messages": f"{size(sent['message_down'])} down + {size(sent['message_up'])} up "
         f"(payload {size(sent['payload_down'])} + {size(sent['payload_up'])}) + "
         f"{size(sent['setup'])} set-up = {size(sent['total'])}",
@@ -134,6 +135,16 @@ def final(summary: dict[str, Any], folder: Path) -> None:
     lines[LAST_LINE] = str(folder / "report.html")
     width = max(map(len, lines))
     print("\n".join(f"{name:<{width}}  {text}" for name, text in lines.items()), flush=True)
+
+
+def _link(link: dict[str, Any] | None) -> dict[str, str]:
+    """Return a line on the simulated link, if there is one."""
+    if link is None:
+        return {}
+    until = link["to_target_seconds"]
+    met = "" if until is None else f", {duration(until)} until the target"
+    arrived = f"{size(link['received'])} of {size(link['sent'])} arrived"
+    return {"on the link": f"{duration(link['seconds'])} of transfers{met}; {arrived}"}
 
 
 def _by_client(folder: Path, metric: str) -> dict[str, str]:

@@ -139,6 +139,10 @@ class RunFolder:
         }
         checkpoint.save(self.path / "checkpoints", server_round, tree, {"folder": own, **state})
 
+    def release(self) -> None:
+        """Let another process resume the run; nothing is written into the folder after it."""
+        self._lock.close()
+
     def finish(self, status: str, overrides: str, totals: dict[str, Any]) -> dict[str, Any]:
         """Write summary.json and return its content.
 

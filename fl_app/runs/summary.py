@@ -14,6 +14,7 @@ from fl_app.runs.selection import TEST, VALIDATION, Metric
 from fl_app.wire import frame
 from fl_app.wire.conventions import COLUMNS
 from fl_app.wire.ledger import Transfers
+from fl_app.wire.link import Link
 
 PACKAGES = (
     "thinwire", "flwr", "ray", "torch", "transformers", "peft", "bitsandbytes", "datasets",
@@ -88,6 +89,7 @@ def summarize(
             "convention": cfg.output.convention,
             "bytes": ledger.total_of(logged, "train") + ledger.total_of(logged, "setup"),
         },
+        "link": on_link(cfg, ledger, metrics),
         "clients": clients.summary(ledger.rows, totals["absent"], totals["names"]),
         "bits_per_scalar_up": 8 * sent["payload_up"] / scalars_up if scalars_up else None,
         "seconds": {
@@ -159,6 +161,24 @@ def target(cfg: DictConfig, ledger: Transfers, metrics: Sequence[Metric]) -> dic
         "selected_on": selection.selected_on(metrics, metric),
         "round": first,
         "bytes": None if first is None else ledger.sent(until=first),
+    }
+
+
+def on_link(cfg: DictConfig, ledger: Transfers, metrics: Sequence[Metric]) -> dict[str, Any] | None:
+    """Return what a simulated link made of the run; None without one.
+
+    ``seconds`` is how long all transfers take on it, ``to_target_seconds`` those until the target
+    was met (None if it was not), ``sent`` and ``received`` are message bytes as in ``bytes.total``.
+    """
+    link = Link(cfg)
+    if not link.is_simulated:
+        return None
+    first = selection.first_met(metrics, cfg.target.metric, cfg.target.value)
+    return {
+        "seconds": round(link.seconds(ledger.rows), 3),
+        "to_target_seconds": None if first is None else round(link.seconds(ledger.rows, first), 3),
+        "sent": ledger.sent(),
+        "received": ledger.sent(column="received_bytes"),
     }
 
 

@@ -37,6 +37,10 @@ def check(cfg: DictConfig) -> None:
     check_rules(cfg, RULES)
     if not is_on(cfg):
         return
+    if cfg.link.id != "none":
+        raise ValueError(
+            f"link.id={cfg.link.id}: the exchanges of a secure sum are not simulated; set link=none"
+        )
     asked, cohort = cfg.strategy[KEY], cfg.clients_per_round
     if cohort < LEAST_CLIENTS:
         raise ValueError(

@@ -131,8 +131,12 @@ class Coded(Strategy):
         if self.turns is not None and kind == "train":
             self.turns.add(server_round, [one.down.partition for one in pending])
         self._asked = Round(server_round, kind, pending, arrays)
+        for one in pending:
+            if self.uplink.link.is_lost(one.client, "down", server_round):
+                self._asked.unreached.add(one.client)
+                one.down.received_bytes = 0
         self.shown.asked(self._asked, by_node=self.clients.claims is not None)
-        return [one.message for one in pending]
+        return [one.message for one in pending if one.client not in self._asked.unreached]
 
     def _prepare(self, cohort: list[int], server_round: int, grid: Grid) -> list[int]:
         """Give the cohort the patches that it lacks; return who has them all."""

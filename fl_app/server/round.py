@@ -91,6 +91,8 @@ class Round:
         Client to why its reply cannot be used.
     crashed : set of int
         Those that answered with an error.
+    unreached : set of int
+        Those whose message, either way, a simulated link has lost: no fault of theirs.
     """
 
     number: int
@@ -99,21 +101,27 @@ class Round:
     arrays: ArrayRecord
     failed: dict[int, str] = field(default_factory=dict)
     crashed: set[int] = field(default_factory=set)
+    unreached: set[int] = field(default_factory=set)
 
     def check_enough(self, limits: DictConfig) -> None:
         """Check that enough replies are usable, by ``federation`` of the configuration.
+
+        What a simulated link has lost does not count: where it lost all, the model stays.
 
         Raises
         ------
         RoundFailedError
             If not; the message gives every client's reason.
         """
-        count = len(self.pending)
-        reasons = "\n  ".join(f"client {k}: {self.failed[k]}" for k in sorted(self.failed))
-        if len(self.failed) == count:
+        failed = {k: why for k, why in self.failed.items() if k not in self.unreached}
+        count = len(self.pending) - len(self.unreached)
+        if not count:
+            return
+        reasons = "\n  ".join(f"client {k}: {failed[k]}" for k in sorted(failed))
+        if len(failed) == count:
             raise RoundFailedError(f"every client of round {self.number} failed:\n  {reasons}")
-        usable = count - len(self.failed)
-        if usable < limits.min_replies or len(self.failed) > limits.max_failures * count:
+        usable = count - len(failed)
+        if usable < limits.min_replies or len(failed) > limits.max_failures * count:
             raise RoundFailedError(
                 f"round {self.number}: {usable} of {count} replies are usable, where "
                 f"federation.min_replies={limits.min_replies} and "

@@ -27,6 +27,7 @@ from fl_app.wire.forms import Parcel
 from fl_app.wire.frame import unpack
 from fl_app.wire.heads import REPLY
 from fl_app.wire.ledger import CLIPPED, LATE, Kind, Ledger, Transfer
+from fl_app.wire.link import Link
 from fl_app.wire.messages import EVALUATE_METRICS, PARTITION, PRIVATE_METRICS, TRAIN_METRICS
 from fl_app.wire.records import message_bytes
 
@@ -57,6 +58,8 @@ class Uplink:
 
     Attributes
     ----------
+    link : Link
+        Loses messages, where one is simulated.
     train_seconds : float
         Seconds of local training that the clients reported.
     spent : dict
@@ -66,6 +69,7 @@ class Uplink:
     def __init__(self, session: Session, ledger: Ledger, claims: Claims | None = None) -> None:
         self.session = session
         self.ledger = ledger
+        self.link = Link(session.cfg)
         self._claims = claims
         self.train_seconds = 0.0
         self.spent: dict[int, Spent] = {}
@@ -87,7 +91,14 @@ class Uplink:
 
         The others are in ``asked.failed`` when the iterator ends, and all rows in the ledger.
         """
-        waiting = {p.message.metadata.message_id: p for p in asked.pending}
+        for one in asked.pending:
+            if one.client in asked.unreached:
+                _fail(asked, one, "the link lost the question")
+        waiting = {
+            one.message.metadata.message_id: one
+            for one in asked.pending
+            if one.client not in asked.unreached
+        }
         up_rows: dict[int, Transfer] = {}
         late: list[Transfer] = []
         for reply in replies:
@@ -98,6 +109,11 @@ class Uplink:
             client, named = pending.client, pending.down.partition
             up = Transfer(asked.number, named, "up", asked.kind, message_bytes=message_bytes(reply))
             up_rows[client] = up
+            if self.link.is_lost(client, "up", asked.number):
+                up.received_bytes = 0
+                asked.unreached.add(client)
+                _fail(asked, pending, "the link lost the reply")
+                continue
             if reply.has_error():
                 asked.crashed.add(client)
                 _fail(asked, pending, reason(reply))

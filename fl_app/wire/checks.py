@@ -1,10 +1,11 @@
-"""The rules of ``codec``: which codecs a model may travel in, each way."""
+"""The rules of ``codec`` and ``link``: what a model may travel in, and on."""
 
 from omegaconf import DictConfig
 
 from fl_app.codecs import from_spec
 from fl_app.config import ConfigError, plain
 from fl_app.config.rules import Choices, check_choices
+from fl_app.wire import link
 from fl_app.wire.forms import forms
 
 REFERENCES = ("theta0", "broadcast")  # what an update is coded against
@@ -36,6 +37,7 @@ def check(cfg: DictConfig) -> None:
                 "but clients miss rounds: use it on the way up, or error_feedback on the way down"
             )
     _check_forms(cfg)
+    link.check(cfg)
 
 
 def _check_forms(cfg: DictConfig) -> None:

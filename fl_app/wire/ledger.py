@@ -42,6 +42,9 @@ class Transfer:
         after the deadline, or was scaled down. Else "".
     reason : str
         Why it was lost, as the server or the client says.
+    received_bytes : int or None
+        Those of ``message_bytes`` that arrived: 0 where a simulated link has lost the message.
+        None: all of them.
     """
 
     round: int
@@ -58,6 +61,7 @@ class Transfer:
     competition_bytes: int = 0
     outcome: str = ""
     reason: str = ""
+    received_bytes: int | None = None
 
     def carries(
         self, spec: dict[str, Any], scalars: int, payload: int, frame: int, aliases: int = 0
@@ -173,6 +177,9 @@ class Ledger(Transfers):
     def add(self, rows: Iterable[Transfer]) -> None:
         """Append ``rows``; they are on disk when this returns."""
         rows = list(rows)
+        for row in rows:
+            if row.received_bytes is None:
+                row.received_bytes = row.message_bytes
         with self.path.open("a", newline="") as file:
             _write(file, rows)
         self.rows += rows

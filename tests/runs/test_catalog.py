@@ -175,7 +175,7 @@ def older(folder: Path) -> None:
     summary["bytes"].pop("total")
     (folder / "summary.json").write_text(json.dumps(summary))
     ledger = (folder / "ledger.csv").read_text().splitlines()
-    lines = [line.rsplit(",", 3)[0] for line in ledger]
+    lines = [line.rsplit(",", 4)[0] for line in ledger]
     (folder / "ledger.csv").write_text("\n".join(lines) + "\n")
 
 
