@@ -51,7 +51,7 @@ def rows(path: Path) -> list[dict[str, str]]:
             {
                 name: value
                 for name, value in row.items()
-                if not name.endswith("_s") and name not in ("outcome", "reason")
+                if not name.endswith("_s") and name not in ("outcome", "reason", "received_bytes")
                 if int(row["round"]) <= STOPPED_AFTER or name not in weights
             }
             for row in csv.DictReader(file)

@@ -28,7 +28,7 @@ def test_the_columns_are_the_documented_ones(tmp_path: Path) -> None:
     Ledger(tmp_path / "ledger.csv")
     assert (tmp_path / "ledger.csv").read_text().strip() == (
         "round,partition,direction,kind,codec,scalars,payload_bytes,frame_bytes,message_bytes,"
-        "encode_s,decode_s,competition_bytes,outcome,reason"
+        "encode_s,decode_s,competition_bytes,outcome,reason,received_bytes"
     )
 
 
