@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -30,7 +31,7 @@ from fl_app.config import plain
 from fl_app.server.coded import Coded
 from fl_app.session import Session
 from fl_app.simulation.loopback import Loopback
-from fl_app.tasks import TASKS
+from fl_app.tasks import metrics
 from fl_app.training.local import local_method
 from fl_app.tree import Tree, manifest
 from fl_app.wire.envelope import claim
@@ -83,7 +84,7 @@ def server_session(cfg: DictConfig, theta0: Tree) -> Session:
         device=torch.device("cpu"),
         model=torch.nn.Module(),  # without weights
         tokenizer=cast(Any, None),
-        task=cast(Any, TASKS[cfg.task.id]),  # the class, for the names of its metrics
+        task=cast(Any, SimpleNamespace(metrics=metrics.of(cfg.task))),
         adapter=ADAPTERS[cfg.adapter.id],
         theta0=theta0,
         manifest=manifest(theta0),

@@ -244,8 +244,8 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
     ) -> Seq2SeqLMOutput:
         """Compute T5's forward pass on pages with boxes and pictures, and several questions a page.
 
-        With ``document`` and ``labels``, logits are computed where there is a label alone, and only
-        the loss is returned.
+        With ``document`` and ``labels``, logits are computed where there is a label alone: they are
+        [labels, vocabulary].
 
         Parameters
         ----------
@@ -289,7 +289,7 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         has_label = labels != -100
         logits = self.lm_head(hidden[has_label])
         loss = nn.functional.cross_entropy(logits, labels[has_label])
-        return Seq2SeqLMOutput(loss=loss, encoder_last_hidden_state=states)
+        return Seq2SeqLMOutput(loss=loss, logits=logits, encoder_last_hidden_state=states)
 
     def _decode_by_page(
         self,

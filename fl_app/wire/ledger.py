@@ -177,9 +177,7 @@ class Ledger(Transfers):
     def add(self, rows: Iterable[Transfer]) -> None:
         """Append ``rows``; they are on disk when this returns."""
         rows = list(rows)
-        for row in rows:
-            if row.received_bytes is None:
-                row.received_bytes = row.message_bytes
+        _all_arrived(rows)
         with self.path.open("a", newline="") as file:
             _write(file, rows)
         self.rows += rows
@@ -195,6 +193,13 @@ def _write(file: TextIO, rows: Iterable[Transfer]) -> None:
         }
         for r in rows
     )
+
+
+def _all_arrived(rows: Iterable[Transfer]) -> None:
+    """Write down that a message arrived, where nothing says what did."""
+    for row in rows:
+        if row.received_bytes is None:
+            row.received_bytes = row.message_bytes
 
 
 def _number(column: str) -> Callable[[str], Any]:
@@ -229,4 +234,5 @@ def read(path: Path) -> Transfers:
             for row in table
             if None not in row.values()  # a line that is being written
         ]
+        _all_arrived(rows)  # those of an older version do not say it
         return Transfers(rows, COLUMNS if table.fieldnames is None else table.fieldnames)

@@ -127,10 +127,13 @@ def test_a_comparison_opens_offline_and_fits(visit, compared, width: int) -> Non
 
 def test_pointing_at_a_configuration_says_what_it_is(visit, compared) -> None:
     page = visit(compared.page)
+    labels = page.evaluate("data.sets[0].configurations.map((one) => one.label)")
+    # What looks like a path in the word is cut to its last part.
+    (shown,) = (one for one in labels if "script" in one)
     for label, score, sent in (
         ("nf4", "0.8500 ± 0.0100", "7.2 kB"),
         ("fp32", "0.8100 ± 0.0100", "28.2 kB"),
-        (EVIL.replace(" ", "\u00a0").replace('"', ""), "0.7050 ± 0.0071", "3.1 kB"),
+        (shown, "0.7050 ± 0.0071", "3.1 kB"),
     ):
         place = page.evaluate(
             """(label) => {

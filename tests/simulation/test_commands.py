@@ -81,7 +81,7 @@ CONTROL = re.compile(r"\x1b\[[?\d;]*[A-Za-z]|\r")
 def check_display(drawn: str) -> None:
     """Look at what a terminal has been sent: phases, turns, lines above them, and a clean end."""
     said = CONTROL.sub("", drawn)
-    phases = ("checking the configuration", "loading the model", "round 1 of 1000: clients ")
+    phases = ("starting", "loading the model", "round 1 of 1000: clients ")
     at = [said.find(one) for one in phases]
     assert at == sorted(at)
     assert at[0] >= 0
