@@ -20,6 +20,7 @@ from fl_app.adapters import ADAPTERS
 from fl_app.config import ConfigError, compose, plain
 from fl_app.data.invoices.load import make_documents
 from fl_app.data.invoices.provider import POOLS
+from fl_app.data.padding import IGNORED
 from fl_app.models.draws import SeededDraws
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
 from fl_app.preflight import check
@@ -133,13 +134,14 @@ def test_the_picture_matters_to_its_own_page_alone(prompt: str) -> None:
     batch = _batch(model, rows)
     assert batch["pixel_values"].shape == (len(rows), 3, 32, 32)  # one a document
     batch["pixel_values"] = batch["pixel_values"].double()
+    owners = torch.arange(len(rows)).repeat_interleave(8)[:, None]
+    document = owners.expand_as(batch["labels"])[batch["labels"] != IGNORED]  # of each label
     before = model(**batch)
     pixels = batch["pixel_values"].clone()
     pixels[1] *= -1
     after = model(**batch | {"pixel_values": pixels})
     changes = [apart(*pair) for pair in zip(after.logits, before.logits, strict=True)]
     changed = torch.tensor([change > DOUBLES for change in changes])
-    document = torch.arange(len(rows)).repeat_interleave(8)
     assert torch.equal(changed, document == 1)
     assert before.encoder_last_hidden_state.shape[1] == (
         batch["input_ids"].shape[1] + VISUAL_TOKENS
