@@ -1,5 +1,8 @@
 """What several strategies ask of the rest of the configuration."""
 
+from collections.abc import Iterable
+
+from flwr.serverapp.strategy import Strategy
 from omegaconf import DictConfig
 
 from fl_app.config import ConfigError, plain
@@ -20,6 +23,28 @@ def check_local(cfg: DictConfig, local: str) -> None:
     if (cfg.strategy.get("local") or {}).get("_target_") != local:
         name = local.split(".")[1]
         raise ConfigError(f"strategy.local should be {local}: set strategy={name}")
+
+
+def check_shared(cfg: DictConfig, strategy: Strategy, names: Iterable[str], why: str) -> None:
+    """Check that options of both halves have one value; ConfigError if not.
+
+    Parameters
+    ----------
+    cfg : DictConfig
+        The whole configuration.
+    strategy : Strategy
+        The server's half, with the options as attributes.
+    names : iterable of str
+        The options.
+    why : str
+        What both halves need them for.
+    """
+    for name in names:
+        local, inner = cfg.strategy.local.get(name), getattr(strategy, name)
+        if local != inner:
+            raise ConfigError(
+                f"strategy.local.{name}={local} should be strategy.inner.{name}={inner}: {why}"
+            )
 
 
 def check_forgets(cfg: DictConfig, memory: str) -> None:

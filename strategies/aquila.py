@@ -34,7 +34,7 @@ from fl_app.config import ConfigError
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import NO_HOOKS
 from fl_app.tree import Tree, zeros
-from strategies._checks import check_clients, check_forgets, check_local
+from strategies._checks import check_clients, check_forgets, check_local, check_shared
 
 INNOVATION = "innovation"
 
@@ -118,11 +118,7 @@ class Aquila(FedAvg):
                 f"clients_per_round={cfg.clients_per_round} should be federation.clients="
                 f"{self.clients}: with strategy=aquila clients choose themselves whether to send"
             )
-        if cfg.strategy.local.alpha != self.alpha:
-            raise ConfigError(
-                f"strategy.local.alpha={cfg.strategy.local.alpha} should be strategy.inner.alpha="
-                f"{self.alpha}, the rate at which the server moves"
-            )
+        check_shared(cfg, self, ["alpha"], "the rate at which the server moves")
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

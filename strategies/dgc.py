@@ -39,10 +39,10 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from fl_app.codecs.parts.sparse import largest
-from fl_app.config import ConfigError
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import NO_HOOKS
 from fl_app.tree import Tree, zeros
+from strategies._checks import check_local, check_shared
 
 CLIENT = "strategies.dgc.DGCClient"
 SPARSE, DENSE = "gradient", "dense"
@@ -228,15 +228,8 @@ class DGC(FedAvg):
 
     def check(self, cfg: DictConfig) -> None:
         """Check that clients have their half, with this momentum; ConfigError if not."""
-        local = cfg.strategy.get("local") or {}
-        if local.get("_target_") != CLIENT:
-            raise ConfigError(f"strategy.local should be {CLIENT}: set strategy=dgc")
-        for name in ("mu", "nesterov"):
-            if local.get(name) != getattr(self, name):
-                raise ConfigError(
-                    f"strategy.local.{name}={local.get(name)} should be strategy.inner.{name}="
-                    f"{getattr(self, name)}: what is sent whole has the same momentum"
-                )
+        check_local(cfg, CLIENT)
+        check_shared(cfg, self, ("mu", "nesterov"), "what is sent whole has the same momentum")
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -38,6 +38,7 @@ from fl_app.faults import FaultError
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import NO_HOOKS
 from fl_app.tree import Tree, split
+from strategies._checks import check_local, check_shared
 
 CLIENT = "strategies.flasc.FlascClient"
 CHANGE, TIER = "change", "tier"
@@ -199,15 +200,8 @@ class Flasc(FedAvg):
 
     def check(self, cfg: DictConfig) -> None:
         """Check that both halves agree and the server knows P0; ConfigError if not."""
-        local = cfg.strategy.get("local") or {}
-        if local.get("_target_") != CLIENT:
-            raise ConfigError(f"strategy.local should be {CLIENT}: set strategy=flasc")
-        for name in SHARED:
-            if local.get(name) != getattr(self, name):
-                raise ConfigError(
-                    f"strategy.local.{name}={local.get(name)} should be strategy.inner.{name}="
-                    f"{getattr(self, name)}: both ends choose the entries"
-                )
+        check_local(cfg, CLIENT)
+        check_shared(cfg, self, SHARED, "both ends choose the entries")
         if plain(cfg.codec.down) != {"id": "fp32"}:
             raise ConfigError(
                 "codec.down should be {id: fp32} with strategy=flasc, which sends the largest "

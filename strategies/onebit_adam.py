@@ -42,6 +42,7 @@ from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import NO_HOOKS
 from fl_app.tree import Tree, zeros
 from fl_app.wire.messages import BY_NODE, FORM
+from strategies._checks import check_local, check_shared
 
 CLIENT = "strategies.onebit_adam.OneBitAdamClient"
 GRADIENT, MOMENTUM, VARIANCE = "gradient", "momentum", "variance"
@@ -173,15 +174,8 @@ class OneBitAdam(FedAvg):
 
     def check(self, cfg: DictConfig) -> None:
         """Check that all hold the same x, m and v; ConfigError if not."""
-        local = cfg.strategy.get("local") or {}
-        if local.get("_target_") != CLIENT:
-            raise ConfigError(f"strategy.local should be {CLIENT}: set strategy=onebit_adam")
-        for name in SHARED:
-            if local.get(name) != getattr(self, name):
-                raise ConfigError(
-                    f"strategy.local.{name}={local.get(name)} should be strategy.inner.{name}="
-                    f"{getattr(self, name)}: clients take the server's steps"
-                )
+        check_local(cfg, CLIENT)
+        check_shared(cfg, self, SHARED, "clients take the server's steps")
         if (down := cfg.codec.down.get("id")) != "fp32":
             raise ConfigError(
                 f"codec.down={down}, but clients that get signs and those that get the model must "

@@ -1,6 +1,5 @@
 """How likely the right answers are to a causal model: its perplexity."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,9 +7,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fl_app.data.padding import IGNORED
-from fl_app.tasks import at_labels, virtual_tokens
+from fl_app.tasks import at_labels, metrics, virtual_tokens
 from fl_app.tasks.evaluation import Rows, batches, evaluating
-from fl_app.tasks.metrics import MOST
 
 Examples = Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]
 """From rows to the arguments of the model's ``forward``, with ``labels``: ``Task.training``."""
@@ -41,5 +39,4 @@ def perplexity(model: PreTrainedModel, training: Examples, rows: Rows) -> float:
             if count:
                 total += float(at_labels.loss(model, inputs)) * count
                 tokens += count
-    mean = total / tokens if tokens else 0.0
-    return math.exp(mean) if mean < math.log(MOST) else MOST
+    return metrics.perplexity(total / tokens if tokens else 0.0)

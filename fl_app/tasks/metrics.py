@@ -1,5 +1,6 @@
 """Which metrics a task has, what each can be, and which end of it is the better one."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -68,3 +69,8 @@ def scale(metric: str | None) -> Scale:
 def oriented(metric: str | None, value: float) -> float:
     """Return a value of a metric, with its sign changed where lower is better: more is better."""
     return -value if scale(metric).lower_is_better else value
+
+
+def perplexity(loss: float) -> float:
+    """Return exp of the mean negative log-likelihood of a token, at most ``MOST``."""
+    return math.exp(loss) if loss < math.log(MOST) else MOST

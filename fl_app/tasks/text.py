@@ -1,6 +1,5 @@
 """Continued pretraining: a decoder learns to continue plain text, with the loss on all tokens."""
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -165,7 +164,7 @@ class Text:
         tokens = sum(one["tokens"] for one in predictions)
         loss = sum(one["loss"] * one["tokens"] for one in predictions) / tokens
         return {
-            metrics.PERPLEXITY: math.exp(loss) if loss < math.log(metrics.MOST) else metrics.MOST,
+            metrics.PERPLEXITY: metrics.perplexity(loss),
             metrics.TOKEN_ACCURACY: sum(one["right"] for one in predictions) / tokens,
         }
 

@@ -10,7 +10,6 @@ rounds in the mean, and in a share ``loss`` of all rounds.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -47,6 +46,13 @@ class Way:
     loss: float = 0.0
     burst: float | None = None
 
+    def after(self, was_lost: bool) -> float:
+        """Return how likely a message is lost, by whether that of the round before was."""
+        if self.burst is None:
+            return self.loss
+        recovers = 1 / self.burst
+        return 1 - recovers if was_lost else recovers * self.loss / (1 - self.loss)
+
     def seconds(self, count: int) -> float:
         """Return how long a message of ``count`` bytes takes."""
         return self.delay + (8 * count / self.rate if self.rate else 0.0)
@@ -65,7 +71,7 @@ class Link:
         self.seed = int(cfg.seed)
         self.said: dict[str, Any] = plain(cfg.link)
         self.is_simulated = self.said["id"] == SIMULATED
-        self.is_lost = cache(self._is_lost)
+        self._lost: dict[tuple[int, Direction], list[bool]] = defaultdict(list)  # by round, from 1
 
     def way(self, client: int, direction: Direction) -> Way:
         """Return one direction of a client's link."""
@@ -74,20 +80,16 @@ class Link:
         own = {str(key): value for key, value in self.said["clients"].items()}
         return Way(**{**self.said[direction], **own.get(str(client), {}).get(direction, {})})
 
-    def _is_lost(self, client: int, direction: Direction, server_round: int) -> bool:
+    def is_lost(self, client: int, direction: Direction, server_round: int) -> bool:
         """Tell whether the message of a client's turn in a round is lost."""
         way = self.way(client, direction)
         if not way.loss:
             return False
-        if way.burst is None:
-            return self._draw(client, direction, server_round) < way.loss
-        if server_round == 1:
-            return self._draw(client, direction, 1) < way.loss
-        recovers = 1 / way.burst
-        fails = recovers * way.loss / (1 - way.loss)
-        was_bad = self.is_lost(client, direction, server_round - 1)
-        drawn = self._draw(client, direction, server_round)
-        return drawn < (1 - recovers if was_bad else fails)
+        lost = self._lost[client, direction]
+        while len(lost) < server_round:
+            share = way.after(lost[-1]) if lost else way.loss
+            lost.append(self._draw(client, direction, len(lost) + 1) < share)
+        return lost[server_round - 1]
 
     def _draw(self, client: int, direction: Direction, server_round: int) -> float:
         place = [self.seed, STREAM, client, STREAMS[direction], server_round]

@@ -6,20 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flwr.app import ConfigRecord
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_app.aggregation.inner import EVERYONE, inner_strategy
+from fl_app.aggregation.inner import EVERYONE
 from fl_app.codecs import chain, error_feedback, fp32, momentum_correction, receive, top_k
 from fl_app.config import ConfigError, compose
 from fl_app.preflight import check
-from fl_app.server.coded import Coded
 from fl_app.tree import scalars
-from fl_app.wire.records import to_tree
 from strategies.dgc import DENSE, DGC, SPARSE, DGCClient, chosen, density, parted
-from tests.server.test_coded import Rounds, same
+from tests.server.test_coded import same
+from tests.server.test_parts import check_goes_on
 from tests.strategies.federation import Federation, Quadratics
 
 EPS = float(np.finfo(np.float32).eps)
@@ -198,20 +196,7 @@ def test_a_gradient_is_no_longer_than_its_share_of_the_bound() -> None:
 
 def test_a_resumed_run_goes_on_bit_for_bit_and_sends_what_it_should(tmp_path: Path) -> None:
     words = "experiment=dgc strategy.local.rho=0.02 strategy.local.warmup_rounds=1"
-    whole = Rounds(tmp_path, words)
-    for number in (1, 2):
-        whole.round(number)
-    state, arrays = whole.coded.state(whole.arrays), whole.arrays
-    cut = Coded(inner_strategy(whole.here.cfg), whole.here, whole.ledger)
-    cut.restore(state, arrays)
-    kept = {node: dict(c.state.items()) for node, c in whole.grid.contexts.items()}
-    expected = whole.round(3)[0]
-    for node, context in whole.grid.contexts.items():
-        context.state.clear()
-        context.state.update(kept[node])
-    messages = cut.configure_train(3, arrays, ConfigRecord(), whole.grid)
-    after, _ = cut.aggregate_train(3, whole.grid.send_and_receive(messages))
-    assert same(to_tree(after, like=whole.here.theta0), expected)
+    whole = check_goes_on(tmp_path, words)
     # fp16 values, and a Golomb code of the gaps: log2(1/rho) + 2 bits.
     sizes = [x.size for x in whole.here.theta0.values()]
     for row in whole.ledger.rows:

@@ -95,3 +95,9 @@ def test_a_round_takes_as_long_as_its_slowest_client() -> None:
 def test_what_is_no_link_is_refused(words, says) -> None:
     with pytest.raises((ConfigError, ValueError), match=says.replace("(", r"\(")):
         check_values(compose(f"link=lossy {words}"))
+
+
+def test_a_run_that_goes_on_late_is_no_deeper_than_one_that_begins() -> None:
+    """A client may be asked for the first time after thousands of rounds."""
+    found = link("link.up.loss=0.5 link.up.burst=2.0")
+    assert found.is_lost(0, "up", 5000) in (True, False)
