@@ -7,7 +7,8 @@ An adapter is four functions, given as a module of this package:
 - ``get(model) -> Tree``: the trainable tensors as float32 numpy arrays, in a fixed order.
 - ``set(model, tree)``: the inverse of ``get``.
 - ``export(model, folder)``: save so that ``PeftModel.from_pretrained`` (or, for the full adapter,
-  ``from_pretrained`` of the model) loads it.
+  ``from_pretrained`` of the model) loads it; and, where that is not over the base that the run
+  started from, the base that it is over, in the folder ``BASE`` of it.
 
 Where frozen weights can change in a federation (see ``fl_app.client.patches``), also:
 
@@ -41,12 +42,15 @@ from omegaconf import DictConfig
 from fl_app.adapters.setup import Setup
 from fl_app.config.named import Named
 
+BASE = "base"  # of an exported adapter: the base model that it is over
+
 ADAPTERS: Mapping[str, ModuleType] = Named(
     {
         "ffa_lora": "fl_app.adapters.ffa_lora",
         "full": "fl_app.adapters.full",
         "lora": "fl_app.adapters.lora",
         "lora_sb": "fl_app.adapters.lora_sb.adapter",
+        "lq_lora": "fl_app.adapters.lq_lora.adapter",
         "peft": "fl_app.adapters.peft_methods.adapter",
     }
 )
@@ -54,6 +58,7 @@ RULES: Mapping[str, ModuleType] = Named(
     {
         "full": "fl_app.adapters.full_rules",
         "lora_sb": "fl_app.adapters.lora_sb.start",
+        "lq_lora": "fl_app.adapters.lq_lora.start",
         "peft": "fl_app.adapters.peft_methods.rules",
     }
 )

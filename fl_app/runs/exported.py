@@ -19,6 +19,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from fl_app.adapters import BASE
 from fl_app.config import plain
 from fl_app.files import atomic_file, atomic_folder, replaced_folder
 from fl_app.runs import settings
@@ -26,7 +27,6 @@ from fl_app.runs.base_model import Base
 from fl_app.runs.bases import COPY
 
 LAST, BEST = "adapter", "adapter-best"
-BASE = "base"  # the copy of the base model in the folder of an adapter
 CARD = "README.md"
 ADAPTER_CONFIG = "adapter_config.json"
 # PEFT's names for the heads that the tasks need; a VT5 has none.
@@ -98,6 +98,9 @@ class Parts:
         if config.is_file():
             self._name_base(config)
         without_paths(folder / "config.json")
+        if (folder / BASE).is_dir():  # the adapter's own
+            save_tokenizer(self.tokenizer, folder / BASE)
+            without_paths(folder / BASE / "config.json")
 
     def generation(self) -> Any:
         """Return the greedy settings of the run's answers; None for a classifier."""

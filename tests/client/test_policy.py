@@ -281,7 +281,10 @@ PLAIN = {
         "client", "clients", "id", "sample_by", "target", "test.share", "validation.share",
         *(f"{split}.{key}" for split in SPLITS for key in ("limit", "name", "split")),
     },
-    "adapter": {"alpha", "eta", "id", "init", "method", "recipe.pretrained.lr", "setup"},
+    "adapter": {
+        "alpha", "eta", "fisher", "grid.scale_types.0", "id", "init", "method",
+        "recipe.pretrained.lr", "setup",
+    },
     "federation": {"clients_per_node", "device", "max_examples", "sampling"},
     "optimizer": {"exponent", "graft", "id", "lr", "schedule"},
     "privacy": {"delta", "id", "noise", "noise_multiplier"},

@@ -64,6 +64,7 @@ EXPERIMENTS = {
     "fed_sb": ("delta+nf4", 2),
     "flasc": ("entropy(nonzero(fp32)) change:entropy(nonzero(fp32))", 2),
     "fedzip": ("fp32 delta+fedzip", 2),
+    "lq_lora": ("fp32", 2),
     **dict.fromkeys(("ia3", "lokr", "vera"), ("delta+nf4", 1)),
 }
 # One goes through Flower's processes, with a set-up. Of the others only the configuration differs.

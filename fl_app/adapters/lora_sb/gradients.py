@@ -80,7 +80,7 @@ def gradients(
     }
     device = next(iter(weights.values())).device
     count = 0
-    with _differentiable(source, [*weights.values()]), _seeded(seed, device):
+    with differentiable(source, [*weights.values()]), seeded(seed, device):
         for batch in batches:
             loss = source(**{key: value.to(device) for key, value in batch.items()}).loss
             found = torch.autograd.grad(
@@ -105,7 +105,7 @@ def gradients(
 
 
 @contextmanager
-def _differentiable(model: PeftModel, weights: list[Tensor]) -> Iterator[None]:
+def differentiable(model: PeftModel, weights: list[Tensor]) -> Iterator[None]:
     """Let gradients flow to ``weights``, in training mode and past the adapter, for a while."""
     modes = {module: module.training for module in model.modules()}
     before = [weight.requires_grad for weight in weights]
@@ -123,7 +123,7 @@ def _differentiable(model: PeftModel, weights: list[Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -157,7 +157,7 @@ def decompose(step: Tensor, r: int, *, official_numerics: bool = False) -> Facto
     if r > min(step.shape):
         raise ValueError(f"adapter.r={r} exceeds the smaller side of a {tuple(step.shape)} module")
     x = step.T.to(torch.float32)
-    with _seeded(SVD_SEED, x.device):
+    with seeded(SVD_SEED, x.device):
         if official_numerics:
             torch.randn(x.shape[1], r)
         u, s, v = torch.svd_lowrank(x, q=r, niter=SVD_ITERATIONS)
