@@ -3,6 +3,8 @@
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.supercore.task_identity import TaskIdentity
 
 from fl_app.session import Session
 from fl_app.wire import envelope
@@ -10,6 +12,7 @@ from fl_app.wire.frame import pack
 from fl_app.wire.heads import QUESTION, REPLY
 from fl_app.wire.messages import ARRAYS, BARE, CONFIG
 from fl_app.wire.readers import PARTITION, ROUND
+from fl_app.wire.records import message_bytes
 
 
 def said(message: Message) -> dict[str, Any]:
@@ -71,3 +74,14 @@ def silent(message: Message) -> Message:
 def config(message: Message) -> ConfigRecord:
     """What else a question says."""
     return message.content.config_records.get(CONFIG, ConfigRecord())
+
+
+def least(size: int, is_reply: bool) -> int:
+    """What Flower makes of ``size`` bytes in a message: one record of one value, without names."""
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SUPERLINK_NODE_ID, 1
+    content = RecordDict({"": ConfigRecord({"": bytes(size)})})
+    message = Message(content, 2, "train")
+    if is_reply:
+        message.metadata.__dict__["_message_id"] = "0" * 64
+        message = Message(content, reply_to=message)
+    return message_bytes(message)

@@ -2,6 +2,12 @@
 
 A prompt has no labels, but a causal model of transformers computes the scores of its whole
 vocabulary after each of its tokens. It is the largest layer of a small model.
+
+An encoder-decoder reads the prompt in its encoder. Its decoder reads the labels alone, as many as
+the longest row of a batch has, so that every column has one and none can be left out. What remains
+is the padding of shorter rows: encoder-decoders of transformers compute the scores of all positions
+(they know no ``logits_to_keep``), and add to them what differs by model, so they compute their own
+loss here.
 """
 
 import inspect

@@ -22,7 +22,7 @@ from fl_app.wire.records import pack_record, to_record, to_tree
 from tests import small
 from tests.combinations import combinations
 from tests.loopback import Loopback, RealNodes
-from tests.messages import frame, put, silent, who
+from tests.messages import frame, least, put, silent, who
 from tests.rounding import assert_within, summed
 
 
@@ -200,10 +200,10 @@ def test_the_ledger_is_measured_and_the_overhead_small(tmp_path: Path) -> None:
             continue
         assert row.scalars == scalars
         assert row.payload_bytes + 22 < row.frame_bytes <= row.payload_bytes + 55
-        # Of a reply, 68 are the id of its question.
-        least = 0 if row.direction == "down" else 68
-        assert row.message_bytes - row.frame_bytes - least <= 345
-        assert row.message_bytes - least <= 1.01 * row.payload_bytes + 400
+        is_reply = row.direction == "up"
+        assert row.message_bytes == least(row.frame_bytes, is_reply)
+        id_of_question = 68 if is_reply else 0
+        assert row.message_bytes - id_of_question <= 1.01 * row.payload_bytes + 400
         if row.direction == "down":
             assert row.frame_bytes == len(sent[row.partition].content[BARE][BARE])
             assert {*sent[row.partition].content} == {BARE}

@@ -171,6 +171,7 @@ def test_an_encoder_decoder_reads_the_prompt_and_writes_the_response(
     task.max_answer_length = answer
     rows = [{"instruction": a, "output": b} for a, b in pairs]
     batch = task.training(rows)
+    assert (batch["labels"] != IGNORED).any(0).all()  # no column that at_labels could leave out
     for ids, mask, labels, row in zip(*batch.values(), rows, strict=True):
         read = task.tokenizer.decode(ids[mask.bool()], skip_special_tokens=True)
         assert read == row["instruction"]

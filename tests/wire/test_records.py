@@ -2,14 +2,16 @@
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from fl_app.codecs import WireError
+from fl_app.wire.envelope import LARGE, enclosed
 from fl_app.wire.records import message_bytes, pack_record, to_record, to_tree, unpack_record
+from tests.messages import least
 
 TREES = st.dictionaries(
     st.text(min_size=1, max_size=8),
@@ -68,6 +70,36 @@ def test_random_ids_do_not_change_the_weight(first, second) -> None:
 def test_the_weight_grows_by_the_payload() -> None:
     small, large = weight(1, 2, 3, b"a" * 1000), weight(1, 2, 3, b"a" * 51000)
     assert 50000 <= large - small <= 50010  # lengths are varints
+
+
+@pytest.mark.parametrize("size", [1, 100, 1_500, 10_000, LARGE - 1])
+def test_a_frame_is_in_the_lightest_record_that_flower_has(size: int) -> None:
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+    frame = bytes(size)
+
+    def weight(content) -> int:
+        return message_bytes(Message(RecordDict(content), 2, "train"))
+
+    assert weight(enclosed(frame)) == least(size, is_reply=False)
+    eights = [1.0] * -(-size // 8)
+    for other in (
+        {"f": ConfigRecord({"": frame})},
+        {"": ConfigRecord({"f": frame})},
+        {"": ConfigRecord({"": [frame]})},
+        {"": MetricRecord({"": eights})},
+        {"": pack_record(frame)},
+    ):
+        assert weight(other) > weight(enclosed(frame))
+
+
+@pytest.mark.parametrize("size", [0, 22, 100, 1_500, 10_000, LARGE - 1])
+def test_what_flower_needs_over_a_frame(size: int) -> None:
+    """345 bytes are enough for a question; a reply has the id of its question, too."""
+    question, reply = (least(size, is_reply) - size for is_reply in (False, True))
+    assert 311 <= question <= 321
+    assert 378 <= reply <= 388
+    named = len(Message(RecordDict(), 2, "train").object_id)
+    assert named + 2 <= reply - question <= named + 4  # type and length, and those of lengths
 
 
 def test_errors_weigh_something_too() -> None:
