@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 run: $(STAMP) ## Run one experiment: make run RUN="experiment=fedavg_lora seed=1"
 	@$(BIN)/python -m fl_app.run "$$RUN"
 
-deploy-demo: $(STAMP) ## A SuperLink and 3 nodes on this machine, with TLS and keys: bytes counted three ways (2 minutes)
+deploy-demo: $(STAMP) ## A SuperLink and 3 nodes on this machine, with TLS and keys: bytes counted three ways (3 minutes)
 	$(BIN)/python -m deploy.demo
 
 sweep: $(STAMP) ## Run many: make sweep SWEEP="strategy=single_client,fedavg codec=nf4,thin seed=0,1,2"

@@ -74,6 +74,7 @@ SPECS = {
         "inner": {"id": "chain", "links": [{"id": "delta"}, {"id": "nf4", "block": 64}]},
     },
     "entropy_context": {"id": "entropy", "inner": {"id": "uniform", "error": 0.3}, "context": True},
+    "entropy_beside": {"id": "entropy", "inner": {"id": "uniform", "bits": 3}, "context": True},
     "entropy_planes": {"id": "entropy", "inner": {"id": "fp16"}},
     "entropy_golomb": {
         "id": "entropy",

@@ -13,7 +13,10 @@ from fl_app.codecs.streams.bits import pack, read_varint, unpack, varint
 from fl_app.codecs.streams.smallest import INTERLEAVED, RAW
 from fl_app.tree import Tree
 
-MIXED = INTERLEAVED + 1  # the tag of a stream that `mixing` wrote
+MIXED, BESIDE = INTERLEAVED + 1, INTERLEAVED + 2
+"""Tags of the streams of `mixing`: without the values beside one, and with them."""
+_CONTEXT = (bytes((MIXED,)), bytes((BESIDE,)))
+_FEW = 1 << 14  # values; among more, what the lines before cost is soon learnt
 
 
 @register("entropy", later=["context"])
@@ -26,12 +29,13 @@ def entropy(inner: Codec, context: bool = False) -> Codec:
     The rest that a link leaves, and what both ends remember, are inner's.
 
     With ``context``, levels (of `uniform` and `ternary`) are also tried with adaptive probabilities
-    that depend on tensor, row, column and reference, see `streams.mixing`: on the updates of a
-    client 2 % fewer bytes in a first turn and 5 % in later ones, for about 0.1 us a value.
+    that depend on tensor, row, column, reference and the lines before, see `streams.mixing`: on
+    updates of LoRA 4 to 7 % fewer bytes, for about 0.2 us a value (docs/codecs.md).
 
-    Sections: those of inner, each as a tag byte and a body (see `streams.smallest`; the tag 7 is
-    `streams.mixing`). Where inner's length varies and the body is not raw, the length stands
-    between them as a varint. An empty section stays empty.
+    Sections: those of inner, each as a tag byte and a body (see `streams.smallest`; the tags 7 and
+    8 are those of `streams.mixing`, without and with the lines before). Where inner's length varies
+    and the body is not raw, the length stands between them as a varint. An empty section stays
+    empty.
 
     Rate: at most one byte more per section than inner. For n symbols of frequencies p_s about
     ``sum_s -p_s log2 p_s`` bits a symbol and 10 bits per different symbol.
@@ -95,9 +99,13 @@ def _encode(section: bytes, stream: Stream, context: bool) -> bytes:
     symbols = unpack(section, stream.bits)
     coded = smallest.encode(symbols, stream.bits, section)
     if context and stream.tensors:
-        mixed = mixing.encode(symbols[: stream.count], stream.tensors, 2**stream.bits)
-        if mixed is not None and 1 + len(mixed) < len(coded):
-            return bytes((MIXED,)) + mixed
+        where = (stream.tensors, 2**stream.bits)
+        for tag in (MIXED, BESIDE) if stream.count <= _FEW else (BESIDE,):
+            mixed = mixing.encode(symbols[: stream.count], *where, beside=tag == BESIDE)
+            if mixed is not None and 1 + len(mixed) < len(coded):
+                coded = bytes((tag,)) + mixed
+        if coded[:1] in _CONTEXT:
+            return coded
     if not stream.variable or not section or coded[0] == RAW:
         return coded
     coded = coded[:1] + varint(len(section)) + coded[1:]
@@ -105,8 +113,9 @@ def _encode(section: bytes, stream: Stream, context: bool) -> bytes:
 
 
 def _decode(coded: bytes, stream: Stream, context: bool) -> bytes:
-    if context and stream.tensors and coded[:1] == bytes((MIXED,)):
-        return pack(mixing.decode(coded[1:], stream.tensors, 2**stream.bits), stream.bits)
+    if context and stream.tensors and coded[:1] in _CONTEXT:
+        where = (stream.tensors, 2**stream.bits)
+        return pack(mixing.decode(coded[1:], *where, beside=coded[0] == BESIDE), stream.bits)
     nbytes = stream.nbytes
     if stream.variable:
         nbytes = max(len(coded) - 1, 0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes
 
 from fl_app.codecs import (
     Codec,
@@ -30,6 +31,8 @@ from fl_app.codecs import (
     uniform,
 )
 from fl_app.codecs.base import stateless
+from fl_app.codecs.entropy import BESIDE
+from fl_app.codecs.streams import mixing
 from fl_app.codecs.streams.bits import varint
 from fl_app.tree import digest
 from tests.codecs.sending import encode
@@ -163,6 +166,41 @@ def test_context_saves_where_there_is_structure_and_costs_nothing_elsewhere(inne
         )
 
 
+@pytest.mark.parametrize("shape", [(6, 256), (256, 6), (24, 96)])
+@pytest.mark.parametrize("scale", [1, 1e-6])
+def test_lines_that_lean_on_each_other_cost_less(shape, scale):
+    """A matrix of rank 1 and as much noise: signs of a line follow from those before it."""
+    codec, inner = entropy(uniform(error=0.45), True), uniform(error=0.45)
+    for salt in range(3):
+        rng = np.random.default_rng(salt)
+        left, right, noise = (rng.standard_normal(s) for s in (shape[0], shape[1], shape))
+        ref = {"x": rng.standard_normal(shape).astype(np.float32)}
+        tree = {"x": (scale * (np.outer(left, right) + 0.5 * noise)).astype(np.float32)}
+        wire, plain = encode(codec, tree, ref), encode(inner, tree, ref)
+        assert wire.sections[1][0] == BESIDE
+        symbols = np.frombuffer(plain.sections[1], np.uint8)
+        without = mixing.encode(symbols, [ref["x"]], 256, beside=False)
+        assert len(wire.sections[1]) < 0.97 * len(without)
+        assert digest(codec.decode(wire, ref)) == digest(inner.decode(plain, ref))
+
+
+@given(data=st.data(), beside=st.booleans(), alphabet=st.sampled_from([4, 16, 256]))
+@settings(max_examples=60, deadline=None)
+def test_mixed_symbols_come_back(data, beside, alphabet):
+    """Of any shape and any levels, also those that drive every weight to one side."""
+    shape = array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=20)
+    shapes = data.draw(st.lists(shape, max_size=3))
+    tensors = normal(data.draw(st.integers(0, 9)), tuple(shapes))
+    size = sum(x.size for x in tensors.values())
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    most = data.draw(st.integers(1, alphabet - 1))
+    symbols = (rng.integers(0, most + 1, size) // data.draw(st.integers(1, 3))).astype(np.uint8)
+    coded = mixing.encode(symbols, list(tensors.values()), alphabet, beside)
+    if coded is not None:
+        back = mixing.decode(coded, list(tensors.values()), alphabet, beside)
+        assert np.array_equal(back, symbols)
+
+
 # --- hostile --------------------------------------------------------------------------------------
 
 
@@ -210,7 +248,7 @@ def test_random_sections(data):
     inner = INNER[data.draw(st.sampled_from(list(INNER)))]
     codec, ref = entropy(inner, data.draw(st.booleans())), normal(2, ((5, 8), (3,)))
     sections = [
-        bytes([data.draw(st.integers(0, 7))]) + data.draw(st.binary(max_size=40))
+        bytes([data.draw(st.integers(0, 9))]) + data.draw(st.binary(max_size=40))
         for _ in range(codec.sections)
     ]
     outcome(codec, sections, ref)
