@@ -1,5 +1,6 @@
 """Flower's strategies inside ``Coded``: built from the config, shown nothing but partitions."""
 
+import inspect
 import math
 import typing
 from importlib import import_module
@@ -14,6 +15,7 @@ from fl_app.config.data_only import check_strategy
 # What a client can be weighted by; Coded adds the last. A score, or a loss, is no weight: it may be
 # negative, and each client says its own.
 WEIGHTS = ("num-examples", "one")
+FORMS = "forms"
 EVERYONE = {
     "fraction_train": 1.0,
     "fraction_evaluate": 1.0,
@@ -26,7 +28,9 @@ EVERYONE = {
 def inner_strategy(cfg: DictConfig) -> Strategy:
     """Build the strategy that ``strategy.inner`` names, to train whoever Coded has sampled.
 
-    A wrapper, such as Flower's for privacy, has the strategy that it is around in ``strategy``.
+    A wrapper, such as Flower's for privacy, has the strategy that it is around in ``strategy``. One
+    that chooses among the forms of messages by their codecs has an argument ``forms``, and gets
+    those of the configuration.
 
     Raises
     ------
@@ -36,8 +40,11 @@ def inner_strategy(cfg: DictConfig) -> Strategy:
     """
     arguments = plain(cfg.strategy.inner)
     check_strategy("strategy.inner", arguments)
+    given = _of_everyone(arguments)
+    if FORMS in inspect.signature(_class(arguments)).parameters:
+        given[FORMS] = plain(cfg.strategy.get(FORMS)) or {}
     try:
-        inner = _build(_of_everyone(arguments))
+        inner = _build(given)
     except Exception as error:
         raise ValueError(f"strategy.inner={arguments['_target_']}: {error}") from None
     _check_arguments(inner, arguments)
@@ -47,13 +54,18 @@ def inner_strategy(cfg: DictConfig) -> Strategy:
 def _build(arguments: dict[str, Any]) -> Strategy:
     """Build the class that ``_target_`` names, which is a known one, and first what is in it."""
     arguments = dict(arguments)
-    module, _, name = arguments.pop("_target_").rpartition(".")
-    kind = getattr(import_module(module), name)
+    kind = _class(arguments)
+    del arguments["_target_"]
     if not issubclass(kind, Strategy):
-        raise ValueError(f"{name} is no Flower strategy")
+        raise ValueError(f"{kind.__name__} is no Flower strategy")
     if isinstance(wrapped := arguments.get("strategy"), dict):
         arguments["strategy"] = _build(wrapped)
     return typing.cast(Strategy, kind(**arguments))
+
+
+def _class(arguments: dict[str, Any]) -> Any:
+    module, _, name = arguments["_target_"].rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def _of_everyone(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """What was sent in a round, and what became of it."""
 
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from omegaconf import DictConfig
 
 from fl_app.aggregation.mean import Mean
@@ -14,7 +15,7 @@ from fl_app.server.downlink import Coding
 from fl_app.tree import Tree
 from fl_app.wire.forms import Form
 from fl_app.wire.ledger import Kind, Transfer
-from fl_app.wire.messages import ARRAYS
+from fl_app.wire.messages import ARRAYS, BYTES, TRAVEL, TRAVEL_SECONDS
 from fl_app.wire.records import to_record
 
 logger = logging.getLogger("thinwire")
@@ -42,6 +43,8 @@ class Pending:
         The parts as the client decodes them.
     seed_only_saving : int
         Message bytes that the first round's download would save if it brought no theta0.
+    since : float
+        When it was made, on the clock of ``time.monotonic``.
     """
 
     client: int
@@ -50,6 +53,7 @@ class Pending:
     form: Form
     start: Mapping[str, Tree]
     seed_only_saving: int = 0
+    since: float = field(default_factory=time.monotonic)
 
 
 @dataclass
@@ -58,19 +62,23 @@ class Usable:
 
     The message holds metrics alone until `plain` puts the parts in. ``relayed`` is the model's
     coding, as long as it says what the model says. Evaluation brings no parts, and neither does a
-    client that stays silent.
+    client that stays silent. ``travel`` is how many bytes the reply was, and the seconds that it was
+    under way.
     """
 
     partition: int
     message: Message
     parts: Mapping[str, Tree]
     relayed: Coding | None = None
+    travel: tuple[int, float] = (0, 0.0)
 
     def plain(self) -> Message:
-        """Return the reply as a strategy expects it: with the parts, and from the partition."""
+        """Return the reply as a strategy expects it: with the parts, from the partition, and its way."""
         content = RecordDict({**self.message.content})
         for part, tree in self.parts.items():
             content[record_name(part)] = to_record(tree)
+        size, seconds = self.travel
+        content[TRAVEL] = ConfigRecord({BYTES: size, TRAVEL_SECONDS: seconds})
         kind = self.message.metadata.message_type
         question = Message(RecordDict(), dst_node_id=self.partition, message_type=kind)
         self.message = Message(content, reply_to=question)

@@ -170,7 +170,8 @@ class Uplink:
         metrics = capped(metrics, here.cfg.federation.max_examples)
         timing = check_timing(said)
         self._note_spent(up, reply)
-        usable = Usable(up.partition, reply, {})
+        travel = up.message_bytes, self._seconds(pending, up, sum(timing.values()))
+        usable = Usable(up.partition, reply, {}, travel=travel)
         if up.kind == "train":
             self._take_parts(usable, pending, up, frame, check_since(said, up.round))
             up.encode_s = timing["encode"]
@@ -179,6 +180,16 @@ class Uplink:
         pending.down.decode_s = timing["decode"]
         reply.content = RecordDict({"metrics": MetricRecord({**metrics, WEIGHT_ONE: 1.0})})
         return usable
+
+    def _seconds(self, pending: Pending, up: Transfer, worked: float) -> float:
+        """Return how long a reply was under way.
+
+        Of a real link, what passed since the question but the client's work: also the question's
+        way, and until both sides looked for messages.
+        """
+        if self.link.is_simulated:
+            return self.link.way(pending.client, "up").seconds(up.message_bytes)
+        return max(0.0, time.monotonic() - pending.since - worked)
 
     def _take_parts(
         self, usable: Usable, pending: Pending, up: Transfer, frame: bytes | None, since: int

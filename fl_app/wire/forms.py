@@ -15,14 +15,14 @@ from fl_app.codecs import Codec, from_spec
 from fl_app.codecs.by_part import MODEL, by_part, join, separate
 from fl_app.faults.printable import printable
 from fl_app.tree import Tree
-from fl_app.wire.messages import ARRAYS, BARE, CONFIG, FORM
+from fl_app.wire.messages import ARRAYS, BARE, CONFIG, FORM, TRAVEL
 from fl_app.wire.readers import integer
 
 if TYPE_CHECKING:
     from flwr.app import ConfigRecord
 
 DEFAULT = "default"  # the form of a message that names none
-TAKEN = {ARRAYS, BARE, CONFIG, "metrics"}  # records of a message beside its parts
+TAKEN = {ARRAYS, BARE, CONFIG, TRAVEL, "metrics"}  # records of a message beside its parts
 
 
 @dataclass(frozen=True)

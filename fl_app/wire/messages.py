@@ -41,6 +41,9 @@ FORM = "form"
 CONTINUES = "continues"  # in the server's first question: the ids of the run before, oldest first
 
 
+# In the reply that a strategy sees: how many bytes it was, and the seconds that it was under way.
+TRAVEL, BYTES, TRAVEL_SECONDS = "travel", "bytes", "seconds"
+
 ARRAYS = "arrays"  # the key of the model in a message's content, as in Flower's own strategies
 
 FRAME = "frame"  # the key of the one packed Array

@@ -35,6 +35,16 @@ WAYS = {
     " codec.reference=broadcast",
     "patches of the frozen weights, and the best round": "strategy=flora codec=nf4 "
     "clients_per_round=2 adapter.r=4 data.validation_documents=2",
+    "DGC's memories of two parts": "strategy=dgc codec=fp16 clients_per_round=2",
+    "1-bit Adam's forms, and what both ends know": "strategy=onebit_adam codec=fp32 "
+    "clients_per_round=2 strategy.inner.freeze=1",
+    "SCAFCOM's control variates and momentum": "strategy=scafcom codec=fp32 clients_per_round=2",
+    "AQUILA's innovations, and silence": "strategy=aquila codec=fp32 clients_per_round=3 "
+    "strategy.local.beta=100",
+    "SAFARI over a link that loses": "strategy=safari codec=sign clients_per_round=2 link=lossy "
+    "link.up.loss=0.4 link.down.loss=0.1",
+    "levels by the link's rate": "strategy=rate_control codec=thin clients_per_round=2 link=2g "
+    "link.down.loss=0.3",
 }
 SUITE = (
     "SCAFFOLD's two parts, memory, and error feedback",
