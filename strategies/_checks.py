@@ -6,7 +6,47 @@ from flwr.serverapp.strategy import Strategy
 from omegaconf import DictConfig
 
 from fl_app.config import ConfigError, plain
+from fl_app.config.rules import is_number, is_whole
 from fl_app.wire.forms import forms
+
+
+def within(interval: str, **values: float) -> None:
+    """Check that numbers are in an interval.
+
+    Parameters
+    ----------
+    interval : str
+        As mathematicians write it: ``[0, 1)``, ``(0, inf)``.
+    **values
+        By name.
+
+    Raises
+    ------
+    ValueError
+        Naming the value and the interval.
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    for name, value in values.items():
+        if not (
+            is_number(value)
+            and (low <= value if interval[0] == "[" else low < value)
+            and (value <= high if interval[-1] == "]" else value < high)
+        ):
+            raise ValueError(f"{name}={value} should be in {interval}")
+
+
+def switches(**values: bool) -> None:
+    """Check that values are true or false; ValueError if not."""
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name}={value} should be true or false")
+
+
+def whole_from(least: int, **values: int) -> None:
+    """Check that values are whole numbers of at least ``least``; ValueError if not."""
+    for name, value in values.items():
+        if not is_whole(value, least):
+            raise ValueError(f"{name}={value} should be a whole number from {least}")
 
 
 def check_clients(cfg: DictConfig, clients: int, why: str) -> None:

@@ -34,7 +34,7 @@ from fl_app.config import ConfigError
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import NO_HOOKS
 from fl_app.tree import Tree, zeros
-from strategies._checks import check_clients, check_forgets, check_local, check_shared
+from strategies._checks import check_clients, check_forgets, check_local, check_shared, within
 
 INNOVATION = "innovation"
 
@@ -54,8 +54,8 @@ class AquilaClient(LocalMethod):
 
     def __init__(self, alpha: float, beta: float) -> None:
         self.alpha, self.beta = alpha, beta
-        if not (alpha > 0 and beta >= 0):
-            raise ValueError(f"alpha={alpha} should be above 0, and beta={beta} 0 or more")
+        within("(0, inf)", alpha=alpha)
+        within("[0, inf)", beta=beta)
 
     def start(self, theta0: Tree) -> Tree:
         """Return q_m = 0 and theta^(-1) = theta^0."""

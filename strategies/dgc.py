@@ -42,7 +42,7 @@ from fl_app.codecs.parts.sparse import largest
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import NO_HOOKS
 from fl_app.tree import Tree, zeros
-from strategies._checks import check_local, check_shared
+from strategies._checks import check_local, check_shared, switches, whole_from, within
 
 CLIENT = "strategies.dgc.DGCClient"
 SPARSE, DENSE = "gradient", "dense"
@@ -131,16 +131,15 @@ class DGCClient(LocalMethod):
         workers: int = 1,
         threshold: str = "exact",
     ) -> None:
-        if not 0 < rho <= 1:
-            raise ValueError(f"rho={rho} should be in (0, 1]")
-        if not 0 <= mu < 1:
-            raise ValueError(f"mu={mu} should be in [0, 1)")
-        if type(warmup_rounds) is not int or warmup_rounds < 0:
-            raise ValueError(f"warmup_rounds={warmup_rounds} should be a whole number from 0")
+        within("(0, 1]", rho=rho)
+        within("[0, 1)", mu=mu)
+        whole_from(0, warmup_rounds=warmup_rounds)
+        whole_from(1, workers=workers)
+        switches(nesterov=nesterov, masking=masking)
         if threshold not in ("exact", "sampled"):
             raise ValueError(f"threshold={threshold} should be exact or sampled")
-        if clipping_norm is not None and clipping_norm <= 0:
-            raise ValueError(f"clipping_norm={clipping_norm} should be above 0, or null")
+        if clipping_norm is not None:
+            within("(0, inf)", clipping_norm=clipping_norm)
         self.rho, self.warmup_rounds, self.mu = float(rho), warmup_rounds, float(mu)
         self.nesterov, self.masking = nesterov, masking
         self.clipping_norm, self.workers = clipping_norm, workers
@@ -222,6 +221,7 @@ class DGC(FedAvg):
         self, mu: float = 0.9, nesterov: bool = False, eta: float = 1.0, **arguments: object
     ) -> None:
         super().__init__(weighted_by_key="one", **arguments)  # type: ignore[arg-type]
+        within("(0, inf)", eta=eta)
         self.mu, self.nesterov, self.eta = mu, nesterov, eta
         self.x: dict[str, np.ndarray] = {}
         self.m: dict[str, np.ndarray] = {}

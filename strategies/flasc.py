@@ -38,7 +38,7 @@ from fl_app.faults import FaultError
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import NO_HOOKS
 from fl_app.tree import Tree, split
-from strategies._checks import check_local, check_shared
+from strategies._checks import check_local, check_shared, switches, whole_from, within
 
 CLIENT = "strategies.flasc.FlascClient"
 CHANGE, TIER = "change", "tier"
@@ -66,12 +66,8 @@ class Densities:
     """
 
     def __init__(self, rho: float, gamma: float, every: int, tiers: int) -> None:
-        for name, value in (("density", rho), ("gamma", gamma)):
-            if not 0 < value <= 1:
-                raise ValueError(f"{name}={value} should be in (0, 1]")
-        for name, number in (("every", every), ("tiers", tiers)):
-            if type(number) is not int or number < 1:
-                raise ValueError(f"{name}={number} should be a whole number from 1")
+        within("(0, 1]", density=rho, gamma=gamma)
+        whole_from(1, every=every, tiers=tiers)
         self.rho, self.gamma, self.every, self.tiers = float(rho), float(gamma), every, tiers
 
     def of(self, server_round: int, tier: int = 0) -> float:
@@ -189,6 +185,10 @@ class Flasc(FedAvg):
         if optimizer not in ("adamw", "sgd"):
             raise ValueError(f"optimizer={optimizer} should be adamw or sgd")
         Densities(density_down, gamma, every, tiers)
+        switches(dense_heads=dense_heads)
+        within("(0, inf)", eta=eta)
+        within("[0, 1)", beta_1=beta_1, beta_2=beta_2)
+        within("[0, inf)", eps=eps, weight_decay=weight_decay)
         self.density_down, self.gamma, self.every, self.tiers = density_down, gamma, every, tiers
         self.dense_heads, self.optimizer, self.eta = dense_heads, optimizer, eta
         self.beta_1, self.beta_2, self.eps = beta_1, beta_2, eps
@@ -202,6 +202,11 @@ class Flasc(FedAvg):
         """Check that both halves agree and the server knows P0; ConfigError if not."""
         check_local(cfg, CLIENT)
         check_shared(cfg, self, SHARED, "both ends choose the entries")
+        if self.tiers > cfg.federation.clients:
+            raise ConfigError(
+                f"strategy.inner.tiers={self.tiers} should be at most federation.clients="
+                f"{cfg.federation.clients}: nobody would be of the last"
+            )
         if plain(cfg.codec.down) != {"id": "fp32"}:
             raise ConfigError(
                 "codec.down should be {id: fp32} with strategy=flasc, which sends the largest "

@@ -22,6 +22,10 @@ rounds gets x too, and one that has no v yet, or whose reply was lost, gets x, m
 client that was away counts ``decay`` times. Ours too is ``floor``: LoRA's B starts at 0, so that
 the gradients of A, and its v, are nearly 0 in the first rounds; at freezing v is raised to that
 share of its mean over the tensor, for signs move every value of a tensor by s / (v^1/2 + eps).
+
+The paper can end the warm-up by itself, when v hardly changes any more. Here, with ``steady``, it
+lasts until |v|_1 differs by that share at most from what it was 1 / (1 - b2) rounds before. That
+comparison is from memory, not checked against the paper.
 """
 
 from collections.abc import Iterable, Mapping
@@ -42,7 +46,7 @@ from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import NO_HOOKS
 from fl_app.tree import Tree, zeros
 from fl_app.wire.messages import BY_NODE, FORM
-from strategies._checks import check_local, check_shared
+from strategies._checks import check_local, check_shared, within
 
 CLIENT = "strategies.onebit_adam.OneBitAdamClient"
 GRADIENT, MOMENTUM, VARIANCE = "gradient", "momentum", "variance"
@@ -75,8 +79,7 @@ class OneBitAdamClient(LocalMethod):
     """
 
     def __init__(self, b1: float, eta: float, eps: float, decay: float = 1.0) -> None:
-        if not 0 <= decay <= 1:
-            raise ValueError(f"decay={decay} should be in [0, 1]")
+        within("[0, 1]", decay=decay)
         self.b1, self.eta, self.eps, self.decay = b1, eta, eps, decay
 
     def start(self, theta0: Tree) -> Tree:
@@ -138,7 +141,10 @@ class OneBitAdam(FedAvg):
     Parameters
     ----------
     freeze : int
-        Rounds of warm-up, at least 1.
+        Rounds of warm-up, at least 1. It goes on until a reply of such a round has come, where a
+        link has lost them all.
+    steady : float
+        Most that v may still change for the warm-up to end, see above; 0: any change.
     b1, b2, eta, eps : float
         Of Adam.
     floor : float
@@ -158,18 +164,25 @@ class OneBitAdam(FedAvg):
         eps: float = 1e-3,
         floor: float = 0.0,
         scope: str | int = "tensor",
+        steady: float = 0.0,
         **arguments: object,
     ) -> None:
         super().__init__(weighted_by_key="one", **arguments)  # type: ignore[arg-type]
         if freeze < 1:
             raise ValueError(f"freeze={freeze} should be at least 1: v comes from the warm-up")
-        self.freeze, self.floor = freeze, floor
+        within("[0, 1)", b1=b1, b2=b2)
+        within("(0, inf)", eta=eta, eps=eps)
+        within("[0, inf)", floor=floor)
+        within("[0, 1)", steady=steady)
+        self.freeze, self.floor, self.steady = freeze, floor, steady
         self.b1, self.b2, self.eta, self.eps = b1, b2, eta, eps
         self.compressor = sign(scope, scale="norm")
         self.x: dict[str, np.ndarray] = {}
         self.m: dict[str, np.ndarray] = {}
         self.v: dict[str, np.ndarray] = {}
         self.error: dict[str, np.ndarray] = {}
+        self.frozen = False
+        self.norms: list[float] = []  # |v|_1 after each round of the warm-up
         self.last: dict[str, int] = {}  # by client, the round of its last reply in signs
 
     def check(self, cfg: DictConfig) -> None:
@@ -193,7 +206,7 @@ class OneBitAdam(FedAvg):
         """Send x in the warm-up, then to each client what it lacks."""
         self.x = {n: array.numpy() for n, array in arrays.items()}
         messages = list(super().configure_train(server_round, arrays, config, grid))
-        if server_round <= self.freeze:
+        if not self.frozen:
             return messages
         records = {"arrays": arrays, MOMENTUM: _record(self.m), VARIANCE: _record(self.v)}
         for message in messages:
@@ -219,16 +232,16 @@ class OneBitAdam(FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return x after a step of Adam, or of its compressed form."""
         replies = list(replies)
-        compressed = server_round > self.freeze
-        mean = _mean(replies, MOMENTUM if compressed else GRADIENT)
+        mean = _mean(replies, MOMENTUM if self.frozen else GRADIENT)
         _, metrics = super().aggregate_train(server_round, replies)
-        if compressed:
+        if self.frozen:
             self._compress(mean)
             self.last |= {str(one.metadata.src_node_id): server_round for one in replies}
         else:
             self._warm_up(mean)
-        if server_round == self.freeze:
-            self.v = {n: raised(v, self.floor) for n, v in self.v.items()}
+            if server_round >= self.freeze and self._is_steady():
+                self.frozen = True
+                self.v = {n: raised(v, self.floor) for n, v in self.v.items()}
         return _record(step(self.x, self.m, self.v, self.eta, self.eps)), metrics
 
     def _warm_up(self, g: Tree) -> None:
@@ -238,6 +251,16 @@ class OneBitAdam(FedAvg):
         m, v = self.m or zeros(g), self.v or zeros(g)
         self.m = _arrays({n: b1 * m[n] + (one - b1) * g[n] for n in g})
         self.v = _arrays({n: b2 * v[n] + (one - b2) * np.square(g[n]) for n in g})
+        self.norms.append(sum(float(x.sum(dtype=np.float64)) for x in self.v.values()))
+
+    def _is_steady(self) -> bool:
+        """Return whether v has changed as little as is asked for."""
+        lag = round(1 / (1 - self.b2))
+        if not self.steady:
+            return True
+        return len(self.norms) > lag and (
+            abs(self.norms[-1] - self.norms[-1 - lag]) <= self.steady * self.norms[-1]
+        )
 
     def _compress(self, mean: Tree) -> None:
         """m <- C(Z) and E <- Z - C(Z)."""

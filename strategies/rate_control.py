@@ -38,6 +38,7 @@ from fl_app.config import ConfigError, plain
 from fl_app.tree import Tree
 from fl_app.wire.forms import DEFAULT
 from fl_app.wire.messages import BY_NODE, BYTES, FORM, TRAVEL, TRAVEL_SECONDS
+from strategies._checks import within
 
 LEAST_SECONDS = 1e-3  # what a reply takes at least: nothing shorter is measured
 
@@ -93,24 +94,23 @@ class RateControl(FedAvg):
         **arguments: object,
     ) -> None:
         super().__init__(**arguments)  # type: ignore[arg-type]
-        if not deadline > 0:
-            raise ValueError(f"deadline={deadline} should be seconds, above 0")
-        for name, value in (("safety", safety), ("smoothing", smoothing)):
-            if not 0 < value <= 1:
-                raise ValueError(f"{name}={value} should be in (0, 1]")
+        within("(0, inf)", deadline=deadline)
+        within("(0, 1]", safety=safety, smoothing=smoothing)
         self.deadline, self.safety, self.smoothing = deadline, safety, smoothing
         self.names = [str(name) for name in forms]
         self.codecs = {name: forms[name]["up"] for name in forms}
         self.goodput: dict[str, float] = {}  # by client, g
         self.level: dict[str, int] = {}  # by client, chosen last by its goodput
         self.sizes: dict[str, int] = {}  # by level, the bytes of its largest reply
-        self.asked: dict[str, int] = {}  # by client of this round, its level
+        self.asked: dict[str, int] = {}  # by client that was asked and has not replied, its level
 
     def check(self, cfg: DictConfig) -> None:
         """Check that the ladder is one of the model's codecs; ConfigError if not."""
         forms = plain(cfg.strategy.get("forms")) or {}
         if self.names[:1] != [DEFAULT]:
-            raise ConfigError(f"strategy.forms should have {DEFAULT} first, the floor of the ladder")
+            raise ConfigError(
+                f"strategy.forms should have {DEFAULT} first, the floor of the ladder"
+            )
         for name, form in forms.items():
             if {*form["up"]} != {MODEL} or {*form["down"]} != {MODEL}:
                 raise ConfigError(f"strategy.forms.{name} should have the part {MODEL} alone")
@@ -131,6 +131,8 @@ class RateControl(FedAvg):
         """Send the model, and to each client its level."""
         sizes = self._sizes({name: array.numpy() for name, array in arrays.items()})
         messages = list(super().configure_train(server_round, arrays, config, grid))
+        for client in self.asked.keys() & self.goodput.keys():
+            self._measure(client, 0.0)
         self.asked = {}
         for message in messages:
             client = str(message.metadata.dst_node_id)
@@ -140,7 +142,9 @@ class RateControl(FedAvg):
             self.asked[client] = self.level.get(client, 0)
             form = ConfigRecord({**config, FORM: self.names[self.asked[client]]})
             # All messages of FedAvg share one content.
-            message.content = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: form})
+            message.content = RecordDict(
+                {self.arrayrecord_key: arrays, self.configrecord_key: form}
+            )
         return messages
 
     def aggregate_train(
@@ -148,20 +152,18 @@ class RateControl(FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Measure, and return the mean."""
         replies = list(replies)
-        arrived = {str(reply.metadata.src_node_id): reply for reply in replies}
-        for client, level in self.asked.items():
-            found = 0.0
-            if client in arrived:
-                way = cast(ConfigRecord, arrived[client].content[TRAVEL])
-                size = cast(int, way[BYTES])
-                found = size / max(LEAST_SECONDS, cast(float, way[TRAVEL_SECONDS]))
-                name = self.names[level]
-                self.sizes[name] = max(size, self.sizes.get(name, 0))
-            elif client not in self.goodput:
-                continue
-            last = self.goodput.get(client, found)
-            self.goodput[client] = (1 - self.smoothing) * last + self.smoothing * found
+        for reply in replies:
+            client, way = str(reply.metadata.src_node_id), cast(ConfigRecord, reply.content[TRAVEL])
+            size, seconds = cast(int, way[BYTES]), cast(float, way[TRAVEL_SECONDS])
+            name = self.names[self.asked.pop(client)]
+            self.sizes[name] = max(size, self.sizes.get(name, 0))
+            self._measure(client, size / max(LEAST_SECONDS, seconds))
         return super().aggregate_train(server_round, replies)
+
+    def _measure(self, client: str, now: float) -> None:
+        """Let g follow what was measured now."""
+        last = self.goodput.get(client, now)
+        self.goodput[client] = (1 - self.smoothing) * last + self.smoothing * now
 
     def _sizes(self, x: Tree) -> list[int]:
         """Return the bytes of every level, measured or, of those that nobody sent yet, guessed."""

@@ -28,6 +28,7 @@ from flwr.serverapp.strategy import FedAvg
 from omegaconf import DictConfig
 
 from fl_app.config import ConfigError
+from strategies._checks import switches
 
 Update = dict[str, np.ndarray]
 
@@ -43,6 +44,7 @@ class Safari(FedAvg):
 
     def __init__(self, surrogates: bool = True, **arguments: object) -> None:
         super().__init__(**arguments)  # type: ignore[arg-type]
+        switches(surrogates=surrogates)
         self.surrogates = surrogates
         self.asked: list[int] = []
         self.w: Update = {}

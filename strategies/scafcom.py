@@ -22,8 +22,9 @@ import numpy as np
 
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.tree import Tree, zeros
+from strategies._checks import within
 from strategies.scaffold import CONTROL
-from strategies.scallion import CHANGE, Scallion, own_way, share
+from strategies.scallion import CHANGE, Scallion, own_way
 
 
 class ScafcomClient(LocalMethod):
@@ -36,7 +37,8 @@ class ScafcomClient(LocalMethod):
     """
 
     def __init__(self, beta: float) -> None:
-        self.beta = share("beta", beta)
+        within("(0, 1]", beta=beta)
+        self.beta = float(beta)
 
     def start(self, theta0: Tree) -> Tree:
         """Return c_i = 0 and v_i = 0."""

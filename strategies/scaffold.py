@@ -28,7 +28,7 @@ from torch import from_numpy, nn
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import Hooks
 from fl_app.tree import Tree, zeros
-from strategies._checks import check_clients, check_local
+from strategies._checks import check_clients, check_local, within
 
 CONTROL = "control"
 CLIENT = "strategies.scaffold.ScaffoldClient"
@@ -81,6 +81,7 @@ class Scaffold(FedAvg):
 
     def __init__(self, clients: int, eta_g: float = 1.0, **arguments: object) -> None:
         super().__init__(weighted_by_key="one", **arguments)  # type: ignore[arg-type]
+        within("(0, inf)", eta_g=eta_g)
         self.clients, self.eta_g = clients, eta_g
         self.x: dict[str, np.ndarray] = {}
         self.c: dict[str, np.ndarray] = {}

@@ -33,7 +33,7 @@ from torch import nn
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import Hooks
 from fl_app.tree import Tree, zeros
-from strategies._checks import check_forgets
+from strategies._checks import check_forgets, within
 from strategies.scaffold import CONTROL, Scaffold
 
 CHANGE = "change"
@@ -49,7 +49,8 @@ class ScallionClient(LocalMethod):
     """
 
     def __init__(self, alpha: float) -> None:
-        self.alpha = share("alpha", alpha)
+        within("(0, 1]", alpha=alpha)
+        self.alpha = float(alpha)
 
     def start(self, theta0: Tree) -> Tree:
         """Return c_i = 0."""
@@ -88,13 +89,6 @@ def own_way(given: Assignment, c: Tree, c_i: Tree) -> tuple[Tree, Mapping[str, f
     trained = given.train(Hooks(starts=[begin], steps=[correct]))
     x, y = given.parts["model"], trained.model
     return {n: x[n] - y[n] - correction[n].numpy() for n in c_i}, trained.metrics
-
-
-def share(name: str, value: float) -> float:
-    """Return a value in (0, 1]; ValueError if it is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-        raise ValueError(f"{name}={value!r} should be greater than 0 and at most 1")
-    return float(value)
 
 
 class Scallion(Scaffold):

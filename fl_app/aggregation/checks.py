@@ -38,9 +38,15 @@ def check_strategy(cfg: DictConfig) -> None:
     ValueError
         Naming the key and what it may be.
     """
-    from fl_app.aggregation.inner import inner_strategy  # Flower, and the strategy's own imports
-    from fl_app.aggregation.mean import is_mean_type
+    from fl_app.aggregation.inner import class_of, inner_strategy  # Flower, and its own imports
+    from fl_app.aggregation.mean import is_mean_class
 
+    if is_secure(cfg) and not is_mean_class(class_of(plain(cfg.strategy.inner))):
+        raise ConfigError(
+            f"strategy.inner={cfg.strategy.inner._target_} needs more of a round than the mean of "
+            "the clients' models, which is all that secure aggregation shows: use "
+            "flwr.serverapp.strategy.FedAvg or another mean"
+        )
     strategy = inner_strategy(cfg)
     if own := getattr(strategy, "check", None):
         own(cfg)
@@ -48,8 +54,3 @@ def check_strategy(cfg: DictConfig) -> None:
         from fl_app.training.local import local_method  # torch
 
         local_method(plain(local))
-    if is_secure(cfg) and not is_mean_type(strategy):
-        raise ConfigError(
-            f"strategy.inner={cfg.strategy.inner._target_} looks at single updates, which secure "
-            "aggregation hides: use flwr.serverapp.strategy.FedAvg or another mean"
-        )

@@ -41,7 +41,7 @@ def inner_strategy(cfg: DictConfig) -> Strategy:
     arguments = plain(cfg.strategy.inner)
     check_strategy("strategy.inner", arguments)
     given = _of_everyone(arguments)
-    if FORMS in inspect.signature(_class(arguments)).parameters:
+    if FORMS in inspect.signature(class_of(arguments)).parameters:
         given[FORMS] = plain(cfg.strategy.get(FORMS)) or {}
     try:
         inner = _build(given)
@@ -54,7 +54,7 @@ def inner_strategy(cfg: DictConfig) -> Strategy:
 def _build(arguments: dict[str, Any]) -> Strategy:
     """Build the class that ``_target_`` names, which is a known one, and first what is in it."""
     arguments = dict(arguments)
-    kind = _class(arguments)
+    kind = class_of(arguments)
     del arguments["_target_"]
     if not issubclass(kind, Strategy):
         raise ValueError(f"{kind.__name__} is no Flower strategy")
@@ -63,7 +63,8 @@ def _build(arguments: dict[str, Any]) -> Strategy:
     return typing.cast(Strategy, kind(**arguments))
 
 
-def _class(arguments: dict[str, Any]) -> Any:
+def class_of(arguments: dict[str, Any]) -> Any:
+    """Return the class that ``_target_`` names, which has been checked as text."""
     module, _, name = arguments["_target_"].rpartition(".")
     return getattr(import_module(module), name)
 

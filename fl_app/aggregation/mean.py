@@ -23,12 +23,16 @@ FLOWERS = (FedAvg, FedAvgM, FedProx, FedAdagrad, FedAdam, FedYogi)
 
 
 def is_mean_type(strategy: Strategy) -> bool:
-    """Return whether ``strategy`` needs no more of a round than its weighted mean.
+    """Return whether ``strategy`` needs no more of a round than its weighted mean."""
+    return is_mean_class(type(strategy))
+
+
+def is_mean_class(kind: type) -> bool:
+    """Return whether strategies of this class need no more of a round than its weighted mean.
 
     A strategy of ours says so itself: its class has ``mean_type = True``. A class derived from one
     that does may do as it likes with the replies, so the attribute is not inherited.
     """
-    kind = type(strategy)
     return kind in FLOWERS or vars(kind).get("mean_type", False) is True
 
 

@@ -62,8 +62,8 @@ class Usable:
 
     The message holds metrics alone until `plain` puts the parts in. ``relayed`` is the model's
     coding, as long as it says what the model says. Evaluation brings no parts, and neither does a
-    client that stays silent. ``travel`` is how many bytes the reply was, and the seconds that it was
-    under way.
+    client that stays silent. ``travel`` is how many bytes the reply was, and the seconds that it
+    was under way.
     """
 
     partition: int
@@ -73,7 +73,7 @@ class Usable:
     travel: tuple[int, float] = (0, 0.0)
 
     def plain(self) -> Message:
-        """Return the reply as a strategy expects it: with the parts, from the partition, and its way."""
+        """Return the reply as a strategy expects it: with its parts, from the partition."""
         content = RecordDict({**self.message.content})
         for part, tree in self.parts.items():
             content[record_name(part)] = to_record(tree)

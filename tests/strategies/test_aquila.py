@@ -182,7 +182,7 @@ def test_the_codec_of_the_experiment_is_the_one_of_these_laws() -> None:
     [
         ("clients_per_round=2", "clients choose themselves whether to send"),
         ("strategy.inner.clients=4", "strategy.inner.clients=4 should be"),
-        ("strategy.local.beta=-1", "and beta=-1 0 or more"),
+        ("strategy.local.beta=-1", "beta=-1 should be in"),
         ("strategy.local.alpha=2", "strategy.local.alpha=2 should be strategy.inner.alpha=1"),
         ("codec=sign", "codec.up remembers what it lost, and so does this method, in q_m"),
     ],

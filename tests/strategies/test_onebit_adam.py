@@ -279,3 +279,36 @@ def test_what_cannot_be_is_refused_before_anything_starts(words: str, says: str)
     run = "federation.clients=3 clients_per_round=1 strategy=onebit_adam codec=fp32"
     with pytest.raises(ConfigError, match=says):
         check(compose(f"{run} {words}"))
+
+
+def test_the_warm_up_goes_on_until_replies_of_its_last_round_have_come(tmp_path: Path) -> None:
+    words = (
+        "strategy=onebit_adam codec=fp32 clients_per_round=3 strategy.inner.freeze=1 link=lossy "
+        "link.up.loss=0.0 federation.max_failures=0.9"
+    )
+    here = Rounds(tmp_path, words)
+    link = here.coded.uplink.link
+    link.is_lost = lambda client, direction, number: direction == "up" and number == 1
+    here.round(1)
+    assert same(here.tree, here.here.theta0)
+    for number, kind in ((2, "gradient"), (3, "momentum"), (4, "momentum")):
+        here.round(number)
+        ups = [r.codec for r in here.ledger.rows if (r.round, r.direction) == (number, "up")]
+        assert len(ups) == 3
+        assert all(codec.startswith(kind) for codec in ups)
+
+
+def test_with_steady_the_warm_up_lasts_until_v_hardly_changes() -> None:
+    here = onebit(3)
+    here.strategy.b2, here.strategy.steady, lag = 0.8, 0.2, 5
+    sums: list[float] = []
+    for number in range(1, 60):
+        here.round(number)
+        sums.append(sum(float(v.astype(float).sum()) for v in here.strategy.v.values()))
+        changed = abs(1 - sums[-1 - lag] / sums[-1]) if number > lag else 1.0
+        assert here.strategy.frozen == (changed <= 0.2)
+        if here.strategy.frozen:
+            break
+    assert lag < number < 59
+    here.round(number + 1)
+    assert {part for answer in here.answers.values() for part in answer.parts} == {MOMENTUM}

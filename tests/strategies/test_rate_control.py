@@ -121,7 +121,8 @@ def test_clients_of_one_round_have_levels_of_their_own_and_what_is_lost_costs_go
         heard = heard or not lost[at]
     rows = {(r.round, r.partition): r for r in rounds.ledger.rows if r.direction == "up"}
     expected = None
-    for number, is_lost in enumerate(lost, start=1):
+    assert lost[-1]  # which the next round will count
+    for number, is_lost in enumerate(lost[:-1], start=1):
         size = rows[number, 2].message_bytes
         now = 0.0 if is_lost else size / max(LEAST_SECONDS, 8 * size / 1e9)
         if expected is not None or not is_lost:
@@ -171,7 +172,7 @@ def test_a_run_that_goes_on_is_the_one_that_never_stopped(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("strategy.inner.deadline=0", "deadline=0 should be seconds, above 0"),
+        ("strategy.inner.deadline=0", "deadline=0 should be in"),
         ("strategy.inner.safety=1.5", "safety=1.5 should be in"),
         ("strategy.inner.smoothing=0", "smoothing=0 should be in"),
         ("federation.sampling=nodes", "must be known: set it to partitions"),
