@@ -1,0 +1,76 @@
+"""Methods with codecs, and with Fed-SB's R as the tree: each runs, or is refused with a reason."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fl_app.config import ConfigError, compose
+from fl_app.preflight import check
+from tests import small
+from tests.combinations import combinations
+from tests.server.test_coded import Rounds, same
+
+METHODS = {
+    "dgc": "",
+    "onebit_adam": "strategy.inner.freeze=1",
+    "scallion": "",
+    "scafcom": "",
+    "aquila": "clients_per_round=3",
+    "fedzip": "codec.reference=broadcast",
+    "flasc": "",
+    "safari": "link=lossy link.up.loss=0.1",
+    "rate_control": "link=2g",
+}
+TREES = {
+    **{name: f"codec={name}" for name in ("fp32", "nf4", "uniform_entropy", "thin")},
+    **{name: f"codec={name}" for name in ("sign", "top_k", "fedzip")},
+    "R": "adapter=lora_sb codec=nf4",
+    "R in fp32": "adapter=lora_sb codec=fp32",
+    "R by fedzip": "adapter=lora_sb codec=fedzip",
+}
+BY_PLACE = "remembers values by their place, and the places change"
+TWICE = "codec.up remembers what it lost, and so does this method"
+ONE_MEMORY = "a codec that remembers has to be the same"
+FP32_DOWN = r"set codec.down=\{id:fp32\}"
+AS_THEY_ARE = "which sends the largest values as they are: set codec=fp32"
+MEMORIES = ("sign", "top_k")
+REFUSED = {
+    **{("dgc", tree): BY_PLACE for tree in MEMORIES},
+    **{("flasc", tree): BY_PLACE for tree in MEMORIES},
+    **{("onebit_adam", tree): ONE_MEMORY for tree in MEMORIES},
+    **{("rate_control", tree): ONE_MEMORY for tree in MEMORIES},
+    **dict.fromkeys(itertools.product(("scallion", "scafcom", "aquila"), MEMORIES), TWICE),
+    **{("onebit_adam", tree): FP32_DOWN for tree in ("nf4", "uniform_entropy", "thin", "R")},
+    **{("flasc", tree): AS_THEY_ARE for tree in ("nf4", "uniform_entropy", "thin", "R")},
+    **{("fedzip", tree): "set codec=fedzip" for tree in TREES if "fedzip" not in tree},
+}  # fmt: skip
+RUN = [pair for pair in itertools.product(METHODS, TREES) if pair not in REFUSED]
+
+
+def words(method: str, tree: str) -> str:
+    return f"strategy={method} clients_per_round=2 {TREES[tree]} {METHODS[method]}"
+
+
+@pytest.mark.parametrize(("method", "tree"), REFUSED)
+def test_it_is_refused_with_the_reason(method: str, tree: str) -> None:
+    with pytest.raises(ConfigError, match=REFUSED[method, tree]):
+        check(compose(f"{small.RUN} {words(method, tree)}"))
+
+
+@pytest.mark.parametrize(
+    ("method", "tree"),
+    combinations(
+        RUN,
+        suite=[("dgc", "thin"), ("aquila", "R"), ("safari", "sign"), ("rate_control", "fedzip")],
+    ),
+)
+def test_it_trains(tmp_path: Path, method: str, tree: str) -> None:
+    check(compose(f"{small.RUN} {words(method, tree)}"))
+    rounds = Rounds(tmp_path, words(method, tree))
+    for number in (1, 2):
+        rounds.round(number)
+    assert all(np.isfinite(x).all() for x in rounds.tree.values())
+    assert not same(rounds.tree, rounds.here.theta0)
+    assert any(row.payload_bytes for row in rounds.ledger.rows if row.direction == "up")
