@@ -60,10 +60,12 @@ class Levels:
     def sizes(self) -> tuple[int, int, int]:
         """Return the bytes without a context, and by each of the two streams with one."""
         plain = len(smallest.encode(self.symbols, 8))
-        found = [
-            mixing.encode(self.symbols, self.tensors, ALPHABET, beside) for beside in (False, True)
-        ]
-        return (plain, *(plain if x is None else min(plain, 1 + len(x)) for x in found))
+
+        def mixed(beside: bool) -> int:
+            coded = mixing.encode(self.symbols, self.tensors, ALPHABET, beside)
+            return plain if coded is None else min(plain, 1 + len(coded))
+
+        return plain, mixed(False), mixed(True)
 
 
 def levels(name: str, codec: Codec, wire: Wire, ref: Tree) -> Levels:
@@ -111,7 +113,8 @@ def messages(overrides: str) -> Iterator[Levels]:
             for reply in replies:
                 if sent := wire(reply, REPLY, here.up):
                     yield levels(f"round {number}, up", here.up, sent, here.reference(broadcast))
-            arrays, _ = server.aggregate_train(number, replies)
+            after, _ = server.aggregate_train(number, replies)
+            arrays = arrays if after is None else after
 
 
 def lines(found: Iterator[Levels]) -> Iterator[str]:
