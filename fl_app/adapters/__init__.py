@@ -6,7 +6,7 @@ An adapter is four functions, given as a module of this package:
   depends on ``seed`` alone, so that every machine finds the same theta0.
 - ``get(model) -> Tree``: the trainable tensors as float32 numpy arrays, in a fixed order.
 - ``set(model, tree)``: the inverse of ``get``.
-- ``export(model, folder)``: save so that ``PeftModel.from_pretrained`` (or, for the full adapter,
+- ``export(model, folder)``: save so that ``PeftModel.from_pretrained`` (or, for those of ``WHOLE``,
   ``from_pretrained`` of the model) loads it; and, where that is not over the base that the run
   started from, the base that it is over, in the folder ``BASE`` of it.
 
@@ -48,6 +48,7 @@ ADAPTERS: Mapping[str, ModuleType] = Named(
     {
         "ffa_lora": "fl_app.adapters.ffa_lora",
         "full": "fl_app.adapters.full",
+        "ligo": "fl_app.adapters.ligo.adapter",
         "lora": "fl_app.adapters.lora",
         "lora_sb": "fl_app.adapters.lora_sb.adapter",
         "lq_lora": "fl_app.adapters.lq_lora.adapter",
@@ -57,11 +58,13 @@ ADAPTERS: Mapping[str, ModuleType] = Named(
 RULES: Mapping[str, ModuleType] = Named(
     {
         "full": "fl_app.adapters.full_rules",
+        "ligo": "fl_app.adapters.ligo.rules",
         "lora_sb": "fl_app.adapters.lora_sb.start",
         "lq_lora": "fl_app.adapters.lq_lora.start",
         "peft": "fl_app.adapters.peft_methods.rules",
     }
 )
+WHOLE = ("full", "ligo")  # these export a model of transformers, the others an adapter of PEFT
 
 
 def needed_setup(cfg: DictConfig) -> Setup | None:

@@ -19,6 +19,7 @@ COMMANDS = {
     "sweep": "run many experiments: KEY=A,B makes one run per value",
     "predict": "answer the rows of a table with a model that a run has trained",
     "merge": "merge a trained adapter into its base: a model of transformers alone",
+    "grow": "write a larger model, grown from a smaller one by a learned operator",
     "report": "make one page of finished runs, or compare many",
 }
 OVERRIDES = ("run", "check", "sweep")  # whose words are options of a run

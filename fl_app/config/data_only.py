@@ -156,9 +156,10 @@ def check(config: dict[str, Any]) -> None:
             check_half(f"strategy.{half}", arguments)
         config = {**config, "strategy": {**strategy, "inner": None, "local": None}}
     _check_reserved("", config)
-    model = config.get("model")
-    if isinstance(model, dict) and isinstance(model.get("config"), dict):
-        _check_model_config("model.config", model["config"])
+    for group in ("model", "adapter"):  # a larger model's, of adapter=ligo
+        part = config.get(group)
+        if isinstance(part, dict) and isinstance(part.get("config"), dict):
+            _check_model_config(f"{group}.config", part["config"])
 
 
 def check_strategy(key: str, arguments: dict[str, Any]) -> None:

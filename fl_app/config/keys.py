@@ -16,7 +16,7 @@ SPLITS = ("train", "validation", "test", "unseen", "public")  # of a table: see 
 # of a Hugging Face model configuration, a method of PEFT, a codec or a partitioner, or columns of
 # data. Those check them.
 OPEN = (
-    "adapter.args",
+    *("adapter.args", "adapter.config"),
     *("strategy.inner", "strategy.local", "strategy.forms"),
     *("model.config", "codec.up", "codec.down", "data.partitioner"),
     *("data.formats", "data.empty", "link.clients"),

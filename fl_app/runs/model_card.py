@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
+from fl_app.adapters import WHOLE
 from fl_app.faults.printable import printable
 from fl_app.runs import exported, selection
 from fl_app.runs.base_model import Base
@@ -21,6 +22,7 @@ from fl_app.wire.ledger import Transfers, short_name
 
 USE = "## Use it"
 AN_ADAPTER = "an adapter"
+WHAT = {"full": "all weights", "ligo": "a larger model, grown from the base by LiGO"}
 AUTO = {
     "causal_lm": "CausalLM",
     "seq2seq": "Seq2SeqLM",
@@ -89,9 +91,18 @@ def merged(card: str, cfg: DictConfig) -> str:
     )
 
 
+def grown(cfg: DictConfig, base: Base, steps: int) -> str:
+    """Return the card of a model that ``thinwire grow`` has written."""
+    return (
+        "---\nlibrary_name: transformers\ntags:\n- thinwire\n---\n# A grown model\n\n"
+        f"Grown by Thinwire with LiGO, whose operator was trained for {steps} steps; its own "
+        f"weights have not been trained yet. Base: {base.said}.\n\n{USE}\n\n{use(cfg, base)}"
+    )
+
+
 def _front(facts: Facts) -> list[str]:
     """Return what the hub reads of a card."""
-    is_whole = facts.cfg.adapter.id == "full"
+    is_whole = facts.cfg.adapter.id in WHOLE
     return [
         "---",
         f"library_name: {'transformers' if is_whole else 'peft'}",
@@ -111,7 +122,7 @@ def _first(facts: Facts, name: str) -> str:
     if name == exported.BEST:
         split = selection.selected_on(facts.metrics, cfg.target.metric)
         which = f"the model after round {found}, which the rows of {split} selected"
-    what = "all weights" if cfg.adapter.id == "full" else f"{AN_ADAPTER} ({_adapter(cfg)})"
+    what = WHAT.get(cfg.adapter.id) or f"{AN_ADAPTER} ({_adapter(cfg)})"
     return f"Trained by Thinwire, federated: {what}, {which}. Base: {facts.base.said}."
 
 
@@ -195,7 +206,7 @@ def use(cfg: DictConfig, base: Base) -> str:
         "`thinwire predict THIS_FOLDER rows.csv` answers the rows of a table; "
         "thinwire.json holds columns, prompt and labels.\n"
     )
-    if cfg.adapter.id == "full":
+    if cfg.adapter.id in WHOLE:
         return f"{_whole(cfg)}\n{answers}"
     if cfg.task.id not in AUTO:
         return f"{_by_thinwire()}\n{answers}"

@@ -282,8 +282,8 @@ PLAIN = {
         *(f"{split}.{key}" for split in SPLITS for key in ("limit", "name", "split")),
     },
     "adapter": {
-        "alpha", "eta", "fisher", "grid.scale_types.0", "id", "init", "method",
-        "recipe.pretrained.lr", "setup",
+        "alpha", "depth", "eta", "fisher", "grid.scale_types.0", "id", "init", "method",
+        "recipe.pretrained.lr", "setup", "width",
     },
     "federation": {"clients_per_node", "device", "max_examples", "sampling"},
     "optimizer": {"exponent", "graft", "id", "lr", "schedule"},
