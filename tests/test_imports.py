@@ -376,6 +376,8 @@ def test_an_inside_is_still_there(name: str) -> None:
         assert attribute in dir(type(owner)) or pkgutil.resolve_name(name)
         return
     owner, attribute = pkgutil.resolve_name(OWNERS[name]), name.rpartition(".")[2]
+    if attribute in dir(owner):
+        return
     written = [
         c
         for c in owner.__mro__
