@@ -15,15 +15,18 @@ to ``fits`` at once, and rises to the level below ``fits``, or to the best level
 So a link between two levels does not change them every round, and what is sent is never beyond the
 budget, but at the floor. A client of which no reply has come sends at the floor.
 
-What a level weighs is measured too: its largest reply so far, of any client; before there is one,
-what its codec makes of Gaussian changes. On a simulated link t is that of the reply; on a real one
-also what the question's way and polling take, so that g is a lower bound, and T should be longer.
+What a level weighs for a client is measured too: its own largest reply so far; before there is one,
+the median of the other clients', which one that sends what it likes does not move far; before there
+is any, what the codec makes of Gaussian changes. On a simulated link t is that of the reply; on a
+real one also what the question's way and polling take, so that g is a lower bound, and T should be
+longer.
 
 The level is a form (``fl_app.wire.forms``), which the question names in a byte. Codecs of a ladder
 remember nothing: the rest that one level left out is none of another's.
 """
 
 from collections.abc import Iterable, Mapping
+from statistics import median
 from typing import Any, cast
 
 import numpy as np
@@ -101,7 +104,7 @@ class RateControl(FedAvg):
         self.codecs = {name: forms[name]["up"] for name in forms}
         self.goodput: dict[str, float] = {}  # by client, g
         self.level: dict[str, int] = {}  # by client, chosen last by its goodput
-        self.sizes: dict[str, int] = {}  # by level, the bytes of its largest reply
+        self.sizes: dict[str, dict[str, int]] = {}  # by level and client, the largest reply's bytes
         self.asked: dict[str, int] = {}  # by client that was asked and has not replied, its level
 
     def check(self, cfg: DictConfig) -> None:
@@ -129,7 +132,12 @@ class RateControl(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send the model, and to each client its level."""
-        sizes = self._sizes({name: array.numpy() for name, array in arrays.items()})
+        x = {name: array.numpy() for name, array in arrays.items()}
+        guesses = {
+            name: gaussian_bytes(up[MODEL], x)
+            for name, up in self.codecs.items()
+            if name not in self.sizes
+        }
         messages = list(super().configure_train(server_round, arrays, config, grid))
         for client in self.asked.keys() & self.goodput.keys():
             self._measure(client, 0.0)
@@ -138,6 +146,7 @@ class RateControl(FedAvg):
             client = str(message.metadata.dst_node_id)
             if client in self.goodput:
                 budget = self.goodput[client] * self.deadline * self.safety
+                sizes = self._sizes(client, guesses)
                 self.level[client] = next_level(budget, sizes, self.level.get(client))
             self.asked[client] = self.level.get(client, 0)
             form = ConfigRecord({**config, FORM: self.names[self.asked[client]]})
@@ -156,7 +165,8 @@ class RateControl(FedAvg):
             client, way = str(reply.metadata.src_node_id), cast(ConfigRecord, reply.content[TRAVEL])
             size, seconds = cast(int, way[BYTES]), cast(float, way[TRAVEL_SECONDS])
             name = self.names[self.asked.pop(client)]
-            self.sizes[name] = max(size, self.sizes.get(name, 0))
+            known = self.sizes.setdefault(name, {})
+            known[client] = max(size, known.get(client, 0))
             self._measure(client, size / max(LEAST_SECONDS, seconds))
         return super().aggregate_train(server_round, replies)
 
@@ -165,16 +175,18 @@ class RateControl(FedAvg):
         last = self.goodput.get(client, now)
         self.goodput[client] = (1 - self.smoothing) * last + self.smoothing * now
 
-    def _sizes(self, x: Tree) -> list[int]:
-        """Return the bytes of every level, measured or, of those that nobody sent yet, guessed."""
+    def _sizes(self, client: str, guesses: Mapping[str, int]) -> list[int]:
+        """Return the bytes of every level for a client."""
         return [
-            self.sizes[name] if name in self.sizes else gaussian_bytes(up[MODEL], x)
-            for name, up in self.codecs.items()
+            guesses[name]
+            if name in guesses
+            else self.sizes[name].get(client, int(median(self.sizes[name].values())))
+            for name in self.names
         ]
 
 
 def gaussian_bytes(spec: Mapping[str, Any], x: Tree) -> int:
     """Return the bytes that a codec writes of x changed by Gaussian values."""
     codec, rng = from_spec(spec), np.random.default_rng(0)
-    changed = {n: v + rng.standard_normal(v.shape, np.float32) for n, v in x.items()}
+    changed = {n: np.asarray(v + rng.standard_normal(v.shape), np.float32) for n, v in x.items()}
     return codec.encode(changed, codec.init(x, 0), x)[0].nbytes

@@ -3,16 +3,18 @@
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fl_app.aggregation.inner import EVERYONE
 from fl_app.config import ConfigError, compose
 from fl_app.preflight import check
 from fl_app.wire.envelope import question
 from fl_app.wire.ledger import short_name
 from fl_app.wire.messages import FORM
-from strategies.rate_control import LEAST_SECONDS, fitting, next_level
+from strategies.rate_control import LEAST_SECONDS, RateControl, fitting, gaussian_bytes, next_level
 from tests.messages import who
 from tests.server.test_coded import Rounds, same
 
@@ -129,6 +131,19 @@ def test_clients_of_one_round_have_levels_of_their_own_and_what_is_lost_costs_go
             expected = (now + (now if expected is None else expected)) / 2
     assert strategy.goodput["2"] == pytest.approx(expected)
     assert strategy.goodput["1"] == pytest.approx(6e4 / 8)
+
+
+def test_a_client_with_huge_replies_changes_no_level_but_its_own() -> None:
+    forms = {name: {"up": {"model": {"id": name}}} for name in ("nf4", "fp16")}
+    strategy = RateControl(forms, deadline=1.0, **EVERYONE)
+    strategy.sizes = {"nf4": {"0": 100, "1": 101, "2": 10**9}}
+    guesses = {"fp16": 400}
+    assert [strategy._sizes(client, guesses)[0] for client in "0129"] == [100, 101, 10**9, 101]
+
+
+def test_the_guess_of_a_level_is_what_its_codec_writes() -> None:
+    x = {"w": np.ones((3, 5), np.float32), "one": np.ones((), np.float32)}
+    assert gaussian_bytes({"id": "fp16"}, x) == 32
 
 
 def test_of_a_real_link_the_time_between_question_and_reply_counts(tmp_path: Path) -> None:
