@@ -253,6 +253,11 @@ EXCEPTIONS = {
         "torch.nn.modules.batchnorm._BatchNorm",
         "transformers.pytorch_utils.Conv1D",
     },
+    # The linear layers of some architectures, and what remembers rows.
+    "adapters.targets": {
+        "torch.nn.modules.batchnorm._BatchNorm",
+        "transformers.pytorch_utils.Conv1D",
+    },
     # Which architectures have a model for a task is said nowhere else.
     "models.auto": {
         "AUTO[task.id]._model_mapping",

@@ -53,6 +53,7 @@ ADAPTERS: Mapping[str, ModuleType] = Named(
         "lora_sb": "fl_app.adapters.lora_sb.adapter",
         "lq_lora": "fl_app.adapters.lq_lora.adapter",
         "peft": "fl_app.adapters.peft_methods.adapter",
+        "tied": "fl_app.adapters.tied",
     }
 )
 RULES: Mapping[str, ModuleType] = Named(
@@ -62,6 +63,7 @@ RULES: Mapping[str, ModuleType] = Named(
         "lora_sb": "fl_app.adapters.lora_sb.start",
         "lq_lora": "fl_app.adapters.lq_lora.start",
         "peft": "fl_app.adapters.peft_methods.rules",
+        "tied": "fl_app.adapters.tied_rules",
     }
 )
 WHOLE = ("full", "ligo")  # these export a model of transformers, the others an adapter of PEFT

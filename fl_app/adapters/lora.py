@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -42,14 +43,19 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
     # add in one rounding (x86 before 2013) draws other last bits: its frames are refused.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        wrapped = get_peft_model(model, config(model, cfg, dropout=cfg.dropout))
+        wrapped = get_peft_model(model, config(model, cfg, lora_dropout=cfg.dropout))
     return modules_in_float32(wrapped, head)
 
 
-def config(model: PreTrainedModel, cfg: DictConfig, dropout: float = 0.0) -> LoraConfig:
+def config(model: PreTrainedModel, cfg: DictConfig, **more: Any) -> LoraConfig:
     """Return PEFT's form of the ``adapter`` group ``cfg``, for ``model``.
 
     The head of a classifier is one of ``modules_to_save``, whether it is named or not.
+
+    Parameters
+    ----------
+    **more
+        Further arguments of PEFT's, or others than those of ``cfg``.
 
     Raises
     ------
@@ -60,15 +66,15 @@ def config(model: PreTrainedModel, cfg: DictConfig, dropout: float = 0.0) -> Lor
     check_saved(model, plain(cfg.modules_to_save))
     # PEFT takes names for leaves; only a pattern covers a module with all that is in it.
     excluded = "|".join(rf"{re.escape(name)}(\..*)?" for name in [*frozen(model), *head])
-    return LoraConfig(
-        task_type=TaskType.SEQ_CLS if head else None,
-        r=cfg.r,
-        lora_alpha=cfg.alpha,
-        lora_dropout=dropout,
-        target_modules=plain(cfg.target_modules),
-        exclude_modules=excluded or None,
-        modules_to_save=list(dict.fromkeys([*plain(cfg.modules_to_save), *head])) or None,
-    )
+    arguments: dict[str, Any] = {
+        "task_type": TaskType.SEQ_CLS if head else None,
+        "r": cfg.r,
+        "lora_alpha": cfg.alpha,
+        "target_modules": plain(cfg.target_modules),
+        "exclude_modules": excluded or None,
+        "modules_to_save": list(dict.fromkeys([*plain(cfg.modules_to_save), *head])) or None,
+    }
+    return LoraConfig(**arguments | more)
 
 
 def check_saved(
@@ -110,6 +116,11 @@ def save(model: PeftModel, folder: Path, state: dict[str, Tensor], **config: int
     # No adapter here changes the vocabulary; to find that out PEFT would ask the hub.
     model.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
+    tidy(folder, **config)
+
+
+def tidy(folder: Path, **config: Any) -> None:
+    """Put ``config`` into a saved configuration, and leave out what names this machine."""
     path = folder / "adapter_config.json"
     saved = {**json.loads(path.read_text()), **config}
     if Path(saved["base_model_name_or_path"] or "").is_absolute():

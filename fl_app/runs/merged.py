@@ -1,10 +1,11 @@
 """A trained adapter merged into its base: a model that transformers loads without PEFT."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora import Embedding
 from torch import nn
 
 from fl_app.config import read_text
@@ -65,11 +66,24 @@ def merged(model: Any) -> Any:
     ):
         raise ValueError(f"{kind} {CANNOT}")
     dtype = next((p.dtype for p in model.parameters() if p.dtype == torch.bfloat16), torch.float32)
+    _untie(model)
     try:
         whole: Any = nn.Module.float(model).merge_and_unload(safe_merge=True)
     except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(f"{kind} {CANNOT} ({error})") from None
     return nn.Module.to(whole, dtype)  # that of a model loaded quantized refuses
+
+
+def _untie(model: PeftModel) -> None:
+    """Give each embedding with an adapter a weight of its own.
+
+    PEFT changes weights in place: one that modules share would be changed once for each of them,
+    and for an output layer without an adapter too.
+    """
+    for one in model.modules():
+        if isinstance(one, Embedding):
+            base = cast(nn.Embedding, one.get_base_layer())
+            base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=False)
 
 
 CANNOT = (

@@ -191,6 +191,7 @@ HEADS = {
     [
         ("causal_lm", "lora_sb", 4),
         ("causal_lm", "lora", 8),
+        ("causal_lm", "tied", 4),
         ("sequence_classification", "lora", 4),
         ("sequence_classification", "lora_sb", 8),
     ],
@@ -239,7 +240,7 @@ def test_a_base_in_bfloat16_trains_adapters_in_float32(tmp_path: Path) -> None:
     assert any(not np.array_equal(tree[name], here.theta0[name]) for name in tree)
 
 
-@pytest.mark.parametrize("adapter", ["lora", "lora_sb"])
+@pytest.mark.parametrize("adapter", ["lora", "lora_sb", "tied"])
 @pytest.mark.parametrize("kind", ["bert", "llama", "t5"])
 def test_an_export_brings_its_head(kind: str, adapter: str, tmp_path: Path) -> None:
     """Stock PEFT, over a base whose own head is another one, computes what was trained."""

@@ -4,7 +4,6 @@ The start is drawn from the seed, and so is what a method draws and never trains
 projections of VeRA: every machine makes it again, and its digest is in the fingerprint of the run.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,17 +25,19 @@ from peft.utils import (
     TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
     TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
 )
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import MODEL_FOR_MASKED_LM_MAPPING as MASKED
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from fl_app.adapters.fixed import digest
 from fl_app.adapters.full import frozen, get, set
 from fl_app.adapters.lora import check_saved, save
 from fl_app.adapters.peft_methods import declared, support
 from fl_app.adapters.precision import modules_in_float32
 from fl_app.adapters.quantized import keep_trainable
+from fl_app.adapters.targets import ALL_LINEAR, matching
 from fl_app.config import plain
 from fl_app.models.head import classification_head
 
@@ -46,7 +47,6 @@ __all__ = ["attach", "export", "fixed", "get", "set", "virtual_tokens"]
 SEEDS = ("projection_prng_key", "proj_seed", "projection_seed", "random_seed", "random_loc_seed")
 # PEFT finds the modules of these by itself.
 FIND_THEIR_OWN = ("ADAPTION_PROMPT", "TRAINABLE_TOKENS")
-ALL_LINEAR = "all-linear"
 
 
 def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
@@ -74,7 +74,7 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
             ) from error
     modules_in_float32(wrapped, head)
     _check_trained(wrapped, cfg.method)
-    cast(Any, wrapped).fixed_digest = _digest(_fixed(wrapped, before))
+    cast(Any, wrapped).fixed_digest = digest(_fixed(wrapped, before))
     return wrapped
 
 
@@ -139,7 +139,8 @@ def _targets(model: PreTrainedModel, method: str, given: dict[str, Any]) -> dict
             pattern = f"{pattern}|{own}"
         found["exclude_modules"] = pattern
     elif left_out:
-        found["target_modules"] = _without(model, found["target_modules"], left_out)
+        chosen = matching(model, found["target_modules"], left_out)
+        found["target_modules"] = chosen or found["target_modules"]  # PEFT says that there are none
     if method == "IA3" and given.get("feedforward_modules") is None:
         forward = _for_architecture(model, TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING)
         # A pattern: PEFT would refuse to load a list with a name that is no target.
@@ -159,24 +160,6 @@ def _for_architecture(model: PreTrainedModel, choices: dict[str, Any]) -> Any:
     kinds = [getattr(kind, "model_type", None) for kind in type(model.config).__mro__]
     found = next((choices[kind] for kind in kinds if kind in choices), None)
     return found if found is None or isinstance(found, str) else sorted(found)
-
-
-def _without(model: PreTrainedModel, targets: str | list[str], left_out: Sequence[str]) -> Any:
-    """Return the full names of the targets that are not in a module that is left out."""
-    output = model.get_output_embeddings()
-    found = []
-    for path, module in model.named_modules():
-        if any(path == name or path.startswith(f"{name}.") for name in left_out):
-            continue
-        if targets == ALL_LINEAR:
-            chosen = isinstance(module, (nn.Linear, Conv1D)) and module is not output
-        elif isinstance(targets, str):
-            chosen = re.fullmatch(targets, path) is not None
-        else:
-            chosen = any(path == name or path.endswith(f".{name}") for name in targets)
-        if chosen:
-            found.append(path)
-    return found or targets  # PEFT says that there are none
 
 
 def check_kind(model: PreTrainedModel, method: str) -> None:
@@ -250,12 +233,3 @@ def _fixed(model: PeftModel, before: Sequence[Tensor]) -> Iterator[tuple[str, Te
             for key, one in parts:
                 if isinstance(one, Tensor) and id(one) not in base:
                     yield f"{path}.{name}.{key}", one
-
-
-def _digest(tensors: Iterator[tuple[str, Tensor]]) -> bytes:
-    made = hashlib.sha256()
-    for name, one in tensors:
-        values = one.detach().cpu().contiguous()
-        made.update(f"{name} {values.dtype} {tuple(values.shape)} ".encode())
-        made.update(values.reshape(-1).view(torch.uint8).numpy().data)
-    return made.digest()
