@@ -134,9 +134,11 @@ def check_session(here: Session) -> None:
     Raises
     ------
     ValueError
-        If clients may stay silent, but secure aggregation or client-level privacy needs all
-        updates: silence would reveal what privacy hides, or a sum would be incomplete.
+        If the method cannot train the tensors of the model; or if clients may stay silent, but
+        secure aggregation or client-level privacy needs all updates: silence would reveal what
+        privacy hides, or a sum would be incomplete.
     """
+    here.method.check(here.theta0)
     whole = is_secure(here.cfg) or is_client_level(here.cfg)
     if here.method.may_be_silent and whole:
         raise ValueError(

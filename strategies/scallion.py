@@ -79,9 +79,9 @@ def own_way(given: Assignment, c: Tree, c_i: Tree) -> tuple[Tree, Mapping[str, f
             if name in correction:
                 part.append((parameter, (correction[name] / steps).to(parameter)))
 
-    def correct(model: nn.Module) -> None:
+    def correct(model: nn.Module, rate: float) -> None:
         """y_i <- y_i - (c - c_i) / K."""
-        del model
+        del model, rate
         with torch.no_grad():
             for parameter, step in part:
                 parameter.sub_(step)

@@ -59,7 +59,7 @@ LAYERS = (
     {"tree", "seeds", "files", "faults"},
     {"config"},  # with these the ground
     {"codecs"},
-    {"wire", "data", "models"},
+    {"wire", "data", "models", "augment"},
     {"tasks", "adapters"},
     {"training"},
     {"privacy"},
@@ -101,7 +101,8 @@ def test_imports_go_one_way() -> None:
         ("models", GROUND),
         ("tasks", GROUND | {"data", "models"}),
         ("adapters", GROUND | {"codecs", "models"}),
-        ("training", GROUND | {"codecs", "data", "models", "tasks", "adapters"}),
+        ("augment", GROUND),
+        ("training", GROUND | {"augment", "codecs", "data", "models", "tasks", "adapters"}),
         (
             "strategies",
             GROUND | {"wire", "data", "models", "tasks", "adapters", "training", "aggregation"}

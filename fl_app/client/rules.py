@@ -15,6 +15,7 @@ from fl_app.client.node_config import DATA_PATH
 from fl_app.client.policy import ALL, DP_SGD, Policy, RefusedError
 from fl_app.config import plain
 from fl_app.secure_aggregation.settings import KEY, is_on, settings
+from fl_app.training.turns import most_epochs
 from fl_app.wire.messages import SECURE_REVEAL, SETUP
 
 TURNS = ("train", "evaluate", f"query.{SETUP}")  # messages that work on a node's rows
@@ -34,11 +35,11 @@ def check_run(policy: Policy, context: Context, cfg: DictConfig) -> None:
     derived = setup is not None and setup.derived  # from rows that the run names
     places.check(config, policy, reads_rows=not own or derived)
     _check_names(policy, config)
-    for name, allowed in (
-        ("rounds", policy.run.rounds),
-        ("local_epochs", policy.run.local_epochs),
+    for name, value, allowed in (
+        ("rounds", config["rounds"], policy.run.rounds),
+        ("local_epochs", most_epochs(config), policy.run.local_epochs),
     ):
-        _check_most(f"run.{name}", name, config[name], allowed)
+        _check_most(f"run.{name}", name, value, allowed)
     _check_rows_asked(policy, cfg, own)
     _check_privacy(policy, cfg)
     _check_secure_sum(policy, cfg)

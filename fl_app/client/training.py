@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datasets import Dataset
 from flwr.app import ConfigRecord, Context
 
+from fl_app import augment
 from fl_app.client import rows as node_data
 from fl_app.client import shown
 from fl_app.faults import FaultError
@@ -13,6 +14,7 @@ from fl_app.privacy.spent import SPENT
 from fl_app.session import Session
 from fl_app.training.local import Trained
 from fl_app.training.loop import Hooks, StepWatch, train
+from fl_app.training.turns import of_round
 
 
 @dataclass
@@ -52,7 +54,7 @@ class LocalTraining:
         FaultError
             If there are no rows, or the budget of private ones has no room for the turn.
         """
-        here, cfg = self.session, self.session.cfg
+        here, cfg = self.session, of_round(self.session.cfg, self.server_round)
         rows = node_data.rows(here, self.context, self.client)
         turn_shown = shown.current()
         turn_shown.begin(self.client, self.server_round, cfg)
@@ -69,6 +71,7 @@ class LocalTraining:
                 gradient_accumulation=cfg.gradient_accumulation,
                 seed=self.seed,
                 hooks=hooks,
+                augment=augment.build(cfg),
                 watch=turn_shown.step,
             )
             metrics = {"num-examples": turn.examples, "loss": turn.loss}

@@ -190,7 +190,8 @@ def check_strategy(key: str, arguments: dict[str, Any]) -> None:
 def check_local(key: str, arguments: dict[str, Any]) -> None:
     """Check the client's half of a method: a LocalMethod of `strategies`, with plain arguments.
 
-    Its module is the only one that a run makes a node import.
+    Its module is the only one that a run makes a node import. The arguments are its own, as data of
+    any depth: nothing but the class builds something of them.
 
     Raises
     ------
@@ -205,7 +206,9 @@ def check_local(key: str, arguments: dict[str, Any]) -> None:
             f"{key}.{TARGET}={target!r} is not a client's half of a method: it should be one of "
             f"{', '.join(sorted(known))}.{did_you_mean(target, known)}"
         )
-    _check_arguments(key, arguments)
+    for name, value in arguments.items():
+        if name != TARGET:
+            _check_reserved(key, {name: value})
 
 
 def _check_arguments(key: str, arguments: dict[str, Any]) -> None:
@@ -278,7 +281,7 @@ def _check_reserved(key: str, value: Any) -> None:
             if RESERVED.fullmatch(str(name)):
                 raise ConfigError(
                     f"{where}: {name} is allowed only in strategy.inner, in its `strategy`, and in "
-                    "strategy.local"
+                    "strategy.local itself"
                 )
             _check_reserved(where, part)
     elif isinstance(value, list):

@@ -15,6 +15,7 @@ from types import ModuleType
 from omegaconf import DictConfig
 
 from fl_app.adapters import checks as adapters
+from fl_app.augment import checks as augment
 from fl_app.config import ConfigError, compose
 from fl_app.config.shorthand import typed_out
 from fl_app.data import checks as data
@@ -36,6 +37,7 @@ JOINTS: tuple[ModuleType, ...] = (
     federation,
     data,
     tasks,
+    augment,
     models,
     adapters,
     training,

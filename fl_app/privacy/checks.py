@@ -55,6 +55,13 @@ def check(cfg: DictConfig) -> None:
             "privacy=dp_sgd protects rows and the strategy's wrapper whole clients: choose one, "
             "since their epsilons are of different promises"
         )
+    if example and cfg.turns:
+        raise ValueError("privacy=dp_sgd counts the same steps in every round: set turns=[]")
+    if example and cfg.augment.id != "none":
+        raise ValueError(
+            "privacy=dp_sgd needs that a row's gradient is its own: what augmentation draws for a "
+            "row depends on the rows before it; set augment=none"
+        )
     setup = needed_setup(cfg)
     if setup is not None and setup.asked:
         raise ValueError(

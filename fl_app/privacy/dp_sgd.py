@@ -5,6 +5,7 @@ mean (as that of DP-Adam).
 """
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -89,7 +90,10 @@ def train(
         clipped.check(rows[i] for i in range(len(rows)))
         for start_hook in hooks.starts:
             start_hook(model, asked.steps)
+        epoch = math.ceil(1 / asked.sample_rate)  # steps in which a row is expected once
         for step, sample in enumerate(poisson(len(rows), asked, for_samples)):
+            for epoch_hook in hooks.epochs if step % epoch == 0 else ():
+                epoch_hook(model)
             clipped.clear()
             for i in sample:
                 clipped.add(rows[i], step)
@@ -99,11 +103,12 @@ def train(
                 parameter.grad = (values / asked.expected_rows).to(parameter.dtype)
             for hook in hooks.gradients:
                 hook(model)
+            rate = schedule.get_last_lr()[0]
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             for step_hook in hooks.steps:
-                step_hook(model)
+                step_hook(model, rate)
             if watch is not None:
                 watch(step + 1, asked.steps, None)
     model.eval()

@@ -37,6 +37,8 @@ ADDED: dict[str, Any] = {
     "task.problem_type": "single_label_classification",
     "model.head": "pretrained",
     "task.label_is": "index",
+    "turns": [],
+    "augment": {"id": "none"},
 }
 
 # Options whose default is another one today, and what it was (ANY: one of several texts): a run

@@ -15,6 +15,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from fl_app.aggregation import inner_state
 from fl_app.aggregation.inner import Cohort
 from fl_app.aggregation.mean import is_mean_type
+from fl_app.codecs.by_part import MODEL
 from fl_app.privacy.turns import Turns
 from fl_app.server.clients import Clients
 from fl_app.server.downlink import Downlink
@@ -183,7 +184,7 @@ class Coded(Strategy):
         arrays, metrics = self.inner.aggregate_train(server_round, plain)
         if arrays is None:
             raise RoundFailedError(f"round {server_round}: the strategy returned no model")
-        self._relay(arrays, usable)
+        self._relay(arrays, usable, asked)
         if isinstance(self.inner, Patching):
             self.patches.add(self.inner.take_patch(), "train")
         return arrays, metrics
@@ -216,10 +217,13 @@ class Coded(Strategy):
         assert (asked.number, asked.kind) == (server_round, kind)
         return asked
 
-    def _relay(self, arrays: ArrayRecord, usable: list[Usable]) -> None:
+    def _relay(self, arrays: ArrayRecord, usable: list[Usable], asked: Round) -> None:
         """Have the reply that the new model is sent on as it came."""
+        starts = {one.down.partition: one.start for one in asked.pending}
         for one in usable:
-            if one.message.content.get(ARRAYS) is arrays and one.relayed and self.downlink.relays():
+            if one.message.content.get(ARRAYS) is not arrays or not one.relayed:
+                continue
+            if self.downlink.relays(starts[one.partition][MODEL]):
                 self.downlink.relay(arrays, one.relayed)
 
     # ---- the run --------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord
 from fl_app.codecs import Codec, State, Wire
 from fl_app.codecs.by_part import MODEL
 from fl_app.session import Session
-from fl_app.tree import Tree
+from fl_app.tree import Tree, same_bits
 from fl_app.wire import former
 from fl_app.wire.forms import Form
 from fl_app.wire.frame import pack, unpack
@@ -81,11 +81,17 @@ class Downlink:
         sections = [section for part in form.down.codecs for section in codings[part].wire.sections]
         return pack(Wire(tuple(sections)), form.down.whole, self.session.manifest)
 
-    def relays(self) -> bool:
-        """Return whether a client's model means the same on its way down to the next one."""
+    def relays(self, broadcast: Tree) -> bool:
+        """Return whether a client's model means the same on its way down to the next one.
+
+        Parameters
+        ----------
+        broadcast : Tree
+            What the client started from: it may be the reference of its reply.
+        """
         here = self.session
-        same_meaning = here.up.spec == here.down.spec and here.up.receive is None
-        return bool(same_meaning and here.cfg.codec.reference == "theta0")
+        same_codec = here.up.spec == here.down.spec and here.up.receive is None
+        return same_codec and same_bits(here.reference(broadcast), here.theta0)
 
     def relay(self, arrays: ArrayRecord, coding: Coding) -> None:
         """Send the model ``arrays`` on in the bytes that it came in."""

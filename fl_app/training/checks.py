@@ -14,6 +14,7 @@ from fl_app.config.rules import (
     is_number,
     is_share,
 )
+from fl_app.training import turns
 from fl_app.training.optimizers import GRAFTS, OPTIMIZERS, SCHEDULES
 
 CHOICES: Choices = {
@@ -54,5 +55,6 @@ def check(cfg: DictConfig) -> None:
     ConfigError
         If a value is not allowed; the message names the key and the allowed values.
     """
-    check_choices(cfg, CHOICES)
-    check_rules(cfg, RULES)
+    for one in (cfg, *turns.check(cfg)):
+        check_choices(one, CHOICES)
+        check_rules(one, RULES)

@@ -131,6 +131,9 @@ class LocalMethod:
         del part
         return zeros(theta0)
 
+    def check(self, theta0: Tree) -> None:
+        """Check that the method can train these tensors; ValueError if not."""
+
     def run(self, given: Assignment) -> Answer:
         """Do a client's turn.
 

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from fl_app.augment import Augment
 from fl_app.data.padding import IGNORED
 from fl_app.faults import FaultError
 from fl_app.tasks import at_labels
@@ -25,8 +27,11 @@ LossHook = Callable[[nn.Module, Tensor], Tensor]
 """Called with the model and the loss of a batch; returns the loss to minimize."""
 StartHook = Callable[[nn.Module, int], None]
 """Called with the model and the number of steps of the turn, before the first of them."""
-StepHook = Callable[[nn.Module], None]
-"""Called with the model after a step of the optimizer; may read or change parameters in place."""
+EpochHook = Callable[[nn.Module], None]
+"""Called with the model before each pass over the rows; may read or change parameters in place."""
+StepHook = Callable[[nn.Module, float], None]
+"""Called with the model and the learning rate of the step, after a step of the optimizer; may read
+or change parameters in place."""
 
 
 StepWatch = Callable[[int, int, float | None], object]
@@ -40,6 +45,7 @@ class Hooks:
     starts: Sequence[StartHook] = ()
     gradients: Sequence[GradientHook] = ()
     losses: Sequence[LossHook] = ()
+    epochs: Sequence[EpochHook] = ()
     steps: Sequence[StepHook] = ()
 
 
@@ -80,6 +86,7 @@ def train(
     seed: int,
     gradient_accumulation: int = 1,
     hooks: Hooks = NO_HOOKS,
+    augment: Augment | None = None,
     watch: StepWatch | None = None,
 ) -> Turn:
     """Train ``model`` in place on ``rows`` for ``epochs`` passes in a seeded random order.
@@ -99,12 +106,14 @@ def train(
     batch_size : int
         Rows in a batch; of documents, each with all its questions.
     seed : int
-        Seed of batch order and dropout.
+        Seed of batch order, dropout and augmentation.
     gradient_accumulation : int
         Batches in a step. Their losses are weighted by their numbers of labels (tokens, or rows of
         a classifier), as in transformers' Trainer, so that a step equals that of one large batch.
     hooks : Hooks
         A method's additions to a step.
+    augment : callable, optional
+        Changes each row before a batch is made of it, see ``fl_app.augment``.
     watch : callable, optional
         Is told of every step, to show it.
 
@@ -131,6 +140,7 @@ def train(
     optimizer, schedule = optimizers.build(trained, cfg, steps)
     torch.manual_seed(seed)
     order = torch.Generator().manual_seed(seed)
+    draws = np.random.default_rng(seed)
     model.train()
     for start_hook in hooks.starts:
         start_hook(model, steps)
@@ -138,9 +148,11 @@ def train(
     done = 0
     for _ in range(epochs):
         losses.clear()
+        for epoch_hook in hooks.epochs:
+            epoch_hook(model)
         for indices in torch.randperm(len(rows), generator=order).split(step_size):
             batches = [
-                task.training([rows[i] for i in some.tolist()])
+                task.training([_seen(rows[i], augment, draws) for i in some.tolist()])
                 for some in indices.split(batch_size)
             ]
             step_loss = _accumulate_gradients(model, batches, hooks, cfg)
@@ -149,11 +161,12 @@ def train(
             for hook in hooks.gradients:
                 hook(model)
             nn.utils.clip_grad_norm_(trained, cfg.max_grad_norm)
+            rate = schedule.get_last_lr()[0]
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             for step_hook in hooks.steps:
-                step_hook(model)
+                step_hook(model, rate)
             losses.append(step_loss)
             done += 1
             if watch is not None:
@@ -164,6 +177,10 @@ def train(
         loss=sum(losses) / len(losses),
         seconds=time.perf_counter() - began,
     )
+
+
+def _seen(row: Row, augment: Augment | None, draws: np.random.Generator) -> Row:
+    return row if augment is None else augment(row, draws)
 
 
 def _taught(labels: Tensor) -> int:

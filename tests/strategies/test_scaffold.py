@@ -48,7 +48,7 @@ class Quadratics:
                     hook(model)
                 optimizer.step()
                 for hook in hooks.steps:
-                    hook(model)
+                    hook(model, self.lr)
             return Trained({"x": model.x.detach().numpy()}, {"num-examples": 1, "loss": 0.0})
 
         return train

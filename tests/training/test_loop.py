@@ -91,7 +91,7 @@ def test_a_method_learns_the_number_of_steps_before_the_first(here) -> None:
     hooks = Hooks(
         starts=[lambda model, steps: seen.append(steps)],
         gradients=[lambda model: seen.append("gradient")],
-        steps=[lambda model: seen.append("step")],
+        steps=[lambda model, rate: seen.append("step")],
     )
     run(here, epochs=2, hooks=hooks)
     steps = seen[0]

@@ -1,0 +1,56 @@
+"""Settings that differ by round: ``turns`` of the configuration, for rounds 1, 2 and so on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig
+
+from fl_app.config import ConfigError, plain
+from fl_app.faults.suggestions import did_you_mean
+
+KEYS = ("local_epochs", "batch_size", "gradient_accumulation", "optimizer")
+
+
+def of_round(cfg: DictConfig, server_round: int) -> DictConfig:
+    """Return the configuration of a round, from 1: that of the run with its turn's settings.
+
+    The last turn holds for all later rounds.
+    """
+    if not cfg.turns:
+        return cfg
+    whole = plain(cfg)
+    turn = whole["turns"][min(server_round, len(cfg.turns)) - 1]
+    optimizer = {**whole["optimizer"], **turn.get("optimizer", {})}
+    return DictConfig({**whole, **turn, "optimizer": optimizer}, flags={"readonly": True})
+
+
+def most_epochs(config: Mapping[str, Any]) -> Any:
+    """Return the most local epochs of any turn of a run."""
+    turns = [turn.get("local_epochs", config["local_epochs"]) for turn in config["turns"]]
+    return max(turns, default=config["local_epochs"])
+
+
+def check(cfg: DictConfig) -> list[DictConfig]:
+    """Return the configuration of each turn, of which only its values are to be checked.
+
+    Raises
+    ------
+    ConfigError
+        If ``turns`` is no list of mappings, or names a setting that a turn does not have.
+    """
+    turns = plain(cfg.turns)
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise ConfigError(f"turns={turns!r} should be a list of mappings, one for each round")
+    known = [*KEYS[:-1], *(f"optimizer.{key}" for key in cfg.optimizer if key != "id")]
+    for number, turn in enumerate(turns):
+        optimizer = turn.get("optimizer", {})
+        if not isinstance(optimizer, dict):
+            raise ConfigError(f"turns[{number}].optimizer={optimizer!r} should be a mapping")
+        own = [*(key for key in turn if key != "optimizer"), *(f"optimizer.{k}" for k in optimizer)]
+        for key in own:
+            if key not in known:
+                raise ConfigError(
+                    f"turns[{number}].{key} is no setting of a turn.{did_you_mean(key, known)} "
+                    f"These are: {', '.join(known)}"
+                )
+    return [of_round(cfg, number + 1) for number in range(len(turns))]
