@@ -140,7 +140,7 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
         torch.manual_seed(seed)
         wrapped = get_peft_model(model, config)
     modules_in_float32(wrapped, head)
-    wrapped.tied, wrapped.scaled_norms = Parts(), scaled
+    wrapped.tied = Parts()
     _freeze_factors(wrapped)
     if directions is not None:
         _add_codes(wrapped, cfg.code_scale * directions)
@@ -155,7 +155,8 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
             made = _Scaled(part, first, cfg.norm_scale)
             first += cast(Tensor, one.weight).numel()
             register_parametrization(one, "weight", made)
-    cast(Any, wrapped).fixed_digest = digest(_fixed(wrapped))
+    kept = cast(Any, wrapped)
+    kept.scaled_norms, kept.fixed_digest = scaled, digest(_fixed(wrapped))
     return wrapped
 
 

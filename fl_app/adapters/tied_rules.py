@@ -10,7 +10,6 @@ RULES: Rules = (
         Rule("a whole number, 0 for none", lambda x: is_whole(x, 0)),
         ("adapter.codes", "adapter.shared"),
     ),
-    (Rule("true or false", lambda x: isinstance(x, bool)), ("adapter.norms",)),
     (POSITIVE, ("adapter.code_scale", "adapter.norm_scale")),
 )
 

@@ -10,7 +10,6 @@ CHOICES: Choices = {"augment.id": [NONE, *AUGMENTS]}
 RULES: Rules = (
     (SHARE, ("augment.scale",)),
     (Rule("a whole number in 0..1000", lambda x: is_whole(x, 0) and x <= 1000), ("augment.shift",)),
-    (Rule("true or false", lambda x: isinstance(x, bool)), ("augment.digits",)),
 )
 
 

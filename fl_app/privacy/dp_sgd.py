@@ -103,7 +103,7 @@ def train(
                 parameter.grad = (values / asked.expected_rows).to(parameter.dtype)
             for hook in hooks.gradients:
                 hook(model)
-            rate = schedule.get_last_lr()[0]
+            rate = float(schedule.get_last_lr()[0])
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)

@@ -161,7 +161,7 @@ def train(
             for hook in hooks.gradients:
                 hook(model)
             nn.utils.clip_grad_norm_(trained, cfg.max_grad_norm)
-            rate = schedule.get_last_lr()[0]
+            rate = float(schedule.get_last_lr()[0])
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)

@@ -273,6 +273,7 @@ def test_a_key_of_conf_that_is_called_a_path_is_one_that_is_known() -> None:
 # Texts of conf/ that name neither a file nor an id: choices, and what another key says. A bare
 # hub id ("gpt2") has no look, so a new key has to be judged by whoever adds it: here, or in places.
 PLAIN = {
+    "augment": {"id"},
     "link": {"down.burst", "down.rate", "id", "up.burst", "up.rate"},
     "model": {
         "config.prompt", "config.spatial", "dtype", "head", "quantization", "recipe", "sha256",

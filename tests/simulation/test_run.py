@@ -74,6 +74,7 @@ ELSEWHERE = {
     *("fedit", "ffa_lora", "flora", "fedex_lora", "flex_lora"),  # in test_baselines
     *("dgc", "onebit_adam", "safari", "rate_control"),  # in tests/strategies
     "ligo",  # in tests/adapters
+    "thinnest",  # in test_quantization_aware
     *("fed_sb_bert_snli", "fed_sb_gemma2_9b_math", "fed_sb_llama32_3b_commonsense"),
     "fed_sb_mistral7b_gsm8k",  # these in test_any_model
     *("scallion", "scafcom", "aquila"),  # each in the file of its name in tests/strategies
