@@ -22,6 +22,7 @@ EXAMPLES = {
     "conf/experiment/mine.yaml",  # which `thinwire init` writes
     *(f"conf/{name}.yaml" for name in ("strategy/every_other", "codec/half_scale")),
     *("conf/adapter/norms.yaml", "conf/sweep/NAME.yaml"),
+    *("fl_app/augment/first_words.py", "conf/augment/first_words.yaml"),
 }
 
 
