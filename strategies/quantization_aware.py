@@ -167,7 +167,7 @@ def quantizer(codec: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
         links += [*link.get("links", []), *([link["inner"]] if "inner" in link else [])]
     raise ValueError(
         f"codec.up={codec['id']} should be one of {', '.join(QUANTIZERS)}, with nothing around it "
-        f"but {', '.join(AROUND)}"
+        f"but {', '.join(AROUND)}: set codec=grid, for example"
     )
 
 

@@ -21,6 +21,7 @@ NEEDS = {
     "strategy=onebit_adam": "codec=fp32",
     "strategy=fedzip": "codec=fedzip",
     "strategy=fed_sb": "adapter=lora_sb",
+    "strategy=quantization_aware": "codec=grid",
     "strategy=fedavg_dp_client": "codec=fp32",
     "strategy=secure_fedavg": "codec=modular clients_per_round=4",
     **{f"strategy={name}": "clients_per_round=7" for name in ROBUST},
