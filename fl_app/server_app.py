@@ -35,10 +35,12 @@ from fl_app.runs.resume import ResumeError
 from fl_app.runs.tracking import Tracking
 from fl_app.secure_aggregation.settings import is_on as is_secure
 from fl_app.server.coded import Coded
+from fl_app.server.forgetting import forgetting
 from fl_app.server.round import RoundFailedError
 from fl_app.server.secure import SecureCoded
 from fl_app.server.start import set_up
 from fl_app.session import Session
+from fl_app.tasks.forgetting import SOURCE
 from fl_app.tree import Tree, digest
 from fl_app.wire.records import to_record, to_tree
 
@@ -260,7 +262,8 @@ class Experiment:
             self.latest = to_tree(arrays, like=self.session.theta0)
             self.rounds_done = server_round
             self.strategy.shown.scoring(server_round)
-            splits = [name for name in ("validation", "test") if name in self.session.data]
+            order = ("validation", SOURCE, "test")
+            splits = [name for name in order if name in self.session.data]
             scores = {split: self.evaluate(split, server_round, self.latest) for split in splits}
             self._keep_answers(server_round)
             self._keep(arrays)
@@ -273,6 +276,8 @@ class Experiment:
         """Score ``tree`` on a split of the server's data and add it to metrics.csv."""
         began = time.perf_counter()
         scores = self.session.evaluate(tree, self.session.data[split])
+        if split == SOURCE:
+            scores |= forgetting(self.session, self.folder, tree, scores)
         self.folder.add_metrics(server_round, split, scores)
         self.folder.evaluate_seconds += time.perf_counter() - began
         return scores

@@ -10,7 +10,14 @@ from fl_app.faults.suggestions import did_you_mean_key
 
 CONF_DIR = Path(__file__).parents[2] / "conf"
 
-SPLITS = ("train", "validation", "test", "unseen", "public")  # of a table: see fl_app.data.table
+SPLITS = (
+    "train",
+    "validation",
+    "test",
+    "unseen",
+    "public",
+    "source",
+)  # of a table: see fl_app.data.table
 
 # Below these keys an override may add keys: forms of messages, arguments of a strategy's halves,
 # of a Hugging Face model configuration, a method of PEFT, a codec or a partitioner, or columns of

@@ -69,8 +69,9 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
     DatasetDict
         ``train``: the rows of all clients together. ``test``: the rows that the server scores every
         model on. If the data set has them, ``validation``: rows that the server scores every model
-        on to select a round (see ``fl_app.runs.selection``); ``unseen``: rows of another kind, such
-        as documents of providers that no client holds; and ``public``: rows that the server may
+        on to select a round (see ``fl_app.runs.selection``); ``source``: rows of what the base
+        could do before, see ``fl_app.tasks.forgetting``; ``unseen``: rows of another kind, such as
+        documents of providers that no client holds; and ``public``: rows that the server may
         show to anyone. All but ``train`` are the server's.
 
     Raises

@@ -49,7 +49,10 @@ RULES: Rules = (
     ),
     (
         Rule("0 (none) or a whole number greater than 0", lambda x: is_whole(x, 0)),
-        ("data.validation_documents", "data.validation_problems"),
+        (
+            "data.validation_documents", "data.validation_problems", "data.source_documents",
+            "data.source_problems",
+        ),
     ),
     (
         Rule("null or in (0, 1)", lambda x: x is None or (is_share(x) and x > 0)),
@@ -95,7 +98,7 @@ SOURCES: Rules = (
     ),
     (
         Rule("null, or like data.train.path", lambda x: x is None or paths.is_source(x)),
-        ("data.test.path", "data.validation.path", "data.unseen.path", "data.public.path"),
+        tuple(f"data.{split}.path" for split in SPLITS if split != "train"),
     ),
 )
 

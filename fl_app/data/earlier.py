@@ -30,8 +30,8 @@ def difference(cfg_data: DictConfig, columns: Collection[str], label: str | None
         One of them whose numbers are not the same as their texts.
     """
     for split in SPLITS:
-        cfg = cfg_data[split]
-        if cfg.path is None or not sources.is_local(cfg.path):
+        cfg = cfg_data.get(split)  # an earlier version's has no split source
+        if cfg is None or cfg.path is None or not sources.is_local(cfg.path):
             continue
         with sources.readable(f"data.{split}.path", cfg.path):
             found = sources.find(f"data.{split}.path", cfg.path, cfg.name)

@@ -105,6 +105,10 @@ def make_provider(seed: int, pool: Pool, number: int) -> Provider:
     )
 
 
+# What the embedded model was pretrained on: providers of this seed, below this number.
+PRETRAINING_SEED, PRETRAINING_PROVIDERS = 1, 2000
+
+
 def make_problem(
     seed: int, pool: Pool, number: int, provider: Provider, index: int
 ) -> dict[str, Any]:
@@ -198,7 +202,8 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
         kind, operations and numbers of a problem of ``train`` or ``public``, or of another test
         problem. ``validation``: more of them, and none is like a test problem; they are drawn after
         ``test``, which does not depend on them. ``unseen``: kinds of story that no client holds.
-        ``public``: the clients' kinds, by other providers.
+        ``public``: the clients' kinds, by other providers. ``source``: the kinds that the embedded
+        model was pretrained on, by new providers, with ``source_problems``.
 
     Raises
     ------
@@ -218,6 +223,11 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
             range(cfg_data.unseen_problems_per_provider),
         ),
     }
+    if cfg_data.get("source_problems"):  # an earlier version's options have none
+        first, held_out = PRETRAINING_PROVIDERS, cfg_data.source_problems
+        splits["source"] = make_problems(
+            PRETRAINING_SEED, POOLS["pretraining"], range(first, first + held_out), range(1)
+        )
     known = {(row["kind"], row["output"]) for split in splits.values() for row in split}
     for name in ("test", "validation"):
         splits[name] = _new_problems(cfg_data, name, known)

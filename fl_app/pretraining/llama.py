@@ -22,6 +22,8 @@ from fl_app.data.random_streams import choose
 from fl_app.data.stories import FEDERATED, PRETRAINING, UNSEEN
 from fl_app.data.word_problems import (
     POOLS,
+    PRETRAINING_PROVIDERS,
+    PRETRAINING_SEED,
     make_expression,
     make_problem,
     make_problems,
@@ -31,8 +33,6 @@ from fl_app.pretraining.common import SPECIAL, arguments, finished, save
 from fl_app.tasks import build
 from fl_app.tasks.base import Task
 
-SEED = 1
-PROVIDERS = 2000
 VOCABULARY = 700
 EXPRESSIONS = 48  # per step
 STORIES = 32  # per step
@@ -92,11 +92,11 @@ def stream(seed: int, steps: int) -> Iterator[tuple[list[dict[str, Any]], list[d
     """
     pool = POOLS["pretraining"]
     rng = np.random.default_rng(seed)
-    providers = [make_provider(seed, pool, number) for number in range(PROVIDERS)]
+    providers = [make_provider(seed, pool, number) for number in range(PRETRAINING_PROVIDERS)]
     fillers = filler_words()
     for step in range(steps):
         stories = []
-        for k, number in enumerate(rng.integers(PROVIDERS, size=STORIES).tolist()):
+        for k, number in enumerate(rng.integers(PRETRAINING_PROVIDERS, size=STORIES).tolist()):
             row = make_problem(seed, pool, number, providers[number], STORIES * step + k)
             if rng.random() < WITH_FILLERS:
                 row["instruction"] = add_fillers(rng, row["instruction"], fillers)
@@ -164,7 +164,7 @@ def train(model: LlamaForCausalLM, task: Task, seed: int, steps: int) -> None:
 
 def main() -> None:
     """Train the model, save it, and print its scores."""
-    given = arguments("pretrain the embedded decoder", steps=1400, seed=SEED)
+    given = arguments("pretrain the embedded decoder", steps=1400, seed=PRETRAINING_SEED)
     cfg = compose(OVERRIDES)
     tokenizer = make_tokenizer(given.seed)
     model = make_model(tokenizer)
@@ -174,11 +174,9 @@ def main() -> None:
     save(model, tokenizer, given.out)
 
     # Evaluate on providers beyond those of the stream, and on the federated splits.
-    splits = {
-        "pretrained kinds": make_problems(
-            given.seed, POOLS["pretraining"], range(PROVIDERS, PROVIDERS + 240), range(1)
-        )
-    }
+    held_out = range(PRETRAINING_PROVIDERS, PRETRAINING_PROVIDERS + 240)
+    known = make_problems(given.seed, POOLS["pretraining"], held_out, range(1))
+    splits = {"pretrained kinds": known}
     federated = load_data(cfg.data, seed=0)
     splits |= {name: federated[name].to_list() for name in ("test", "unseen")}
     for name, rows in splits.items():

@@ -18,7 +18,12 @@ from transformers.models.t5.modeling_t5 import T5LayerCrossAttention
 
 from fl_app.config import compose
 from fl_app.data import load as load_data
-from fl_app.data.invoices.load import make_document, make_documents
+from fl_app.data.invoices.load import (
+    PRETRAINING_PROVIDERS,
+    PRETRAINING_SEED,
+    make_document,
+    make_documents,
+)
 from fl_app.data.invoices.provider import POOLS, QUESTIONS, make_provider
 from fl_app.data.invoices.vocabulary import FIELDS
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
@@ -26,8 +31,6 @@ from fl_app.pretraining.common import SPECIAL, arguments, finished, save
 from fl_app.tasks.anls import score
 from fl_app.tasks.documents import IGNORED, Collator, per_token, predict
 
-SEED = 1
-PROVIDERS = 2000
 VOCABULARY = 1000
 BATCH_DOCUMENTS = 16
 MAX_LENGTH = 320
@@ -96,11 +99,11 @@ def stream(seed: int, steps: int) -> Iterator[list[dict[str, Any]]]:
     """Yield batches of documents of random pretraining providers; no document is repeated."""
     pool = POOLS["pretraining"]
     rng = np.random.default_rng(seed)
-    providers = [make_provider(seed, pool, number) for number in range(PROVIDERS)]
+    providers = [make_provider(seed, pool, number) for number in range(PRETRAINING_PROVIDERS)]
     index = 0
     for _ in range(steps):
         batch = []
-        for number in rng.integers(PROVIDERS, size=BATCH_DOCUMENTS).tolist():
+        for number in rng.integers(PRETRAINING_PROVIDERS, size=BATCH_DOCUMENTS).tolist():
             batch.append(make_document(seed, pool, number, providers[number], index))
             index += 1
         yield batch
@@ -174,7 +177,7 @@ def evaluate(
 
 def main() -> None:
     """Train the model, save it, and print its scores."""
-    given = arguments("pretrain the embedded VT5", steps=2000, seed=SEED)
+    given = arguments("pretrain the embedded VT5", steps=2000, seed=PRETRAINING_SEED)
     tokenizer = make_tokenizer(given.seed)
     model = make_model(len(tokenizer))
     collator = Collator(tokenizer, model.config, MAX_LENGTH)
@@ -183,7 +186,7 @@ def main() -> None:
     save(model, tokenizer, given.out)
 
     # Evaluate on providers beyond those of the stream, and on the federated test set.
-    held_out = range(PROVIDERS, PROVIDERS + 80)
+    held_out = range(PRETRAINING_PROVIDERS, PRETRAINING_PROVIDERS + 80)
     in_domain = make_documents(given.seed, POOLS["pretraining"], held_out, range(1))
     federated = load_data(compose().data, seed=0)
     print("in-domain", evaluate(model, collator, in_domain))

@@ -26,6 +26,9 @@ from fl_app.data.invoices.page import (
 from fl_app.data.invoices.provider import NOISE, POOLS, Pool, Provider, draw_address, make_provider
 from fl_app.data.random_streams import choose, generator
 
+# What the embedded model was pretrained on: providers of this seed, below this number.
+PRETRAINING_SEED, PRETRAINING_PROVIDERS = 1, 2000
+
 
 def make_document(
     seed: int, pool: Pool, number: int, provider: Provider, index: int
@@ -97,8 +100,10 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
     DatasetDict
         ``train``: the clients' documents. ``test``: new documents of their providers.
         ``validation``: further new documents of their providers, unless ``validation_documents`` is
-        0. ``unseen`` and ``public``: documents of other providers. The size of one split changes no
-        document of the others, but that of ``train`` those of ``test`` and ``validation``.
+        0. ``source``: documents of new providers of the kind that the embedded model was pretrained
+        on, with ``source_documents``. ``unseen`` and ``public``: documents of other providers. The
+        size of one split changes no document of the others, but that of ``train`` those of
+        ``test`` and ``validation``.
 
     Raises
     ------
@@ -127,6 +132,11 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
     }
     if cfg_data.validation_documents:
         splits["validation"] = _validation(cfg_data, pool, held, fresh + 1)
+    if cfg_data.get("source_documents"):  # an earlier version's options have none
+        first, held_out = PRETRAINING_PROVIDERS, cfg_data.source_documents
+        splits["source"] = make_documents(
+            PRETRAINING_SEED, POOLS["pretraining"], range(first, first + held_out), range(1)
+        )
     return DatasetDict({name: Dataset.from_list(rows) for name, rows in splits.items()})
 
 
