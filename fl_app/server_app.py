@@ -183,10 +183,11 @@ class Experiment:
             self.latest = self.session.theta0
             return to_record(self.latest)
         kept, state = self.folder.checkpoint
+        start = f"resume={self.session.cfg.resume}: the checkpoint"
         if {*kept} != {*self.session.theta0}:
             raise ResumeError(
-                f"resume={self.session.cfg.resume}: the checkpoint contains other tensors than the "
-                "model: it is damaged or of another version; start a new run"
+                f"{start} contains other tensors than the model: it is damaged or of another "
+                "version; start a new run"
             )
         # Restore the order of theta0: a file is ordered by name.
         self.latest = {name: kept[name] for name in self.session.theta0}
@@ -199,9 +200,8 @@ class Experiment:
             self.flower_runs = [*state["flower_runs"], *self.flower_runs]
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise ResumeError(
-                f"resume={self.session.cfg.resume}: the checkpoint is not one of this strategy "
-                f"({type(error).__name__}: {error}): it is damaged or of another version; start a "
-                "new run"
+                f"{start} is not one of this strategy ({type(error).__name__}: {error}): it is "
+                "damaged or of another version; start a new run"
             ) from None
         self._keep_best()
         self._check_privacy()
@@ -262,8 +262,7 @@ class Experiment:
             self.latest = to_tree(arrays, like=self.session.theta0)
             self.rounds_done = server_round
             self.strategy.shown.scoring(server_round)
-            order = ("validation", SOURCE, "test")
-            splits = [name for name in order if name in self.session.data]
+            splits = [x for x in ("validation", SOURCE, "test") if x in self.session.data]
             scores = {split: self.evaluate(split, server_round, self.latest) for split in splits}
             self._keep_answers(server_round)
             self._keep(arrays)
@@ -275,7 +274,7 @@ class Experiment:
     def evaluate(self, split: str, server_round: int, tree: Tree) -> dict[str, float]:
         """Score ``tree`` on a split of the server's data and add it to metrics.csv."""
         began = time.perf_counter()
-        scores = self.session.evaluate(tree, self.session.data[split])
+        scores = self.session.evaluate(tree, self.session.data[split], self.strategy.router)
         if split == SOURCE:
             scores |= forgetting(self.session, self.folder, tree, scores)
         self.folder.add_metrics(server_round, split, scores)
@@ -315,10 +314,8 @@ class Experiment:
     def _log(self, *splits: str) -> None:
         """Pass the scores of the last round on these splits to the loggers."""
         with self.recording:
-            seconds = {
-                "total": time.perf_counter() - self.folder.started + self.setup_seconds,
-                "train": self.strategy.uplink.train_seconds,
-            }
+            total = time.perf_counter() - self.folder.started + self.setup_seconds
+            seconds = {"total": total, "train": self.strategy.uplink.train_seconds}
             self.tracking.log(self.rounds_done, splits, seconds)
 
     def _check_privacy(self) -> None:

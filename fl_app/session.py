@@ -1,5 +1,6 @@
 """The session of a run in a process: model, theta0, data, codecs and method, built once."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import ModuleType
@@ -25,6 +26,9 @@ from fl_app.training.local import LocalMethod
 from fl_app.tree import Tree, chained
 from fl_app.wire.forms import Form, Parcel, plain_form
 from fl_app.wire.patch import decode_patch
+
+Router = Callable[[Any, Task, Dataset], Sequence[tuple[Tree | None, Sequence[int]]]]
+"""From a model, its task and rows to trained tensors and the places of the rows they answer."""
 
 DERIVED = "derived"  # the name of a patch that is computed on every machine, not sent
 
@@ -255,9 +259,38 @@ class Session:
         like = self.adapter.patch_like(self.model, rank)
         return decode_patch(frame, self.down, self.manifest, like)
 
-    def evaluate(self, tree: Tree, dataset: Dataset) -> dict[str, float]:
-        """Set the trained tensors to ``tree`` and return the task's metrics on ``dataset``."""
+    def evaluate(
+        self, tree: Tree, dataset: Dataset, router: Router | None = None
+    ) -> dict[str, float]:
+        """Set the trained tensors to ``tree`` and return the task's metrics on ``dataset``.
+
+        Parameters
+        ----------
+        tree : Tree
+            The model.
+        dataset : Dataset
+            The rows.
+        router : callable, optional
+            ``router(model, task, rows)`` returns other tensors (None: ``tree``) and the places of
+            the rows that they predict. Perplexity and its like, which ask the model itself, are
+            then those of ``tree``.
+        """
         self.adapter.set(self.model, tree)
-        self.predictions = self.task.predict(self.model, dataset)
+        if router is None:
+            self.predictions = self.task.predict(self.model, dataset)
+        else:
+            self.predictions = self._routed(tree, dataset, router)
         said = self.task.score(self.predictions, dataset)
         return {**said, **self.task.measure(self.model, dataset)}
+
+    def _routed(self, tree: Tree, dataset: Dataset, router: Router) -> list[Any]:
+        """Return the predictions of all rows, in order, each of the tensors that answer it."""
+        found: dict[int, list[Any]] = {}
+        for other, places in router(self.model, self.task, dataset):
+            self.adapter.set(self.model, tree if other is None else other)
+            said = iter(self.task.predict(self.model, dataset.select(places)))
+            for place in places:
+                count = self.task.examples(dataset.select([place]))
+                found[place] = [next(said) for _ in range(count)]
+        self.adapter.set(self.model, tree)
+        return [one for place in sorted(found) for one in found[place]]

@@ -46,8 +46,15 @@ class LocalTraining:
             raise FaultError("private_rows")
         return node_data.rows(self.session, self.context, self.client)
 
-    def __call__(self, hooks: Hooks) -> Trained:
+    def __call__(self, hooks: Hooks, rows: Dataset | None = None) -> Trained:
         """Train from the model as it is, with ``hooks``; return the trained tensors and metrics.
+
+        Parameters
+        ----------
+        hooks : Hooks
+            The method's.
+        rows : Dataset or None
+            Those of `rows` that are trained on; None: all.
 
         Raises
         ------
@@ -55,7 +62,7 @@ class LocalTraining:
             If there are no rows, or the budget of private ones has no room for the turn.
         """
         here, cfg = self.session, of_round(self.session.cfg, self.server_round)
-        rows = node_data.rows(here, self.context, self.client)
+        rows = node_data.rows(here, self.context, self.client) if rows is None else rows
         turn_shown = shown.current()
         turn_shown.begin(self.client, self.server_round, cfg)
         if is_example_level(cfg):

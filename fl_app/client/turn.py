@@ -77,6 +77,7 @@ def turn(message: Message, context: Context) -> Message:
             model=here.model,
             rows=training.rows,
             train=training,
+            task=here.task,
             decoded=lambda parts: as_decoded(form, parts, codec_state, receiver, reference),
         )
     )

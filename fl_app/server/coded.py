@@ -25,7 +25,7 @@ from fl_app.server.rounds import run_rounds
 from fl_app.server.sending import Sender
 from fl_app.server.shown import Shown
 from fl_app.server.uplink import Uplink
-from fl_app.session import Session
+from fl_app.session import Router, Session
 from fl_app.wire.ledger import Kind, Ledger
 from fl_app.wire.messages import ACCEPTED, ARRAYS
 from fl_app.wire.readers import PARTITION
@@ -81,6 +81,11 @@ class Coded(Strategy):
         self.downlink = Downlink(self.session)
         self.uplink = Uplink(self.session, self.ledger, self.clients.claims)
         self.shown = Shown(self.session.cfg.rounds, self.ledger)
+
+    @property
+    def router(self) -> Router | None:
+        """Return what says which model answers which rows; None of a strategy with one model."""
+        return getattr(self.inner, "groups", None)
 
     def summary(self) -> None:
         """Log the inner strategy's settings."""

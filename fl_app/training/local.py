@@ -7,12 +7,13 @@ The server's half is a Flower strategy. A method that needs both defines them in
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 from datasets import Dataset
 from torch import nn
 
 from fl_app.codecs.by_part import MODEL
+from fl_app.tasks.base import Task
 from fl_app.training.loop import NO_HOOKS, Hooks
 from fl_app.tree import Tree, zeros
 
@@ -31,6 +32,13 @@ class Trained:
 
     model: Tree
     metrics: Mapping[str, float]
+
+
+class Training(Protocol):
+    """The local loop."""
+
+    def __call__(self, hooks: Hooks, rows: Dataset | None = None) -> Trained:
+        """Train on ``rows``, by default all of the client's."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +70,12 @@ class Assignment:
         of `train` may leave the client.
     train : callable
         ``train(hooks)`` runs the local loop from the current state of the model and returns
-        `Trained`.
+        `Trained`; ``train(hooks, rows)`` on some of the client's rows, where they are not private.
     decoded : callable
         ``decoded(parts)`` returns parts as the server would decode them, if they were this turn's
         answer; for a method that remembers.
+    task : Task or None
+        The run's task, for a method that asks the model about rows; None without a session.
     """
 
     parts: Mapping[str, Tree]
@@ -78,8 +88,9 @@ class Assignment:
     seed: int
     model: nn.Module
     rows: Callable[[], Dataset]
-    train: Callable[[Hooks], Trained]
+    train: Training
     decoded: Callable[[Mapping[str, Tree]], Mapping[str, Tree]]
+    task: Task | None = None
 
 
 @dataclass(frozen=True)

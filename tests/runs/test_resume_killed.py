@@ -33,6 +33,9 @@ WAYS = {
     " '++codec.down={id: chain, links: [{id: delta}, {id: error_feedback, inner: {id: nf4}}]}'"
     " '++codec.up={id: chain, links: [{id: delta}, {id: shift, inner: {id: nf4}}]}'"
     " codec.reference=broadcast",
+    "FL-TAC's clusters, of which clients keep theirs": "strategy=fl_tac strategy.inner.features=0 "
+    "strategy.inner.column=fields strategy.inner.slots=9 strategy.inner.clusters=3 codec=fp32 "
+    "clients_per_round=2 adapter.r=2",
     "patches of the frozen weights, and the best round": "strategy=flora codec=nf4 "
     "clients_per_round=2 adapter.r=4 data.validation_documents=2",
     "DGC's memories of two parts": "strategy=dgc codec=fp16 clients_per_round=2",

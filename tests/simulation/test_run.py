@@ -72,7 +72,7 @@ THROUGH_FLOWER = "fed_sb"
 MORE_THROUGH_FLOWER = ("nf4_single", "fedavg_full")
 ELSEWHERE = {
     *("fedit", "ffa_lora", "flora", "fedex_lora", "flex_lora"),  # in test_baselines
-    *("dgc", "onebit_adam", "safari", "rate_control"),  # in tests/strategies
+    *("dgc", "fl_tac", "onebit_adam", "safari", "rate_control"),  # in tests/strategies
     "ligo",  # in tests/adapters
     "thinnest",  # in test_quantization_aware
     "forgetting",  # in tests/tasks
