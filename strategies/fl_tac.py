@@ -367,7 +367,8 @@ class FlTac(FedAvg):
         """Return trained tensors, and the rows that they answer; None: the model of the round."""
         if not self.features or not self.centroids:
             return [(None, [*range(len(rows))])]
-        where = self.routed(features(cast(Any, model), task, rows, self.features))
+        seen = features(cast(Any, model), task, rows, self.features).astype(np.float64)
+        where = self.routed(seen)
         return [
             (None if name is None else {n: x + self.means[name][n] for n, x in self.theta0.items()},
              [k for k, one in enumerate(where) if one == name])
