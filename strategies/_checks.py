@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from fl_app.config import ConfigError, plain
 from fl_app.config.rules import is_number, is_whole
+from fl_app.privacy import is_example_level
 from fl_app.wire.forms import forms
 
 
@@ -102,4 +103,21 @@ def check_forgets(cfg: DictConfig, memory: str) -> None:
         raise ConfigError(
             f"codec.up remembers what it lost, and so does this method, in {memory}: the two would "
             "send it twice; set a codec without error_feedback, momentum_correction or shift"
+        )
+
+
+def check_zeroth_order(cfg: DictConfig) -> None:
+    """Check what a method asks that sends slopes along seeded directions; ConfigError if not.
+
+    Both ends start from theta0 as it is, and there are no gradients of rows to be clipped.
+    """
+    if plain(cfg.codec.down) != {"id": "fp32"}:
+        raise ConfigError(
+            "codec.down should be {id: fp32} where both ends rebuild the model from theta0 and "
+            "what was sent: set codec=fp32, and codec.up to round what goes up"
+        )
+    if is_example_level(cfg):
+        raise ConfigError(
+            f"privacy={cfg.privacy.id} adds its noise to clipped gradients of rows, and this "
+            "method has none: set privacy=none"
         )

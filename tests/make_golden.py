@@ -53,6 +53,7 @@ SPECS = {
     "sign": {"id": "sign"},
     "sign_16": {"id": "sign", "scope": 16},
     "sign_norm": {"id": "sign", "scale": "norm"},
+    "sign_one": {"id": "sign", "scale": "one"},
     "ternary": {"id": "ternary"},
     "kmeans": {"id": "kmeans", "scope": "tensor"},
     "kmeans_5": {"id": "kmeans", "centroids": 5},

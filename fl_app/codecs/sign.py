@@ -22,10 +22,12 @@ def sign(scope: str | int = "tensor", scale: str = "mean") -> Codec:
     Adam, ``|x|_2 / sqrt(n)``, keeps the norm instead. Wrap it in `error_feedback`, as both papers
     do.
 
+    With ``scale="one"`` s is 1 and is not sent: for values that are signs, such as votes.
+
     Sections: s of each group, little-endian float32; one bit per value of all tensors in a row, 1
     where x < 0.
 
-    Rate: ``ceil(n / 8) + 4 groups`` bytes, 1 bit a value.
+    Rate: ``ceil(n / 8) + 4 groups`` bytes, 1 bit a value; ``ceil(n / 8)`` with ``scale="one"``.
     Error: ``| |x| - s |`` per value; relative L2 0.60 on Gaussian values. Values of one magnitude
     are exact, a group of zeros too; other zeros are not.
 
@@ -35,7 +37,7 @@ def sign(scope: str | int = "tensor", scale: str = "mean") -> Codec:
         What shares s: the whole "tree", each "tensor", or this number of values of a tensor in a
         row.
     scale : str
-        "mean" for ``s = mean |x|``, "norm" for that of 1-bit Adam.
+        "mean" for ``s = mean |x|``, "norm" for that of 1-bit Adam, "one" for 1.
 
     Raises
     ------
@@ -55,17 +57,18 @@ def sign(scope: str | int = "tensor", scale: str = "mean") -> Codec:
         groups.check_scope("sign", scope)
     elif not 1 <= scope < 2**31:
         raise ValueError(f"sign: a group must have 1 to 2^31 - 1 values, got {scope}")
-    if scale not in ("mean", "norm"):
-        raise ValueError(f"sign: scale must be 'mean' or 'norm', got {scale!r}")
+    if scale not in ("mean", "norm", "one"):
+        raise ValueError(f"sign: scale must be 'mean', 'norm' or 'one', got {scale!r}")
 
     def streams(ref: Tree) -> tuple[Stream, Stream]:
-        return Stream(8, 4 * len(groups.sizes(ref, scope))), groups.symbol_stream(ref, 1)
+        count = 0 if scale == "one" else len(groups.sizes(ref, scope))
+        return Stream(8, 4 * count), groups.symbol_stream(ref, 1)
 
     def encode(tree: Tree, state: tuple[()], ref: Tree) -> tuple[Wire, tuple[()]]:
         x = groups.flatten(tree, ref)
         sizes = groups.sizes(ref, scope)
         scales = np.empty(0)
-        if sizes.size:
+        if sizes.size and scale != "one":
             starts = np.cumsum(sizes) - sizes
             lengths = np.abs(x) if scale == "mean" else np.square(x, dtype=np.float64)
             scales = np.add.reduceat(lengths, starts, dtype=np.float64) / sizes
@@ -77,6 +80,8 @@ def sign(scope: str | int = "tensor", scale: str = "mean") -> Codec:
         check_sections(wire, streams(ref))
         sizes = groups.sizes(ref, scope)
         scales = groups.read_scales(wire.sections[0])
+        if scale == "one":
+            scales = np.ones(sizes.size, np.float32)
         negative = groups.read_symbols(wire.sections[1], int(sizes.sum()), 1, 1)
         out = np.repeat(scales, sizes)
         for i in range(0, out.size, groups.CHUNK):

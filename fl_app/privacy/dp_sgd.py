@@ -60,7 +60,7 @@ def train(
         who could take the noise off again: to repeat a simulation.
     hooks : Hooks
         Those on gradients come after the noise: what they add may depend on the model and its
-        start, not on rows. None on losses: those are of rows.
+        start, not on rows. None on losses, and no solver: those are of rows.
     watch : callable, optional
         Is told of every step, to show it, and of no loss.
 
@@ -68,7 +68,7 @@ def train(
     ------
     ValueError
         If there are no rows, if ``privacy`` asks for what cannot be (see ``budget``), or for hooks
-        on losses.
+        on losses, or a solver.
     FaultError
         If the model mixes rows (see ``clipped_sum``).
     """
@@ -78,6 +78,8 @@ def train(
         )
     if hooks.losses:
         raise ValueError("privacy=dp_sgd clips gradients of rows: no method may change losses")
+    if hooks.solver is not None:
+        raise ValueError("privacy=dp_sgd clips gradients of rows: a method without them has none")
     began = time.perf_counter()
     asked = mechanism(cfg, len(rows))
     key = secret_key() if cfg.privacy.noise == "secret" else seeded_key(seed)

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,10 @@ EpochHook = Callable[[nn.Module], None]
 StepHook = Callable[[nn.Module, float], None]
 """Called with the model and the learning rate of the step, after a step of the optimizer; may read
 or change parameters in place."""
+Solver = Callable[[nn.Module, Callable[[], float]], float | None]
+"""Called with the model, without dropout, and a function that computes the loss of the step's
+batches by forward passes alone; does the step in place of the backward pass and the optimizer, and
+returns the loss, None for a step without one."""
 
 
 StepWatch = Callable[[int, int, float | None], object]
@@ -40,13 +45,17 @@ StepWatch = Callable[[int, int, float | None], object]
 
 @dataclass(frozen=True)
 class Hooks:
-    """A method's additions to the local loop; the hooks of a list are called in its order."""
+    """A method's additions to the local loop; the hooks of a list are called in its order.
+
+    With a ``solver`` those on gradients and losses are not called: it has none to change.
+    """
 
     starts: Sequence[StartHook] = ()
     gradients: Sequence[GradientHook] = ()
     losses: Sequence[LossHook] = ()
     epochs: Sequence[EpochHook] = ()
     steps: Sequence[StepHook] = ()
+    solver: Solver | None = None
 
 
 NO_HOOKS = Hooks()
@@ -141,7 +150,7 @@ def train(
     torch.manual_seed(seed)
     order = torch.Generator().manual_seed(seed)
     draws = np.random.default_rng(seed)
-    model.train()
+    model.train(hooks.solver is None)
     for start_hook in hooks.starts:
         start_hook(model, steps)
     losses: list[float] = []
@@ -155,23 +164,30 @@ def train(
                 task.training([_seen(rows[i], augment, draws) for i in some.tolist()])
                 for some in indices.split(batch_size)
             ]
-            step_loss = _accumulate_gradients(model, batches, hooks, cfg)
-            if done == 0:
-                check_used(model)
-            for hook in hooks.gradients:
-                hook(model)
-            nn.utils.clip_grad_norm_(trained, cfg.max_grad_norm)
+            step_loss: float | None
             rate = float(schedule.get_last_lr()[0])
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
+            if hooks.solver is not None:
+                step_loss = hooks.solver(model, partial(_forward_loss, model, batches))
+            else:
+                step_loss = _accumulate_gradients(model, batches, hooks, cfg)
+                if done == 0:
+                    check_used(model)
+                for hook in hooks.gradients:
+                    hook(model)
+                nn.utils.clip_grad_norm_(trained, cfg.max_grad_norm)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad(set_to_none=True)
             for step_hook in hooks.steps:
                 step_hook(model, rate)
-            losses.append(step_loss)
+            if step_loss is not None:
+                losses.append(step_loss)
             done += 1
             if watch is not None:
                 watch(done, steps, step_loss)
     model.eval()
+    if not losses:
+        raise DivergedError("no step of the last epoch had a loss that is a number: lower the rate")
     return Turn(
         examples=task.examples(rows),
         loss=sum(losses) / len(losses),
@@ -193,11 +209,9 @@ def _accumulate_gradients(
     model: nn.Module, batches: Sequence[Mapping[str, Tensor]], hooks: Hooks, cfg: DictConfig
 ) -> float:
     """Add the gradients of one step's batches, each weighted by its labels; return the loss."""
-    device = next(p.device for p in model.parameters() if p.requires_grad)
-    labels = [_taught(batch["labels"]) for batch in batches]
     step_loss = 0.0
-    for batch, count in zip(batches, labels, strict=True):
-        loss = at_labels.loss(model, {k: v.to(device) for k, v in batch.items()})
+    for batch, share in _weighted(model, batches):
+        loss = at_labels.loss(model, batch)
         for hook in hooks.losses:
             loss = hook(model, loss)
         if not torch.isfinite(loss):
@@ -205,7 +219,25 @@ def _accumulate_gradients(
                 f"the loss became {loss.item()}: lower optimizer.lr={cfg.lr} or raise "
                 f"optimizer.warmup={cfg.warmup}"
             )
-        loss = loss * (count / sum(labels))
+        loss = loss * share
         loss.backward()
         step_loss += loss.item()
     return step_loss
+
+
+def _forward_loss(model: nn.Module, batches: Sequence[Mapping[str, Tensor]]) -> float:
+    """Return the loss of one step's batches, each weighted by its labels, without a graph."""
+    with torch.inference_mode():
+        return sum(
+            at_labels.loss(model, b).item() * share for b, share in _weighted(model, batches)
+        )
+
+
+def _weighted(
+    model: nn.Module, batches: Sequence[Mapping[str, Tensor]]
+) -> Iterator[tuple[dict[str, Tensor], float]]:
+    """Yield the batches, on the model's device, with their shares of the labels."""
+    device = next(p.device for p in model.parameters() if p.requires_grad)
+    labels = [_taught(batch["labels"]) for batch in batches]
+    for batch, count in zip(batches, labels, strict=True):
+        yield {k: v.to(device) for k, v in batch.items()}, count / sum(labels)

@@ -274,6 +274,9 @@ TABLE = {
     ),
     "sign": Row(sign(), sign_bound, lambda n: 4 * (n > 0), bitmap_bytes),
     "sign-norm": Row(sign(scale="norm"), steps_of_largest(1), lambda n: 4 * (n > 0), bitmap_bytes),
+    "sign-one": Row(
+        sign(scale="one"), lambda x, ref: np.abs(np.abs(x) - 1), lambda n: 0, bitmap_bytes
+    ),
     "sign-7": Row(sign(7), steps_of_largest(1), lambda n: 4 * -(-n // 7), bitmap_bytes),
     "ternary": Row(ternary(), steps_of_largest(1), lambda n: 4 * (n > 0), lambda n: -(-n // 4)),
     "kmeans": Row(

@@ -48,6 +48,8 @@ WAYS = {
     "link.up.loss=0.4 link.down.loss=0.1",
     "levels by the link's rate": "strategy=rate_control codec=thin clients_per_round=2 link=2g "
     "link.down.loss=0.3",
+    "FeedSign's votes, and the model that clients keep": "strategy=feedsign codec=fp32 "
+    "clients_per_round=2 strategy.inner.directions=8",
 }
 SUITE = (
     "SCAFFOLD's two parts, memory, and error feedback",
