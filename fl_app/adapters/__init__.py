@@ -54,6 +54,7 @@ ADAPTERS: Mapping[str, ModuleType] = Named(
         "lq_lora": "fl_app.adapters.lq_lora.adapter",
         "peft": "fl_app.adapters.peft_methods.adapter",
         "tied": "fl_app.adapters.tied",
+        "sign_mask": "fl_app.adapters.sign_mask",
     }
 )
 RULES: Mapping[str, ModuleType] = Named(
@@ -64,6 +65,7 @@ RULES: Mapping[str, ModuleType] = Named(
         "lq_lora": "fl_app.adapters.lq_lora.start",
         "peft": "fl_app.adapters.peft_methods.rules",
         "tied": "fl_app.adapters.tied_rules",
+        "sign_mask": "fl_app.adapters.sign_mask_rules",
     }
 )
 WHOLE = ("full", "ligo")  # these export a model of transformers, the others an adapter of PEFT
