@@ -286,7 +286,7 @@ PLAIN = {
         "alpha", "depth", "eta", "fisher", "grid.scale_types.0", "id", "init", "method",
         "recipe.pretrained.lr", "setup", "width",
     },
-    "federation": {"clients_per_node", "device", "max_examples", "sampling"},
+    "federation": {"clients_per_node", "device", "max_examples", "max_update_rms", "sampling"},
     "optimizer": {"exponent", "graft", "id", "lr", "schedule"},
     "privacy": {"delta", "id", "noise", "noise_multiplier"},
     "target": {"metric", "value"},
