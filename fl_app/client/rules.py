@@ -15,7 +15,7 @@ from fl_app.client.node_config import DATA_PATH
 from fl_app.client.policy import ALL, DP_SGD, Policy, RefusedError
 from fl_app.config import plain
 from fl_app.secure_aggregation.settings import KEY, is_on, settings
-from fl_app.training.turns import most_epochs
+from fl_app.training.turns import epochs
 from fl_app.wire.messages import SECURE_REVEAL, SETUP
 
 TURNS = ("train", "evaluate", f"query.{SETUP}")  # messages that work on a node's rows
@@ -37,7 +37,7 @@ def check_run(policy: Policy, context: Context, cfg: DictConfig) -> None:
     _check_names(policy, config)
     for name, value, allowed in (
         ("rounds", config["rounds"], policy.run.rounds),
-        ("local_epochs", most_epochs(config), policy.run.local_epochs),
+        ("local_epochs", max(epochs(config)), policy.run.local_epochs),
     ):
         _check_most(f"run.{name}", name, value, allowed)
     _check_rows_asked(policy, cfg, own)

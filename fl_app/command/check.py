@@ -64,9 +64,12 @@ def main(arguments: list[str]) -> int:
 
 def configuration(cfg: "DictConfig") -> str:
     """Return what a configuration runs, in a few lines."""
+    from fl_app.config import plain
     from fl_app.runs.place import folder_of
+    from fl_app.training import turns
     from fl_app.wire.ledger import short_name
 
+    epochs = ", ".join(map(str, turns.epochs(plain(cfg))))
     inner = str(cfg.strategy.inner._target_).rpartition(".")[2]
     folder = folder_of(cfg)
     return "\n".join(
@@ -76,7 +79,7 @@ def configuration(cfg: "DictConfig") -> str:
             (
                 "rounds",
                 f"{cfg.rounds}, {cfg.clients_per_round} of {cfg.federation.clients} clients in "
-                f"each, {cfg.local_epochs} local epochs in batches of {cfg.batch_size}",
+                f"each, {epochs} local epochs in batches of {cfg.batch_size}",
             ),
             ("model", f"{cfg.model.path}, adapter {cfg.adapter.id}"),
             ("task", f"{cfg.task.id} on {cfg.data.id}"),

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from fl_app import privacy
+from fl_app.config import plain
 from fl_app.faults.printable import printable
 from fl_app.runs import answers
 from fl_app.runs.by_client import extremes
@@ -16,6 +17,7 @@ from fl_app.runs.folder import RunFolder
 from fl_app.runs.selection import TEST
 from fl_app.runs.text import LAST_LINE, duration, guarantee, score, size, title
 from fl_app.tasks import metrics
+from fl_app.training import turns
 from fl_app.tree import Tree
 from fl_app.wire.conventions import GIGABYTE
 from fl_app.wire.ledger import short_name
@@ -26,12 +28,13 @@ MOST_LOST = 5  # clients of which the last table says why they were lost
 def header(cfg: DictConfig, folder: Path, theta0: Tree) -> None:
     """Print what the run will do, where its results go, and the titles of the columns."""
     scalars = sum(x.size for x in theta0.values())
+    epochs = ", ".join(map(str, turns.epochs(plain(cfg))))
     names = {d: short_name(cfg.codec[d]) for d in ("down", "up")}
     scores = " ".join(f"{title(metric):>9}" for metric in _shown(cfg))
     print(
         f"{printable(cfg.experiment)}: seed {cfg.seed}, {scalars:,} trained scalars, codec "
         f"{names['down']} down, {names['up']} up; {cfg.clients_per_round} of "
-        f"{cfg.federation.clients} clients a round, {cfg.local_epochs} local epochs\n"
+        f"{cfg.federation.clients} clients a round, {epochs} local epochs\n"
         f"results: {printable(folder)}\n{_rehearsal(cfg)}"
         f"{'round':>5}  {'clients':<12} {scores} "
         f"{'down':>9} {'up':>9} {'sent so far':>12} {'left':>6}",

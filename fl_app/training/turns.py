@@ -24,10 +24,10 @@ def of_round(cfg: DictConfig, server_round: int) -> DictConfig:
     return DictConfig({**whole, **turn, "optimizer": optimizer}, flags={"readonly": True})
 
 
-def most_epochs(config: Mapping[str, Any]) -> Any:
-    """Return the most local epochs of any turn of a run."""
-    turns = [turn.get("local_epochs", config["local_epochs"]) for turn in config["turns"]]
-    return max(turns, default=config["local_epochs"])
+def epochs(config: Mapping[str, Any]) -> list[Any]:
+    """Return the local epochs of each turn of a plain configuration."""
+    own = config["local_epochs"]
+    return [turn.get("local_epochs", own) for turn in config["turns"]] or [own]
 
 
 def check(cfg: DictConfig) -> list[DictConfig]:

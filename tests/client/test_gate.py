@@ -149,6 +149,11 @@ REFUSED: list[tuple[str, dict, str]] = [
         "local_epochs, by its rule run.local_epochs: at most 1",
     ),
     (
+        "turns=[{{local_epochs:1}},{{local_epochs:2}}]",
+        {"run": {"local_epochs": 1}},
+        "local_epochs, by its rule run.local_epochs: at most 1",
+    ),
+    (
         "adapter=lora_sb adapter.init=client_mean adapter.init_samples=1",
         {},
         "adapter.init_samples, by its rule rows.least: at least 4",

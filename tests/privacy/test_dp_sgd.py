@@ -112,10 +112,16 @@ def test_what_hooks_add_is_added_after_the_noise(recorded) -> None:
             parameter.add_(1.0)
     before = copy.deepcopy(model.state_dict())
     turn(model, task, rows, cfg)
-    told: list[int] = []
+    told: list[object] = []
     starts = [lambda model, steps: told.append(steps)]
-    turn(model, task, rows, cfg, hooks=Hooks(starts=starts, gradients=[hook]))
-    assert told == [len(recorded[2].steps)]
+    epochs = [lambda model: told.append("epoch")]
+    steps = [lambda model, rate: told.append("step")]
+    turn(model, task, rows, cfg, hooks=Hooks(starts, [hook], epochs=epochs, steps=steps))
+    done = len(recorded[2].steps)
+    assert told[:2] == [done, "epoch"]
+    assert told.count("step") == done
+    per_epoch = -(-len(rows) // cfg.batch_size)
+    assert told.count("epoch") == -(-done // per_epoch)
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     for without, pulled in zip(recorded[1].steps[0], recorded[2].steps[0], strict=True):
         torch.testing.assert_close(pulled - without, torch.ones_like(without), rtol=0, atol=1e-3)

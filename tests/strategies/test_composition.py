@@ -22,8 +22,10 @@ METHODS = {
     "flasc": "",
     "safari": "link=lossy link.up.loss=0.1",
     "rate_control": "link=2g",
+    "quantization_aware": "strategy.inner._target_=flwr.serverapp.strategy.FedAvg",
 }
 TREES = {
+    "grid": "codec=grid",
     **{name: f"codec={name}" for name in ("fp32", "nf4", "uniform_entropy", "thin")},
     **{name: f"codec={name}" for name in ("sign", "top_k", "fedzip")},
     "R": "adapter=lora_sb codec=nf4",
@@ -42,9 +44,10 @@ REFUSED = {
     **{("onebit_adam", tree): ONE_MEMORY for tree in MEMORIES},
     **{("rate_control", tree): ONE_MEMORY for tree in MEMORIES},
     **dict.fromkeys(itertools.product(("scallion", "scafcom", "aquila"), MEMORIES), TWICE),
-    **{("onebit_adam", tree): FP32_DOWN for tree in ("nf4", "uniform_entropy", "thin", "R")},
-    **{("flasc", tree): AS_THEY_ARE for tree in ("nf4", "uniform_entropy", "thin", "R")},
+    **{("onebit_adam", t): FP32_DOWN for t in ("nf4", "uniform_entropy", "thin", "grid", "R")},
+    **{("flasc", tree): AS_THEY_ARE for tree in ("nf4", "uniform_entropy", "thin", "grid", "R")},
     **{("fedzip", tree): "set codec=fedzip" for tree in TREES if "fedzip" not in tree},
+    **{("quantization_aware", t): r"codec\.up" for t in TREES if t != "grid"},
 }  # fmt: skip
 RUN = [pair for pair in itertools.product(METHODS, TREES) if pair not in REFUSED]
 
