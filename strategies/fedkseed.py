@@ -117,7 +117,9 @@ class FedKSeedClient(LocalMethod):
         if given.form == PRO:
             sizes = self._summed(history, lambda rho: self.eta * min(abs(rho), self.clip))
             counts = self._summed(history, lambda rho: 1.0)
-            parts[AMPLITUDES] = {VALUES: sizes[VALUES] / np.maximum(counts[VALUES], 1)}
+            parts[AMPLITUDES] = {
+                VALUES: np.asarray(sizes[VALUES] / np.maximum(counts[VALUES], 1), np.float32)
+            }
         return Answer(parts, trained.metrics)
 
     def _summed(self, history: list[tuple[int, float]], value: Callable[[float], float]) -> Tree:

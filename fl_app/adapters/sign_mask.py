@@ -114,8 +114,10 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
     generator = torch.Generator().manual_seed(seed)
     factors = {}
     for name, layer in layers.items():
-        a = layer.lora_A[ADAPTER].weight.detach()
-        b = torch.empty(layer.out_features, cfg.r).normal_(0, cfg.b_std, generator=generator)
+        a = cast(Tensor, layer.lora_A[ADAPTER].weight).detach()
+        b = torch.empty(cast(int, layer.out_features), cfg.r).normal_(
+            0, cfg.b_std, generator=generator
+        )
         factors[name] = (a.clone(), b)
     masks = pruned(factors, cfg.density, cfg.iterations)
     for name, layer in layers.items():
@@ -153,7 +155,7 @@ def fixed(model: nn.Module) -> bytes:
     """Return the SHA-256 of what is drawn and never trained: the kept random values."""
     sha = hashlib.sha256()
     for layer in _layers(model).values():
-        for factor in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):
+        for factor in _signed(layer):
             sha.update(factor.weight0.cpu().numpy().astype("<f4").tobytes())
     return sha.digest()
 
@@ -163,7 +165,7 @@ def export(model: PeftModel, folder: Path) -> None:
     state = model.state_dict()
     layers = _layers(model)
     for name, layer in layers.items():
-        a, b = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
+        a, b = _signed(layer)
         for factor in ("A", "B"):
             for held in ("scores", "weight0", "kept"):
                 del state[f"{name}.lora_{factor}.{ADAPTER}.{held}"]
@@ -172,6 +174,10 @@ def export(model: PeftModel, folder: Path) -> None:
             state[f"{name}.lora_B.{ADAPTER}.weight"] = torch.cat([b.weight, -b.weight0], dim=1)
     r, alpha = (getattr(model.peft_config[ADAPTER], key) for key in ("r", "lora_alpha"))
     lora.save(model, folder, state, r=2 * r, lora_alpha=2 * alpha)
+
+
+def _signed(layer: Linear) -> tuple[Signed, Signed]:
+    return cast(Signed, layer.lora_A[ADAPTER]), cast(Signed, layer.lora_B[ADAPTER])
 
 
 def _layers(model: nn.Module) -> dict[str, Linear]:
