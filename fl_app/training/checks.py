@@ -24,6 +24,13 @@ CHOICES: Choices = {
 }
 RULES: Rules = (
     (
+        Rule(
+            "a list of mappings, one for each round",
+            lambda x: isinstance(x, list) and all(isinstance(turn, dict) for turn in x),
+        ),
+        ("turns",),
+    ),
+    (
         POSITIVE,
         (
             "local_epochs", "batch_size", "gradient_accumulation",
@@ -55,6 +62,8 @@ def check(cfg: DictConfig) -> None:
     ConfigError
         If a value is not allowed; the message names the key and the allowed values.
     """
-    for one in (cfg, *turns.check(cfg)):
+    check_choices(cfg, CHOICES)
+    check_rules(cfg, RULES)
+    for one in turns.check(cfg):
         check_choices(one, CHOICES)
         check_rules(one, RULES)

@@ -33,14 +33,14 @@ def epochs(config: Mapping[str, Any]) -> list[Any]:
 def check(cfg: DictConfig) -> list[DictConfig]:
     """Return the configuration of each turn, of which only its values are to be checked.
 
+    ``turns`` is a list of mappings.
+
     Raises
     ------
     ConfigError
-        If ``turns`` is no list of mappings, or names a setting that a turn does not have.
+        If one names a setting that a turn does not have.
     """
     turns = plain(cfg.turns)
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise ConfigError(f"turns={turns!r} should be a list of mappings, one for each round")
     known = [*KEYS[:-1], *(f"optimizer.{key}" for key in cfg.optimizer if key != "id")]
     for number, turn in enumerate(turns):
         optimizer = turn.get("optimizer", {})
