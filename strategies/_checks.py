@@ -43,11 +43,12 @@ def switches(**values: bool) -> None:
             raise ValueError(f"{name}={value} should be true or false")
 
 
-def whole_from(least: int, **values: int) -> None:
-    """Check that values are whole numbers of at least ``least``; ValueError if not."""
+def whole_from(least: int, most: int | None = None, /, **values: int) -> None:
+    """Check that values are whole numbers from ``least``, and up to ``most``; ValueError if not."""
     for name, value in values.items():
-        if not is_whole(value, least):
-            raise ValueError(f"{name}={value} should be a whole number from {least}")
+        if not is_whole(value, least) or (most is not None and value > most):
+            end = "" if most is None else f" to {most}"
+            raise ValueError(f"{name}={value} should be a whole number from {least}{end}")
 
 
 def check_clients(cfg: DictConfig, clients: int, why: str) -> None:

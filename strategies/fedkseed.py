@@ -43,18 +43,32 @@ from fl_app.training.loop import Hooks
 from fl_app.training.zeroth_order import Point, Vector, direction, moved
 from fl_app.tree import Tree, split
 from fl_app.wire.messages import FORM
-from strategies._checks import check_local, check_shared, check_zeroth_order
+from strategies._checks import (
+    check_local,
+    check_shared,
+    check_zeroth_order,
+    switches,
+    whole_from,
+    within,
+)
 
 CLIENT = "strategies.fedkseed.FedKSeedClient"
 SUMS, CHANGES, PROBABILITIES, AMPLITUDES = "sums", "changes", "probabilities", "amplitudes"
 PRO = "pro"  # the form of FedKSeed-Pro
 SHARED = ("seeds", "master")
 VALUES = "values"  # the one tensor of each part
+MOST_SEEDS = 1 << 16  # a client draws all K directions to rebuild w, whoever set K
 
 
 def model_of(w0: Tree, sums: Vector, master: int) -> Tree:
     """Return w0 - sum_s A_s z(s), s in ascending order; the same bits on every machine."""
     return split(moved(concatenate(w0), enumerate(sums.tolist()), master), w0)
+
+
+def check_directions(seeds: int, master: int) -> None:
+    """Check K and the seed of all z(s); ValueError if there are too few directions, or too many."""
+    whole_from(1, MOST_SEEDS, seeds=seeds)
+    whole_from(0, master=master)
 
 
 class FedKSeedClient(LocalMethod):
@@ -73,9 +87,8 @@ class FedKSeedClient(LocalMethod):
     """
 
     def __init__(self, seeds: int, master: int, eta: float, eps: float, clip: float) -> None:
-        for name, value in (("eta", eta), ("eps", eps), ("clip", clip)):
-            if not value > 0:
-                raise ValueError(f"{name}={value} should be greater than 0")
+        check_directions(seeds, master)
+        within("(0, inf)", eta=eta, eps=eps, clip=clip)
         self.seeds, self.master = seeds, master
         self.eta, self.eps, self.clip = float(eta), float(eps), float(clip)
 
@@ -145,8 +158,8 @@ class FedKSeed(FedAvg):
 
     def __init__(self, seeds: int, master: int, pro: bool = False, **arguments: object) -> None:
         super().__init__(**arguments)  # type: ignore[arg-type]
-        if type(seeds) is not int or seeds < 1:
-            raise ValueError(f"seeds={seeds} should be a whole number from 1")
+        check_directions(seeds, master)
+        switches(pro=pro)
         self.seeds, self.master, self.pro = seeds, master, pro
         self.w0: dict[str, np.ndarray] = {}
         self.sums = np.zeros(seeds)

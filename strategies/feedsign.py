@@ -40,13 +40,20 @@ from fl_app.training.loop import Hooks
 from fl_app.training.zeroth_order import Point, Vector, direction, moved
 from fl_app.tree import Tree, split
 from fl_app.wire.messages import BY_NODE, FORM
-from strategies._checks import check_local, check_shared, check_zeroth_order
+from strategies._checks import (
+    check_local,
+    check_shared,
+    check_zeroth_order,
+    whole_from,
+    within,
+)
 
 CLIENT = "strategies.feedsign.FeedSignClient"
 VOTES, ORBIT = "votes", "orbit"  # of the last round; of all rounds
 NEXT = "next"  # the form of a message to a client that has w of the round before
 SHARED = ("directions", "rounds", "master", "eta")
 VALUES, ROUND, W = "values", "round", "w/"
+MOST_DIRECTIONS = 1 << 12  # of a round: each is two forward passes of a client, whoever set P
 
 
 def signs(values: np.ndarray) -> np.ndarray:
@@ -69,6 +76,14 @@ def after(w: Vector, votes: np.ndarray, first_round: int, eta: float, master: in
     )
 
 
+def check_steps(directions: int, rounds: int, master: int, eta: float) -> None:
+    """Check what all machines share; ValueError if a value cannot be, or asks for too many."""
+    whole_from(1, MOST_DIRECTIONS, directions=directions)
+    whole_from(1, rounds=rounds)
+    whole_from(0, master=master)
+    within("(0, inf)", eta=eta)
+
+
 class FeedSignClient(LocalMethod):
     """Votes on P directions; w between rounds.
 
@@ -85,8 +100,8 @@ class FeedSignClient(LocalMethod):
     """
 
     def __init__(self, directions: int, rounds: int, master: int, eta: float, eps: float) -> None:
-        if not eps > 0:
-            raise ValueError(f"eps={eps} should be greater than 0")
+        check_steps(directions, rounds, master, eta)
+        within("(0, inf)", eps=eps)
         self.directions, self.rounds, self.master = directions, rounds, master
         self.eta, self.eps = float(eta), float(eps)
 
@@ -168,10 +183,7 @@ class FeedSign(FedAvg):
         self, directions: int, rounds: int, master: int, eta: float, **arguments: object
     ) -> None:
         super().__init__(weighted_by_key="one", **arguments)  # type: ignore[arg-type]
-        if type(directions) is not int or directions < 1:
-            raise ValueError(f"directions={directions} should be a whole number from 1")
-        if not eta > 0:
-            raise ValueError(f"eta={eta} should be greater than 0")
+        check_steps(directions, rounds, master, eta)
         self.directions, self.rounds, self.master, self.eta = directions, rounds, master, eta
         self.w: dict[str, np.ndarray] = {}
         self.orbit = np.ones((rounds, directions), np.float32)  # +1 where nothing is known yet

@@ -37,7 +37,7 @@ from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import Hooks
 from fl_app.tree import Tree
 from fl_app.wire.messages import FORM
-from strategies._checks import check_local, check_shared
+from strategies._checks import check_local, check_shared, switches, whole_from, within
 
 CLIENT = "strategies.rm_lora.RMLoRAClient"
 MOVED = "moved"  # a form, and its part: the changes inside of the mask
@@ -60,8 +60,8 @@ class Draw:
     """
 
     def __init__(self, k: int, unit: str, shared: bool) -> None:
-        if type(k) is not int or k < 1:
-            raise ValueError(f"k={k} should be a whole number from 1")
+        whole_from(1, k=k)
+        switches(shared=shared)
         if unit not in UNITS:
             raise ValueError(f"unit={unit} should be one of {UNITS}")
         self.k, self.unit, self.shared = k, unit, shared
@@ -128,8 +128,8 @@ class RMLoRAClient(LocalMethod):
         refresh: str,
         master: int,
     ) -> None:
-        if not strength >= 0:
-            raise ValueError(f"strength={strength} should be at least 0")
+        within("[0, inf)", strength=strength)
+        whole_from(0, master=master)
         if penalty not in PENALTIES:
             raise ValueError(f"penalty={penalty} should be one of {PENALTIES}")
         if refresh not in REFRESH:

@@ -257,9 +257,12 @@ def test_messages_do_not_grow_with_the_model_and_runs_go_on(tmp_path: Path, pro:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("strategy.inner.seeds=0", "seeds=0 should be a whole number from 1"),
-        ("strategy.local.eta=0", "eta=0 should be greater than 0"),
-        ("strategy.local.eps=-1", "eps=-1 should be greater than 0"),
+        ("strategy.inner.seeds=0", "seeds=0 should be a whole number from 1 to 65536"),
+        ("strategy.inner.seeds=70000", "seeds=70000 should be a whole number from 1 to 65536"),
+        ("strategy.inner.master=-1", "master=-1 should be a whole number from 0"),
+        ("strategy.inner.pro=3", "pro=3 should be true or false"),
+        ("strategy.local.eta=0", r"eta=0 should be in \(0, inf\)"),
+        ("strategy.local.eps=-1", r"eps=-1 should be in \(0, inf\)"),
         ("strategy.local.seeds=8", "strategy.local.seeds=8 should be strategy.inner.seeds=1024"),
         ("codec=nf4", "codec.down should be {id: fp32} where both ends rebuild the model"),
         ("codec.up={id:error_feedback,inner:{id:nf4}}", "remembers values by their place"),
