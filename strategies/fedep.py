@@ -48,14 +48,22 @@ from fl_app.training.hooks.path import Path
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import GradientHook, Hooks
 from fl_app.tree import Tree, zeros
-from strategies._checks import check_clients, check_forgets, check_local, check_shared
+from strategies._checks import (
+    check_clients,
+    check_forgets,
+    check_local,
+    check_shared,
+    whole_from,
+    within,
+)
 
 CLIENT = "strategies.fedep.FedEPClient"
 ETA, PRECISION = "eta", "precision"  # parts
 ALL = "all"  # the one precision of identity
 METHODS, COVARIANCES = ("fedep", "fedsep"), ("identity", "laplace", "swag")
-SHARED = ("covariance", "prior")
+SHARED = ("clients", "clients_per_round", "covariance", "prior")
 LEAST = 0.01  # share of a precision that a step leaves
+ROUNDED = 2.0  # how much longer than it was sent a codec may make a delta
 
 Values = Mapping[str, NDArray[np.floating]]
 
@@ -140,9 +148,8 @@ class FedEPClient(LocalMethod):
     ) -> None:
         if method not in METHODS:
             raise ValueError(f"method={method} should be one of {METHODS}")
-        for name, value in (("scale", scale), ("max_norm", max_norm), ("shrinkage", shrinkage)):
-            if not value > 0:
-                raise ValueError(f"{name}={value} should be greater than 0")
+        within("(0, inf)", scale=scale, max_norm=max_norm, shrinkage=shrinkage)
+        whole_from(1, clients=clients, clients_per_round=clients_per_round)
         least = 2 if covariance == "swag" else 1
         if type(samples) is not int or samples < least:
             raise ValueError(
@@ -213,11 +220,16 @@ class FedEPClient(LocalMethod):
 
     def damped(self, delta: Gaussian) -> Gaussian:
         """Return delta, no longer than max_norm, to the power 1/K."""
-        square = sum(
-            float(np.sum(np.square(x, dtype=float))) for one in delta for x in one.values()
-        )
-        factor = min(1.0, self.max_norm / max(np.sqrt(square), np.finfo(float).tiny))
-        return delta.plus(delta, self.damping * factor - 1)
+        short = shortened(delta, self.max_norm)
+        return short.plus(short, self.damping - 1)
+
+
+def shortened(delta: Gaussian, most: float) -> Gaussian:
+    """Return a delta whose length, of eta and Lambda together, is at most ``most``."""
+    length = np.sqrt(
+        sum(float(np.sum(np.square(x, dtype=float))) for one in delta for x in one.values())
+    )
+    return delta if length <= most else delta.plus(delta, most / length - 1)
 
 
 def pull(cavity: Gaussian, rows: int) -> GradientHook:
@@ -258,12 +270,15 @@ class FedEP(FedAvg):
 
     Parameters
     ----------
-    clients : int
-        N, all clients, sampled or not.
+    clients, clients_per_round : int
+        N, all clients, sampled or not, and K.
     covariance : str
         See `FedEPClient`.
     prior : float
         Lambda of q_0, around theta0.
+    max_norm : float
+        That of the clients, to which the server holds them: ``ROUNDED`` times what a damped delta
+        has at most, for what a codec adds. A longer one is scaled down.
     lr, momentum : float
         Of the server's SGD.
     """
@@ -271,8 +286,10 @@ class FedEP(FedAvg):
     def __init__(
         self,
         clients: int,
+        clients_per_round: int,
         covariance: str,
         prior: float,
+        max_norm: float,
         lr: float = 1.0,
         momentum: float = 0.0,
         **arguments: object,
@@ -280,10 +297,13 @@ class FedEP(FedAvg):
         super().__init__(weighted_by_key="one", **arguments)  # type: ignore[arg-type]
         if covariance not in COVARIANCES:
             raise ValueError(f"covariance={covariance} should be one of {COVARIANCES}")
-        if not prior >= 0:
-            raise ValueError(f"prior={prior} should be at least 0")
+        within("[0, inf)", prior=prior)
+        within("(0, inf)", lr=lr, max_norm=max_norm)
+        within("[0, 1)", momentum=momentum)
+        whole_from(1, clients=clients, clients_per_round=clients_per_round)
         self.clients, self.covariance, self.prior = clients, covariance, prior
         self.lr, self.momentum = lr, momentum
+        self.clients_per_round, self.max_norm = clients_per_round, max_norm
         self.theta0: dict[str, np.ndarray] = {}
         self.eta: dict[str, np.ndarray] = {}
         self.precision: dict[str, np.ndarray] = {}
@@ -335,11 +355,15 @@ class FedEP(FedAvg):
         precisions = [cast(ArrayRecord, reply.content.pop(PRECISION)) for reply in replies]
         etas = [reply.content.array_records[ETA] for reply in replies]
         _, metrics = super().aggregate_train(server_round, replies)
-        total = [
-            {n: np.sum([r[n].numpy() for r in records], axis=0, dtype=float) for n in like}
-            for records, like in ((etas, self.eta), (precisions, self.precision))
+        most = ROUNDED * self.max_norm / self.clients_per_round
+        deltas = [
+            shortened(Gaussian(_values(eta), _values(change)), most)
+            for eta, change in zip(etas, precisions, strict=True)
         ]
-        self.step(total)
+        self.step([
+            {n: np.sum([one[k][n] for one in deltas], axis=0) for n in like}
+            for k, like in enumerate((self.eta, self.precision))
+        ])  # fmt: skip
         return _record(self.q.mean(self.theta0)), metrics
 
     def step(self, total: list[dict[str, np.ndarray]]) -> None:
@@ -362,6 +386,10 @@ class FedEP(FedAvg):
                 factor = min(factor, float(room.min()))
         moved = self.q.plus(Gaussian(*total), factor)
         self.eta, self.precision = dict(moved.eta), dict(moved.precision)
+
+
+def _values(record: ArrayRecord) -> Values:
+    return {n: cast(Array, x).numpy().astype(np.float64) for n, x in record.items()}
 
 
 def _record(values: Values) -> ArrayRecord:

@@ -72,6 +72,7 @@ class Gaussians(Federation):
             self, method=method, clients=clients, clients_per_round=k,
             **{**options, "covariance": covariance},
         )  # fmt: skip
+        server |= {"clients_per_round": k, "max_norm": options["max_norm"]}
         strategy = FedEP(clients=clients, **shared, **server, **EVERYONE)
         extra = {"lossy": lossy} if lossy else {}
         super().__init__(strategy, half, lambda client, x: x, THETA0, clients, **extra)
@@ -169,6 +170,26 @@ def test_scaling_all_losses_scales_precisions_and_leaves_the_mean() -> None:
         other.round(number, [number % N])
     close(other.model, here.model, 6)
     close(other.strategy.precision, {n: 8 * x for n, x in here.strategy.precision.items()}, 48)
+
+
+def test_a_client_is_held_to_max_norm_whatever_it_sends() -> None:
+    """An honest delta is left as it is, and a hostile one has twice its length at most."""
+
+    def loud(form, part, tree):
+        here.calls += 1
+        more = 1e6 if here.calls <= 2 else 1  # the two parts of the first client
+        return {n: np.asarray(more * x, np.float32) for n, x in tree.items()}
+
+    honest = Gaussians(k=N, max_norm=2.0)
+    honest.round(1, [1, 2, 3])
+    here = Gaussians(k=N, max_norm=2.0, lossy=loud)
+    here.calls = 0
+    here.round(1)
+    differences = [
+        here.strategy.q[k][n] - honest.strategy.q[k][n] for k in range(2) for n in THETA0
+    ]
+    length = np.sqrt(sum(float(np.sum(x**2)) for x in differences))
+    np.testing.assert_allclose(length, 2 * 2.0 / N, rtol=1e-5)
 
 
 def test_a_fit_that_is_q_sends_nothing() -> None:
@@ -315,9 +336,12 @@ def test_q_is_the_prior_and_what_the_nodes_remember(tmp_path: Path) -> None:
     [
         ("strategy.inner.clients=4", "strategy.inner.clients=4 should be"),
         ("strategy.inner.covariance=full", "covariance=full should be one of"),
-        ("strategy.inner.prior=-1", "prior=-1 should be at least 0"),
+        ("strategy.inner.prior=-1", r"prior=-1 should be in \[0, inf\)"),
+        ("strategy.inner.lr=-1", r"lr=-1 should be in \(0, inf\)"),
+        ("strategy.inner.momentum=2", r"momentum=2 should be in \[0, 1\)"),
+        ("strategy.local.clients=9", "strategy.local.clients=9 should be strategy.inner.clients=3"),
         ("strategy.local.method=adf", "method=adf should be one of"),
-        ("strategy.local.scale=0", "scale=0 should be greater than 0"),
+        ("strategy.local.scale=0", r"scale=0 should be in \(0, inf\)"),
         ("strategy.local.samples=0", "samples=0 should be at least 1"),
         ("strategy.inner.covariance=swag", "samples=1 should be at least 2"),
         ("strategy.local.prior=3", "strategy.local.prior=3 should be strategy.inner.prior"),
