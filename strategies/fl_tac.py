@@ -47,12 +47,14 @@ from fl_app.tasks.features import features
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import NO_HOOKS
 from fl_app.tree import Tree
-from strategies._checks import check_local, check_shared
+from strategies._checks import check_local, check_shared, switches, whole_from, within
 
 CLIENT = "strategies.fl_tac.FlTacClient"
 ADAPTERS, SLOTS = "adapters", "slots"
 FACTORS, CHANGE, SKETCH = SPACES = ("factors", "change", "sketch")
 PROBES = 8  # of a sketch, on either side
+MOST_SLOTS, MOST_FEATURES = 1024, 4096  # each slot is an adapter in the memory of a node
+WITH_FACTORS = ("lora", "lq_lora")  # adapters that train B and A of every module
 B_KEY, A_KEY = ".lora_B.default.weight", ".lora_A.default.weight"  # after a module's name
 
 
@@ -70,6 +72,7 @@ class FlTacClient(LocalMethod):
     """
 
     def __init__(self, column: str, slots: int, features: int = 0) -> None:
+        check_sizes(slots, features)
         self.column, self.slots, self.features = column, slots, features
 
     def like(self, part: str, theta0: Tree) -> Tree:
@@ -114,6 +117,12 @@ class FlTacClient(LocalMethod):
         )
 
 
+def check_sizes(slots: int, features: int) -> None:
+    """Check how many slots and features there are; ValueError if too few, or too many."""
+    whole_from(1, MOST_SLOTS, slots=slots)
+    whole_from(0, MOST_FEATURES, features=features)
+
+
 def by_task(rows: Dataset, column: str) -> list[Dataset]:
     """Return the rows of every task, by the order of their names.
 
@@ -131,7 +140,9 @@ def by_task(rows: Dataset, column: str) -> list[Dataset]:
     if values and isinstance(values[0], list):
         names = sorted({str(one) for row in values for one in row})
         return [
-            Dataset.from_list([_only(row, column, name) for row in rows if name in row[column]])
+            Dataset.from_list(
+                [_only(row, column, name) for row in rows if name in map(str, row[column])]
+            )
             for name in names
         ]
     names = sorted({str(one) for one in values})
@@ -153,6 +164,18 @@ def put(model: torch.nn.Module, tree: Tree) -> None:
 
 
 # ---- the server ----------------------------------------------------------------------------------
+
+
+def shares(said: np.ndarray) -> Points:
+    """Return a client's shares of its own rows, which add up to 1 whatever it says."""
+    share = np.maximum(said.astype(np.float64), 0.0)
+    return share / max(float(share.sum()), np.finfo(float).tiny)
+
+
+def bounded(mean: np.ndarray) -> Points:
+    """Return mean features no longer than 1, as those of rows of length 1 are."""
+    x = mean.astype(np.float64)
+    return x / max(1.0, float(np.linalg.norm(x)))
 
 
 def points_of(changes: list[Tree], theta0: Tree, space: str, normalized: bool) -> Points:
@@ -227,22 +250,14 @@ class FlTac(FedAvg):
         super().__init__(**arguments)  # type: ignore[arg-type]
         if space not in SPACES:
             raise ValueError(f"space={space} should be one of {', '.join(SPACES)}")
-        for name, count in (
-            ("slots", slots),
-            ("clusters", 1 if clusters is None else clusters),
-            ("max", max_clusters),
-        ):
-            if type(count) is not int or count < 1:
-                raise ValueError(f"{name}={count} should be a whole number from 1")
-        if not 0 <= tau <= 1:
-            raise ValueError(f"tau={tau} should be in [0, 1]")
+        check_sizes(slots, features)
+        whole_from(1, clusters=1 if clusters is None else clusters, max_clusters=max_clusters)
+        whole_from(0, seed=seed)
+        switches(normalized=normalized)
+        within("[0, 1]", tau=tau)
         self.clusters, self.max_clusters, self.slots = clusters, max_clusters, slots
-        self.column, self.features, self.space, self.normalized = (
-            column,
-            features,
-            space,
-            normalized,
-        )
+        self.column, self.features = column, features
+        self.space, self.normalized = space, normalized
         self.tau, self.seed = tau, seed
         self.theta0: Tree = {}
         self.held: dict[str, str] = {}  # "client slot" -> the cluster whose mean is its adapter
@@ -258,10 +273,10 @@ class FlTac(FedAvg):
                 "strategy=fl_tac sends several adapters of a client, and what its rows look like, "
                 f"and privacy={cfg.privacy.id} counts one update: set another strategy"
             )
-        if cfg.adapter.id in ("full", "lora_sb") and self.space == SKETCH:
+        if cfg.adapter.id not in WITH_FACTORS and self.space == SKETCH:
             raise ConfigError(
-                f"strategy.inner.space=sketch wants B and A, and adapter={cfg.adapter.id} trains "
-                "no such: set factors or change"
+                f"strategy.inner.space=sketch wants B and A, and adapter={cfg.adapter.id} does not "
+                "train both: set factors or change"
             )
         if self.features and cfg.task.id not in ("causal_lm", "seq2seq"):
             raise ConfigError(
@@ -299,13 +314,13 @@ class FlTac(FedAvg):
         keys, changes, examples, seen = [], [], [], []
         for reply in replies:
             stacked, about = (reply.content.array_records[part] for part in (ADAPTERS, SLOTS))
-            sent, share = {n: x.numpy() for n, x in stacked.items()}, about["share"].numpy()
+            sent, share = {n: x.numpy() for n, x in stacked.items()}, shares(about["share"].numpy())
             rows = cast(float, reply.content.metric_records["metrics"]["num-examples"])
             for slot in np.flatnonzero(share > 0).tolist():
                 keys.append(f"{reply.metadata.src_node_id} {slot}")
                 changes.append({n: x[slot] for n, x in sent.items()})
                 examples.append(rows * float(share[slot]))
-                seen.append(about["features"].numpy()[slot])
+                seen.append(bounded(about["features"].numpy()[slot]))
             del reply.content[ADAPTERS]  # Flower's FedAvg, for the metrics, takes one record
         _, metrics = super().aggregate_train(server_round, replies)
         if keys:

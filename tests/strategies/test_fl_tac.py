@@ -55,6 +55,7 @@ class Slots:
     def __init__(self, slots: int = 3, clusters: int | None = 2, **options) -> None:
         self.strategy = FlTac(clusters, slots, "kind", FEATURES, **options, **EVERYONE)
         self.slots = slots
+        self.loud: dict[int, float] = {}  # by client, how much it exaggerates its shares
         self.start = ArrayRecord({n: Array(x) for n, x in THETA0.items()})
         self.model: ArrayRecord = self.start
         self.got: dict[int, dict[str, np.ndarray]] = {}
@@ -78,7 +79,8 @@ class Slots:
             for slot, (change, count, feature) in enumerate(own):
                 for n, x in change.items():
                     stacked[n][slot] = x
-                share[slot], seen[slot] = count / total, feature
+                share[slot] = self.loud.get(client, 1.0) * count / total
+                seen[slot] = feature
             content = RecordDict({
                 ADAPTERS: ArrayRecord({n: Array(x) for n, x in stacked.items()}),
                 SLOTS: ArrayRecord({"share": Array(share), "features": Array(seen)}),
@@ -91,7 +93,7 @@ class Slots:
         return self.strategy.means[self.strategy.held[f"{client} {slot}"]]
 
 
-NONE = np.zeros(FEATURES)
+NONE, FAR = np.zeros(FEATURES), np.full(FEATURES, 100.0)
 
 
 def same(one, other, atol=1e-6) -> bool:
@@ -243,6 +245,20 @@ def test_a_client_in_two_halves_is_the_same_mean() -> None:
     assert same(whole.of(1, 0), halves.of(1, 0))
 
 
+def test_a_client_weighs_its_own_rows_whatever_shares_it_says() -> None:
+    fed, other = Slots(clusters=1), Slots(clusters=1)
+    there = {1: [(drawn(2), 3, FAR)]}
+    fed.round(1, {0: [(drawn(1), 5, FAR)], **there})
+    other.loud = {0: 1e6}
+    other.round(1, {0: [(drawn(1), 5, FAR)], **there})
+    assert same(fed.of(0, 0), other.of(0, 0))
+    (centroid,) = other.strategy.centroids.values()
+    assert np.linalg.norm(centroid) <= 1 + 1e-6  # features of a row have length 1
+    other.loud = {0: -1.0}
+    other.round(2, {0: [(drawn(3), 5, FAR)], **there})
+    assert same(other.of(1, 0), drawn(2))  # shares below 0 are none
+
+
 # ---- the router ----------------------------------------------------------------------------------
 
 
@@ -280,6 +296,8 @@ def test_rows_are_split_by_task_whatever_it_is_called() -> None:
          "answers": [["1"], ["2"]]},
         {"words": ["z"], "questions": ["r"], "fields": ["sum"], "answers": [["3"]]},
     ])  # fmt: skip
+    (first, second) = by_task(Dataset.from_list([{"kinds": [2, 1]}, {"kinds": [1]}]), "kinds")
+    assert (first["kinds"], second["kinds"]) == ([[1], [1]], [[2]])  # names are numbers too
     date, total = by_task(pages, "fields")
     assert date["questions"] == [["p"]]
     assert total["questions"] == [["q"], ["r"]]
@@ -337,6 +355,12 @@ def test_bytes_grow_with_the_number_of_tasks() -> None:
         ("strategy.inner.space=product", "factors, change, sketch"),
         ("strategy.inner.tau=2", r"\[0, 1\]"),
         ("strategy.inner.clusters=0", "from 1"),
+        ("strategy.inner.max_clusters=0", "max_clusters=0 should be a whole number from 1"),
+        ("strategy.inner.slots=2000", "slots=2000 should be a whole number from 1 to 1024"),
+        ("strategy.inner.features=-1", "features=-1 should be a whole number from 0 to 4096"),
+        ("strategy.inner.normalized=7", "normalized=7 should be true or false"),
+        ("strategy.inner.space=sketch adapter=ffa_lora", "does not train both"),
+        ("strategy.inner.space=sketch adapter=tied", "does not train both"),
         ("strategy.inner.space=sketch adapter=full", "B and A"),
         ("data=docvqa_mini task=docvqa model=vt5-tiny", "features=0"),
     ],
