@@ -22,7 +22,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from omegaconf import DictConfig
 
-from fl_app.config import ConfigError
+from fl_app.config import ConfigError, plain
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import NO_HOOKS
 from fl_app.tree import Tree, zeros
@@ -76,6 +76,11 @@ class SignMask(FedAvg):
     def check(self, cfg: DictConfig) -> None:
         """Check that there are scores; ConfigError if not."""
         check_local(cfg, CLIENT)
+        if self.vote == "mean" and plain(cfg.codec.down).get("id") == "sign":
+            raise ConfigError(
+                "strategy.inner.vote=mean has sizes that codec.down={id: sign} leaves out, so that "
+                "it would be the majority: set codec.down={id: fp32}"
+            )
         if cfg.adapter.id != "sign_mask":
             raise ConfigError(
                 f"adapter.id={cfg.adapter.id} trains weights; strategy=sign_mask "

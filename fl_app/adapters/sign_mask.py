@@ -107,7 +107,7 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
     Raises
     ------
     ValueError
-        As `lora.attach` does, or if a module is not linear.
+        As `lora.attach` does, or if a module is not linear, or no entry is kept.
     """
     wrapped = lora.attach(model, cfg, seed)
     layers = _layers(wrapped)
@@ -120,6 +120,11 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
         )
         factors[name] = (a.clone(), b)
     masks = pruned(factors, cfg.density, cfg.iterations)
+    if not any(mask.any() for pair in masks.values() for mask in pair):
+        raise ValueError(
+            f"adapter.density={cfg.density} keeps no entry: raise it, or lower adapter.iterations="
+            f"{cfg.iterations}"
+        )
     for name, layer in layers.items():
         (a, b), (keeps_a, keeps_b) = factors[name], masks[name]
         layer.lora_A[ADAPTER] = SignedA(a * keeps_a, cfg.init)

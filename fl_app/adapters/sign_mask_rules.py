@@ -3,10 +3,18 @@
 from omegaconf import DictConfig
 
 from fl_app.config import ConfigError
-from fl_app.config.rules import POSITIVE, Rule, Rules, check_rules, is_number
+from fl_app.config.rules import POSITIVE, Rule, Rules, check_rules, is_number, is_whole
 
+MOST_ITERATIONS = 1000  # each sorts all entries, on every node; SynFlow has 100
 RULES: Rules = (
-    (POSITIVE, ("adapter.b_std", "adapter.init", "adapter.iterations")),
+    (POSITIVE, ("adapter.b_std", "adapter.init")),
+    (
+        Rule(
+            f"a whole number from 1 to {MOST_ITERATIONS}",
+            lambda x: is_whole(x, 1) and x <= MOST_ITERATIONS,
+        ),
+        ("adapter.iterations",),
+    ),
     (Rule("in (0, 1]", lambda x: is_number(x) and 0 < x <= 1), ("adapter.density",)),
 )
 

@@ -125,6 +125,11 @@ def test_the_largest_of_all_modules_stay(density: float, iterations: int) -> Non
         assert not mask.any() or mask.all() or scores[mask].min() > scores[~mask].max()
 
 
+def test_a_mask_that_keeps_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="keeps no entry: raise it"):
+        here("adapter.density=1e-9")
+
+
 def test_masks_and_factors_come_from_the_seed_alone() -> None:
     words = "adapter.density=0.3"
     one = here(words)
@@ -165,6 +170,7 @@ def test_an_export_is_a_lora_of_twice_the_rank_with_the_same_product(tmp_path: P
         ("adapter.density=1.5", "adapter.density=1.5 should be in"),
         ("adapter.init=0", "adapter.init=0 should be"),
         ("adapter.iterations=0", "adapter.iterations=0 should be"),
+        ("adapter.iterations=1001", "adapter.iterations=1001 should be a whole number from 1 to"),
         (
             "model=llama-tiny data=word_problems task=word_problems model.quantization=4bit",
             "set model.quantization=none, or adapter=lora",
