@@ -36,8 +36,9 @@ def changes(
     """Yield the name and the change, float32 [out, in], of every matrix that training changes.
 
     That is the merged update: of an adapter's product, patches of the weights under it, and of
-    matrices that are trained whole. What a method of PEFT does that is no change of a weight, such
-    as (IA)^3's scales, is left out. The model is left with the tensors ``now``.
+    matrices that are trained whole. What is no change of a weight is left out: (IA)^3's scales, or
+    numbers that weights are made of, such as the codes of ``adapter=tied`` and LiGO's operator. The
+    model is left with the tensors ``now``.
 
     Parameters
     ----------
@@ -57,7 +58,7 @@ def changes(
         yield name, _delta(module) - before.pop(name) + added
     factors = tuple(f"{name}." for name, _ in _products(model))
     for name, x in now.items():
-        if x.ndim == 2 and not name.startswith(factors):
+        if x.ndim == 2 and name.endswith(".weight") and not name.startswith(factors):
             yield name.removesuffix(".weight"), torch.from_numpy(np.subtract(x, start[name]))
 
 

@@ -350,6 +350,7 @@ def test_an_export_stands_on_its_own_and_merges(tmp_path: Path) -> None:
         ("adapter.budget=0", "greater than 0"),
         ("adapter.grid.bits=[1]", "from 2 to 8"),
         ("adapter.grid.bits=[]", "not empty"),
+        ("adapter.grid.bits=[2,3,3]", "each once"),
         ("adapter.grid.scale_types=[int8]", "bfloat16"),
         ("adapter.fisher=private", "public"),
         ("strategy=flora", "adapter=lora"),

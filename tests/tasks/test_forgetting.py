@@ -142,6 +142,16 @@ def test_changes_are_those_of_the_merged_weights(adapter: str) -> None:
             assert effective_rank(change, 0.999999) <= 8
 
 
+def test_numbers_that_weights_are_made_of_are_no_weights() -> None:
+    for words in ("adapter=tied", "adapter=ligo adapter.config={num_hidden_layers:4}"):
+        here = open_session(f"{WORDS} {words}")
+        now = {n: x + np.float32(0.01) for n, x in here.theta0.items()}
+        modules = dict(here.model.named_modules())
+        for name, change in changes(here.adapter, here.model, here.theta0, now):
+            weight = modules[name].get_base_layer().weight
+            assert sorted(change.shape) == sorted(weight.shape)
+
+
 # ---- the study's other rules ---------------------------------------------------------------------
 
 

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array, eye_array, kron, vstack
 
+NODES = 10_000
+"""Of the solver's tree at most, then its best answer so far; by seconds, machines would differ."""
+
 
 def choose(costs: NDArray[np.float64], nbytes: NDArray[np.int64], budget: float) -> Sequence[int]:
     """Return the width of every matrix, as its column.
@@ -44,7 +47,7 @@ def choose(costs: NDArray[np.float64], nbytes: NDArray[np.int64], budget: float)
         integrality=np.ones(costs.size),
         bounds=Bounds(0, 1),
         constraints=LinearConstraint(rows, lower, upper),
-        options={"mip_rel_gap": 0.0},
+        options={"mip_rel_gap": 0.0, "node_limit": NODES},
     )
     if found.x is None:
         raise ValueError(f"the integer program of adapter.budget has no answer: {found.message}")

@@ -92,7 +92,7 @@ def decompose(
     seed : int
         Of the randomized SVD.
     """
-    w = w.detach().float()
+    w = w.detach().to("cpu", torch.float32)  # of GPUs too: Q has the same bits everywhere
     d1, d2 = fisher.weights() if fisher else (torch.ones(w.shape[0]), torch.ones(w.shape[1]))
     q = torch.zeros_like(w)
     best: Decomposition | None = None

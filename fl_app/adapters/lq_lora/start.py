@@ -31,10 +31,10 @@ TYPES = {"bfloat16", "float16", "float32"}
 
 def _listed(least: int, most: int) -> Rule:
     return Rule(
-        f"a list of whole numbers from {least} to {most}, not empty",
+        f"a list of whole numbers from {least} to {most}, not empty, each once",
         lambda x: isinstance(x, list) and x != [] and all(
             type(one) is int and least <= one <= most for one in x
-        ),
+        ) and len({*x}) == len(x),
     )  # fmt: skip
 
 
