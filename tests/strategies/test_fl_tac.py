@@ -307,6 +307,18 @@ def test_rows_are_split_by_task_whatever_it_is_called() -> None:
         by_task(rows, "task")
 
 
+def test_other_names_of_tasks_give_the_same_adapters_in_another_order() -> None:
+    """With `test_slots_and_clients_in_another_order_change_nothing`, names change nothing."""
+    kinds, named = ["b", "a", "b", "c"], {"a": "z", "b": "x", "c": "y"}
+    rows, other = (
+        Dataset.from_dict({"kind": names, "n": [1, 2, 3, 4]})
+        for names in (kinds, [named[one] for one in kinds])
+    )
+    found, again = ([one["n"][:] for one in by_task(some, "kind")] for some in (rows, other))
+    assert found != again
+    assert sorted(found) == sorted(again)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tac") / "run"
@@ -319,7 +331,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_run_trains_scores_and_says_no_name_of_a_task(run: Path) -> None:
+def test_a_run_trains_and_scores_and_sends_slots(run: Path) -> None:
     ledger = [r for r in rows_of(run / "ledger.csv") if r["kind"] == "train"]
     assert {r["round"] for r in rows_of(run / "metrics.csv")} == {"0", "1", "2"}
     slots = json.loads((run / "summary.json").read_text())["trainable_scalars"]
