@@ -16,6 +16,13 @@ from tests.combinations import combinations
 PATHS = ("data.train.path", "data.test.path")
 ROBUST = ("fedmedian", "fedtrimmedavg", "krum", "multikrum", "bulyan")
 NEEDS = {
+    "adapter=ligo": "adapter.config={num_layers:4}",
+    "adapter=lq_lora": "output.base=copy",
+    "strategy=fedep": "federation.max_update_rms=null",
+    "strategy=fedkseed": "codec=fp32",
+    "strategy=feedsign": "codec=fp32",
+    "strategy=fl_tac": "strategy.inner.features=0",
+    "strategy=sign_mask": "adapter=sign_mask",
     "strategy=aquila": "clients_per_round=10",
     "strategy=flasc": "codec=fp32",
     "strategy=onebit_adam": "codec=fp32",
