@@ -4,7 +4,8 @@ The larger model of ``experiment=ligo`` is trained on the stream that the embedd
 the smaller one, was trained on: from weights drawn by transformers, from the smaller one's layers
 and units copied (StackBERT's depth, LiGO's ``width=select``, no training of the operator), and from
 LiGO after 100 steps of its operator. The loss is that of held-out stories and expressions; each
-start reaches the loss that training from scratch ends with after so many of its steps.
+start reaches the loss that training from scratch ends with after so many of its steps. CPU seconds
+are of all of it: building the model, the operator's steps, and looking at the loss.
 """
 
 import argparse

@@ -19,7 +19,7 @@ The server multiplies q by all deltas, through SGD on (eta, Lambda); the model i
 The local part Lambda_k is one of::
 
     identity   c n_k, one number for all values: FedProx with a memory
-    laplace    c n_k times the mean square of the batches' gradients, clipped to mean + 2 std
+    laplace    c n_k times the mean square of the batches' gradients, clipped to mean +- 2 std
     swag       c / (variance of the iterates + ``shrinkage``)
 
 Cavity, tilted fit, deltas, damping and the order of it follow the authors' code
@@ -214,8 +214,11 @@ class FedEPClient(LocalMethod):
         if self.covariance == "laplace":
             squares = path.mean_square()
             pooled = np.concatenate([x.ravel() for x in squares.values()])
-            most = pooled.mean() + 2 * pooled.std()
-            return {n: self.scale * rows * np.minimum(x, most) for n, x in squares.items()}
+            mean, most = pooled.mean(), 2 * pooled.std()
+            return {
+                n: self.scale * rows * np.clip(x, mean - most, mean + most)
+                for n, x in squares.items()
+            }
         return {n: self.scale / (x + self.shrinkage) for n, x in path.variance().items()}
 
     def damped(self, delta: Gaussian) -> Gaussian:

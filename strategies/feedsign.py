@@ -47,6 +47,7 @@ from strategies._checks import (
     whole_from,
     within,
 )
+from strategies._signs import signs
 
 CLIENT = "strategies.feedsign.FeedSignClient"
 VOTES, ORBIT = "votes", "orbit"  # of the last round; of all rounds
@@ -54,11 +55,6 @@ NEXT = "next"  # the form of a message to a client that has w of the round befor
 SHARED = ("directions", "rounds", "master", "eta")
 VALUES, ROUND, W = "values", "round", "w/"
 MOST_DIRECTIONS = 1 << 12  # of a round: each is two forward passes of a client, whoever set P
-
-
-def signs(values: np.ndarray) -> np.ndarray:
-    """Return -1 below 0, else +1."""
-    return np.where(values < 0, np.float32(-1), np.float32(1))
 
 
 def after(w: Vector, votes: np.ndarray, first_round: int, eta: float, master: int) -> Vector:

@@ -28,16 +28,12 @@ from fl_app.training.loop import NO_HOOKS
 from fl_app.tree import Tree, zeros
 from strategies._checks import check_local
 from strategies._lora_factors import weights
+from strategies._signs import signs
 
 CLIENT = "strategies.sign_mask.SignMaskClient"
 SIGNS, DENSE = "signs", "dense"
 VOTES = ("mean", "majority")
 SCORES = ".scores"  # the end of the name of a tensor of scores
-
-
-def signs(s: np.ndarray) -> np.ndarray:
-    """Return -1 below 0, else +1."""
-    return np.where(s < 0, np.float32(-1), np.float32(1))
 
 
 class SignMaskClient(LocalMethod):
@@ -80,6 +76,12 @@ class SignMask(FedAvg):
             raise ConfigError(
                 "strategy.inner.vote=mean has sizes that codec.down={id: sign} leaves out, so that "
                 "it would be the majority: set codec.down={id: fp32}"
+            )
+        has_head = cfg.adapter.get("modules_to_save") or cfg.task.id == "sequence_classification"
+        if has_head and plain(cfg.codec.down).get("id") == "sign":
+            raise ConfigError(
+                "codec.down={id: sign} leaves nothing but signs of a head, which is trained and "
+                "sent whole: set codec.down={id: fp32}"
             )
         if cfg.adapter.id != "sign_mask":
             raise ConfigError(

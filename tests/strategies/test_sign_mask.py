@@ -111,6 +111,7 @@ def test_a_score_costs_a_bit_each_way_and_runs_go_on(tmp_path: Path, monkeypatch
     [
         ("strategy.inner.vote=all", "vote=all should be one of"),
         ("strategy.inner.vote=mean", r"it would be the majority: set codec.down=\{id: fp32\}"),
+        ("adapter.modules_to_save=[spatial]", "nothing but signs of a head"),
         ("adapter=lora", "adapter.id=lora trains weights"),
         ("strategy.local._target_=strategies.fedprox.FedProxClient", "strategy.local should be"),
     ],
