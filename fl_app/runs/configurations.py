@@ -157,7 +157,7 @@ def with_added(then: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     for name, off in ADDED.items():
         if not _is_group(name):
             if name in now:
-                added[name] = compact(off) if isinstance(off, dict) else off
+                added[name] = compact(off) if isinstance(off, dict | list) else off
             continue
         group = {key: value for key, value in now.items() if key.startswith(f"{name}.")}
         if group and not any(key.startswith(f"{name}.") for key in then):
