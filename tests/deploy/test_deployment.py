@@ -150,11 +150,12 @@ def test_flower_counts_what_the_ledger_does_and_a_little_more_a_message(deployed
     assert flower < 1.02 * ledger
 
 
-def test_the_links_carry_what_the_ledger_says_and_at_most_a_tenth_more(deployed) -> None:
+def test_the_links_carry_what_the_ledger_says_and_little_more(deployed) -> None:
     if deployed.link is None:
         pytest.skip("no network namespaces here: loopback counts other traffic, too")
     ledger = sum(int(row["message_bytes"]) for row in _ledger(deployed.run))
-    assert ledger < deployed.link < 1.1 * ledger
+    # A tenth more on an idle machine; nodes poll as long as a busy one takes.
+    assert ledger < deployed.link < 1.25 * ledger
 
 
 def test_a_node_reads_its_own_disk_and_the_server_hears_no_path_of_it(deployed) -> None:
