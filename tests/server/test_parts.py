@@ -112,6 +112,23 @@ def check_goes_on(tmp_path: Path, words: str) -> Rounds:
     return whole
 
 
+def whole_and_resumed(tmp_path: Path, words: str) -> tuple[Rounds, Rounds]:
+    """Return two runs after four rounds: one in a go, and one that another process went on with."""
+    for name in ("whole", "first", "second"):
+        (tmp_path / name).mkdir()
+    whole, first = Rounds(tmp_path / "whole", words), Rounds(tmp_path / "first", words)
+    for number in (1, 2, 3, 4):
+        whole.round(number)
+    for number in (1, 2):
+        first.round(number)
+    second = Rounds(tmp_path / "second", words)
+    second.coded.restore(first.coded.state(first.arrays), first.arrays)
+    second.arrays = first.arrays
+    for number in (3, 4):
+        second.round(number)
+    return whole, second
+
+
 class Tiers(Scaffold):
     """Sends odd clients the coarse form."""
 

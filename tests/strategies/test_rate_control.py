@@ -17,6 +17,7 @@ from fl_app.wire.messages import FORM
 from strategies.rate_control import LEAST_SECONDS, RateControl, fitting, gaussian_bytes, next_level
 from tests.messages import who
 from tests.server.test_coded import Rounds, same
+from tests.server.test_parts import whole_and_resumed
 
 RUN = "strategy=rate_control codec=thin codec.down={id:fp32} codec.reference=theta0"
 LINK = "link=lossy link.up.loss=0.0 link.up.rate={:g}"
@@ -167,18 +168,7 @@ def test_a_run_that_goes_on_is_the_one_that_never_stopped(tmp_path: Path) -> Non
         f"{RUN} {LINK.format(6e4)} link.up.loss=0.4 link.up.delay=2.0 clients_per_round=2 "
         "federation.max_failures=0.9 seed=4"
     )
-    for name in ("whole", "first", "second"):
-        (tmp_path / name).mkdir()
-    whole, first = Rounds(tmp_path / "whole", words), Rounds(tmp_path / "first", words)
-    for number in (1, 2, 3, 4):
-        whole.round(number)
-    for number in (1, 2):
-        first.round(number)
-    second = Rounds(tmp_path / "second", words)
-    second.coded.restore(first.coded.state(first.arrays), first.arrays)
-    second.arrays = first.arrays
-    for number in (3, 4):
-        second.round(number)
+    whole, second = whole_and_resumed(tmp_path, words)
     assert second.coded.inner.goodput == whole.coded.inner.goodput != {}
     assert second.coded.inner.level == whole.coded.inner.level != {}
     assert same(second.tree, whole.tree)

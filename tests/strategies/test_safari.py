@@ -13,7 +13,8 @@ from fl_app.aggregation.inner import EVERYONE, Cohort
 from fl_app.config import ConfigError, compose
 from fl_app.preflight import check
 from strategies.safari import Safari
-from tests.server.test_coded import Rounds, same
+from tests.server.test_coded import same
+from tests.server.test_parts import whole_and_resumed
 from tests.strategies.test_scaffold import identity  # noqa: F401
 
 N, D = 6, 5
@@ -136,17 +137,6 @@ def test_a_run_that_goes_on_is_the_one_that_never_stopped(tmp_path: Path) -> Non
         "strategy=safari codec=fp32 clients_per_round=3 federation.max_failures=0.9 link=lossy "
         "link.up.loss=0.4 seed=4"
     )
-    for name in ("whole", "first", "second"):
-        (tmp_path / name).mkdir()
-    whole, first = Rounds(tmp_path / "whole", words), Rounds(tmp_path / "first", words)
-    for number in (1, 2, 3, 4):
-        whole.round(number)
-    for number in (1, 2):
-        first.round(number)
-    second = Rounds(tmp_path / "second", words)
-    second.coded.restore(first.coded.state(first.arrays), first.arrays)
-    second.arrays = first.arrays
-    for number in (3, 4):
-        second.round(number)
+    whole, second = whole_and_resumed(tmp_path, words)
     assert second.coded.inner.together == whole.coded.inner.together != {}
     assert same(second.tree, whole.tree)

@@ -19,9 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fl_app.adapters.ligo.axes import ATTENDED, FAMILIES, VALUE, Place, place, rule
-
-STACK, INTERLACE = DEPTHS = ("stack", "interlace")
-RANDOM, SELECT = WIDTHS = ("random", "select")
+from fl_app.adapters.ligo.rules import SELECT, STACK
 
 
 class Growth(NamedTuple):

@@ -5,10 +5,9 @@ from omegaconf import DictConfig
 from fl_app.config import ConfigError
 from fl_app.config.rules import NOT_NEGATIVE, Choices, Rules, check_choices, check_rules
 
-CHOICES: Choices = {
-    "adapter.depth": ("stack", "interlace"),
-    "adapter.width": ("random", "select"),
-}
+STACK, INTERLACE = DEPTHS = ("stack", "interlace")
+RANDOM, SELECT = WIDTHS = ("random", "select")
+CHOICES: Choices = {"adapter.depth": DEPTHS, "adapter.width": WIDTHS}
 RULES: Rules = ((NOT_NEGATIVE, ("adapter.noise",)),)
 
 
