@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fl_app import models, tasks
 from fl_app.adapters import ADAPTERS
+from fl_app.adapters.peft_methods.support import VALUES
 from fl_app.adapters.precision import modules_in_float32
 from fl_app.config import read_text
 from fl_app.files import installed
@@ -48,6 +49,7 @@ UNREAD = frozenset(
     }
 )
 SIZES = ("r", "init_r", "num_virtual_tokens")  # of PEFT's configs, each a size of some tensor
+START = "init_lora_weights"
 MIXES_FILES = "XLORA"  # reads other adapters from the paths in its config
 
 
@@ -284,13 +286,18 @@ def adapter_config(folder: Path) -> PeftConfig:
     Raises
     ------
     ValueError
-        If it cannot be read, or is of a kind that reads other files.
+        If it cannot be read, is of a kind that reads other files, or starts in a way that would
+        change the base's weights.
     """
     path = folder / exported.ADAPTER_CONFIG
     try:
         saved = json.loads(read_text(path))
         if saved["peft_type"] == MIXES_FILES:
             raise ValueError(f"peft_type={MIXES_FILES} would read other files")
+        start = saved.get(START, True)
+        allowed, reason = VALUES[START]
+        if start not in allowed:
+            raise ValueError(f"{START}={start!r}: {reason}. Convert it to a plain LoRA first")
         kind = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(saved["peft_type"])]
         known = {*kind.__dataclass_fields__} - UNREAD - {"peft_type"}
         config: PeftConfig = kind(**{key: saved[key] for key in saved if key in known})

@@ -229,6 +229,11 @@ def test_what_does_not_fit_is_refused(made, tmp_path: Path, capsys) -> None:
     assert trained.adapter_config(moved).megatron_config is None
     (moved / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "XLORA"}))
     assert "XLORA" in refused(moved, str(rows), "--base", str(made.root / "base-llama"))
+    slow = {**config, "init_lora_weights": "pissa_niter_99999999"}
+    (moved / "adapter_config.json").write_text(json.dumps(slow))
+    assert "change the base's weights" in refused(
+        moved, str(rows), "--base", str(made.root / "base-llama")
+    )
     said = json.loads((moved / settings.FILE).read_text())
     said["model"]["path"] = "/somewhere"
     (moved / settings.FILE).write_text(json.dumps(said))
