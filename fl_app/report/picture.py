@@ -1,6 +1,6 @@
 """The Pareto front as a still picture, for a README or the end of a sweep."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,17 @@ STYLE: Any = {
     "grid.alpha": 0.3,
 }
 # Places to try for a label: whether above its point, and the range of distances in pixels.
-PLACES = ((True, 11, 55), (False, 11, 55), (True, 55, 400), (False, 55, 400))
+BESIDE = ((True, 11, 55), (False, 11, 55))
+PLACES = (*BESIDE, (True, 55, 400), (False, 55, 400))
+LONGEST = 30  # characters of the label of a beaten configuration
 NEAR = 18  # a label within this distance in pixels needs no leader
 INK, QUIET = "#1f2430", "#667085"
+SMALL: Any = {"fontsize": 7.5}
 
 
-def draw(runs: Sequence[Run], target_file: Path) -> Path:
+def draw(
+    runs: Sequence[Run], target_file: Path, references: Mapping[str, str] | None = None
+) -> Path:
     """Draw one panel per metric and data set of the runs, and return the file's path.
 
     Parameters
@@ -41,6 +46,8 @@ def draw(runs: Sequence[Run], target_file: Path) -> Path:
         Only completed runs are drawn.
     target_file : Path
         Ends in .png or .svg.
+    references : dict of str to str, optional
+        What to call configurations, by label, whose bytes are marked by a line.
 
     Raises
     ------
@@ -58,10 +65,11 @@ def draw(runs: Sequence[Run], target_file: Path) -> Path:
         panels = figure.subplots(len(sets), 1, squeeze=False)[:, 0]
         for panel, one in zip(panels, sets, strict=True):
             _panel(panel, one)
+            _mark(panel, one, references or {})
         canvas.draw()  # labels are placed around the drawing, in its pixels
         figure.set_layout_engine("none")
         for panel, one in zip(panels, sets, strict=True):
-            _label_front(panel, one, canvas)
+            _label(panel, one, canvas)
         metadata = {"Date": None} if target_file.suffix == ".svg" else None
         figure.savefig(target_file, metadata=metadata)
     return target_file
@@ -92,9 +100,8 @@ def _panel(axes: Axes, one: dict[str, Any]) -> None:
             zorder=4 if row["front"] else 3,
         )
     axes.step(*zip(*map(_point, front), strict=True), where="post", color=INK, lw=1.4, zorder=2.5)
-    beaten = [row for row in rows if not row["front"]]  # the front has labels
-    if 0 < len(beaten) <= len(COLORS):
-        for row in beaten:
+    if _has_legend(one):
+        for row in (row for row in rows if not row["front"]):  # the front has labels
             color, symbol = look(row["style"])
             axes.plot([], [], SYMBOLS[symbol], color=color, mfc=BEATEN, label=row["label"])
         axes.legend(
@@ -130,6 +137,11 @@ def _panel(axes: Axes, one: dict[str, Any]) -> None:
             fontsize=9,
             color=QUIET,
         )
+
+
+def _has_legend(one: dict[str, Any]) -> bool:
+    """Tell whether a legend names the beaten configurations; of more, labels name what they can."""
+    return 0 < sum(not row["front"] for row in one["configurations"]) <= len(COLORS)
 
 
 def _point(row: dict[str, Any]) -> tuple[float, float]:
@@ -176,30 +188,57 @@ def _limit(axes: Axes, one: dict[str, Any], front: list[dict[str, Any]]) -> None
         )
 
 
-def _label_front(axes: Axes, one: dict[str, Any], canvas: FigureCanvasAgg) -> None:
-    """Place the labels of the front so that they cover nothing.
+def _mark(axes: Axes, one: dict[str, Any], references: Mapping[str, str]) -> None:
+    """Draw a line at the bytes of each reference, with its name at the foot."""
+    for row in one["configurations"]:
+        if (name := references.get(row["label"])) is None:
+            continue
+        axes.axvline(row["bytes"]["mean"], color=QUIET, linestyle=":", linewidth=1.2, zorder=1)
+        axes.annotate(
+            name,
+            (row["bytes"]["mean"], 0.015),
+            xycoords=("data", "axes fraction"),
+            xytext=(-3, 0),
+            textcoords="offset points",
+            rotation=90,
+            ha="right",
+            va="bottom",
+            fontsize=9,
+            color=QUIET,
+        )
 
-    A label is put above its point if there is room nearby: no beaten configuration is above and to
-    the left of the front. The space straight above later points stays free for their leaders.
+
+def _label(axes: Axes, one: dict[str, Any], canvas: FigureCanvasAgg) -> None:
+    """Place labels so that they cover nothing: of the front, and of others where no legend is.
+
+    A label of the front is put above its point if there is room: no beaten configuration is above
+    and to the left of the front. The space straight above later points stays free for their
+    leaders.
     """
     pixels = axes.transData.transform
     frame = axes.get_window_extent()
-    points = [pixels(_point(row)) for row in one["configurations"]]
-    taken = [_box(x - 8, x + 8, y - 8, y + 8) for x, y in points]
-    front = sorted((row for row in one["configurations"] if row["front"]), key=lambda r: r["front"])
+    rows = [row for row in one["configurations"] if frame.contains(*pixels(_point(row)))]
+    taken = [_box(x - 8, x + 8, y - 8, y + 8) for x, y in (pixels(_point(row)) for row in rows)]
+    front = sorted((row for row in rows if row["front"]), key=lambda row: row["front"])
     for row, following in pairwise(front):
         (x, y), (right, up) = pixels(_point(row)), pixels(_point(following))
         taken += [_box(x, right, y - 3, y + 3), _box(right - 3, right + 3, y, up)]
     labels: list[Bbox] = []
-    font: dict[str, Any] = {"fontsize": 9.5, "fontweight": "bold"}
     columns = [_box(x - 2, x + 2, y, frame.y1) for x, y in map(pixels, map(_point, front))]
-    for number, row in enumerate(front):
-        probe = axes.text(0, 0, row["label"], **font)
+    others = [] if _has_legend(one) else [row for row in rows if not row["front"]]
+    for number, row in enumerate([*front, *others]):
+        is_front = bool(row["front"])
+        font: dict[str, Any] = {"fontsize": 9.5, "fontweight": "bold"} if is_front else SMALL
+        text = row["label"]
+        if not is_front and len(text) > LONGEST:
+            text = f"{text[: LONGEST - 1]}…"
+        probe = axes.text(0, 0, text, **font)
         extent = probe.get_window_extent(canvas.get_renderer())
         probe.remove()
         x, y = pixels(_point(row))
         obstacles = taken + columns[number + 1 :]
-        place = _free(x, y, extent.width, extent.height, frame, obstacles, labels)
+        places = PLACES if is_front else BESIDE
+        place = _free(x, y, extent, frame, obstacles, labels, places)
         if place is None:
             continue
         labels.append(place)
@@ -207,12 +246,12 @@ def _label_front(axes: Axes, one: dict[str, Any], canvas: FigureCanvasAgg) -> No
         above = place.y0 > y
         up = place.y0 - y if above else place.y1 - y
         axes.annotate(
-            row["label"],
+            text,
             _point(row),
             xytext=(place.x0 - x, up),
             textcoords="offset pixels",
             va="bottom" if above else "top",
-            color=look(row["style"])[0],
+            color=look(row["style"])[0] if is_front else QUIET,
             zorder=5,
             **font,
         )
@@ -229,11 +268,11 @@ def _label_front(axes: Axes, one: dict[str, Any], canvas: FigureCanvasAgg) -> No
 def _free(
     x: float,
     y: float,
-    width: float,
-    height: float,
+    extent: Bbox,
     frame: Bbox,
     taken: list[Bbox],
     labels: list[Bbox],
+    places: Sequence[tuple[bool, int, int]],
 ) -> Bbox | None:
     """Return a place for a label: near above, near below, or far from its point.
 
@@ -241,16 +280,19 @@ def _free(
     ----------
     x, y : float
         The point, in pixels.
-    width, height : float
-        Size of the label.
+    extent : Bbox
+        The label, somewhere.
     frame : Bbox
         The axes.
     taken : list of Bbox
         What the label may not cover.
     labels : list of Bbox
         What its leader may not cross.
+    places : sequence of (bool, int, int)
+        See `PLACES`.
     """
-    for above, nearest, farthest in PLACES:
+    width, height = extent.width, extent.height
+    for above, nearest, farthest in places:
         left = max(frame.x0 + 4, x + 6 - width) if above else x - 6
         for far in range(nearest, farthest, 4):
             low = y + far if above else y - far - height

@@ -346,6 +346,18 @@ def test_labels_of_a_crowded_front_do_not_overlap(tmp_path: Path) -> None:
     ), (lines, columns)
 
 
+def test_beaten_ones_of_a_crowd_have_labels_and_references_a_line(tmp_path: Path) -> None:
+    found = [
+        read(finished(tmp_path / f"{i}", f"optimizer.lr={i + 1}e-3", scores=(0.3, 0.9 - i / 20),
+                      payload=1000 * 2**i))
+        for i in range(12)
+    ]  # fmt: skip
+    text = draw(found, tmp_path / "a.svg", {"lr=5e-3": "what was before"}).read_text("utf-8")
+    assert text.count(">what was before<") == 1
+    assert all(text.count(f">lr={i + 1}e-3<") == 1 for i in range(4))
+    assert "what was before" not in draw(found, tmp_path / "b.svg").read_text("utf-8")
+
+
 def test_a_low_perplexity_is_high_in_the_picture_and_first_in_the_table(tmp_path: Path) -> None:
     words = "data=word_problems task=word_problems model=llama-tiny target.metric=perplexity"
     words += " target.value=null"
