@@ -92,7 +92,8 @@ def turn(message: Message, context: Context) -> Message:
             tree, receiver = receive(codec, wire, reference, receiver)
             sent = form.up.separate(tree)
         reply = pack(wire, codec, here.manifest)
-    states.remember(server_round, codec_state, answer.remember(sent), receiver)
+    memory = answer.remember(sent) if here.method_remembers else {}
+    states.remember(server_round, codec_state, memory, receiver)
     clock.stop("encode")
     head = REPLY.write({**answer.metrics, **clock.seconds, **states.since, **held})
     return answered(message, {**enclosed(reply, head), **training.spent})

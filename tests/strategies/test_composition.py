@@ -77,3 +77,11 @@ def test_it_trains(tmp_path: Path, method: str, tree: str) -> None:
     assert all(np.isfinite(x).all() for x in rounds.tree.values())
     assert not same(rounds.tree, rounds.here.theta0)
     assert any(row.payload_bytes for row in rounds.ledger.rows if row.direction == "up")
+
+
+def test_a_method_without_a_memory_is_asked_for_none(tmp_path: Path) -> None:
+    """DGC that sends everything: its sparse part has no tensor."""
+    rounds = Rounds(tmp_path, "strategy=dgc strategy.local.rho=1 codec=fp32 clients_per_round=2")
+    for number in (1, 2):
+        rounds.round(number)
+    assert not same(rounds.tree, rounds.here.theta0)
