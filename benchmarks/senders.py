@@ -5,7 +5,9 @@ dict of numpy arrays. What counts as sent:
 
 - our codecs: the whole frame (`fl_app.wire.frame.pack`): header, section lengths, sections;
 - bitsandbytes: codes and scales, without the shapes, sizes and dtypes of its `QuantState`;
-- NVFlare: the message that its own serializer (FOBS) writes.
+- NVFlare: the message that its own serializer (FOBS) writes;
+- constriction and zstd: the levels of our ``uniform`` as each codes them, its steps, and of
+  constriction's coder 2 bytes for each frequency.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from fl_app.codecs import Codec, Spec, Tree
+from fl_app.codecs import Codec, Spec, Tree, uniform
+from fl_app.codecs.base import Wire
 from fl_app.tree import zeros
 from fl_app.wire.frame import pack, unpack
 
-INSTALL_NVFLARE = "pip install --no-deps nvflare==2.9.0, into .venv or a folder on PYTHONPATH"
+INSTALL = "pip install --no-deps {}, into .venv or a folder on PYTHONPATH"
 
 
 @dataclass(frozen=True)
@@ -180,3 +183,65 @@ def nvflare(tree: Tree) -> list[Sender]:
         )
 
     return [sender("float16"), sender("adaquant")]
+
+
+def constriction(tree: Tree) -> list[Sender]:
+    """Return its ANS coder behind our ``uniform``, in place of ``entropy``.
+
+    Raises
+    ------
+    ImportError
+        It is not installed.
+    """
+    import constriction as library
+
+    model, coder_of = library.stream.model.Categorical, library.stream.stack.AnsCoder
+
+    def encode(levels: bytes) -> tuple[Any, Any, int]:
+        symbols = np.frombuffer(levels, np.uint8)
+        counts = np.bincount(symbols)
+        coder = coder_of()
+        coder.encode_reverse(symbols.astype(np.int32), _model(counts))
+        return counts, coder.get_compressed(), symbols.size
+
+    def _model(counts: np.ndarray) -> Any:
+        return model(counts.astype(np.float32), perfect=False)
+
+    def decode(coded: tuple[Any, Any, int]) -> bytes:
+        counts, words, size = coded
+        return coder_of(words).decode(_model(counts), size).astype(np.uint8).tobytes()
+
+    return [
+        _around_levels("constriction", tree, encode, decode, lambda c: 2 * c[0].size + c[1].nbytes)
+    ]
+
+
+def zstd(tree: Tree) -> list[Sender]:
+    """Return zstd behind our ``uniform``, in place of ``entropy``."""
+    import zstandard
+
+    pack, read = zstandard.ZstdCompressor(level=3), zstandard.ZstdDecompressor()
+    return [_around_levels("zstd 3", tree, pack.compress, read.decompress, len)]
+
+
+def _around_levels(
+    name: str,
+    tree: Tree,
+    encode: Callable[[bytes], Any],
+    decode: Callable[[Any], bytes],
+    nbytes: Callable[[Any], int],
+) -> Sender:
+    """Return a sender that codes the levels of ``uniform`` at error 0.092 with another coder."""
+    codec, ref = uniform(error=0.092), zeros(tree)
+
+    def encoded() -> tuple[Any, Any, Any]:
+        steps, levels, large = codec.encode(tree, codec.init(ref), ref)[0].sections
+        return steps, encode(bytes(levels)), large
+
+    return Sender(
+        f"{name}(uniform 0.092)",
+        encoded,
+        lambda m: codec.decode(Wire((m[0], decode(m[1]), m[2])), ref),
+        lambda m: len(m[0]) + nbytes(m[1]) + len(m[2]),
+        lambda decoded: list(decoded.values()),
+    )

@@ -71,6 +71,7 @@ CODECS: dict[str, Codec] = {
     "top_k 5 %, nf4": chain(top_k(0.05), nf4()),
     "entropy(top_k 5 %, nf4)": entropy(chain(top_k(0.05), nf4())),
 }
+OPTIONAL = {senders.nvflare: "nvflare==2.9.0", senders.constriction: "constriction==0.5.0"}
 COLUMNS = (
     "set", "values", "sender", "encode_s", "encode_mb_s", "encode_x_bnb", "encode_x_memcpy",
     "decode_s", "decode_mb_s", "decode_x_bnb", "decode_x_memcpy", "bits_per_parameter",
@@ -182,17 +183,20 @@ def measure(sender: Sender, tree: Tree, seconds: float) -> Row:
 
 
 def others() -> list[Callable[[Tree], list[Sender]]]:
-    """Return the factories of senders of other projects; NVFlare's only where it is installed."""
+    """Return the factories of senders of other projects, without what is not installed."""
     found: list[Callable[[Tree], list[Sender]]] = [
         senders.copies,
         senders.bitsandbytes,
-        senders.nvflare,
+        senders.zstd,
     ]
-    try:
-        senders.nvflare({})
-    except ImportError as error:
-        print(f"NVFlare is left out, {error}; to compare: {senders.INSTALL_NVFLARE}")
-        found.remove(senders.nvflare)
+    tiny = {"x": np.ones((1, 8), np.float32)}
+    for factory, package in OPTIONAL.items():
+        try:
+            factory(tiny)
+        except ImportError as error:
+            print(f"left out, {error}; to compare: {senders.INSTALL.format(package)}")
+        else:
+            found.append(factory)
     return found
 
 
