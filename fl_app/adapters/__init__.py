@@ -53,6 +53,7 @@ ADAPTERS: Mapping[str, ModuleType] = Named(
         "lora_sb": "fl_app.adapters.lora_sb.adapter",
         "lq_lora": "fl_app.adapters.lq_lora.adapter",
         "peft": "fl_app.adapters.peft_methods.adapter",
+        "quecc": "fl_app.adapters.quecc",
         "tied": "fl_app.adapters.tied",
         "sign_mask": "fl_app.adapters.sign_mask",
     }
@@ -68,7 +69,7 @@ RULES: Mapping[str, ModuleType] = Named(
         "sign_mask": "fl_app.adapters.sign_mask_rules",
     }
 )
-WHOLE = ("full", "ligo")  # these export a model of transformers, the others an adapter of PEFT
+WHOLE = ("full", "ligo", "quecc")  # export a model of transformers, the others an adapter of PEFT
 
 
 def needed_setup(cfg: DictConfig) -> Setup | None:

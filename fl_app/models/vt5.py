@@ -7,6 +7,9 @@ the competition's number of scalars: the spatial embedding; the frozen DiT; its 
 (CLS and patches, not pooled), which pass one linear layer and follow the text, without boxes.
 Different from that code: no dropout in the spatial embedding, and padding follows the visual tokens
 instead of preceding them, so that a page is encoded alike in every batch.
+
+With ``quecc`` in its config, patches pass ``fl_app.models.quecc`` before the linear layer: fewer
+visual tokens, other ones for each question. Then a page is encoded once for each of its questions.
 """
 
 from typing import Any
@@ -22,6 +25,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
+from fl_app.models.quecc import QueCC, for_visual, layers, options
 from fl_app.models.spatial import SPATIAL, TableSpatial
 
 VISUAL_KEYS = frozenset(key for key in BeitConfig.__annotations__ if key[0].islower())
@@ -40,6 +44,10 @@ class VT5Config(T5Config):
     visual : dict or None
         The config of the visual encoder, values of transformers' ``BeitConfig``; None: the model
         uses no pictures.
+    quecc : dict or None
+        Options of ``fl_app.models.quecc``, which compresses the visual tokens: ``stride``,
+        ``kernel``, ``heads``, ``levels``, and ``frozen``, whether it stays as it is. None: all
+        visual tokens enter the encoder.
     untied_lm_head : bool
         Whether the output layer has weights of its own, as in the competition's code, or shares
         those of the token embedding. transformers' T5 always shares them, and uses
@@ -51,6 +59,7 @@ class VT5Config(T5Config):
     spatial: str = "none"
     prompt: str = "encoder"
     visual: dict[str, Any] | None = None
+    quecc: dict[str, Any] | None = None
     untied_lm_head: bool = False
     decoder_start_token_id: int = 0  # the padding token, as in every T5
 
@@ -66,6 +75,11 @@ class VT5Config(T5Config):
             )
         if self.visual is not None:
             _check_visual(BeitConfig(**self.visual))
+        if self.quecc is not None:
+            options(self.quecc)
+            if self.visual is not None:  # it may still come from a checkpoint of its own
+                with torch.device("meta"):
+                    for_visual(self.quecc, BeitConfig(**self.visual), self.d_model)
         super().__post_init__(**kwargs)
 
 
@@ -90,7 +104,6 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
 
     config: VT5Config
     config_class = VT5Config
-    frozen = ("visual_encoder",)  # modules that no adapter trains or sends
 
     def __init__(self, config: VT5Config) -> None:
         super().__init__(config)
@@ -100,7 +113,17 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
             visual = BeitConfig(**config.visual)
             self.visual_encoder = BeitModel(visual, add_pooling_layer=False).requires_grad_(False)
             self.visual_matcher = nn.Linear(visual.hidden_size, config.d_model)
+        if config.quecc is not None:
+            if config.visual is None:
+                raise ValueError("quecc compresses the tokens of a visual encoder: set visual too")
+            self.quecc = for_visual(config.quecc, visual, config.d_model)
         self.post_init()
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The modules that no adapter trains or sends."""
+        compressor = self.config.quecc is not None and options(self.config.quecc)["frozen"]
+        return ("visual_encoder", *(("quecc", "visual_matcher") if compressor else ()))
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict:
         """Return the weights that are shared under a second name, {second name: first name}."""
@@ -138,6 +161,12 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
             initialization.normal_(module.x.weight, std=1.0)
             initialization.normal_(module.y.weight, std=1.0)
             initialization.normal_(module.matcher.weight, std=module.matcher.in_features**-0.5)
+        elif isinstance(module, QueCC):
+            for part in module.modules():
+                if isinstance(part, nn.Linear):
+                    initialization.normal_(part.weight, std=part.in_features**-0.5)
+            average = module.downsample.weight
+            initialization.constant_(average, 1 / average[0, 0].numel())
         elif module is getattr(self, "visual_matcher", None):
             initialization.normal_(module.weight, std=module.in_features**-0.5)
 
@@ -148,6 +177,7 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         bbox: Tensor | None,
         pixel_values: Tensor | None = None,
         picture: Tensor | None = None,
+        question: Tensor | None = None,
     ) -> Tensor:
         """Encode pages.
 
@@ -161,6 +191,9 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
             [pictures, channels, height, width], for a model with a visual encoder.
         picture : Tensor or None
             [pages], the picture of each page; None: page i has picture i.
+        question : Tensor or None
+            [pages, tokens], padded with ``pad_token_id``: what is asked about each page, for a
+            model with ``quecc``.
 
         Returns
         -------
@@ -171,7 +204,8 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         Raises
         ------
         ValueError
-            If there are pictures for a model without a visual encoder, or none for one with it.
+            If there are pictures for a model without a visual encoder, or none for one with it;
+            if there is no question for a model with ``quecc``.
         """
         if (pixel_values is None) != (self.config.visual is None):
             raise ValueError(
@@ -184,31 +218,41 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
                 bbox = input_ids.new_zeros(*input_ids.shape, 4)
             embeddings = embeddings + self.spatial(bbox)
         if pixel_values is not None:
-            embeddings = self._with_picture(embeddings, attention_mask, pixel_values, picture)
+            visual = self.visual_tokens(pixel_values, picture, question)
+            embeddings = _with_picture(embeddings, attention_mask, visual)
             attention_mask = _with_visual(attention_mask, embeddings)
         return self.encoder(inputs_embeds=embeddings, attention_mask=attention_mask)[0]
 
-    def _with_picture(
-        self,
-        embeddings: Tensor,
-        attention_mask: Tensor | None,
-        pixel_values: Tensor,
-        picture: Tensor | None,
+    def visual_tokens(
+        self, pixel_values: Tensor, picture: Tensor | None = None, question: Tensor | None = None
     ) -> Tensor:
-        """Return embeddings [pages, tokens + visual tokens, d], with padding moved to the end."""
+        """Return what enters the encoder of each page's picture, [pages, visual tokens, d].
+
+        Parameters
+        ----------
+        pixel_values, picture, question : Tensor
+            See ``encode``.
+        """
+        compress = self.config.quecc is not None
         with torch.no_grad():
-            states = self.visual_encoder(pixel_values).last_hidden_state
-        visual = self.visual_matcher(states)
-        if picture is not None:
-            visual = visual.index_select(0, picture)
-        joined = torch.cat([embeddings, visual], dim=1)
-        if attention_mask is None:
-            return joined
-        # T5 uses the distances of tokens: with padding between text and picture, a page's states
-        # would depend on the longest page of its batch.
-        is_padding = nn.functional.pad(attention_mask == 0, (0, visual.shape[1]))
-        order = is_padding.to(torch.uint8).argsort(dim=1, stable=True)
-        return joined.gather(1, order.unsqueeze(-1).expand_as(joined))
+            found = self.visual_encoder(pixel_values, output_hidden_states=compress)
+        if not compress:
+            visual = self.visual_matcher(found.last_hidden_state)
+            return visual if picture is None else visual.index_select(0, picture)
+        if question is None:
+            raise ValueError("question should be given: the model compresses pictures by it")
+        if picture is None:
+            picture = torch.arange(len(pixel_values), device=pixel_values.device)
+        chosen = layers(options(self.config.quecc)["levels"], len(found.hidden_states) - 1)
+        patches = slice(1, None)  # the first state is of CLS
+        levels = torch.cat([found.hidden_states[layer][:, patches] for layer in chosen], dim=-1)
+        x = found.last_hidden_state[:, patches]
+        return self.visual_matcher(self.quecc(x, levels, self._asked(question), picture))
+
+    def _asked(self, question: Tensor) -> Tensor:
+        """Return the feature of each question, [questions, d]: the mean of its embeddings."""
+        seen = (question != self.config.pad_token_id).to(self.shared.weight.dtype).unsqueeze(-1)
+        return (self.shared(question) * seen).sum(1) / seen.sum(1).clamp(min=1)
 
     def _states(
         self,
@@ -218,15 +262,25 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         encoder_outputs: BaseModelOutput | tuple | None,
         pixel_values: Tensor | None,
         picture: Tensor | None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return encoder states and their attention mask."""
+        question: Tensor | None,
+        document: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return encoder states, their attention mask, and the row of states of each question."""
+        if document is not None and self.config.quecc is not None:
+            # Each question has a page of its own, since it sees other visual tokens.
+            input_ids, attention_mask, bbox = (
+                None if x is None else x.index_select(0, document)
+                for x in (input_ids, attention_mask, bbox)
+            )
+            picture = document if picture is None else picture.index_select(0, document)
+            document = torch.arange(len(document), device=document.device)
         if encoder_outputs is not None:
             states = encoder_outputs[0]
         elif input_ids is not None:
-            states = self.encode(input_ids, attention_mask, bbox, pixel_values, picture)
+            states = self.encode(input_ids, attention_mask, bbox, pixel_values, picture, question)
         else:
             raise ValueError("give either input_ids or encoder_outputs")
-        return states, _with_visual(attention_mask, states)
+        return states, _with_visual(attention_mask, states), document
 
     def forward(
         self,
@@ -240,6 +294,7 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         document: Tensor | None = None,
         pixel_values: Tensor | None = None,
         picture: Tensor | None = None,
+        question: Tensor | None = None,
         **kwargs,
     ) -> Seq2SeqLMOutput:
         """Compute T5's forward pass on pages with boxes and pictures, and several questions a page.
@@ -263,10 +318,13 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
             [questions], the page of each question; None: question i is about page i.
         pixel_values, picture : Tensor
             See ``encode``.
+        question : Tensor or None
+            [questions, tokens], see ``encode``.
         """
-        states, attention_mask = self._states(
-            input_ids, attention_mask, bbox, encoder_outputs, pixel_values, picture
-        )
+        states, attention_mask, document = self._states(
+            input_ids, attention_mask, bbox, encoder_outputs, pixel_values, picture,
+            question, document,
+        )  # fmt: skip
         if document is None:
             return super().forward(
                 attention_mask=attention_mask,
@@ -337,12 +395,14 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         document: Tensor | None = None,
         pixel_values: Tensor | None = None,
         picture: Tensor | None = None,
+        question: Tensor | None = None,
         **kwargs,
     ):
         """Generate as transformers does, with the arguments of ``forward``; one row a question."""
-        states, attention_mask = self._states(
-            input_ids, attention_mask, bbox, encoder_outputs, pixel_values, picture
-        )
+        states, attention_mask, document = self._states(
+            input_ids, attention_mask, bbox, encoder_outputs, pixel_values, picture,
+            question, document,
+        )  # fmt: skip
         if document is not None:
             states = states.index_select(0, document)
             if attention_mask is not None:
@@ -352,6 +412,18 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
             attention_mask=attention_mask,
             **kwargs,
         )
+
+
+def _with_picture(embeddings: Tensor, attention_mask: Tensor | None, visual: Tensor) -> Tensor:
+    """Return embeddings [pages, tokens + visual tokens, d], with padding moved to the end."""
+    joined = torch.cat([embeddings, visual], dim=1)
+    if attention_mask is None:
+        return joined
+    # T5 uses the distances of tokens: with padding between text and picture, a page's states
+    # would depend on the longest page of its batch.
+    is_padding = nn.functional.pad(attention_mask == 0, (0, visual.shape[1]))
+    order = is_padding.to(torch.uint8).argsort(dim=1, stable=True)
+    return joined.gather(1, order.unsqueeze(-1).expand_as(joined))
 
 
 def _with_visual(attention_mask: Tensor | None, states: Tensor) -> Tensor | None:

@@ -23,7 +23,7 @@ from fl_app.models.sources import (
 from fl_app.models.vt5 import VISUAL_KEYS, VT5Config, VT5ForConditionalGeneration
 
 # Weights that a plain T5 lacks; all others must be in a checkpoint.
-DRAWN = re.compile(r"(spatial|visual_matcher|visual_encoder)\..*|lm_head\.weight")
+DRAWN = re.compile(r"(spatial|visual_matcher|visual_encoder|quecc)\..*|lm_head\.weight")
 
 
 def load_vt5(

@@ -22,7 +22,11 @@ from fl_app.wire.ledger import Transfers, short_name
 
 USE = "## Use it"
 AN_ADAPTER = "an adapter"
-WHAT = {"full": "all weights", "ligo": "a larger model, grown from the base by LiGO"}
+WHAT = {
+    "full": "all weights",
+    "ligo": "a larger model, grown from the base by LiGO",
+    "quecc": "the base with a trained QueCC and projector",
+}
 AUTO = {
     "causal_lm": "CausalLM",
     "seq2seq": "Seq2SeqLM",

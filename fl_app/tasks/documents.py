@@ -91,7 +91,7 @@ class Collator:
 
         They are ``input_ids``, ``attention_mask`` [pages, tokens], ``bbox`` [pages, tokens, 4]; for
         a model that sees pictures also ``pixel_values`` [rows, 3, height, width] and ``picture``
-        [pages].
+        [pages]; for one that compresses them ``question`` [questions, tokens].
         """
         words: list[list[str]] = []
         boxes: list[list[list[int]]] = []
@@ -120,6 +120,9 @@ class Collator:
         if self.model_config.visual is not None:
             batch["pixel_values"] = pixel_values(rows, self.model_config.visual)
             batch["picture"] = torch.tensor(picture)
+        if self.model_config.quecc is not None:
+            asked = [question for row in rows for question in row["questions"]]
+            batch["question"] = pad(self._ids(asked), self.pad)
         return batch
 
     def _prompts(self, rows: Sequence[dict[str, Any]]) -> list[list[int]]:

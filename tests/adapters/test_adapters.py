@@ -36,8 +36,11 @@ def batch(cfg):
 
 
 def build(name: str, seed: int = 0):
-    few = "adapter.iterations=1 adapter.search_iterations=1" if name == "lq_lora" else ""
-    cfg = compose(f"adapter={name} {few}")
+    more = {
+        "lq_lora": "adapter.iterations=1 adapter.search_iterations=1",
+        "quecc": "model=vt5-tiny-visual +model.config.quecc={stride:2}",
+    }
+    cfg = compose(f"adapter={name} {more.get(name, '')}")
     base, _ = models.load_vt5(cfg.model, seed)
     return ADAPTERS[name].attach(base, cfg.adapter, seed), cfg
 
