@@ -22,6 +22,7 @@ from fl_app.config.rules import (
     is_whole,
 )
 from fl_app.data import paths
+from fl_app.data.invoices.marks import KINDS
 from fl_app.data.readers import SAMPLE_BY
 
 
@@ -53,6 +54,10 @@ RULES: Rules = (
             "data.validation_documents", "data.validation_problems", "data.source_documents",
             "data.source_problems",
         ),
+    ),
+    (
+        Rule(f"a whole number in [0, {len(KINDS)}]", lambda x: is_whole(x, 0) and x <= len(KINDS)),
+        ("data.marks",),
     ),
     (
         Rule("null or in (0, 1)", lambda x: x is None or (is_share(x) and x > 0)),

@@ -28,6 +28,7 @@ ADDED: dict[str, Any] = {
     "data.validation_problems": 0,
     "data.source_documents": 0,
     "data.source_problems": 0,
+    "data.marks": 0,
     "data.source": {"path": None},
     "data.validation": {"path": None, "share": None},
     "data.client": None,

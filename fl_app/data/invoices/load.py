@@ -8,11 +8,13 @@ any subset can be made on any machine, with the same bytes.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from datasets import Dataset, DatasetDict
 from omegaconf import DictConfig
 
+from fl_app.data.invoices.marks import STREAM, draw_marks, with_marks
 from fl_app.data.invoices.page import (
     Page,
     draw_content,
@@ -75,13 +77,21 @@ def make_document(
 
 
 def make_documents(
-    seed: int, pool: Pool, providers: Sequence[int], indices: Sequence[int]
+    seed: int, pool: Pool, providers: Sequence[int], indices: Sequence[int], marks: int = 0
 ) -> list[dict[str, Any]]:
-    """Return documents ``indices`` of each of the providers, provider by provider."""
+    """Return documents ``indices`` of each of the providers, provider by provider.
+
+    With ``marks``, each has so many, and is asked for them; see ``fl_app.data.invoices.marks``.
+    """
     rows = []
     for number in providers:
         provider = make_provider(seed, pool, number)
-        rows += [make_document(seed, pool, number, provider, index) for index in indices]
+        for index in indices:
+            row = make_document(seed, pool, number, provider, index)
+            if marks:
+                rng = generator(seed, pool.key, number, index, STREAM)
+                row = with_marks(row, draw_marks(rng, marks))
+            rows.append(row)
     return rows
 
 
@@ -91,7 +101,7 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
     Parameters
     ----------
     cfg_data : DictConfig
-        Sizes, and ``seed``, which alone decides the bytes.
+        Sizes, ``marks`` on each document, and ``seed``, which alone decides the bytes.
     seed : int
         The run's seed; not used.
 
@@ -117,13 +127,12 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
     fresh = cfg_data.documents_per_provider
     tested = [k * held // cfg_data.test_documents for k in range(cfg_data.test_documents)]
     beyond = range(held, held + cfg_data.unseen_providers)
+    made = partial(make_documents, marks=cfg_data.get("marks", 0))  # an earlier version has none
     splits = {
-        "train": make_documents(cfg_data.seed, pool, range(held), range(fresh)),
-        "test": make_documents(cfg_data.seed, pool, tested, [fresh]),
-        "unseen": make_documents(
-            cfg_data.seed, pool, beyond, range(cfg_data.unseen_documents_per_provider)
-        ),
-        "public": make_documents(
+        "train": made(cfg_data.seed, pool, range(held), range(fresh)),
+        "test": made(cfg_data.seed, pool, tested, [fresh]),
+        "unseen": made(cfg_data.seed, pool, beyond, range(cfg_data.unseen_documents_per_provider)),
+        "public": made(
             cfg_data.seed,
             pool,
             range(beyond.stop, beyond.stop + cfg_data.public_documents),
@@ -131,20 +140,22 @@ def load(cfg_data: DictConfig, seed: int) -> DatasetDict:
         ),
     }
     if cfg_data.validation_documents:
-        splits["validation"] = _validation(cfg_data, pool, held, fresh + 1)
+        splits["validation"] = _validation(cfg_data, made, held, fresh + 1)
     if cfg_data.get("source_documents"):  # an earlier version's options have none
         first, held_out = PRETRAINING_PROVIDERS, cfg_data.source_documents
-        splits["source"] = make_documents(
+        splits["source"] = made(
             PRETRAINING_SEED, POOLS["pretraining"], range(first, first + held_out), range(1)
         )
     return DatasetDict({name: Dataset.from_list(rows) for name, rows in splits.items()})
 
 
-def _validation(cfg_data: DictConfig, pool: Pool, held: int, first: int) -> list[dict[str, Any]]:
+def _validation(
+    cfg_data: DictConfig, made: Callable[..., list[dict[str, Any]]], held: int, first: int
+) -> list[dict[str, Any]]:
     """Return documents ``first``, ``first + 1`` ... of evenly spaced providers of the clients."""
     count = cfg_data.validation_documents
     asked = Counter(k * held // count for k in range(count))
     rows = []
     for number, many in asked.items():
-        rows += make_documents(cfg_data.seed, pool, [number], range(first, first + many))
+        rows += made(cfg_data.seed, POOLS["federated"], [number], range(first, first + many))
     return rows

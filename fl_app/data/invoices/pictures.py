@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from PIL.ImageFont import FreeTypeFont
 from torch import Tensor
 
+from fl_app.data.invoices.marks import paint
 from fl_app.faults import during
 
 TRIAL = 100  # the font size at which words are measured
@@ -51,7 +52,10 @@ def pixel_values(rows: Sequence[dict[str, Any]], visual: dict[str, Any]) -> Tens
 
 
 def draw(row: dict[str, Any], size: tuple[int, int]) -> Image.Image:
-    """Return the page of a row as a picture of (width, height) pixels: its words in their boxes."""
+    """Return the page of a row as a picture of (width, height) pixels.
+
+    These are its words in their boxes, and its ``marks``, if it has some.
+    """
     image = Image.new("RGB", size, "white")
     canvas = ImageDraw.Draw(image)
     boxes = scaled(row["boxes"], size)
@@ -59,6 +63,9 @@ def draw(row: dict[str, Any], size: tuple[int, int]) -> Image.Image:
     font = _fitting(words, boxes)
     for word, (x0, y0, _, y1) in zip(words, boxes, strict=True):
         canvas.text((x0, (y0 + y1) / 2), word, fill="black", font=font, anchor="lm")
+    for mark in row.get("marks") or ():
+        (box,) = scaled([mark["box"]], size)
+        paint(canvas, mark["kind"], mark["colour"], box)
     return image
 
 
