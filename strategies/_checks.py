@@ -1,5 +1,6 @@
 """What several strategies ask of the rest of the configuration."""
 
+import logging
 from collections.abc import Iterable
 
 from flwr.serverapp.strategy import Strategy
@@ -9,6 +10,8 @@ from fl_app.config import ConfigError, plain
 from fl_app.config.rules import is_number, is_whole
 from fl_app.privacy import is_example_level
 from fl_app.wire.forms import forms
+
+logger = logging.getLogger("thinwire")
 
 
 def within(interval: str, **values: float) -> None:
@@ -65,6 +68,12 @@ def check_local(cfg: DictConfig, local: str) -> None:
     if (cfg.strategy.get("local") or {}).get("_target_") != local:
         name = local.split(".")[1]
         raise ConfigError(f"strategy.local should be {local}: set strategy={name}")
+
+
+def check_reached(cfg: DictConfig, key: str, rounds: int, what: str) -> None:
+    """Warn of a run that ends before ``what`` follows ``rounds``, the value of an option."""
+    if rounds >= cfg.rounds:
+        logger.warning("%s=%d, and the run has rounds=%d: %s", key, rounds, cfg.rounds, what)
 
 
 def check_shared(cfg: DictConfig, strategy: Strategy, names: Iterable[str], why: str) -> None:

@@ -29,7 +29,7 @@ comparison is from memory, not checked against the paper.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -39,14 +39,15 @@ from numpy.typing import ArrayLike
 from omegaconf import DictConfig
 
 from fl_app.adapters import full
-from fl_app.codecs import Codec, sign
-from fl_app.config import ConfigError
+from fl_app.codecs import Codec, from_spec, sign
+from fl_app.config import ConfigError, plain
 from fl_app.faults import FaultError
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import NO_HOOKS
 from fl_app.tree import Tree, zeros
+from fl_app.wire.forms import DEFAULT
 from fl_app.wire.messages import BY_NODE, FORM
-from strategies._checks import check_local, check_shared, within
+from strategies._checks import check_local, check_reached, check_shared, whole_from, within
 
 CLIENT = "strategies.onebit_adam.OneBitAdamClient"
 GRADIENT, MOMENTUM, VARIANCE = "gradient", "momentum", "variance"
@@ -168,8 +169,7 @@ class OneBitAdam(FedAvg):
         **arguments: object,
     ) -> None:
         super().__init__(weighted_by_key="one", **arguments)  # type: ignore[arg-type]
-        if freeze < 1:
-            raise ValueError(f"freeze={freeze} should be at least 1: v comes from the warm-up")
+        whole_from(1, freeze=freeze)  # v comes from the warm-up
         within("[0, 1)", b1=b1, b2=b2)
         within("(0, inf)", eta=eta, eps=eps)
         within("[0, inf)", floor=floor)
@@ -186,19 +186,42 @@ class OneBitAdam(FedAvg):
         self.last: dict[str, int] = {}  # by client, the round of its last reply in signs
 
     def check(self, cfg: DictConfig) -> None:
-        """Check that all hold the same x, m and v; ConfigError if not."""
+        """Check that all hold the same x, m and v, and that v can freeze; ConfigError if not."""
         check_local(cfg, CLIENT)
+        self._check_forms(plain(cfg.strategy.get("forms")) or {})
+        if self.steady and cfg.rounds <= self.lag:
+            raise ConfigError(
+                f"strategy.inner.steady={self.steady} compares v with that of 1 / (1 - b2) = "
+                f"{self.lag} rounds before, and the run has rounds={cfg.rounds}: set a smaller "
+                "strategy.inner.b2, more rounds, or steady=0"
+            )
         check_shared(cfg, self, SHARED, "clients take the server's steps")
         if (down := cfg.codec.down.get("id")) != "fp32":
             raise ConfigError(
                 f"codec.down={down}, but clients that get signs and those that get the model must "
                 "come to the same x: set codec.down={id:fp32}"
             )
+        if self.freeze > cfg.rounds:
+            check_reached(cfg, "strategy.inner.freeze", self.freeze, "no sign is ever sent")
         if cfg.federation.sampling == BY_NODE:
             raise ConfigError(
                 f"federation.sampling={BY_NODE}, but signs are for clients that took part in the "
                 "round before, which must be known: set it to partitions"
             )
+
+    def _check_forms(self, forms: Mapping[str, Any]) -> None:
+        """Check that there is a form for every client, whose signs are the server's own."""
+        if missing := {DEFAULT, FIRST, MISSED, SIGNS} - {*forms}:
+            raise ConfigError(
+                f"strategy.forms lacks {', '.join(sorted(missing))}, which some client will need"
+            )
+        for name in (MISSED, SIGNS):
+            down = forms[name]["down"].get(MOMENTUM)
+            if down is None or from_spec(down).spec != self.compressor.spec:
+                raise ConfigError(
+                    f"strategy.forms.{name}.down.{MOMENTUM} should be {self.compressor.spec}, as "
+                    "the server rounds m: clients take the same step of x with it"
+                )
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -253,13 +276,17 @@ class OneBitAdam(FedAvg):
         self.v = _arrays({n: b2 * v[n] + (one - b2) * np.square(g[n]) for n in g})
         self.norms.append(sum(float(x.sum(dtype=np.float64)) for x in self.v.values()))
 
+    @property
+    def lag(self) -> int:
+        """Return the rounds over which the change of v is looked at."""
+        return round(1 / (1 - self.b2))
+
     def _is_steady(self) -> bool:
         """Return whether v has changed as little as is asked for."""
-        lag = round(1 / (1 - self.b2))
         if not self.steady:
             return True
-        return len(self.norms) > lag and (
-            abs(self.norms[-1] - self.norms[-1 - lag]) <= self.steady * self.norms[-1]
+        return len(self.norms) > self.lag and (
+            abs(self.norms[-1] - self.norms[-1 - self.lag]) <= self.steady * self.norms[-1]
         )
 
     def _compress(self, mean: Tree) -> None:

@@ -43,6 +43,7 @@ from fl_app.wire.forms import DEFAULT
 from fl_app.wire.messages import BY_NODE, BYTES, FORM, TRAVEL, TRAVEL_SECONDS
 from strategies._checks import within
 
+SAMPLE: Tree = {"x": np.zeros((64, 64), np.float32)}  # of which a ladder's bytes are compared
 LEAST_SECONDS = 1e-3  # what a reply takes at least: nothing shorter is measured
 
 
@@ -122,11 +123,29 @@ class RateControl(FedAvg):
                     f"strategy.forms.{name}.down should be {{model: ${{codec.down}}}}: the ladder "
                     "is of replies"
                 )
+        self._check_ladder()
         if cfg.federation.sampling == BY_NODE:
             raise ConfigError(
                 f"federation.sampling={BY_NODE}, but a level is for the link of a client, which "
                 "must be known: set it to partitions"
             )
+
+    def _check_ladder(self) -> None:
+        """Check that there are levels, each at least as long as the one below."""
+        if len(self.names) == 1:
+            raise ConfigError(
+                f"strategy.forms has {DEFAULT} alone: a ladder needs a level above the floor"
+            )
+        sizes = [gaussian_bytes(up[MODEL], SAMPLE) for up in self.codecs.values()]
+        for name, size, above, more in zip(
+            self.names, sizes, self.names[1:], sizes[1:], strict=False
+        ):
+            if more < size:
+                raise ConfigError(
+                    f"strategy.forms: {above} is above {name} on the ladder, and makes {more:,} "
+                    f"bytes of {SAMPLE['x'].size:,} values, where {name} makes {size:,}: order "
+                    f"the levels by their bytes ({DEFAULT}, the floor, is codec.up)"
+                )
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

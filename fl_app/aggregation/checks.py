@@ -9,6 +9,7 @@ from fl_app.aggregation.sampling import SAMPLERS
 from fl_app.config import ConfigError, nested_strategies, plain
 from fl_app.config.rules import Choices, check_choices
 from fl_app.secure_aggregation.settings import is_on as is_secure
+from fl_app.wire.messages import BY_NODE
 
 CHOICES: Choices = {"strategy.sampler": SAMPLERS}
 
@@ -51,6 +52,11 @@ def check_strategy(cfg: DictConfig) -> None:
     if own := getattr(strategy, "check", None):
         own(cfg)
     if (local := cfg.strategy.get("local")) is not None:
-        from fl_app.training.local import local_method  # torch
+        from fl_app.training.local import LocalMethod, local_method  # torch
 
-        local_method(plain(local))
+        method = type(local_method(plain(local)))
+        if cfg.federation.sampling == BY_NODE and method.start is not LocalMethod.start:
+            raise ConfigError(
+                f"federation.sampling={BY_NODE}, but strategy.local={method.__name__} remembers "
+                "something of each client: set it to partitions"
+            )

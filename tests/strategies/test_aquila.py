@@ -13,6 +13,7 @@ from fl_app.codecs import from_spec
 from fl_app.config import ConfigError, compose
 from fl_app.preflight import check
 from fl_app.training.local import LocalMethod
+from fl_app.training.loop import NO_HOOKS
 from strategies.aquila import INNOVATION, Aquila, AquilaClient
 from tests.server.test_parts import check_goes_on, remembered
 from tests.strategies.test_scaffold import (
@@ -83,6 +84,27 @@ def test_with_a_huge_beta_only_the_first_round_is_heard() -> None:
     first, *rest = np.diff(here.path, axis=0)  # what was heard counts on
     for step in rest:
         np.testing.assert_allclose(step, first, rtol=0, atol=20 * EPS * np.abs(here.path).max())
+
+
+def test_who_is_silent_is_who_the_criterion_says() -> None:
+    """|dq|^2 + |eps|^2 <= beta / alpha^2 |theta^k - theta^(k-1)|^2, at a rate that is not 1."""
+    problem, beta, alpha, seen = Quadratics(seed=6, steps=3, lr=0.1, size=8), 0.5, 0.5, set()
+    here = Devices(problem, beta, alpha=alpha)
+    for number in range(1, 40):
+        theta, last = here.path[-1], here.path[max(0, len(here.path) - 2)]
+        q = {k: here.memory[k]["q/x"] for k in ALL}
+        here.round(number)
+        for k in ALL:
+            u = theta - problem.loop(k, {"x": theta})(hooks=NO_HOOKS).model["x"] - q[k]
+            dq = coded(ADAPTIVE)(u)
+            skipped = float(np.sum(np.square(dq, dtype=float) + np.square(u - dq, dtype=float)))
+            moved = float(np.sum(np.square(theta - last, dtype=float)))
+            assert (k in here.spoke[-1]) == (skipped > beta / alpha**2 * moved)
+            seen.add(
+                (k in here.spoke[-1], skipped > beta * moved, np.sum(dq**2) > 4 * beta * moved)
+            )
+    assert (False, True, False) in seen  # the rate counts
+    assert (True, True, False) in seen  # and so does the error
 
 
 def test_without_loss_it_is_gradient_descent() -> None:
@@ -184,6 +206,7 @@ def test_the_codec_of_the_experiment_is_the_one_of_these_laws() -> None:
         ("strategy.inner.clients=4", "strategy.inner.clients=4 should be"),
         ("strategy.local.beta=-1", "beta=-1 should be in"),
         ("strategy.local.alpha=2", "strategy.local.alpha=2 should be strategy.inner.alpha=1"),
+        ("federation.sampling=nodes", "AquilaClient remembers something of each client"),
         ("codec=sign", "codec.up remembers what it lost, and so does this method, in q_m"),
     ],
 )

@@ -43,6 +43,7 @@ REFUSED = {
     **{("flasc", tree): BY_PLACE for tree in MEMORIES},
     **{("onebit_adam", tree): ONE_MEMORY for tree in MEMORIES},
     **{("rate_control", tree): ONE_MEMORY for tree in MEMORIES},
+    **{("rate_control", tree): "is above default on the ladder" for tree in ("fp32", "R in fp32")},
     **dict.fromkeys(itertools.product(("scallion", "scafcom", "aquila"), MEMORIES), TWICE),
     **{("onebit_adam", t): FP32_DOWN for t in ("nf4", "uniform_entropy", "thin", "grid", "R")},
     **{("flasc", tree): AS_THEY_ARE for tree in ("nf4", "uniform_entropy", "thin", "grid", "R")},

@@ -199,6 +199,14 @@ def test_signs_keep_the_norm_in_a_bit_a_value() -> None:
 
 
 def test_a_small_variance_is_raised_and_none_stays_none() -> None:
+    low, high = onebit(2), onebit(2, floor=0.5)
+    for here in (low, high):
+        here.round(1)
+        here.round(2)
+    assert all(
+        same({"v": raised(v, 0.5)}, {"v": high.strategy.v[n]}) for n, v in low.strategy.v.items()
+    )
+    assert not same(low.strategy.v, high.strategy.v)
     v = np.array([0, 1e-9, 1, 3], np.float32)
     assert raised(v, 0.5).tolist() == [0, 0.5, 1, 3]
     assert same({"v": raised(v, 0.0)}, {"v": v})
@@ -263,7 +271,7 @@ def test_a_resumed_run_goes_on_bit_for_bit_and_signs_are_a_bit_a_value(tmp_path:
     ("words", "says"),
     [
         ("strategy.local.eta=1", "strategy.local.eta=1 should be strategy.inner.eta=0.01"),
-        ("strategy.inner.freeze=0", "freeze=0 should be at least 1"),
+        ("strategy.inner.freeze=0", "freeze=0 should be a whole number from 1"),
         ("strategy.local.decay=2", "decay=2 should be in"),
         ("codec.down={id:nf4}", "codec.down=nf4, but clients that get signs"),
         ("federation.sampling=nodes", "must be known: set it to partitions"),
@@ -272,6 +280,10 @@ def test_a_resumed_run_goes_on_bit_for_bit_and_signs_are_a_bit_a_value(tmp_path:
             "a codec that remembers has to be the same",
         ),
         ("strategy.inner.scope=half", "scope must be"),
+        ("strategy.inner.freeze=x", "freeze=x should be a whole number from 1"),
+        ("strategy.inner.steady=0.04 rounds=100", "100 rounds before, and the run has rounds=100"),
+        ("~strategy.forms.missed", "strategy.forms lacks missed"),
+        ("strategy.forms.first.up.momentum.scale=mean", "missed.down.momentum should be"),
         ("strategy.local._target_=strategies.fedprox.FedProxClient", "strategy.local should be"),
     ],
 )
@@ -279,6 +291,13 @@ def test_what_cannot_be_is_refused_before_anything_starts(words: str, says: str)
     run = "federation.clients=3 clients_per_round=1 strategy=onebit_adam codec=fp32"
     with pytest.raises(ConfigError, match=says):
         check(compose(f"{run} {words}"))
+
+
+@pytest.mark.parametrize(("freeze", "says"), [(6, True), (5, False)])
+def test_a_warm_up_that_is_longer_than_the_run_is_told(freeze: int, says: bool, caplog) -> None:
+    """One as long as the run is dense Adam, the baseline."""
+    check(compose(f"strategy=onebit_adam codec=fp32 rounds=5 strategy.inner.freeze={freeze}"))
+    assert ("no sign is ever sent" in caplog.text) == says
 
 
 def test_the_warm_up_goes_on_until_replies_of_its_last_round_have_come(tmp_path: Path) -> None:

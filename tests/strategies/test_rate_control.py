@@ -181,6 +181,8 @@ def test_a_run_that_goes_on_is_the_one_that_never_stopped(tmp_path: Path) -> Non
         ("strategy.inner.safety=1.5", "safety=1.5 should be in"),
         ("strategy.inner.smoothing=0", "smoothing=0 should be in"),
         ("federation.sampling=nodes", "must be known: set it to partitions"),
+        ("~strategy.forms.nf4 ~strategy.forms.fp16", "a ladder needs a level above the floor"),
+        ("codec=fp32", "nf4 is above default on the ladder, and makes 2,304 bytes of 4,096 values"),
         ("codec=sign", "a codec that remembers has to be the same"),
         ("~strategy.forms.default", "should have default first"),
         ("'strategy.forms.nf4.down.model={id: fp16}'", "the ladder is of replies"),

@@ -54,6 +54,15 @@ def test_a_seed_loses_the_same_in_any_order() -> None:
     assert {place: other.is_lost(*place) for place in places} != expected
 
 
+def test_ways_lose_each_for_itself_and_a_bursty_one_from_the_first_round() -> None:
+    words = "link.up.loss=0.5 link.up.burst=9.0 link.down={rate: null, delay: 0.0, loss: 0.5, "
+    found = link(words.replace("link.down=", "'link.down=") + "burst: 9.0}' federation.clients=10")
+    first = {way: [found.is_lost(c, way, 1) for c in range(200)] for way in ("up", "down")}
+    for lost in first.values():
+        assert 60 < sum(lost) < 140  # of 200 draws at a half: 5 deviations are 35
+    assert first["up"] != first["down"]
+
+
 def test_single_clients_have_links_of_their_own() -> None:
     found = link("link.up.loss=0.0 '+link.clients.3={up: {loss: 0.99, rate: 8.0}}'")
     assert not any(found.is_lost(c, "up", r) for c in (0, 1, 2) for r in range(1, 30))
@@ -85,6 +94,7 @@ def test_a_round_takes_as_long_as_its_slowest_client() -> None:
         ("link.up.burst=0.5", "null or rounds, at least 1"),
         ("link.up.loss=0.9 link.up.burst=2.0", "at least 9"),
         ("'+link.clients.99={up: {loss: 0.1}}'", "numbered from 0 to 9"),
+        ("link.clients={'01':{up:{loss:0.1}}}", "numbered from 0 to 9"),
         ("'+link.clients.1={up: {los: 0.1}}'", "should have some of rate, delay, loss, burst"),
         ("'+link.clients.1={sideways: {}}'", "should have up or down"),
         ("link.id=real", "should be one of"),
