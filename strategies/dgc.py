@@ -38,11 +38,20 @@ from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
+from fl_app.codecs import WireError
 from fl_app.codecs.parts.sparse import largest
+from fl_app.config import ConfigError
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import NO_HOOKS
 from fl_app.tree import Tree, zeros
-from strategies._checks import check_local, check_shared, switches, whole_from, within
+from strategies._checks import (
+    check_local,
+    check_reached,
+    check_shared,
+    switches,
+    whole_from,
+    within,
+)
 
 CLIENT = "strategies.dgc.DGCClient"
 SPARSE, DENSE = "gradient", "dense"
@@ -175,6 +184,18 @@ class DGCClient(LocalMethod):
 
         return Answer({SPARSE: q, DENSE: dense}, trained.metrics, remember)
 
+    def check_sent(self, parts: Mapping[str, Tree], client: int, server_round: int) -> None:
+        """Check that no tensor has more values than the round's density allows."""
+        del client
+        rho = density(self.rho, self.warmup_rounds, server_round)
+        for name, q in parts[SPARSE].items():
+            count, most = np.count_nonzero(q), math.ceil(rho * q.size)
+            if count > most:
+                raise WireError(
+                    f"{count} of {q.size} values of {name}, where the density {rho:.3g} of round "
+                    f"{server_round} allows {most}"
+                )
+
     def clipped(self, g: Tree) -> Tree:
         """Return g, no longer than thr / N^1/2."""
         if self.clipping_norm is None:
@@ -230,6 +251,15 @@ class DGC(FedAvg):
         """Check that clients have their half, with this momentum; ConfigError if not."""
         check_local(cfg, CLIENT)
         check_shared(cfg, self, ("mu", "nesterov"), "what is sent whole has the same momentum")
+        said = cfg.strategy.local
+        workers, clients = said.get("workers", 1), cfg.clients_per_round
+        if said.get("clipping_norm") is not None and workers != clients:
+            raise ConfigError(
+                f"strategy.local.workers={workers} should be clients_per_round={clients}: each has "
+                "its share of strategy.local.clipping_norm"
+            )
+        key = "strategy.local.warmup_rounds"
+        check_reached(cfg, key, said.get("warmup_rounds", 0), "the density never falls to rho")
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

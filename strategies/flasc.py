@@ -21,7 +21,7 @@ script with tiers (https://github.com/imkevinkuo/flasc); other tensors are sent 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import numpy as np
@@ -31,6 +31,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from omegaconf import DictConfig
 
+from fl_app.codecs import WireError
 from fl_app.codecs.parts.groups import concatenate
 from fl_app.codecs.parts.sparse import largest
 from fl_app.config import ConfigError, plain
@@ -38,6 +39,7 @@ from fl_app.faults import FaultError
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import NO_HOOKS
 from fl_app.tree import Tree, split
+from fl_app.wire.messages import BY_NODE
 from strategies._checks import check_local, check_shared, switches, whole_from, within
 
 CLIENT = "strategies.flasc.FlascClient"
@@ -83,11 +85,20 @@ def chosen(tree: Tree, density: float, dense_heads: bool) -> Tree:
     dense_heads : bool
         True to keep tensors that are no factor of LoRA whole.
     """
-    ranked = {n: x for n, x in tree.items() if not dense_heads or "lora_" in n}
-    flat = concatenate(ranked)
-    k = min(flat.size, max(1, math.floor(density * flat.size)))
-    mask = largest(flat.view(np.uint32) & np.uint32(0x7FFFFFFF), k)
-    return {**tree, **split(np.where(mask, flat, np.float32(0)), ranked)}
+    ours = ranked(tree, dense_heads)
+    flat = concatenate(ours)
+    mask = largest(flat.view(np.uint32) & np.uint32(0x7FFFFFFF), allowed(density, flat.size))
+    return {**tree, **split(np.where(mask, flat, np.float32(0)), ours)}
+
+
+def ranked(tree: Tree, dense_heads: bool) -> Tree:
+    """Return the tensors that take part in the choice."""
+    return {n: x for n, x in tree.items() if not dense_heads or "lora_" in n}
+
+
+def allowed(density: float, size: int) -> int:
+    """Return k, how many of ``size`` values are chosen."""
+    return min(size, max(1, math.floor(density * size)))
 
 
 class FlascClient(LocalMethod):
@@ -140,6 +151,17 @@ class FlascClient(LocalMethod):
         change = {n: x - trained.model[n] for n, x in p0.items()}
         density = self.up.of(given.server_round, tier)
         return Answer({CHANGE: chosen(change, density, self.dense_heads)}, trained.metrics)
+
+    def check_sent(self, parts: Mapping[str, Tree], client: int, server_round: int) -> None:
+        """Check that a change has no more values than round and tier allow."""
+        change = ranked(parts[CHANGE], self.dense_heads)
+        density = self.up.of(server_round, client % self.up.tiers)
+        count, size = (sum(map(how, change.values())) for how in (np.count_nonzero, np.size))
+        if count > allowed(density, size):
+            raise WireError(
+                f"a change of {count} values of {size}, where the density {density:.3g} of round "
+                f"{server_round} allows {allowed(density, size)}"
+            )
 
 
 class Flasc(FedAvg):
@@ -206,6 +228,11 @@ class Flasc(FedAvg):
             raise ConfigError(
                 f"strategy.inner.tiers={self.tiers} should be at most federation.clients="
                 f"{cfg.federation.clients}: nobody would be of the last"
+            )
+        if self.tiers > 1 and cfg.federation.sampling == BY_NODE:
+            raise ConfigError(
+                f"federation.sampling={BY_NODE}, but a tier is of a client, which must be known: "
+                "set it to partitions"
             )
         if plain(cfg.codec.down) != {"id": "fp32"}:
             raise ConfigError(

@@ -24,6 +24,7 @@ from fl_app.session import Session
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.tree import Tree
 from fl_app.wire import readers
+from fl_app.wire.clip import within
 from fl_app.wire.envelope import enclosed, question
 from fl_app.wire.forms import Form, numbered
 from fl_app.wire.frame import pack, unpack
@@ -78,7 +79,9 @@ def turn(message: Message, context: Context) -> Message:
             rows=training.rows,
             train=training,
             task=here.task,
-            decoded=lambda parts: as_decoded(form, parts, codec_state, receiver, reference),
+            decoded=lambda sent: counted(
+                here, as_decoded(form, sent, codec_state, receiver, reference), parts
+            ),
         )
     )
     answer = clipped(answer, parts, length)
@@ -90,7 +93,7 @@ def turn(message: Message, context: Context) -> Message:
         wire, codec_state = codec.encode(tree, codec_state, reference)
         if here.method_remembers:
             tree, receiver = receive(codec, wire, reference, receiver)
-            sent = form.up.separate(tree)
+            sent = counted(here, form.up.separate(tree), parts)
         reply = pack(wire, codec, here.manifest)
     memory = answer.remember(sent) if here.method_remembers else {}
     states.remember(server_round, codec_state, memory, receiver)
@@ -113,6 +116,23 @@ def as_decoded(
     codec = form.up.whole
     wire, _ = codec.encode(form.up.join(parts), codec_state, reference)
     return form.up.separate(receive(codec, wire, reference, receiver)[0])
+
+
+def counted(
+    here: Session, sent: Mapping[str, Tree], start: Mapping[str, Tree]
+) -> Mapping[str, Tree]:
+    """Return what the server counts of the parts of a reply: each no longer than its limit.
+
+    What both ends remember would else differ from the first update that the server scales down.
+    """
+    limit = here.cfg.federation.max_update_rms
+    if limit is None:
+        return sent
+    like = {MODEL: start.get(MODEL, here.theta0)}
+    return {
+        part: within(limit, tree, like.get(part) or here.like(part))[0]
+        for part, tree in sent.items()
+    }
 
 
 def decoded(frame: bytes | None, here: Session, form: Form) -> dict[str, Tree]:

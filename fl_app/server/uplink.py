@@ -15,13 +15,13 @@ from fl_app.privacy import is_example_level
 from fl_app.privacy.spent import Spent
 from fl_app.privacy.spent import read as read_spent
 from fl_app.server.by_node import Claims
-from fl_app.server.clip import within
 from fl_app.server.downlink import Coding
 from fl_app.server.pulling import bound_replies
 from fl_app.server.replies import capped, check_metrics, check_since, check_timing, reason
 from fl_app.server.round import WEIGHT_ONE, Pending, Round, Usable, left_out
 from fl_app.session import Session
 from fl_app.tree import Tree, scalars
+from fl_app.wire.clip import within
 from fl_app.wire.envelope import opened
 from fl_app.wire.forms import Parcel
 from fl_app.wire.frame import unpack
@@ -206,6 +206,7 @@ class Uplink:
             wire = unpack(frame, parcel.whole, here.manifest)
             tree, memory = receive(parcel.whole, wire, reference, memory)
             usable.parts = parcel.separate(tree)
+            here.method.check_sent(usable.parts, up.partition, up.round)
             if [*usable.parts] == [MODEL]:
                 usable.relayed = Coding(tree, wire)
             up.decode_s = time.perf_counter() - began

@@ -72,7 +72,7 @@ class Assignment:
         ``train(hooks)`` runs the local loop from the current state of the model and returns
         `Trained`; ``train(hooks, rows)`` on some of the client's rows, where they are not private.
     decoded : callable
-        ``decoded(parts)`` returns parts as the server would decode them, if they were this turn's
+        ``decoded(parts)`` returns parts as the server would count them, if they were this turn's
         answer; for a method that remembers.
     task : Task or None
         The run's task, for a method that asks the model about rows; None without a session.
@@ -106,8 +106,8 @@ class Answer:
     remember : callable
         ``remember(sent)`` returns the new memory, with the names, shapes and types of ``start``; it
         is used once the server has accepted this answer. ``sent`` are the parts as the server
-        decodes them, none of a silent client: values that both ends keep must be computed from
-        these, since a codec may be lossy.
+        counts them, none of a silent client: values that both ends keep must be computed from
+        these, since a codec may be lossy, and ``federation.max_update_rms`` scales down.
     """
 
     parts: Mapping[str, Tree]
@@ -141,6 +141,9 @@ class LocalMethod:
         """Return the reference of a part that is not the model: names, shapes and values."""
         del part
         return zeros(theta0)
+
+    def check_sent(self, parts: Mapping[str, Tree], client: int, server_round: int) -> None:
+        """Check on the server that a reply's parts are what this method sends; WireError if not."""
 
     def check(self, theta0: Tree) -> None:
         """Check that the method can train these tensors; ValueError if not."""

@@ -36,10 +36,13 @@ def identity():
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
 
 
-def dgc(rho: float, nesterov: bool = False, mu: float = MU, **options) -> Federation:
+def dgc(rho: float, nesterov: bool = False, mu: float = MU, lossy=None, **options) -> Federation:
     method = DGCClient(rho, mu=mu, nesterov=nesterov, workers=N, **options)
     strategy = DGC(mu=mu, nesterov=nesterov, **EVERYONE)
-    return Federation(strategy, method, Quadratics(THETA0, N), THETA0, N)
+    problem = Quadratics(THETA0, N)
+    if lossy is None:
+        return Federation(strategy, method, problem, THETA0, N)
+    return Federation(strategy, method, problem, THETA0, N, lossy)
 
 
 def sgd(problem: Quadratics, rounds: int, momentum: float, nesterov: bool = False) -> dict:
@@ -112,6 +115,23 @@ def test_what_is_sent_leaves_v_and_u_and_the_rest_stays(masking: bool) -> None:
                     np.testing.assert_allclose(total, u_sum[k][n], rtol=0, atol=bound)
 
 
+def test_what_a_codec_rounds_off_stays_in_v() -> None:
+    def lossy(form: str, part: str, tree):
+        return {n: np.asarray(np.rint(4 * x) / 4, np.float32) for n, x in tree.items()}
+
+    here = dgc(0.1, lossy=lossy)
+    u_sum, sent = np.zeros((10, 10)), np.zeros((10, 10))
+    for number in range(1, 8):
+        x, u = here.model, parted(here.memory[0])[0]
+        here.round(number)
+        u_sum += np.float32(MU) * u["w"] + (x["w"] - here.turn(0, x)["w"])
+        sent += here.arrived[0][SPARSE]["w"]
+    exact = here.answers[0].parts[SPARSE]["w"]
+    assert (exact != here.arrived[0][SPARSE]["w"]).any()
+    v = parted(here.memory[0])[1]["w"]
+    np.testing.assert_allclose(sent + v, u_sum, rtol=0, atol=300 * EPS * np.abs(u_sum).max())
+
+
 @pytest.mark.parametrize(
     ("mu", "codec"),
     [
@@ -181,6 +201,15 @@ def test_the_density_falls_to_rho_in_the_warmup() -> None:
         assert np.count_nonzero(here.arrived[0][SPARSE]["w"]) == k
 
 
+def test_the_server_goes_eta_times_as_far() -> None:
+    whole, half = dgc(0.3), dgc(0.3)
+    half.strategy.eta = 0.5
+    for here in (whole, half):
+        here.round(1)
+    for n, x in whole.model.items():
+        np.testing.assert_allclose(half.model[n], x / 2, rtol=4 * EPS)
+
+
 def test_a_gradient_is_no_longer_than_its_share_of_the_bound() -> None:
     here = dgc(1.0, mu=0.0, clipping_norm=0.5)
     here.round(1)
@@ -215,6 +244,11 @@ def test_a_resumed_run_goes_on_bit_for_bit_and_sends_what_it_should(tmp_path: Pa
         ("strategy.local.threshold=some", "threshold=some should be exact or sampled"),
         ("strategy.local.warmup_rounds=-1", "warmup_rounds=-1 should be a whole number"),
         ("strategy.local.clipping_norm=0", "clipping_norm=0 should be in"),
+        (
+            "strategy.local.clipping_norm=1.0 strategy.local.workers=2",
+            "workers=2 should be clients_",
+        ),
+        ("federation.sampling=nodes", "DGCClient remembers something of each client: set it to"),
         ("codec=sign", "nonzero: .*error_feedback|nonzero: 'chain' remembers"),
         ("strategy.local._target_=strategies.fedprox.FedProxClient", "strategy.local should be"),
     ],
@@ -222,3 +256,9 @@ def test_a_resumed_run_goes_on_bit_for_bit_and_sends_what_it_should(tmp_path: Pa
 def test_what_cannot_be_is_refused_before_anything_starts(words: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         check(compose(f"federation.clients=3 clients_per_round=1 strategy=dgc codec=fp32 {words}"))
+
+
+@pytest.mark.parametrize(("rounds", "says"), [(4, True), (5, False)])
+def test_a_warm_up_that_is_longer_than_the_run_is_told(rounds: int, says: bool, caplog) -> None:
+    check(compose(f"strategy=dgc codec=fp32 rounds={rounds} strategy.local.warmup_rounds=4"))
+    assert ("the density never falls to rho" in caplog.text) == says

@@ -221,6 +221,10 @@ def test_through_the_codecs_all_trains_and_a_resumed_run_goes_on_bit_for_bit(tmp
         ("strategy.inner.gamma=1.5", "gamma=1.5 should be in"),
         ("strategy.inner.tiers=0", "tiers=0 should be a whole number"),
         ("strategy.inner.optimizer=lion", "optimizer=lion should be adamw or sgd"),
+        (
+            "strategy.inner.tiers=2 federation.sampling=nodes",
+            "a tier is of a client, which",
+        ),
         ("codec=nf4", "codec.down should be"),
         ("strategy.local._target_=strategies.fedprox.FedProxClient", "strategy.local should be"),
         (

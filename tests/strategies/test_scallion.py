@@ -152,8 +152,11 @@ def test_alpha_smooths_the_control_variate() -> None:
     np.testing.assert_allclose(here.memory[0]["x"], 0.25 * full.memory[0]["x"], rtol=8 * EPS)
 
 
-def test_both_ends_decode_the_same_and_a_resumed_run_too(tmp_path: Path) -> None:
-    check_through_codecs(tmp_path, "experiment=scallion", "{}")
+@pytest.mark.parametrize("limit", ["", "federation.max_update_rms=1e-5"])
+def test_both_ends_count_the_same_and_a_resumed_run_too(tmp_path: Path, caplog, limit: str) -> None:
+    """Also of changes that the server scales down."""
+    check_through_codecs(tmp_path, f"experiment=scallion {limit}", "{}")
+    assert ("scaled down to federation.max_update_rms" in caplog.text) == bool(limit)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +168,7 @@ def test_both_ends_decode_the_same_and_a_resumed_run_too(tmp_path: Path) -> None
             "strategy.local={_target_:strategies.scaffold.ScaffoldClient}",
             "strategy.local should be strategies.scallion.ScallionClient: set strategy=scallion",
         ),
+        ("federation.sampling=nodes", "ScallionClient remembers something of each client"),
         ("codec=sign", "codec.up remembers what it lost, and so does this method"),
     ],
 )
