@@ -48,6 +48,8 @@ WAYS = {
     "link.up.loss=0.4 link.down.loss=0.1",
     "levels by the link's rate": "strategy=rate_control codec=thin clients_per_round=2 link=2g "
     "link.down.loss=0.3",
+    "FLASC's whole model and moments, of which tiers get their own": "strategy=flasc codec=fp32 "
+    "clients_per_round=2 strategy.inner.tiers=2",
     "FedEP's sites": "experiment=fedep codec=nf4 clients_per_round=2",
     "FeedSign's votes, and the model that clients keep": "strategy=feedsign codec=fp32 "
     "clients_per_round=2 strategy.inner.directions=8",

@@ -123,6 +123,19 @@ def test_with_a_group_that_is_mostly_lost_surrogates_are_nearer_than_the_mean_of
     assert left_out < zeros
 
 
+def test_a_lost_client_counts_by_what_it_said_last_and_similarity_is_the_mean_over_rounds() -> None:
+    """From a model that is not zero, which updates are measured from."""
+    start = ArrayRecord({"x": Array(np.full(D, 3, np.float32))})
+    strategy, one, two = Safari(**EVERYONE), np.eye(D)[0], np.eye(D)[1]
+    round_of(strategy, 1, [one, one, two], range(3), [1, 1, 7], start)
+    round_of(strategy, 2, [one, -one, two], range(3), [1, 1, 7], start)
+    assert strategy.similarity == pytest.approx({"0 1": 0.5, "0 2": 0.5, "1 2": 0.5})
+    round_of(strategy, 3, [two, one, two], range(3), [1, 1, 7], start)
+    assert strategy.similarity == pytest.approx({"0 1": 0.5, "0 2": 2 / 3, "1 2": 0.5})
+    found = round_of(strategy, 4, [one, two, None], [0, 1], [1, 1, None], start)
+    assert found == pytest.approx(3 + (8 * one + two) / 9)  # client 0 stands for 2, of weight 7
+
+
 def test_clients_must_be_known_beforehand() -> None:
     with pytest.raises(ConfigError, match="set it to partitions"):
         check(compose("strategy=safari codec=fp32 federation.sampling=nodes"))

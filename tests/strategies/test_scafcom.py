@@ -56,6 +56,7 @@ def test_momentum_is_the_mean_of_the_ways_that_a_client_went() -> None:
     for one in (here, full):
         one.round(1, [0])
         one.round(2, [1, 2], lost=frozenset({2}))
+    assert here.memory[0]["v/x"].any()
     np.testing.assert_allclose(here.memory[0]["v/x"], 0.25 * full.memory[0]["v/x"], rtol=8 * EPS)
     assert not here.memory[2]["v/x"].any()
     assert not here.memory[2]["c/x"].any()
