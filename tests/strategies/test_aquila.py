@@ -15,6 +15,7 @@ from fl_app.preflight import check
 from fl_app.training.local import LocalMethod
 from fl_app.training.loop import NO_HOOKS
 from strategies.aquila import INNOVATION, Aquila, AquilaClient
+from tests.server.test_coded import Rounds
 from tests.server.test_parts import check_goes_on, remembered
 from tests.strategies.test_scaffold import (
     EPS,
@@ -192,6 +193,20 @@ def test_through_codecs_silence_is_an_empty_reply_and_a_resumed_run_goes_on(tmp_
         q = np.array([one[f"q/{name}"] for one in kept], np.float64)
         bound = 16 * EPS * np.abs(q).sum(0).max(initial=0)
         np.testing.assert_allclose(total, q.sum(0), rtol=0, atol=bound)
+
+
+def test_where_all_are_silent_what_is_known_of_them_moves_the_model(tmp_path: Path) -> None:
+    words = "experiment=aquila federation.clients=3 clients_per_round=3 strategy.local.beta=1e12"
+    rounds = Rounds(tmp_path, words)
+    trees = [rounds.tree, rounds.round(1)[0], rounds.round(2)[0]]
+    assert {r.codec for r in rounds.ledger.rows if (r.round, r.direction) == (2, "up")} == {"none"}
+    moved = 0.0
+    for name, x in trees[2].items():
+        bound = 8 * EPS * max(1.0, float(np.abs(x).max(initial=0)))
+        first = trees[1][name] - trees[0][name]
+        np.testing.assert_allclose(x - trees[1][name], first, rtol=0, atol=bound)
+        moved = max(moved, float(np.abs(first).max(initial=0)))
+    assert moved > 1e-4
 
 
 def test_the_codec_of_the_experiment_is_the_one_of_these_laws() -> None:

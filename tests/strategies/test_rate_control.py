@@ -5,19 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_app.aggregation.inner import EVERYONE
+from fl_app.aggregation.inner import EVERYONE, Cohort
 from fl_app.config import ConfigError, compose
 from fl_app.preflight import check
 from fl_app.wire.envelope import question
 from fl_app.wire.ledger import short_name
-from fl_app.wire.messages import FORM
+from fl_app.wire.messages import BYTES, FORM, TRAVEL, TRAVEL_SECONDS
 from strategies.rate_control import LEAST_SECONDS, RateControl, fitting, gaussian_bytes, next_level
 from tests.messages import who
 from tests.server.test_coded import Rounds, same
 from tests.server.test_parts import whole_and_resumed
+from tests.strategies.test_scaffold import identity  # noqa: F401
 
 RUN = "strategy=rate_control codec=thin codec.down={id:fp32} codec.reference=theta0"
 LINK = "link=lossy link.up.loss=0.0 link.up.rate={:g}"
@@ -140,6 +142,23 @@ def test_a_client_with_huge_replies_changes_no_level_but_its_own() -> None:
     strategy.sizes = {"nf4": {"0": 100, "1": 101, "2": 10**9}}
     guesses = {"fp16": 400}
     assert [strategy._sizes(client, guesses)[0] for client in "0129"] == [100, 101, 10**9, 101]
+
+
+def test_a_level_has_to_fit_what_is_safe_of_the_deadline_with_its_largest_reply() -> None:
+    forms = {name: {"up": {"model": {"id": name}}} for name in ("nf4", "fp16")}
+    x = ArrayRecord({"x": Array(np.zeros(4, np.float32))})
+    for goodput, level in ((99.0, "nf4"), (101.0, "fp16")):
+        strategy = RateControl(forms, deadline=10.0, safety=0.5, smoothing=0.25, **EVERYONE)
+        strategy.sizes = {"nf4": {"0": 100}, "fp16": {"0": 500}}
+        strategy.goodput = {"0": goodput}
+        (message,) = strategy.configure_train(1, x, ConfigRecord(), Cohort([0]))
+        assert message.content["config"][FORM] == level
+        way = ConfigRecord({BYTES: 90, TRAVEL_SECONDS: 0.9})
+        said = MetricRecord({"num-examples": 1})
+        content = RecordDict({"arrays": x, "metrics": said, TRAVEL: way})
+        strategy.aggregate_train(1, [Message(content, reply_to=message)])
+        assert strategy.sizes == {"nf4": {"0": 100}, "fp16": {"0": 500}}
+        assert strategy.goodput["0"] == pytest.approx(0.75 * goodput + 0.25 * 100)
 
 
 def test_the_guess_of_a_level_is_what_its_codec_writes() -> None:
