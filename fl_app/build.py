@@ -24,6 +24,7 @@ from fl_app.tree import manifest
 from fl_app.wire.conventions import alias_bytes
 from fl_app.wire.forms import forms
 
+FEW = 64  # rows of a ragged part on which its codec is compiled
 PARALLEL_TOKENIZERS = "TOKENIZERS_PARALLELISM"  # environment variable of the package tokenizers
 _BUILDING = threading.Lock()
 
@@ -124,7 +125,7 @@ def compile_codecs(here: Session) -> None:
     """Compile the codecs' kernels now, so that the first transfer is not slower."""
     parcels = [p for form in here.forms.values() for p in (form.up, form.down)]
     for parcel in {one.whole.fingerprint: one for one in parcels}.values():
-        codec, like = parcel.whole, here.references(parcel)
+        codec, like = parcel.whole, here.references(parcel, length=FEW)
         codec.decode(codec.encode(like, codec.init(like), like)[0], like)
 
 

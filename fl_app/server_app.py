@@ -35,6 +35,7 @@ from fl_app.runs.resume import ResumeError
 from fl_app.runs.tracking import Tracking
 from fl_app.secure_aggregation.settings import is_on as is_secure
 from fl_app.server.coded import Coded
+from fl_app.server.exchanges import Exchanging, ExchangingCoded
 from fl_app.server.forgetting import forgetting
 from fl_app.server.round import RoundFailedError
 from fl_app.server.secure import SecureCoded
@@ -113,8 +114,10 @@ class Experiment:
         self.setup_seconds = setup_seconds
         self.folder = RunFolder(session.cfg, overrides)
         self.tracking = Tracking(self.folder)
-        kind = SecureCoded if is_secure(session.cfg) else Coded
-        self.strategy = kind(inner_strategy(session.cfg), session, self.folder.ledger)
+        inner = inner_strategy(session.cfg)
+        kind = ExchangingCoded if isinstance(inner, Exchanging) else Coded
+        kind = SecureCoded if is_secure(session.cfg) else kind
+        self.strategy = kind(inner, session, self.folder.ledger)
         self.strategy.turns = self.folder.turns
         self.rounds_done = 0
         self.flower_runs = [grid.run.run_id]

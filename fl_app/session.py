@@ -1,6 +1,6 @@
 """The session of a run in a process: model, theta0, data, codecs and method, built once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import ModuleType
@@ -24,7 +24,9 @@ from fl_app.tasks import named
 from fl_app.tasks.base import Task
 from fl_app.training.local import LocalMethod
 from fl_app.tree import Tree, chained
+from fl_app.wire import readers
 from fl_app.wire.forms import Form, Parcel, plain_form
+from fl_app.wire.messages import LENGTH
 from fl_app.wire.patch import decode_patch
 
 Router = Callable[[Any, Task, Dataset], Sequence[tuple[Tree | None, Sequence[int]]]]
@@ -165,7 +167,29 @@ class Session:
         """Return the reference of a part that is sent to a client: names, shapes and values."""
         return self.theta0 if part == MODEL else self.method.like(part, self.theta0)
 
-    def references(self, parcel: Parcel, broadcast: Tree | None = None) -> Tree:
+    def like_of(self, part: str, rows: int | None) -> Tree:
+        """Return `like`; of a part with as many rows as its message says, the first ``rows``."""
+        tree = self.like(part)
+        return {n: x[:rows] for n, x in tree.items()} if part in self.method.ragged else tree
+
+    def ragged(self, parcel: Parcel) -> list[str]:
+        """Return the parts whose tensors have as many rows as their message says."""
+        return [part for part in parcel.codecs if part in self.method.ragged]
+
+    def length(self, said: Mapping[str, Any], parcel: Parcel) -> int | None:
+        """Return the rows that a message says of its ragged parts; None if it has none.
+
+        Raises
+        ------
+        WireError
+            If it says no number, or more than there can be.
+        """
+        most = [len(x) for part in self.ragged(parcel) for x in self.like(part).values()]
+        return readers.integer(said, LENGTH, 1, min(most)) if most else None
+
+    def references(
+        self, parcel: Parcel, broadcast: Tree | None = None, length: int | None = None
+    ) -> Tree:
         """Return the references of all parts of a message, joined.
 
         Parameters
@@ -175,10 +199,15 @@ class Session:
         broadcast : Tree or None
             The model that the client received, for a message to the server; None for a message to
             a client.
+        length : int or None
+            The rows that the message says of ragged parts; None: the most.
         """
         model = self.theta0 if broadcast is None else self.reference(broadcast)
         return parcel.join(
-            {part: model if part == MODEL else self.like(part) for part in parcel.codecs}
+            {
+                part: model if part == MODEL else self.like_of(part, length)
+                for part in parcel.codecs
+            }
         )
 
     @cached_property

@@ -11,6 +11,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fl_app.client import disk
 from fl_app.client import rows as node_data
+from fl_app.client.between import Between
 from fl_app.client.clipping import clipped, clipping_norm
 from fl_app.client.memory import Memory
 from fl_app.client.patches import patched
@@ -29,7 +30,7 @@ from fl_app.wire.envelope import enclosed, question
 from fl_app.wire.forms import Form, numbered
 from fl_app.wire.frame import pack, unpack
 from fl_app.wire.heads import REPLY
-from fl_app.wire.messages import ACCEPTED, CONFIG, SEALED, SENDERS, SINCE
+from fl_app.wire.messages import ACCEPTED, CONFIG, LENGTH, SEALED, SENDERS, SINCE
 
 # Of a training message's config: what this app says itself. The rest is for the method.
 OURS = {SENDERS, SEALED, CLIPPING_NORM}
@@ -57,14 +58,16 @@ def turn(message: Message, context: Context) -> Message:
     length = clipping_norm(here.cfg, config)
     form = numbered(said, here.forms)
     clock = Clock()
-    parts = decoded(frame, here, form)
+    parts = decoded(frame, here, form, here.length(said, form.down))
+    between = Between(context.state, client, server_round, readers.exchange(said))
+    broadcast, kept = between.recall(parts.get(MODEL, here.theta0))
     clock.stop("decode")
     seed = turn_seed(here.cfg.seed, server_round, client)
     training = LocalTraining(here, context, client, server_round, seed)
-    reference = here.references(form.up, parts.get(MODEL, here.theta0))
+    reference = here.references(form.up, broadcast)
     states = States(here, form, context, client, reference, seed)
     codec_state, method_state, receiver = states.recall(said, server_round)
-    here.adapter.set(here.model, parts.get(MODEL, here.theta0))
+    here.adapter.set(here.model, broadcast)
     answer = here.method.run(
         Assignment(
             parts=parts,
@@ -79,6 +82,8 @@ def turn(message: Message, context: Context) -> Message:
             rows=training.rows,
             train=training,
             task=here.task,
+            exchange=between.exchange,
+            kept=kept,
             decoded=lambda sent: counted(
                 here, as_decoded(form, sent, codec_state, receiver, reference), parts
             ),
@@ -87,18 +92,24 @@ def turn(message: Message, context: Context) -> Message:
     answer = clipped(answer, parts, length)
     clock.stop("work")
     reply: bytes | None = None
+    length_said: dict[str, int] = {}
     sent: Mapping[str, Tree] = {}
     if _speaks(answer, here.method):
         codec, tree = form.up.whole, form.up.join(answer.parts)
+        if ragged := here.ragged(form.up):
+            rows = {len(x) for part in ragged for x in answer.parts[part].values()}
+            (length_said[LENGTH],) = rows
+            reference = here.references(form.up, broadcast, length_said[LENGTH])
         wire, codec_state = codec.encode(tree, codec_state, reference)
         if here.method_remembers:
             tree, receiver = receive(codec, wire, reference, receiver)
             sent = counted(here, form.up.separate(tree), parts)
         reply = pack(wire, codec, here.manifest)
+    between.keep(broadcast, answer.keep)
     memory = answer.remember(sent) if here.method_remembers else {}
     states.remember(server_round, codec_state, memory, receiver)
     clock.stop("encode")
-    head = REPLY.write({**answer.metrics, **clock.seconds, **states.since, **held})
+    head = REPLY.write({**answer.metrics, **clock.seconds, **states.since, **held, **length_said})
     return answered(message, {**enclosed(reply, head), **training.spent})
 
 
@@ -135,16 +146,18 @@ def counted(
     }
 
 
-def decoded(frame: bytes | None, here: Session, form: Form) -> dict[str, Tree]:
+def decoded(
+    frame: bytes | None, here: Session, form: Form, length: int | None
+) -> dict[str, Tree]:
     """Return the parts that a message brings; WireError if its frame is none of this form.
 
-    Without a frame they are theta0, as every node rebuilds it.
+    Without a frame they are theta0, as every node rebuilds it. Ragged parts have ``length`` rows.
     """
     parcel = form.down
     if frame is None:
         return parcel.separate({name: x.copy() for name, x in here.references(parcel).items()})
     wire = unpack(frame, parcel.whole, here.manifest)
-    return parcel.separate(parcel.whole.decode(wire, here.references(parcel)))
+    return parcel.separate(parcel.whole.decode(wire, here.references(parcel, length=length)))
 
 
 def _of_the_method(config: ConfigRecord, method: LocalMethod) -> dict[str, Any]:

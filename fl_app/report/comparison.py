@@ -16,6 +16,7 @@ from fl_app.runs.configurations import Configuration, group
 from fl_app.runs.place import without_places
 from fl_app.runs.read import Run
 from fl_app.runs.text import title
+from fl_app.wire.ledger import TRAINING
 from fl_app.tasks.metrics import oriented, scale
 
 PARTS = ("set-up", "payload down", "overhead down", "payload up", "overhead up")
@@ -242,7 +243,7 @@ def _rounds(run: Run) -> list[dict[str, Any]]:
                 },
                 "setup": sum(t.message_bytes for t in rows if t.kind == "setup"),
                 **{
-                    d: sum(t.message_bytes for t in rows if (t.kind, t.direction) == ("train", d))
+                    d: sum(t.message_bytes for t in rows if t.kind in TRAINING and t.direction == d)
                     for d in ("down", "up")
                 },
                 **{

@@ -55,7 +55,7 @@ def by_round(rows: Iterable[Transfer]) -> list[Turns]:
     """
     found: dict[tuple[int, str], Turns] = {}
     for row in rows:
-        kind = "train" if row.kind == "setup" else row.kind
+        kind = row.kind if row.kind == "evaluate" else "train"
         if row.kind == "setup" and row.outcome != LOST:
             continue  # no turn: what a node serves, say
         turns = found.setdefault((row.round, kind), Turns(row.round, kind))

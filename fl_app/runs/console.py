@@ -20,7 +20,7 @@ from fl_app.tasks import metrics
 from fl_app.training import turns
 from fl_app.tree import Tree
 from fl_app.wire.conventions import GIGABYTE
-from fl_app.wire.ledger import short_name
+from fl_app.wire.ledger import TRAINING, short_name
 
 MOST_LOST = 5  # clients of which the last table says why they were lost
 
@@ -60,7 +60,7 @@ def _rehearsal(cfg: DictConfig) -> str:
 def round_line(run: RunFolder, server_round: int) -> None:
     """Print the clients of a round, the model's scores after it, and the bytes sent."""
     here = [r for r in run.ledger.rows if r.round == server_round]
-    rows = [r for r in here if r.kind == "train"]
+    rows = [r for r in here if r.kind in TRAINING]
     turns = by_round(here)
     used = turns[0].used if turns and turns[0].kind == "train" else []
     clients = " ".join(_called(run, client) for client in used) or "-"

@@ -27,6 +27,7 @@ from fl_app.files import atomic_folder, keep_private
 from fl_app.models import sources
 from fl_app.runs import exported
 from fl_app.wire.conventions import COLUMNS, GIGABYTE
+from fl_app.wire.ledger import TRAINING
 
 SERVER = -1
 ADAPTER_KEYS = (
@@ -122,7 +123,7 @@ def communication_log(run: Path, convention: str) -> list[dict[str, int]]:
 
 
 def _carries(row: dict[str, Any]) -> bool:
-    return row["kind"] == "train" or (row["kind"] == "setup" and int(row["scalars"]) > 0)
+    return row["kind"] in TRAINING or (row["kind"] == "setup" and int(row["scalars"]) > 0)
 
 
 def _logged(row: dict[str, Any], column: str) -> dict[str, int]:

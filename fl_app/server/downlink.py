@@ -16,6 +16,12 @@ from fl_app.wire.forms import Form
 from fl_app.wire.frame import pack, unpack
 from fl_app.wire.records import to_tree
 
+def length(arrays: ArrayRecord) -> int:
+    """Return the number of rows of a ragged part's tensors; ValueError if they differ."""
+    (rows,) = {array.shape[0] for array in arrays.values()}
+    return rows
+
+
 Stream = tuple[str, bytes]
 """A part and the fingerprint of the codec that it is coded with, whose memory goes on."""
 
@@ -67,6 +73,8 @@ class Downlink:
                     f"part '{part}' has the tensors {sorted(arrays)[:3]}, and its LocalMethod.like "
                     f"{sorted(like)[:3]}: override `like` for a part of other names or shapes"
                 )
+            if part in here.method.ragged:
+                like = here.like_of(part, length(arrays))
             tree = to_tree(arrays, like=like)
             if stream not in self._memory:
                 self._memory[stream] = codec.init(like, here.cfg.seed)

@@ -6,7 +6,7 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fl_app.server.downlink import Coding, Downlink
+from fl_app.server.downlink import Coding, Downlink, length
 from fl_app.server.round import Pending, record_name
 from fl_app.session import Session
 from fl_app.tree import Tree, same_bits, scalars
@@ -14,7 +14,7 @@ from fl_app.wire.envelope import derived, enclosed
 from fl_app.wire.forms import DEFAULT, Form, named, number
 from fl_app.wire.heads import QUESTION
 from fl_app.wire.ledger import Kind, Transfer
-from fl_app.wire.messages import CONFIG, FORM
+from fl_app.wire.messages import CONFIG, FORM, LENGTH
 from fl_app.wire.readers import PARTITION, ROUND
 from fl_app.wire.records import message_bytes
 
@@ -72,6 +72,8 @@ class Sender:
             codings[part] = self.downlink.encode(source, part, codec)
         said = {**config, **addressed, ROUND: self.server_round}
         said = {key: value for key, value in said.items() if key != FORM}
+        for part in here.ragged(form.down):
+            said[LENGTH] = length(records[part])
         head = {key: said.pop(key) for key in QUESTION.fields if key in said}
         rest = {CONFIG: ConfigRecord(said)} if said else {}
         start = {part: coding.decoded for part, coding in codings.items()}
@@ -80,7 +82,7 @@ class Sender:
             self.server_round,
             client,
             "down",
-            self.kind,
+            "split" if here.ragged(form.down) else self.kind,
             encode_s=sum(coding.encode_s for coding in codings.values()),
         )
         to = node, plain.metadata.message_type

@@ -29,6 +29,7 @@ from fl_app.wire.heads import REPLY
 from fl_app.wire.ledger import CLIPPED, LATE, Kind, Ledger, Transfer
 from fl_app.wire.link import Link
 from fl_app.wire.messages import EVALUATE_METRICS, PARTITION, PRIVATE_METRICS, TRAIN_METRICS
+from fl_app.wire.readers import Said
 from fl_app.wire.records import message_bytes
 
 logger = logging.getLogger("thinwire")
@@ -93,7 +94,7 @@ class Uplink:
         """
         for one in asked.pending:
             if one.client in asked.unreached:
-                _fail(asked, one, "the link lost the question")
+                fail(asked, one, "the link lost the question")
         waiting = {
             one.message.metadata.message_id: one
             for one in asked.pending
@@ -112,25 +113,25 @@ class Uplink:
             if self.link.is_lost(client, "up", asked.number):
                 up.received_bytes = 0
                 asked.unreached.add(client)
-                _fail(asked, pending, "the link lost the reply")
+                fail(asked, pending, "the link lost the reply")
                 continue
             if reply.has_error():
                 asked.crashed.add(client)
-                _fail(asked, pending, reason(reply))
+                fail(asked, pending, reason(reply))
                 continue
             try:
                 usable = self._decode(reply, pending, up)
             except WireError as error:
-                _fail(asked, pending, str(error))
+                fail(asked, pending, str(error))
                 continue
             except Exception as error:  # whatever a node makes of a reply, it ends no run
                 logger.debug("a reply of client %d", client, exc_info=True)
-                _fail(asked, pending, printable(f"{type(error).__name__}: {error}"))
+                fail(asked, pending, printable(f"{type(error).__name__}: {error}"))
                 continue
             yield usable
         for identity, pending in waiting.items():
             self._overdue[identity] = asked.number, asked.kind, pending.down.partition
-            _fail(asked, pending, "it did not reply in time")
+            fail(asked, pending, "it did not reply in time")
         rows = [(p.down, up_rows.get(p.client)) for p in asked.pending]
         self.ledger.add(late + [row for pair in rows for row in pair if row])
 
@@ -173,7 +174,7 @@ class Uplink:
         travel = up.message_bytes, self._seconds(pending, up, sum(timing.values()))
         usable = Usable(up.partition, reply, {}, travel=travel)
         if up.kind == "train":
-            self._take_parts(usable, pending, up, frame, check_since(said, up.round))
+            self._take_parts(usable, pending, up, frame, said)
             up.encode_s = timing["encode"]
             self.train_seconds += timing["work"]
         up.frame_bytes += len(REPLY.write(said))
@@ -192,13 +193,14 @@ class Uplink:
         return max(0.0, time.monotonic() - pending.since - worked)
 
     def _take_parts(
-        self, usable: Usable, pending: Pending, up: Transfer, frame: bytes | None, since: int
+        self, usable: Usable, pending: Pending, up: Transfer, frame: bytes | None, said: Said
     ) -> None:
         """Decode what a training reply brings; nothing of a client that may stay silent and did."""
         here, parcel = self.session, pending.form.up
+        since = check_since(said, up.round)
         broadcast = pending.start.get(MODEL, here.theta0)
         began = time.perf_counter()
-        reference = here.references(parcel, broadcast)
+        reference = here.references(parcel, broadcast, here.length(said, parcel))
         memory = self._memory(up.partition, since, parcel, reference)
         if frame is None and not here.method.may_be_silent:
             raise WireError("the reply brings no frame")
@@ -213,6 +215,8 @@ class Uplink:
             size = wire.nbytes, len(frame)
             up.carries(parcel.whole.spec, scalars(tree), *size, here.alias_bytes)
             self._clip(usable, broadcast, up)
+        if here.ragged(parcel):
+            up.kind = "split"
         if here.remembers:
             self._received[up.partition] = Received(up.round, memory)
 
@@ -238,10 +242,13 @@ class Uplink:
         return last.memory
 
     def _clip(self, usable: Usable, broadcast: Tree, up: Transfer) -> None:
-        """Scale the model's update, and every other part, to ``federation.max_update_rms``."""
+        """Scale the model's update, and every other part, to ``federation.max_update_rms``.
+
+        A message with states of a cut model, or their gradients, brings no update, and stays.
+        """
         here = self.session
         limit = here.cfg.federation.max_update_rms
-        if limit is None:
+        if limit is None or {*here.method.ragged} & {*usable.parts}:
             return
         for part, tree in usable.parts.items():
             clipped, found = within(limit, tree, broadcast if part == MODEL else here.like(part))
@@ -268,7 +275,8 @@ class Uplink:
         self.spent = {k: Spent(*said) for k, *said in state.get("spent", [])}  # of late
 
 
-def _fail(asked: Round, pending: Pending, why: str) -> None:
+def fail(asked: Round, pending: Pending, why: str) -> None:
+    """Write down that a question had no usable reply, and why."""
     asked.failed[pending.client] = why
     pending.down.lose(why)
     left_out(asked.number, pending.client, why)

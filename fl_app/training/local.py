@@ -5,10 +5,11 @@ The server's half is a Flower strategy. A method that needs both defines them in
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol
 
+import numpy as np
 from datasets import Dataset
 from torch import nn
 
@@ -76,6 +77,10 @@ class Assignment:
         answer; for a method that remembers.
     task : Task or None
         The run's task, for a method that asks the model about rows; None without a session.
+    exchange : int
+        Which of the round's exchanges this is, from 0.
+    kept : mapping of str to array
+        What the method kept of the exchange before, see `Answer`.
     """
 
     parts: Mapping[str, Tree]
@@ -91,6 +96,8 @@ class Assignment:
     train: Training
     decoded: Callable[[Mapping[str, Tree]], Mapping[str, Tree]]
     task: Task | None = None
+    exchange: int = 0
+    kept: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,11 +115,14 @@ class Answer:
         is used once the server has accepted this answer. ``sent`` are the parts as the server
         counts them, none of a silent client: values that both ends keep must be computed from
         these, since a codec may be lossy, and ``federation.max_update_rms`` scales down.
+    keep : mapping of str to array
+        What the method needs in the next exchange of this round; it is gone with the round.
     """
 
     parts: Mapping[str, Tree]
     metrics: Mapping[str, float]
     remember: Callable[[Mapping[str, Tree]], Tree] = lambda sent: {}
+    keep: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class LocalMethod:
@@ -127,10 +137,14 @@ class LocalMethod:
         other keys is refused: it would request something that this method does not do.
     may_be_silent : bool
         Whether a client may reply without any part.
+    ragged : tuple of str
+        Parts whose tensors have another number of rows in every message; those of `like` are the
+        most that they have. They hold states of a cut model, or gradients of these.
     """
 
     config_keys: tuple[str, ...] = ()
     may_be_silent = False
+    ragged: tuple[str, ...] = ()
 
     def start(self, theta0: Tree) -> Tree:
         """Return the memory before a client's first turn; empty for a method without memory."""

@@ -210,7 +210,7 @@ def _accumulate_gradients(
 ) -> float:
     """Add the gradients of one step's batches, each weighted by its labels; return the loss."""
     step_loss = 0.0
-    for batch, share in _weighted(model, batches):
+    for batch, share in weighted(model, batches):
         loss = at_labels.loss(model, batch)
         for hook in hooks.losses:
             loss = hook(model, loss)
@@ -229,11 +229,11 @@ def _forward_loss(model: nn.Module, batches: Sequence[Mapping[str, Tensor]]) -> 
     """Return the loss of one step's batches, each weighted by its labels, without a graph."""
     with torch.inference_mode():
         return sum(
-            at_labels.loss(model, b).item() * share for b, share in _weighted(model, batches)
+            at_labels.loss(model, b).item() * share for b, share in weighted(model, batches)
         )
 
 
-def _weighted(
+def weighted(
     model: nn.Module, batches: Sequence[Mapping[str, Tensor]]
 ) -> Iterator[tuple[dict[str, Tensor], float]]:
     """Yield the batches, on the model's device, with their shares of the labels."""

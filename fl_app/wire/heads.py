@@ -22,7 +22,16 @@ from typing import Any
 from fl_app.codecs import WireError
 from fl_app.codecs.streams.bits import read_varint, varint
 from fl_app.wire.frame import VERSION
-from fl_app.wire.messages import ACCEPTED, EXAMPLES, FORM, LOSS, SECONDS, SINCE
+from fl_app.wire.messages import (
+    ACCEPTED,
+    EXAMPLES,
+    EXCHANGE,
+    FORM,
+    LENGTH,
+    LOSS,
+    SECONDS,
+    SINCE,
+)
 from fl_app.wire.messages import PARTITION as HELD
 from fl_app.wire.readers import PARTITION, ROUND
 
@@ -100,7 +109,10 @@ class Head:
         return said, data[at:]
 
 
-QUESTION = Head({ROUND: COUNT, PARTITION: COUNT, ACCEPTED: COUNT, FORM: COUNT})
+QUESTION = Head(
+    dict.fromkeys((ROUND, PARTITION, ACCEPTED, FORM, EXCHANGE, LENGTH), COUNT)
+)
 REPLY = Head(
-    {EXAMPLES: COUNT, LOSS: DOUBLE, **dict.fromkeys(SECONDS, SINGLE), SINCE: COUNT, HELD: COUNT}
+    {EXAMPLES: COUNT, LOSS: DOUBLE, **dict.fromkeys(SECONDS, SINGLE)}
+    | dict.fromkeys((SINCE, HELD, LENGTH), COUNT)
 )

@@ -10,7 +10,8 @@ from typing import Any, Literal, TextIO
 from fl_app.faults.printable import no_formula
 
 Direction = Literal["up", "down"]
-Kind = Literal["train", "evaluate", "setup"]
+Kind = Literal["train", "split", "evaluate", "setup"]
+TRAINING = ("train", "split")  # the kinds of a client's turn
 LOST, LATE, CLIPPED = "lost", "late", "clipped"
 
 
@@ -25,7 +26,8 @@ class Transfer:
     partition : int
         The client.
     direction, kind : str
-        "up" is client to server.
+        "up" is client to server. "split" is a message of a turn with states or gradients of a model
+        that is cut between client and server, "train" one with what is trained.
     codec : str
         Short name of the codec, "none" where no model travels.
     scalars : int
@@ -129,10 +131,12 @@ class Transfers:
     def total_of(self, column: str, kind: str, direction: str | None = None) -> int:
         """Return the sum of a column of counts over transfers of a kind and direction.
 
-        Without ``direction`` both directions count.
+        Without ``direction`` both directions count. Those of "train" are all of clients' turns,
+        `TRAINING`.
         """
+        kinds = TRAINING if kind == "train" else (kind,)
         return int(
-            self.total(column, lambda r: r.kind == kind and direction in (None, r.direction))
+            self.total(column, lambda r: r.kind in kinds and direction in (None, r.direction))
         )
 
     def sent(self, until: int | None = None, column: str = "message_bytes") -> int:

@@ -65,6 +65,10 @@ EVALUATE_METRICS = (EXAMPLES,)  # what it reports with its scores
 
 ACCEPTED = "accepted"  # in a question's head: the round whose reply the server accepted last
 
+# In the head of a message of a round with several exchanges: which one it is, 0 for the first, and
+# how many rows the tensors of its parts have whose number differs by message.
+EXCHANGE, LENGTH = "exchange", "length"
+
 SINCE = "since"  # in a reply's head: the round whose state this reply started from, 0 for none
 
 

@@ -16,12 +16,13 @@ from omegaconf import DictConfig
 
 from fl_app.codecs import WireError
 from fl_app.faults.printable import printable
-from fl_app.wire.messages import CONFIG
+from fl_app.wire.messages import CONFIG, EXCHANGE
 
 if TYPE_CHECKING:
     from flwr.app import ConfigRecord, Message, MetricRecord
 
 PARTITION, ROUND = "partition", "server-round"  # of a question: who is asked, and in which round
+MOST_EXCHANGES = 2**20  # of a round
 SHOWN = 40  # characters of a wrong value that an error shows
 LARGEST = sys.float_info.max
 
@@ -55,6 +56,11 @@ def turn(said: Said, cfg: DictConfig) -> tuple[int, int]:
 def server_round(said: Said, cfg: DictConfig) -> int:
     """Return in which of the run's rounds a question is asked; WireError if it names none."""
     return integer(said, ROUND, 1, cfg.rounds)
+
+
+def exchange(said: Said) -> int:
+    """Return which of a round's exchanges a question is of: the first, 0, if it says nothing."""
+    return integer({EXCHANGE: 0, **said}, EXCHANGE, 0, MOST_EXCHANGES)
 
 
 def integer(values: Said, name: str, least: int, most: int) -> int:
