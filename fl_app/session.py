@@ -204,10 +204,7 @@ class Session:
         """
         model = self.theta0 if broadcast is None else self.reference(broadcast)
         return parcel.join(
-            {
-                part: model if part == MODEL else self.like_of(part, length)
-                for part in parcel.codecs
-            }
+            {part: model if part == MODEL else self.like_of(part, length) for part in parcel.codecs}
         )
 
     @cached_property

@@ -54,8 +54,8 @@ from fl_app.config import ConfigError
 from fl_app.data.padding import IGNORED
 from fl_app.faults import FaultError
 from fl_app.models.cut import Cut
-from fl_app.models.head import classification_head
 from fl_app.models.generation import unwrapped
+from fl_app.models.head import classification_head
 from fl_app.privacy import is_example_level
 from fl_app.seeds import turn_seed
 from fl_app.tasks import at_labels
@@ -74,6 +74,7 @@ COTANGENTS, GRADIENTS = "cotangents", "gradients"  # dL/dz up, dL/da down
 LAYOUT = "layout"  # beside a: where its states belong, and how many steps are left
 FORWARD, BACKWARD, LAST = "forward", "backward", "last"  # forms of the messages after the first
 VALUES, ROWS, LEFT = "values", "rows", "left"
+ONE_LABEL = "single_label_classification"
 PROMPT = "prompt_encoder."  # the start of the name of p
 MOST_STEPS = 2**16  # of a client in a round
 ADAM, VALUE, GRADIENT = "adam/", "value/", "gradient/"
@@ -118,7 +119,7 @@ def pruned(model: Any, task: Task, rows: Dataset, gamma: float, batch_size: int)
 
 
 def layout_of(model: Any, labels: Tensor, mask: Tensor) -> Tensor:
-    """Return of each row its states, the first that the tail reads, and how many it reads, [rows, 3].
+    """Return each row's states, the first that the tail reads, and how many it reads: [rows, 3].
 
     Parameters
     ----------
@@ -315,7 +316,9 @@ class SFPromptClient(LocalMethod):
         self.note(kept, total)
         trained = {n: p for n, p in given.model.named_parameters() if p.grad is not None}
         kept |= _named(GRADIENT, {n: p.grad.cpu().numpy() for n, p in trained.items()})
-        return Answer({COTANGENTS: _values(cast(Tensor, z.grad))}, self.metrics(given, kept), keep=kept)
+        return Answer(
+            {COTANGENTS: _values(cast(Tensor, z.grad))}, self.metrics(given, kept), keep=kept
+        )
 
     def step(self, given: Assignment, cut: Cut, kept: dict[str, np.ndarray]) -> None:
         """Take dL/da through the head, and a step of the optimizer on p and the tail."""
@@ -332,9 +335,7 @@ class SFPromptClient(LocalMethod):
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         for name, gradient in tail.items():
             trained[name].grad = torch.from_numpy(gradient).to(trained[name])
-        optimizer, schedule = optimizers.build(
-            trained.values(), self.optimizer, self.steps(kept)
-        )
+        optimizer, schedule = optimizers.build(trained.values(), self.optimizer, self.steps(kept))
         _restore(optimizer, kept)
         for group, rate, factor in zip(
             optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
@@ -474,14 +475,13 @@ class SFPrompt(FedAvg):
             )
         for key, found, wanted in (
             ("task.id", cfg.task.id, ("sequence_classification", "causal_lm")),
-            ("task.problem_type", cfg.task.get("problem_type"), (None, "single_label_classification")),
+            ("task.problem_type", cfg.task.get("problem_type", ONE_LABEL), (ONE_LABEL,)),
             ("optimizer.id", cfg.optimizer.id, ("adamw",)),
             ("augment.id", cfg.augment.id, ("none",)),
         ):
             if found not in wanted:
                 raise ConfigError(
-                    f"{key}={found} should be {' or '.join(map(str, filter(None, wanted)))} with "
-                    "strategy=sfprompt"
+                    f"{key}={found} should be {' or '.join(wanted)} with strategy=sfprompt"
                 )
         if cfg.task.get("format") == "text":
             raise ConfigError("task.format=text cuts rows into pieces; sfprompt prunes whole rows")

@@ -19,12 +19,12 @@ SPLITS = (
     "source",
 )  # of a table: see fl_app.data.table
 
-# Below these keys an override may add keys: forms of messages, arguments of a strategy's halves,
-# of a Hugging Face model configuration, a method of PEFT, a codec or a partitioner, or columns of
-# data. Those check them.
+# Below these keys an override may add keys: forms of messages, the codec of a cut model's states,
+# arguments of a strategy's halves, of a Hugging Face model configuration, a method of PEFT, a codec
+# or a partitioner, or columns of data. Those check them.
 OPEN = (
     *("adapter.args", "adapter.config"),
-    *("strategy.inner", "strategy.local", "strategy.forms"),
+    *("strategy.inner", "strategy.local", "strategy.forms", "strategy.states"),
     *("model.config", "codec.up", "codec.down", "data.partitioner"),
     *("data.formats", "data.empty", "link.clients"),
     *(f"data.{split}.{key}" for split in SPLITS for key in ("columns", "drop")),

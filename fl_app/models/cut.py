@@ -89,17 +89,19 @@ class Cut:
         mask : Tensor
             [rows, states], true where there is no padding.
         """
-        skipped = {index: _Skip() for index in range(1, self.head_blocks)}
-        given = {0: _Give(states)} if self.head_blocks else {}
         found: list[Tensor] = []
-        hook = self.blocks[-1].register_forward_hook(
+        first = self.blocks[self.head_blocks].register_forward_pre_hook(
+            lambda module, arguments: (states, *arguments[1:])
+        )
+        last = self.blocks[-1].register_forward_hook(
             lambda module, arguments, output: found.append(output)
         )
         try:
-            with self._replaced(skipped | given):
+            with self._replaced({index: _Skip() for index in range(self.head_blocks)}):
                 self.stack(inputs_embeds=states.detach(), attention_mask=mask, use_cache=False)
         finally:
-            hook.remove()
+            first.remove()
+            last.remove()
         return found[0]
 
     @contextmanager

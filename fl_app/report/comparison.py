@@ -16,8 +16,8 @@ from fl_app.runs.configurations import Configuration, group
 from fl_app.runs.place import without_places
 from fl_app.runs.read import Run
 from fl_app.runs.text import title
-from fl_app.wire.ledger import TRAINING
 from fl_app.tasks.metrics import oriented, scale
+from fl_app.wire.ledger import TRAINING
 
 PARTS = ("set-up", "payload down", "overhead down", "payload up", "overhead up")
 

@@ -16,6 +16,7 @@ from fl_app.wire.forms import Form
 from fl_app.wire.frame import pack, unpack
 from fl_app.wire.records import to_tree
 
+
 def length(arrays: ArrayRecord) -> int:
     """Return the number of rows of a ragged part's tensors; ValueError if they differ."""
     (rows,) = {array.shape[0] for array in arrays.values()}

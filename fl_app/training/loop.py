@@ -228,9 +228,7 @@ def _accumulate_gradients(
 def _forward_loss(model: nn.Module, batches: Sequence[Mapping[str, Tensor]]) -> float:
     """Return the loss of one step's batches, each weighted by its labels, without a graph."""
     with torch.inference_mode():
-        return sum(
-            at_labels.loss(model, b).item() * share for b, share in weighted(model, batches)
-        )
+        return sum(at_labels.loss(model, b).item() * share for b, share in weighted(model, batches))
 
 
 def weighted(

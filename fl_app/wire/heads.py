@@ -109,9 +109,7 @@ class Head:
         return said, data[at:]
 
 
-QUESTION = Head(
-    dict.fromkeys((ROUND, PARTITION, ACCEPTED, FORM, EXCHANGE, LENGTH), COUNT)
-)
+QUESTION = Head(dict.fromkeys((ROUND, PARTITION, ACCEPTED, FORM, EXCHANGE, LENGTH), COUNT))
 REPLY = Head(
     {EXAMPLES: COUNT, LOSS: DOUBLE, **dict.fromkeys(SECONDS, SINGLE)}
     | dict.fromkeys((SINCE, HELD, LENGTH), COUNT)

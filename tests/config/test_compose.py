@@ -22,6 +22,8 @@ NEEDS = {
     "strategy=fedkseed": "codec=fp32",
     "strategy=feedsign": "codec=fp32",
     "strategy=fl_tac": "strategy.inner.features=0",
+    "strategy=sfprompt": "adapter=peft adapter.method=PROMPT_TUNING "
+    "adapter.args.num_virtual_tokens=5 task=causal_lm model=llama-tiny data=word_problems",
     "strategy=sign_mask": "adapter=sign_mask",
     "strategy=aquila": "clients_per_round=10",
     "strategy=flasc": "codec=fp32",

@@ -79,7 +79,7 @@ ELSEWHERE = {
     *("fed_sb_bert_snli", "fed_sb_gemma2_9b_math", "fed_sb_llama32_3b_commonsense"),
     "fed_sb_mistral7b_gsm8k",  # these in test_any_model
     *("scallion", "scafcom", "aquila"),  # each in the file of its name in tests/strategies
-    *("fedep", "fedkseed", "feedsign", "rm_lora", "sign_mask"),  # so are these
+    *("fedep", "fedkseed", "feedsign", "rm_lora", "sfprompt", "sign_mask"),  # so are these
 }
 
 

@@ -1,0 +1,461 @@
+"""SFPrompt: pruning, split training through real messages, and what these messages hold."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.serde import message_to_proto
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fl_app.aggregation.inner import inner_strategy
+from fl_app.build import open_session
+from fl_app.codecs import WireError
+from fl_app.config import ConfigError, compose
+from fl_app.preflight import check
+from fl_app.seeds import turn_seed
+from fl_app.server.exchanges import ExchangingCoded
+from fl_app.session import Session
+from fl_app.training.loop import train
+from fl_app.tree import digest
+from fl_app.wire import ledger as ledgers
+from fl_app.wire.records import to_record, to_tree
+from strategies.sfprompt import check_layout, el2n, layout_of, places, pruned, spread
+from tests import architectures
+from tests.adapters.test_any_model import overrides
+from tests.disturbed import in_process
+from tests.loopback import Loopback, over_the_wire
+
+PROMPTS, H = 4, 64
+CASES = [("sequence_classification", "bert"), ("causal_lm", "llama")]
+CODECS = {
+    "fp32": "strategy.states={id:fp32}",
+    "int8": "strategy.states={id:int8,block:64}",
+    "uniform": "strategy.states={id:entropy,inner:{id:uniform,error:0.092}}",
+    "top_k": "strategy.states={id:entropy,inner:"
+    "{id:chain,links:[{id:top_k,fraction:0.2},{id:fp16}]}}",
+}  # fmt: skip
+EXACT = "strategy.states.id=fp32 strategy.local.gamma=1.0 strategy.local.local_loss=false"
+
+
+class Talk(Loopback):
+    """A loopback grid that keeps every message, both ways."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.replies: list[Message] = []
+
+    def deliver(self, message: Message) -> Message | None:
+        reply = super().deliver(message)
+        if reply is not None:
+            self.replies.append(over_the_wire(reply))
+        return reply
+
+
+class Split:
+    """A federation of two clients in one process, round by round."""
+
+    def __init__(self, folder: Path, task: str, kind: str, more: str = "", tamper=None) -> None:
+        self.words = (
+            f"{overrides(folder, task, kind, 'peft')} adapter.method=PROMPT_TUNING "
+            f"adapter.args.num_virtual_tokens={PROMPTS} strategy=sfprompt clients_per_round=2 "
+            f"rounds=9 optimizer.lr=0.05 {more}"
+        )
+        self.here = open_session(self.words)
+        for module in self.here.model.modules():  # the split draws other dropout than the whole
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        self.grid = Talk(self.words, 2, tamper)
+        self.ledger = ledgers.Ledger(folder / "ledger.csv")
+        self.coded = ExchangingCoded(inner_strategy(self.here.cfg), self.here, self.ledger)
+        self.arrays = to_record(self.here.theta0)
+
+    def round(self, number: int) -> dict[str, np.ndarray]:
+        messages = self.coded.configure_train(number, self.arrays, ConfigRecord(), self.grid)
+        replies = self.grid.send_and_receive(messages)
+        self.arrays, _ = self.coded.aggregate_train(number, replies)
+        return to_tree(self.arrays, like=self.here.theta0)
+
+    def rows(self, kind: str, direction: str | None = None) -> list[ledgers.Transfer]:
+        return [r for r in self.ledger.rows if r.kind == kind and direction in (None, r.direction)]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case[1])
+def case(request) -> tuple[str, str]:
+    return request.param
+
+
+def centralized(here: Session, client: int, number: int, start) -> dict[str, np.ndarray]:
+    """Train the whole model on a client's rows, in the ordinary local loop."""
+    cfg = here.cfg
+    here.adapter.set(here.model, start)
+    train(
+        here.model, here.documents(client), here.task, cfg.optimizer,
+        epochs=cfg.strategy.local.split_epochs, batch_size=cfg.batch_size,
+        gradient_accumulation=cfg.gradient_accumulation, seed=turn_seed(cfg.seed, number, client),
+    )  # fmt: skip
+    return here.adapter.get(here.model)
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_split_training_is_that_of_the_whole_model(
+    tmp_path: Path, case: tuple[str, str], accumulated: int
+) -> None:
+    """Two rounds of two passes; without pruning, local-loss update and rounding."""
+    more = f"{EXACT} strategy.local.split_epochs=2 gradient_accumulation={accumulated} batch_size=1"
+    split = Split(tmp_path, *case, more)
+    here, x = split.here, split.here.theta0
+    for number in (1, 2):
+        whole = [centralized(here, client, number, x) for client in (0, 1)]
+        mean = {n: np.mean([one[n] for one in whole], axis=0) for n in x}
+        assert all(not np.array_equal(mean[n], x[n]) for n in x)
+        x = split.round(number)
+        for name in x:
+            np.testing.assert_allclose(x[name], mean[name], rtol=2e-4, atol=2e-6)
+
+
+def test_head_and_body_never_change(tmp_path: Path, case: tuple[str, str]) -> None:
+    split = Split(tmp_path, *case)
+    frozen = {n: p for n, p in split.here.model.named_parameters() if not p.requires_grad}
+    before = digest({n: p.detach().numpy().copy() for n, p in frozen.items()})
+    start = split.here.theta0
+    assert all(not np.array_equal(x, start[n]) for n, x in split.round(1).items())
+    assert digest({n: p.detach().numpy().copy() for n, p in frozen.items()}) == before
+
+
+# ---- what is sent ------------------------------------------------------------------------------
+
+
+def expected_states(split: Split, client: int) -> tuple[int, int, int]:
+    """Return the states of a client's rows, those that the tail reads, and the steps of a pass."""
+    here = split.here
+    rows = here.documents(client)
+    states = read = 0
+    for row in rows:
+        batch = here.task.training([row])
+        states += batch["input_ids"].shape[1] + PROMPTS
+        answer = (batch["labels"] != -100).sum() if batch["labels"].dim() > 1 else 1
+        read += int(answer)
+    return states, read, -(-len(rows) // here.cfg.batch_size)
+
+
+def test_bytes_of_each_phase_are_those_of_the_formula(
+    tmp_path: Path, case: tuple[str, str]
+) -> None:
+    """In fp16 2 h (T + n) for a and dL/da, 2 h for each z that is read and its gradient."""
+    split = Split(tmp_path, *case, "strategy.local.gamma=1.0 strategy.local.split_epochs=2")
+    split.round(1)
+    split.round(2)
+    size = sum(x.size for x in split.here.theta0.values())
+    layout = 4 * (3 * split.here.cfg.batch_size + 1)
+    for client in (0, 1):
+        states, read, steps = expected_states(split, client)
+        for number in (1, 2):
+            here = [r for r in split.ledger.rows if (r.round, r.partition) == (number, client)]
+            paid = Counter()
+            for row in here:
+                paid[row.kind, row.direction] += row.payload_bytes
+                paid[row.kind, row.direction, "messages"] += 1
+            values = 2 * 2 * H * (states + read)  # two passes of two bytes
+            assert paid["split", "up"] == values + 2 * steps * layout
+            assert paid["split", "down"] == values
+            assert paid["split", "up", "messages"] == paid["split", "down", "messages"] == 4 * steps
+            # Phase 0 and 1 have no message; the first download is derived.
+            assert paid["train", "down"] == (4 * size if number == 2 else 0)
+            assert paid["train", "up"] == 4 * size
+            assert paid["train", "up", "messages"] == paid["train", "down", "messages"] == 1
+    seen = [m for m in split.grid.sent + split.grid.replies if m.metadata.message_type == "train"]
+    assert len(seen) == len(split.rows("train")) + len(split.rows("split"))
+    assert split.ledger.total_of("payload_bytes", "train") == sum(
+        r.payload_bytes for r in split.ledger.rows
+    )
+
+
+def encodings(ids: list[int]) -> dict[str, bytes]:
+    """Return how numbers may stand in a message."""
+    kinds = ("<i8", "<i4", "<i2", "<f8", "<f4", "<f2")
+    return {kind: np.array(ids).astype(kind).tobytes() for kind in kinds}
+
+
+def test_no_message_holds_a_text_a_token_or_a_label(tmp_path: Path, case: tuple[str, str]) -> None:
+    """In every byte that is sent, either way, of rows that all stay."""
+    split = Split(tmp_path, *case, f"{EXACT} batch_size=4")
+    sent = split.round(1)
+    messages = split.grid.sent + split.grid.replies
+    talk = [message_to_proto(one).SerializeToString() for one in messages]
+    everything = b"\n".join(talk)
+    # What is sent is found: so would be what should not be.
+    assert sum(x.tobytes() in everything for x in sent.values()) == 0  # a mean is not sent yet
+    split.round(2)
+    talk = [message_to_proto(one).SerializeToString() for one in split.grid.sent]
+    assert any(next(iter(sent.values())).tobytes() in one for one in talk)
+    replies = [message_to_proto(one).SerializeToString() for one in split.grid.replies]
+    everything = b"\n".join(talk + replies)
+    for client in (0, 1):
+        rows = split.here.documents(client)
+        for row in rows:
+            for text in row.values():
+                if len(str(text)) > 3:
+                    assert str(text).encode() not in everything
+            batch = split.here.task.training([row])
+            ids = batch["input_ids"][0].tolist()
+            taught = batch["labels"].flatten().tolist()
+            taught = [one for one in taught if one != -100]
+            for secret in (ids[:4], ids[-4:], taught[:4] if len(taught) > 3 else ids[1:5]):
+                for kind, found in encodings(secret).items():
+                    assert found not in everything, kind
+        labels = split.here.task.training(list(rows))["labels"]
+        if labels.dim() == 1:
+            for order in (labels, labels.flip(0)):
+                for kind, found in encodings(order.tolist()).items():
+                    if len(found.strip(b"\0")) > 2:
+                        assert found not in everything, kind
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_states_travel_by_any_codec(tmp_path: Path, codec: str) -> None:
+    """The bytes differ; the round goes the same way."""
+    split = Split(tmp_path, *CASES[0], CODECS[codec])
+    after = split.round(1)
+    assert all(np.isfinite(x).all() for x in after.values())
+    name = {"uniform": "entropy(uniform)", "top_k": "entropy(top_k+fp16)"}.get(codec, codec)
+    assert {r.codec for r in split.rows("split")} == {
+        f"activations:{name} layout:fp32",
+        *(f"{part}:{name}" for part in ("states", "cotangents", "gradients")),
+    }
+    (a, *_) = split.rows("split", "up")
+    values = a.scalars - 3 * split.here.cfg.batch_size - 1
+    if codec == "fp32":
+        assert a.payload_bytes == 4 * a.scalars
+    else:
+        assert a.payload_bytes < 2 * values + 4 * (a.scalars - values)
+
+
+# ---- pruning -----------------------------------------------------------------------------------
+
+
+class Says(torch.nn.Module):
+    """A classifier whose logits are given."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = torch.nn.Parameter(logits)
+
+    def forward(self, labels: torch.Tensor) -> Any:
+        return type("Output", (), {"logits": self.logits})()
+
+
+@settings(max_examples=50)
+@given(
+    rows=st.integers(1, 8),
+    classes=st.integers(2, 6),
+    scale=st.sampled_from([0.0, 1.0, 30.0, 1e4]),
+    seed=st.integers(0, 99),
+)
+def test_el2n_is_between_0_and_sqrt_2(rows: int, classes: int, scale: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(rows, classes, generator=generator)
+    labels = torch.randint(classes, (rows,), generator=generator)
+    scores = el2n(Says(logits), {"labels": labels})
+    p = logits.double().softmax(-1)
+    p[torch.arange(rows), labels] -= 1
+    torch.testing.assert_close(scores.double(), p.norm(dim=-1), atol=1e-6, rtol=1e-5)
+    assert (scores >= 0).all()
+    assert (scores <= 2**0.5 + 1e-6).all()
+    sure = 1e4 * torch.nn.functional.one_hot(labels, classes).float()
+    assert (el2n(Says(sure), {"labels": labels}) == 0).all()
+
+
+def test_el2n_of_a_decoder_is_the_mean_over_a_rows_labels(tmp_path: Path) -> None:
+    split = Split(tmp_path, *CASES[1])
+    here = split.here
+    rows = [dict(row) for row in here.documents(0)]
+    with torch.no_grad():
+        together = el2n(here.model, here.task.training(rows))
+        for row, score in zip(rows, together, strict=True):
+            batch = here.task.training([row])
+            p = here.model(**batch).logits[0, PROMPTS:].double().softmax(-1)
+            ids = batch["labels"][0]
+            errors = []
+            for place in range(1, len(ids)):
+                if ids[place] != -100:
+                    one = p[place - 1].clone()
+                    one[ids[place]] -= 1
+                    errors.append(one.norm())
+            assert torch.isclose(score.double(), torch.stack(errors).mean(), rtol=1e-4)
+
+
+def test_the_hardest_rows_stay_and_the_same_in_every_run(
+    tmp_path: Path, case: tuple[str, str]
+) -> None:
+    split = Split(tmp_path, *case)
+    here, rows = split.here, split.here.documents(0)
+    found = [pruned(here.model, here.task, rows, 0.5, size) for size in (1, 2, 3)]
+    assert all(np.array_equal(one, found[0]) for one in found)
+    assert len(found[0]) == len(rows) // 2
+    with torch.no_grad():
+        scores = [float(el2n(here.model, here.task.training([row]))[0]) for row in rows]
+    left = {*range(len(rows))} - {*found[0].tolist()}
+    assert min(scores[i] for i in found[0]) >= max(scores[i] for i in left)
+    assert np.array_equal(pruned(here.model, here.task, rows, 1.0, 2), np.arange(len(rows)))
+    assert len(pruned(here.model, here.task, rows, 0.01, 2)) == 1
+
+
+def test_phases_without_the_body_send_nothing_and_train(tmp_path: Path) -> None:
+    """The local-loss update changes the first states that a client sends."""
+    sent = []
+    for on in ("true", "false"):
+        more = f"strategy.local.gamma=1.0 strategy.local.local_loss={on} local_epochs=3"
+        split = Split(tmp_path, *CASES[0], more)
+        messages = split.coded.configure_train(1, split.arrays, ConfigRecord(), split.grid)
+        replies = split.grid.send_and_receive(messages)
+        assert len(split.grid.replies) == 4  # who is there, and the first states, of two clients
+        sent.append([one.content[""][""] for one in replies])
+    assert [len(one) for one in sent[0]] == [len(one) for one in sent[1]]
+    assert sent[0] != sent[1]
+
+
+# ---- where states belong, and who says so --------------------------------------------------------
+
+
+@settings(max_examples=30)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=7),
+    size=st.integers(1, 4),
+    data=st.data(),
+)
+def test_states_come_back_to_their_places(lengths: list[int], size: int, data) -> None:
+    rows = []
+    for length in lengths:
+        first = data.draw(st.integers(0, length - 1))
+        rows.append((length, first, data.draw(st.integers(0, length - first))))
+    table = np.zeros((9, 3), np.float32)
+    table[: len(rows)] = rows
+    found = places(table, size, torch.device("cpu"))
+    assert sum(len(one.states) for one in found) == len(rows)
+    rng = np.random.default_rng(0)
+    for start, one in zip(range(0, len(rows), size), found, strict=True):
+        some = rows[start : start + size]
+        assert one.states.sum(1).tolist() == [row[0] for row in some]
+        assert one.read.sum(1).tolist() == [row[2] for row in some]
+        assert not (one.read & ~one.states).any()
+        values = torch.from_numpy(rng.normal(size=(int(one.states.sum()), 3)))
+        whole = spread(values, one.states)
+        assert torch.equal(whole[one.states], values)
+        assert not whole[~one.states].any()
+
+
+def test_a_decoder_reads_the_states_before_its_labels() -> None:
+    model = architectures.model("llama")
+    labels = torch.tensor([[-100, -100, 7, 8, -100], [-100, 5, -100, 6, 9], [-100] * 5])
+    mask = torch.tensor([[1] * 7 + [0], [1] * 8, [1] * 8]).bool()  # three prompts
+    assert layout_of(model, labels, mask).tolist() == [[7, 4, 2], [8, 3, 4], [8, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "left", "states"),
+    [
+        ([[3, 0, 4]], 0, 3),  # reads more than there is
+        ([[3, 0, 1]], 0, 4),  # of other states than were sent
+        ([[2.5, 0, 1]], 0, 2),
+        ([[-3, 0, 1], [6, 0, 1]], 0, 3),
+        ([[0, 0, 0], [3, 0, 1]], 0, 3),  # a row without states before one with some
+        ([[3, 0, 0]], 0, 3),  # nothing is read
+        ([[3, 0, 1]], -1, 3),
+        ([[3, 0, 1]], 0.5, 3),
+        ([[3, 0, 1]], 1e9, 3),
+        ([[np.nan, 0, 1]], 0, 3),
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused(rows, left: float, states: int) -> None:
+    layout = {"rows": np.array(rows, np.float32), "left": np.array([left], np.float32)}
+    with pytest.raises(WireError):
+        check_layout(layout, states)
+
+
+def test_a_client_that_fails_in_the_middle_is_left_out(tmp_path: Path) -> None:
+    answered = []
+
+    def breaks(reply: Message) -> Message:
+        answered.append(reply)
+        if len(answered) == 3:  # after its first step
+            reply.content = RecordDict()
+        return reply
+
+    split = Split(tmp_path, *CASES[0], f"{EXACT} federation.max_failures=0.5", {1: breaks})
+    alone = centralized(split.here, 0, 1, split.here.theta0)
+    after = split.round(1)
+    for name, x in after.items():
+        np.testing.assert_allclose(x, alone[name], rtol=2e-4, atol=2e-6)
+    (lost,) = [r for r in split.ledger.rows if r.outcome == ledgers.LOST]
+    assert (lost.partition, lost.kind) == (1, "split")
+    assert "no record" in lost.reason
+    assert len(answered) == 3  # nothing more was asked of it
+
+
+def test_a_message_out_of_turn_is_answered_with_an_error(tmp_path: Path) -> None:
+    """A node that has lost what it kept says so, and so does one that is asked again."""
+    split = Split(tmp_path, *CASES[0])
+    split.round(1)
+    question = [m for m in split.grid.sent if m.metadata.message_type == "train"][-1]
+    reply = split.grid.deliver(question)
+    assert reply is not None
+    assert "has lost what it remembered" in reply.error.reason
+    for context in split.grid.contexts.values():  # nothing of a round is left
+        assert not [key for key in context.state if key.startswith("between.")]
+
+
+def test_a_round_that_was_interrupted_begins_anew(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    split = Split(folders[0], *CASES[0])
+    messages = split.coded.configure_train(1, split.arrays, ConfigRecord(), split.grid)
+    split.grid.send_and_receive(messages)  # the first states are sent, and the server stops
+    again = split.round(1)
+    other = Split(folders[1], *CASES[0]).round(1)
+    assert all(np.array_equal(again[n], other[n]) for n in again)
+
+
+# ---- configuration -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("adapter.method=IA3 adapter.args={}", "adapter.method=PROMPT_TUNING"),
+        ("strategy.local.head_blocks=0", "head_blocks=0 should be a whole number from 1"),
+        ("strategy.local.gamma=0.0", r"gamma=0.0 should be in \(0, 1\]"),
+        ("optimizer=shampoo", "optimizer.id=shampoo should be adamw"),
+        ("privacy=dp_sgd privacy.epsilon=8", "privacy=none"),
+        ("federation.sampling=nodes", "set it to partitions"),
+        ("turns=[{local_epochs:2}]", "turns change"),
+        ("strategy.inner.batch_size=3", "both ends cut"),
+        ("strategy.states={id:error_feedback,inner:{id:fp16}}", "remembers"),
+    ],
+)
+def test_what_cannot_be_split_is_refused_before_it_starts(words: str, said: str) -> None:
+    with pytest.raises((ConfigError, ValueError), match=said):
+        check(compose(f"experiment=sfprompt {words}"))
+
+
+def test_the_experiment_runs_and_its_ledger_adds_up(tmp_path: Path) -> None:
+    words = (
+        "experiment=sfprompt rounds=1 federation.clients=2 data.providers_per_client=1 "
+        "data.problems_per_provider=3 data.test_problems=2 data.validation_problems=0 "
+        "data.unseen_providers=1 data.unseen_problems_per_provider=1 model.max_answer_length=8 "
+        f"batch_size=2 logger=none output.dir={tmp_path} output.name=run"
+    )
+    in_process(words)
+    rows = ledgers.read(tmp_path / "run" / "ledger.csv")
+    assert {r.kind for r in rows.rows} == {"setup", "train", "split"}
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["bytes"]["total"] == sum(r.message_bytes for r in rows.rows)
+    assert summary["bytes"]["payload_up"] == sum(
+        r.payload_bytes for r in rows.rows if r.direction == "up"
+    )
