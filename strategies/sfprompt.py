@@ -264,7 +264,7 @@ class SFPromptClient(LocalMethod):
         rows = given.rows()
         if not len(rows):
             raise FaultError("no_rows", "this client holds no rows: check data")
-        prune = (given.model, given.task, rows, self.gamma, self.batch_size)
+        prune = (given.model, cast(Task, given.task), rows, self.gamma, self.batch_size)
         with cut.without_body():
             stay = pruned(*prune)
             if self.local_loss:
@@ -315,7 +315,9 @@ class SFPromptClient(LocalMethod):
             total += loss.item()
         self.note(kept, total)
         trained = {n: p for n, p in given.model.named_parameters() if p.grad is not None}
-        kept |= _named(GRADIENT, {n: p.grad.cpu().numpy() for n, p in trained.items()})
+        kept |= _named(
+            GRADIENT, {n: cast(Tensor, p.grad).cpu().numpy() for n, p in trained.items()}
+        )
         return Answer(
             {COTANGENTS: _values(cast(Tensor, z.grad))}, self.metrics(given, kept), keep=kept
         )
@@ -338,7 +340,7 @@ class SFPromptClient(LocalMethod):
         optimizer, schedule = optimizers.build(trained.values(), self.optimizer, self.steps(kept))
         _restore(optimizer, kept)
         for group, rate, factor in zip(
-            optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+            optimizer.param_groups, schedule.base_lrs, cast(Any, schedule).lr_lambdas, strict=True
         ):
             group["lr"] = rate * factor(number)
         nn.utils.clip_grad_norm_(trained.values(), self.optimizer.max_grad_norm)

@@ -146,7 +146,9 @@ def counted(
     }
 
 
-def decoded(frame: bytes | None, here: Session, form: Form, length: int | None) -> dict[str, Tree]:
+def decoded(
+    frame: bytes | None, here: Session, form: Form, length: int | None = None
+) -> dict[str, Tree]:
     """Return the parts that a message brings; WireError if its frame is none of this form.
 
     Without a frame they are theta0, as every node rebuilds it. Ragged parts have ``length`` rows.

@@ -79,7 +79,7 @@ def test_random_bytes_are_a_wire_error_or_the_only_form_of_what_they_say(data: b
         (b"\3", "truncated: 1 bytes"),
         (b"T\3", "a message of version 84, this side reads 3: install the same"),
         (b"\4\0", "a message of version 4, this side reads 3"),
-        (b"\3\x10", "the head has fields 0x10, and there are 4"),
+        (b"\3\x40", "the head has fields 0x40, and there are 6"),
         (b"\3\1", "server-round: no count"),
         (b"\3\1\x81", "server-round: no count"),
         (b"\3\1\x81\0", "server-round: no count"),  # 1, longer than needed
