@@ -61,6 +61,7 @@ $(DOCS_STAMP): $(STAMP)
 pretrain: $(STAMP) ## Train the embedded models again (about 20 minutes; the shipped ones are its output)
 	$(BIN)/python -m fl_app.pretraining.vt5 --out fl_app/models/vt5_tiny
 	$(BIN)/python -m fl_app.pretraining.llama --out fl_app/models/llama_tiny
+	$(BIN)/python -m fl_app.pretraining.beit --out fl_app/models/beit_tiny
 
 bench-codecs: $(STAMP) ## Speed, bits and error of the codecs, beside others (about 3 minutes)
 	$(BIN)/python -m benchmarks.codecs

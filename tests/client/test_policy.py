@@ -276,7 +276,8 @@ PLAIN = {
     "augment": {"id"},
     "link": {"down.burst", "down.rate", "id", "up.burst", "up.rate"},
     "model": {
-        "config.prompt", "config.spatial", "dtype", "head", "quantization", "recipe", "sha256",
+        "config.prompt", "config.quecc.kernel", "config.spatial", "dtype", "head", "quantization",
+        "recipe", "sha256",
     },
     "data": {
         "client", "clients", "id", "sample_by", "target", "test.share", "validation.share",

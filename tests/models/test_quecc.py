@@ -8,16 +8,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
 from fl_app import models
 from fl_app.adapters import ADAPTERS
 from fl_app.codecs import from_spec
 from fl_app.config import compose
 from fl_app.data.invoices.load import make_documents
+from fl_app.data.invoices.marks import COLOURS
+from fl_app.data.invoices.pictures import pixel_values
 from fl_app.data.invoices.provider import POOLS
+from fl_app.files import installed
 from fl_app.models.quecc import QueCC, layers
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
+from fl_app.pretraining import beit
 from fl_app.tasks.documents import Collator, predict
+from tests import small
+from tests.disturbed import in_process
 from tests.rounding import DOUBLES, apart
 
 WIDTH, TEXT, LEVELS = 8, 6, 2
@@ -288,3 +295,47 @@ def test_a_compressor_needs_a_square_grid_and_pictures() -> None:
         VT5Config(visual={**BEIT, "image_size": (32, 16)}, quecc={"stride": 2})
     with pytest.raises(ValueError, match="set visual too"), torch.device("meta"):
         VT5ForConditionalGeneration(VT5Config(quecc={"stride": 2}))
+
+
+# ---- the embedded visual encoder -----------------------------------------------------------------
+
+
+def test_the_shipped_encoder_tells_marks_apart() -> None:
+    """A linear layer, fitted here to the states of other pages, reads colours from its patches."""
+    cfg = compose("model=vt5-tiny-quecc").model
+    model, _ = models.load_vt5(cfg, seed=0)
+    rows = [beit.made(first, 40) for first in (50_000, 60_000)]
+    with torch.inference_mode():
+        states = [
+            model.visual_encoder(pixel_values(some, cfg.config.visual)).last_hidden_state[:, 1:]
+            for some in rows
+        ]
+    # A class of a mark is 1 + kind * colours + colour.
+    wanted = [beit.classes(some, 16) for some in rows]
+    marked = [some != beit.NONE for some in wanted]
+    colours = [(y[m] - 1) % len(COLOURS) for y, m in zip(wanted, marked, strict=True)]
+    (fitted, x), targets = (
+        [s[m].double() for s, m in zip(states, marked, strict=True)],
+        torch.eye(len(COLOURS), dtype=torch.float64)[colours[0]],
+    )
+    ridge = fitted.T @ fitted + torch.eye(fitted.shape[1], dtype=torch.float64)
+    guess = x @ torch.linalg.solve(ridge, fitted.T @ targets)
+    assert (guess.argmax(1) == colours[1]).double().mean() > 0.9
+
+
+def test_its_weights_are_small() -> None:
+    assert installed("fl_app/models/beit_tiny/model.safetensors").stat().st_size < 1_000_000
+
+
+# ---- in a federation -----------------------------------------------------------------------------
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(600)
+def test_a_federation_trains_it_with_lora(tmp_path: Path) -> None:
+    few = f"{small.RUN} data.marks=2 model.max_answer_length=4 logger=none target.value=null"
+    in_process(f"experiment=quecc {few} output.dir={tmp_path} output.name=run")
+    saved = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    assert any("quecc.downsample" in name for name in saved)
+    assert any("visual_matcher" in name for name in saved)
+    assert any("decoder" in name and "lora_A" in name for name in saved)

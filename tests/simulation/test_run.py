@@ -74,6 +74,7 @@ ELSEWHERE = {
     *("fedit", "ffa_lora", "flora", "fedex_lora", "flex_lora"),  # in test_baselines
     *("dgc", "fl_tac", "onebit_adam", "safari", "rate_control"),  # in tests/strategies
     "ligo",  # in tests/adapters
+    "quecc",  # in tests/models
     "thinnest",  # in test_quantization_aware
     "forgetting",  # in tests/tasks
     *("fed_sb_bert_snli", "fed_sb_gemma2_9b_math", "fed_sb_llama32_3b_commonsense"),
