@@ -160,20 +160,18 @@ def for_visual(given: Mapping[str, Any], visual: BeitConfig, text_width: int) ->
     Raises
     ------
     ValueError
-        If the patches are not a square, or the options do not fit them.
+        If the options do not fit them.
     """
     chosen = options(given)
-    size = visual.image_size
-    if not isinstance(size, int) and len({*size}) > 1:
-        raise ValueError(f"quecc needs as many patches across as down, not those of {size} pixels")
-    side = (size if isinstance(size, int) else size[0]) // visual.patch_size
+    size: Any = visual.image_size
+    patch: Any = visual.patch_size
     if chosen["levels"] > visual.num_hidden_layers:
         raise ValueError(
             f"quecc.levels={chosen['levels']} should be at most the layers of the visual encoder, "
             f"visual.num_hidden_layers={visual.num_hidden_layers}"
         )
     del chosen["frozen"]
-    return QueCC(side, visual.hidden_size, text_width, **chosen)
+    return QueCC(size // patch, visual.hidden_size, text_width, **chosen)
 
 
 def layers(levels: int, count: int) -> list[int]:

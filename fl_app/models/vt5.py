@@ -233,17 +233,17 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         pixel_values, picture, question : Tensor
             See ``encode``.
         """
-        compress = self.config.quecc is not None
+        compressor = self.config.quecc
         with torch.no_grad():
-            found = self.visual_encoder(pixel_values, output_hidden_states=compress)
-        if not compress:
+            found = self.visual_encoder(pixel_values, output_hidden_states=compressor is not None)
+        if compressor is None:
             visual = self.visual_matcher(found.last_hidden_state)
             return visual if picture is None else visual.index_select(0, picture)
         if question is None:
             raise ValueError("question should be given: the model compresses pictures by it")
         if picture is None:
             picture = torch.arange(len(pixel_values), device=pixel_values.device)
-        chosen = layers(options(self.config.quecc)["levels"], len(found.hidden_states) - 1)
+        chosen = layers(options(compressor)["levels"], len(found.hidden_states) - 1)
         patches = slice(1, None)  # the first state is of CLS
         levels = torch.cat([found.hidden_states[layer][:, patches] for layer in chosen], dim=-1)
         x = found.last_hidden_state[:, patches]
@@ -251,7 +251,8 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
 
     def _asked(self, question: Tensor) -> Tensor:
         """Return the feature of each question, [questions, d]: the mean of its embeddings."""
-        seen = (question != self.config.pad_token_id).to(self.shared.weight.dtype).unsqueeze(-1)
+        pad: Any = self.config.pad_token_id
+        seen = question.ne(pad).to(self.shared.weight.dtype).unsqueeze(-1)
         return (self.shared(question) * seen).sum(1) / seen.sum(1).clamp(min=1)
 
     def _states(

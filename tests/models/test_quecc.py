@@ -278,7 +278,7 @@ def test_the_first_stage_needs_a_compressor() -> None:
     [
         ({"strid": 2}, "known: frozen, heads, kernel, levels, stride"),
         ({"stride": 0}, "quecc.stride=0 should be a whole number greater than 0"),
-        ({"stride": 3}, "divisor of 4"),
+        ({"stride": 1, "kernel": 2}, "divisor of 4"),
         ({"stride": 8}, "0 windows"),
         ({"heads": 5}, "heads=5 should divide"),
         ({"levels": 3}, "visual.num_hidden_layers=2"),
@@ -290,9 +290,7 @@ def test_options_that_cannot_be_name_what_can(options: dict[str, Any], says: str
         VT5Config(visual=BEIT, quecc=options)
 
 
-def test_a_compressor_needs_a_square_grid_and_pictures() -> None:
-    with pytest.raises(ValueError, match="as many patches across as down"):
-        VT5Config(visual={**BEIT, "image_size": (32, 16)}, quecc={"stride": 2})
+def test_a_compressor_needs_pictures() -> None:
     with pytest.raises(ValueError, match="set visual too"), torch.device("meta"):
         VT5ForConditionalGeneration(VT5Config(quecc={"stride": 2}))
 
@@ -333,7 +331,7 @@ def test_its_weights_are_small() -> None:
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
 def test_a_federation_trains_it_with_lora(tmp_path: Path) -> None:
-    few = f"{small.RUN} data.marks=2 model.max_answer_length=4 logger=none target.value=null"
+    few = f"{small.RUN} model.max_answer_length=4 logger=none target.value=null"
     in_process(f"experiment=quecc {few} output.dir={tmp_path} output.name=run")
     saved = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
     assert any("quecc.downsample" in name for name in saved)
