@@ -313,7 +313,7 @@ def shorter_head(reply: Message) -> Message:
     return reply
 
 
-def unknown_field(reply: Message) -> Message:
+def unasked_field(reply: Message) -> Message:
     data = reply.content[BARE][BARE]
     reply.content[BARE] = ConfigRecord({BARE: data[:1] + bytes([data[1] | 128]) + data[2:]})
     return reply
@@ -387,7 +387,7 @@ TAMPERS = {
     more_keys: "the record '' does not hold bytes",
     cut_head: "the head ends before loss",
     shorter_head: "not a Thinwire frame",
-    unknown_field: "the head has fields",
+    unasked_field: "not a Thinwire frame",
     other_version: "a message of version 9, this side reads 3: install",
     endless_count: "num-examples: no count",
     as_before: "no record '' with its head: is the same Thinwire version installed",
