@@ -65,7 +65,7 @@ def call(
     with monkeypatch.context() as patch:
         patch.setattr("sys.argv", command)
         if not picture:
-            patch.setattr(gallery.picture, "draw", lambda found, file: file)
+            patch.setattr(gallery.picture, "draw", lambda found, file, references: file)
         gallery.main()
 
 

@@ -234,7 +234,7 @@ def test_truncations_and_flipped_bits(inner, context):
     codec, ref = entropy(inner, context), normal(2)
     honest = encode(codec, normal(1), ref).sections
     for i, section in enumerate(honest):
-        for end in range(max(0, len(section) - 300), len(section)):
+        for end in range(max(0, len(section) - 60), len(section)):
             assert outcome(codec, (*honest[:i], section[:end], *honest[i + 1 :]), ref) is None
         for bit in range(0, 8 * len(section), max(1, len(section) // 50)):
             changed = bytearray(section)
