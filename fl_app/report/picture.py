@@ -196,7 +196,7 @@ def _mark(axes: Axes, one: dict[str, Any], references: Mapping[str, str]) -> Non
         axes.axvline(row["bytes"]["mean"], color=QUIET, linestyle=":", linewidth=1.2, zorder=1)
         axes.annotate(
             name,
-            (row["bytes"]["mean"], 0.015),
+            (row["bytes"]["mean"], 0.05),  # above what is said of those below
             xycoords=("data", "axes fraction"),
             xytext=(-3, 0),
             textcoords="offset points",
