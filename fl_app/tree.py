@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +78,16 @@ def split(flat: NDArray[np.float32], ref: Tree) -> Tree:
         tree[name] = flat[start : start + r.size].reshape(r.shape)
         start += r.size
     return tree
+
+
+def under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return the arrays with ``prefix`` before each name."""
+    return {f"{prefix}{name}": x for name, x in arrays.items()}
+
+
+def below(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return the arrays whose names begin with ``prefix``, without it: undo `under`."""
+    return {n.removeprefix(prefix): x for n, x in arrays.items() if n.startswith(prefix)}
 
 
 def scalars(tree: Tree) -> int:

@@ -63,7 +63,7 @@ from fl_app.tasks.base import Task
 from fl_app.training import optimizers
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import NO_HOOKS, weighted
-from fl_app.tree import Tree
+from fl_app.tree import Tree, below, under
 from fl_app.wire.messages import BY_NODE, FORM
 from strategies._checks import check_local, check_shared, switches, whole_from, within
 
@@ -248,7 +248,7 @@ class SFPromptClient(LocalMethod):
         """Do an exchange: prune, and send the first a; or dL/dz; or step, and send a or p."""
         cut = Cut(given.model, self.head_blocks)
         kept = dict(given.kept) if given.exchange else self.begin(given, cut)
-        full.set(given.model, _of(VALUE, kept))
+        full.set(given.model, below(VALUE, kept))
         given.model.train()
         if given.form == FORWARD:
             return self.cotangents(given, cut, kept)
@@ -274,7 +274,7 @@ class SFPromptClient(LocalMethod):
             ROWS: stay,
             STEP: np.zeros(1, np.int64),
             LOSSES: np.zeros(1),
-            **_named(VALUE, full.get(given.model)),
+            **under(VALUE, full.get(given.model)),
         }
 
     def activations(self, given: Assignment, cut: Cut, kept: dict[str, np.ndarray]) -> Answer:
@@ -315,9 +315,7 @@ class SFPromptClient(LocalMethod):
             total += loss.item()
         self.note(kept, total)
         trained = {n: p for n, p in given.model.named_parameters() if p.grad is not None}
-        kept |= _named(
-            GRADIENT, {n: cast(Tensor, p.grad).cpu().numpy() for n, p in trained.items()}
-        )
+        kept |= under(GRADIENT, {n: cast(Tensor, p.grad).cpu().numpy() for n, p in trained.items()})
         return Answer(
             {COTANGENTS: _values(cast(Tensor, z.grad))}, self.metrics(given, kept), keep=kept
         )
@@ -333,7 +331,7 @@ class SFPromptClient(LocalMethod):
             count = int(mask.sum())
             states[mask].backward(gradients[at : at + count])
             at += count
-        tail = _of(GRADIENT, kept)
+        tail = below(GRADIENT, kept)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         for name, gradient in tail.items():
             trained[name].grad = torch.from_numpy(gradient).to(trained[name])
@@ -348,7 +346,7 @@ class SFPromptClient(LocalMethod):
         model.zero_grad(set_to_none=True)
         for name in [n for n in kept if n.startswith((GRADIENT, ADAM))]:
             del kept[name]
-        kept |= _named(VALUE, full.get(model)) | _saved(optimizer)
+        kept |= under(VALUE, full.get(model)) | _saved(optimizer)
         kept[STEP] = np.array([number + 1])
 
     def batches(
@@ -403,14 +401,6 @@ def _values(states: Tensor) -> Tree:
     return {VALUES: np.ascontiguousarray(states.detach().float().cpu().numpy())}
 
 
-def _named(start: str, tree: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {f"{start}{n}": x for n, x in tree.items()}
-
-
-def _of(start: str, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {n.removeprefix(start): x for n, x in kept.items() if n.startswith(start)}
-
-
 def _saved(optimizer: torch.optim.Optimizer) -> dict[str, np.ndarray]:
     """Return the moments of AdamW, by the number of the parameter and their name."""
     state = optimizer.state_dict()["state"]
@@ -420,7 +410,7 @@ def _saved(optimizer: torch.optim.Optimizer) -> dict[str, np.ndarray]:
 def _restore(optimizer: torch.optim.Optimizer, kept: Mapping[str, np.ndarray]) -> None:
     """Undo `_saved`."""
     state: dict[int, dict[str, Tensor]] = {}
-    for name, x in _of(ADAM, kept).items():
+    for name, x in below(ADAM, kept).items():
         index, key = name.split("/")
         state.setdefault(int(index), {})[key] = torch.from_numpy(x)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

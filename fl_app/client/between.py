@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from fl_app.faults import FaultError
-from fl_app.tree import Tree
+from fl_app.tree import Tree, below, under
 
 ROUND, DONE = "round", "done"  # of what is kept: its round, and the exchanges behind it
 MODEL, KEPT = "model/", "kept/"  # the broadcast that the round began with; what the method keeps
@@ -48,7 +48,7 @@ class Between:
             raise FaultError("lost_memory")
         arrays = self.records.array_records[self._name("arrays")]
         values = {name: array.numpy() for name, array in arrays.items()}
-        return _of(MODEL, values), _of(KEPT, values)
+        return below(MODEL, values), below(KEPT, values)
 
     def keep(self, broadcast: Tree, kept: Mapping[str, np.ndarray]) -> None:
         """Keep what the next exchange needs; nothing if the method keeps nothing."""
@@ -56,8 +56,7 @@ class Between:
             self.records.pop(self._name(name), None)
         if not kept:
             return
-        whole = {f"{MODEL}{n}": x for n, x in broadcast.items()}
-        whole |= {f"{KEPT}{n}": x for n, x in kept.items()}
+        whole = {**under(MODEL, broadcast), **under(KEPT, kept)}
         self.records[self._name("arrays")] = ArrayRecord({n: Array(x) for n, x in whole.items()})
         self.records[self._name("said")] = ConfigRecord(
             {ROUND: self.server_round, DONE: self.exchange + 1}
@@ -65,7 +64,3 @@ class Between:
 
     def _name(self, what: str) -> str:
         return f"between.{self.client}.{what}"
-
-
-def _of(start: str, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {n.removeprefix(start): x for n, x in values.items() if n.startswith(start)}

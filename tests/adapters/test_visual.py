@@ -25,6 +25,7 @@ from fl_app.models.draws import SeededDraws
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
 from fl_app.preflight import check
 from fl_app.tasks.documents import Collator, predict
+from tests import one_by_one
 from tests.rounding import DOUBLES, apart, through
 
 SHAPES = {"vocab_size": 1000, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
@@ -175,15 +176,7 @@ def test_a_batch_answers_like_one_by_one(prompt: str) -> None:
     for row in rows:
         row["questions"], row["answers"] = row["questions"][:4], row["answers"][:4]
     together = predict(model, tokenizer, collator, rows, 8)
-    alone = [
-        answer
-        for row in rows
-        for question, accepted in zip(row["questions"], row["answers"], strict=True)
-        for answer in predict(
-            model, tokenizer, collator, [row | {"questions": [question], "answers": [accepted]}], 8
-        )
-    ]
-    assert together == alone
+    assert together == one_by_one.answers(model, tokenizer, collator, rows, 8)
     assert len(set(together)) > 1
 
 

@@ -23,7 +23,7 @@ from fl_app.models.quecc import QueCC, layers
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
 from fl_app.pretraining import beit
 from fl_app.tasks.documents import Collator, predict
-from tests import small
+from tests import one_by_one, small
 from tests.disturbed import in_process
 from tests.rounding import DOUBLES, apart
 
@@ -182,15 +182,7 @@ def test_a_vt5_answers_a_batch_as_one_by_one(prompt: str, stride: int) -> None:
     model, tokenizer = models.load_vt5(cfg.model, seed=0)
     collator, rows = Collator(tokenizer, model.config, 320), _rows()
     together = predict(model, tokenizer, collator, rows, 6)
-    alone = [
-        answer
-        for row in rows
-        for question, accepted in zip(row["questions"], row["answers"], strict=True)
-        for answer in predict(
-            model, tokenizer, collator, [row | {"questions": [question], "answers": [accepted]}], 6
-        )
-    ]
-    assert together == alone
+    assert together == one_by_one.answers(model, tokenizer, collator, rows, 6)
     states = model(**collator.training(rows)).encoder_last_hidden_state
     words = collator.training(rows)["input_ids"].shape[1]
     assert states.shape[:2] == (6, words + (4 // stride) ** 2)
