@@ -32,6 +32,7 @@ from fl_app.faults.suggestions import did_you_mean
 
 CUSTOM = "custom"  # the label of a run that is not one of the experiments of conf/experiment
 UNNAMED = {"logger"}  # groups that do not change what an experiment computes
+CODEC = "codec"  # the group whose options are complete, whatever an experiment says of it
 IDENTITY = ("id", "_target_")  # a mapping that has one of these keys is complete by itself
 
 
@@ -109,6 +110,9 @@ def _compose(words: list[str]) -> tuple[DictConfig, str]:
     try:
         selected, experiment = _selected(options)
         cfg = copy.deepcopy(selected)
+        for word in options:
+            if _key(word) == CODEC:
+                _set_whole(cfg, data_only.parsed(word).value())
         for word in values:
             _set(cfg, word)
         config = _without_recipes(resolved(_with_method(plain(cfg))))
@@ -132,6 +136,16 @@ def _set(cfg: DictConfig, word: str) -> None:
         ConfigLoaderImpl._apply_overrides_to_config([override], cfg)
     else:
         OmegaConf.update(cfg, _key(word), spec, merge=False, force_add=True)
+
+
+def _set_whole(cfg: DictConfig, chosen: object) -> None:
+    """Set the codec that a word chooses as its file has it; Hydra merges an experiment's into it.
+
+    The arguments of one codec mean nothing to another.
+    """
+    if isinstance(chosen, str):
+        whole = OmegaConf.load(CONF_DIR / CODEC / f"{chosen}.yaml")
+        OmegaConf.update(cfg, CODEC, whole, merge=False)
 
 
 @lru_cache(maxsize=128)

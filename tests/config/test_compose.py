@@ -78,6 +78,15 @@ def test_an_override_beats_the_experiment() -> None:
     assert cfg.adapter.id == "full"
 
 
+@pytest.mark.parametrize("experiment", ["scallion", "sign_mask", "aquila"])
+def test_a_codec_by_name_is_that_of_its_file_whatever_the_experiments_was(experiment: str) -> None:
+    assert compose(f"experiment={experiment} codec=nf4").codec == compose("codec=nf4").codec
+    assert compose(f"experiment={experiment}").codec != compose("codec=nf4").codec
+    more = "codec.up={id:int8} codec=uniform_entropy codec.error=0.3"
+    found = compose(f"experiment={experiment} {more}").codec
+    assert (found.up.id, found.down.inner.links[1].error) == ("int8", 0.3)
+
+
 @pytest.mark.parametrize(
     ("overrides", "label"),
     [
