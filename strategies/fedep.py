@@ -26,8 +26,8 @@ Cavity, tilted fit, deltas, damping and the order of it follow the authors' code
 (https://github.com/HanGuo97/expectation-propagation). What is ours: the turn is the local loop,
 whose optimizer, clipping and schedule are the run's; rows of FedSEP count as if all clients had the
 same number; gradients are those of true labels, a batch at a time; and a precision is kept from
-falling to 0: a tilted one to ``LEAST`` of q's on the client, the sum of all on the server. A cavity
-that is negative, where others have learnt more than q says, pulls nowhere.
+falling to 0: a tilted one to ``LEAST`` of q's on the client, each delta and their sum on the server.
+A cavity that is negative, where others have learnt more than q says, pulls nowhere.
 """
 
 from collections.abc import Iterable, Mapping
@@ -61,7 +61,7 @@ CLIENT = "strategies.fedep.FedEPClient"
 ETA, PRECISION = "eta", "precision"  # parts
 ALL = "all"  # the one precision of identity
 METHODS, COVARIANCES = ("fedep", "fedsep"), ("identity", "laplace", "swag")
-SHARED = ("clients", "clients_per_round", "covariance", "prior")
+SHARED = ("clients", "clients_per_round", "covariance", "prior", "max_norm")
 LEAST = 0.01  # share of a precision that a step leaves
 ROUNDED = 2.0  # how much longer than it was sent a codec may make a delta
 
@@ -235,6 +235,16 @@ def shortened(delta: Gaussian, most: float) -> Gaussian:
     return delta if length <= most else delta.plus(delta, most / length - 1)
 
 
+def room(precision: Values, change: Values, share: float) -> float:
+    """Return how often ``change`` may be added until some precision has lost ``share`` of itself."""
+    left = np.inf
+    for name, x in change.items():
+        falls = x < 0
+        if falls.any():
+            left = min(left, float((share * precision[name][falls] / -x[falls]).min()))
+    return left
+
+
 def pull(cavity: Gaussian, rows: int) -> GradientHook:
     """Return the hook that adds the cavity's gradient, Lambda_c theta - eta_c, over the rows."""
     held = {}
@@ -281,7 +291,7 @@ class FedEP(FedAvg):
         Lambda of q_0, around theta0.
     max_norm : float
         That of the clients, to which the server holds them: ``ROUNDED`` times what a damped delta
-        has at most, for what a codec adds. A longer one is scaled down.
+        has at most, for what a codec adds. A longer one is scaled down, see `counted`.
     lr, momentum : float
         Of the server's SGD.
     """
@@ -358,9 +368,8 @@ class FedEP(FedAvg):
         precisions = [cast(ArrayRecord, reply.content.pop(PRECISION)) for reply in replies]
         etas = [reply.content.array_records[ETA] for reply in replies]
         _, metrics = super().aggregate_train(server_round, replies)
-        most = ROUNDED * self.max_norm / self.clients_per_round
         deltas = [
-            shortened(Gaussian(_values(eta), _values(change)), most)
+            self.counted(Gaussian(_values(eta), _values(change)))
             for eta, change in zip(etas, precisions, strict=True)
         ]
         self.step([
@@ -368,6 +377,18 @@ class FedEP(FedAvg):
             for k, like in enumerate((self.eta, self.precision))
         ])  # fmt: skip
         return _record(self.q.mean(self.theta0)), metrics
+
+    def counted(self, delta: Gaussian) -> Gaussian:
+        """Return a client's delta as far as an honest one may go.
+
+        A tilted precision is `LEAST` of q's at least, so that of q a damped delta takes a K-th of
+        the rest at most. One that takes more is scaled down by itself: in their sum it would hold
+        the steps of all others back.
+        """
+        short = shortened(delta, ROUNDED * self.max_norm / self.clients_per_round)
+        share = (1 - LEAST) / self.clients_per_round
+        factor = min(1.0, room(self.precision, short.precision, share))
+        return short if factor == 1 else short.plus(short, factor - 1)
 
     def step(self, total: list[dict[str, np.ndarray]]) -> None:
         """Let SGD move eta and Lambda, no further than to `LEAST` of any precision.
@@ -381,12 +402,7 @@ class FedEP(FedAvg):
                 for old, new in zip(self.velocity, total, strict=True)
             ]
         self.velocity = total
-        factor = self.lr
-        for name, change in total[1].items():
-            falls = change < 0
-            if falls.any():
-                room = (1 - LEAST) * self.precision[name][falls] / -change[falls]
-                factor = min(factor, float(room.min()))
+        factor = min(self.lr, room(self.precision, total[1], 1 - LEAST))
         moved = self.q.plus(Gaussian(*total), factor)
         self.eta, self.precision = dict(moved.eta), dict(moved.precision)
 

@@ -20,6 +20,7 @@ from strategies.fedep import (
     FedEPClient,
     Gaussian,
     around,
+    joined,
     parted,
     pull,
 )
@@ -190,11 +191,54 @@ def test_a_client_is_held_to_max_norm_whatever_it_sends() -> None:
     np.testing.assert_allclose(length, 2 * 2.0 / N, rtol=1e-5)
 
 
+def test_a_client_that_takes_precision_away_takes_its_own_share_alone() -> None:
+    """It cannot hold the steps of the others back, however much it says that q has too much."""
+
+    def less(form, part, tree):
+        more = -1e3 if [*here.given][-1] == 0 else 1  # the client whose turn it is
+        return {n: np.asarray(more * x, np.float32) for n, x in tree.items()}
+
+    for covariance in ("identity", "laplace"):
+        honest = Gaussians(covariance=covariance, k=N)
+        honest.round(1, [1, 2, 3])
+        here = Gaussians(covariance=covariance, k=N, lossy=less)
+        here.round(1)
+        taken = {n: honest.strategy.precision[n] - x for n, x in here.strategy.precision.items()}
+        most = max(float(x.max()) for x in taken.values())
+        np.testing.assert_allclose(most, (1 - LEAST) / N * PRIOR, rtol=1e-5)
+
+
 def test_a_fit_that_is_q_sends_nothing() -> None:
     here = Gaussians()
-    q = around({n: x.astype(float) for n, x in THETA0.items()}, here.a[0])
-    delta = here.method.damped(q.plus(q, -1))
-    assert not any(x.any() for tree in delta for x in tree.values())
+    for number in range(1, N + 1):
+        here.round(number, [number - 1])  # now q is the posterior
+    for client in range(N):
+        here.round(N + 1 + client, [client])
+        for tree in here.answers[client].parts.values():
+            assert max(float(np.abs(x).max()) for x in tree.values()) < 100 * EPS
+
+    # And by its own fit: a client whose steps stay at mu, and whose site has its local precision.
+    own, rows = 2.0 * 5, range(5)
+    half = FedEPClient(
+        **LOCAL | {"scale": 2.0}, method="fedep", covariance="identity", clients=N,
+        clients_per_round=1,
+    )  # fmt: skip
+
+    def stays(hooks) -> Trained:
+        model = Parameters(THETA0)
+        for hook in hooks.starts:
+            hook(model, 1)
+        for hook in hooks.steps:
+            hook(model, 0.1)
+        return Trained(THETA0, {"num-examples": 5, "loss": 0.0})
+
+    parts = {"model": THETA0, "precision": {ALL: np.full(1, PRIOR + own, np.float32)}}
+    given = Assignment(
+        parts, THETA0, joined(around(THETA0, {ALL: np.full(1, own)})), {}, "default", 0, 2, seed=0,
+        model=Parameters(THETA0), rows=lambda: rows, train=stays, decoded=lambda sent: sent,
+    )  # fmt: skip
+    for tree in half.run(given).parts.values():
+        assert max(float(np.abs(x).max()) for x in tree.values()) < 100 * EPS
 
 
 def test_a_delta_is_no_longer_than_max_norm_and_damped() -> None:
@@ -343,6 +387,7 @@ def test_q_is_the_prior_and_what_the_nodes_remember(tmp_path: Path) -> None:
         ("strategy.local.samples=0", "samples=0 should be at least 1"),
         ("strategy.inner.covariance=swag", "samples=1 should be at least 2"),
         ("strategy.local.prior=3", "strategy.local.prior=3 should be strategy.inner.prior"),
+        ("strategy.inner.max_norm=9", "strategy.local.max_norm=100.0 should be strategy.inner"),
         ("federation.max_update_rms=1.0", "set federation.max_update_rms=null"),
         ("codec=sign", "codec.up remembers what it lost, and so does this method"),
         ("privacy=dp_sgd", "set privacy=none"),
