@@ -7,14 +7,19 @@ core.
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from fl_app.config import compose
 from fl_app.data import load as load_data
@@ -40,6 +45,9 @@ WITH_FILLERS = 0.5  # share of the stories that get filler words
 LEARNING_RATE = 3e-3
 WARM_UP = 0.05  # share of the steps
 OVERRIDES = "model=llama-tiny data=word_problems task=word_problems"
+
+Step = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+"""The rows of a step: expressions and stories."""
 
 
 def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
@@ -85,7 +93,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def stream(seed: int, steps: int) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+def stream(seed: int, steps: int) -> Iterator[Step]:
     """Yield the expressions and the word problems of each step.
 
     The problems are of random pretraining providers, and none is repeated.
@@ -135,31 +143,42 @@ def add_fillers(rng: np.random.Generator, instruction: str, fillers: Sequence[st
     return " ".join([f"{sentence}." for sentence in phrases] + [" ".join(some()) + question[-1]])
 
 
-def train(model: LlamaForCausalLM, task: Task, seed: int, steps: int) -> None:
-    """Train on the sum of the mean losses of expressions and of stories.
+def train(
+    model: PreTrainedModel,
+    task: Task,
+    batches: Iterable[Step],
+    steps: int,
+    rate: float = LEARNING_RATE,
+    watch: Callable[[int, list[float]], None] | None = None,
+) -> None:
+    """Train on the sum of the mean losses of a step's expressions and stories.
 
     They are separate batches, so that short texts need little padding.
+
+    Parameters
+    ----------
+    batches : iterable of Step
+        Of which ``steps`` are taken.
+    rate : float
+        The highest of the schedule: linear warm-up, cosine decay.
+    watch : callable, optional
+        Is told the number of each step that was taken, from 1, and its losses.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.01)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, steps, pct_start=WARM_UP, cycle_momentum=False
+        optimizer, rate, steps, pct_start=WARM_UP, cycle_momentum=False
     )
-    model.train()
-    start = time.process_time()
-    for step, batches in enumerate(stream(seed, steps), start=1):
-        losses = [model(**task.training(rows)).loss for rows in batches]
+    for step, rows in zip(range(1, steps + 1), batches, strict=False):
+        model.train()
+        losses = [model(**task.training(some)).loss for some in rows]
         sum(losses).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if step % 100 == 0 or step == steps:
-            seconds = time.process_time() - start
-            expressions, stories = (loss.item() for loss in losses)
-            print(
-                f"step {step} expressions {expressions:.3f} stories {stories:.3f} {seconds:.0f} s",
-                flush=True,
-            )
+        if watch is not None:
+            watch(step, [loss.item() for loss in losses])
 
 
 def main() -> None:
@@ -170,7 +189,18 @@ def main() -> None:
     model = make_model(tokenizer)
     task = build(cfg, tokenizer, model.config)
     print(f"{sum(p.numel() for p in model.parameters())} weights, {len(tokenizer)} pieces")
-    train(model, task, given.seed, given.steps)
+    start = time.process_time()
+
+    def tell(step: int, losses: list[float]) -> None:
+        if step % 100 == 0 or step == given.steps:
+            expressions, stories = losses
+            seconds = time.process_time() - start
+            print(
+                f"step {step} expressions {expressions:.3f} stories {stories:.3f} {seconds:.0f} s",
+                flush=True,
+            )
+
+    train(model, task, stream(given.seed, given.steps), given.steps, watch=tell)
     save(model, tokenizer, given.out)
 
     # Evaluate on providers beyond those of the stream, and on the federated splits.
