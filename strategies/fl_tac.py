@@ -21,8 +21,9 @@ B A through random probes, in which a rotation of the factors is not seen; a hea
 at.
 
 The router is ours, inspired by the survey of Varangot-Reille et al. 2025 (LLM-based systems): a row
-goes to the adapter whose rows have the nearest mean features. Where the nearest is not much nearer
-than the second, ``1 - d_1 / d_2 < tau``, the row goes to the mean of all adapters.
+goes to the adapter whose rows have the nearest mean features, among those of the last round, since
+what clients that were away still hold has learnt less. Where the nearest is not much nearer than
+the second, ``1 - d_1 / d_2 < tau``, the row goes to the mean of all adapters.
 """
 
 from collections.abc import Iterable
@@ -262,7 +263,7 @@ class FlTac(FedAvg):
         self.theta0: Tree = {}
         self.held: dict[str, str] = {}  # "client slot" -> the cluster whose mean is its adapter
         self.means: dict[str, Tree] = {}  # "round cluster" -> v_c - v_0
-        self.centroids: dict[str, np.ndarray] = {}  # "round cluster" -> mean features
+        self.centroids: dict[str, np.ndarray] = {}  # the same, of the last round -> mean features
 
     def check(self, cfg: DictConfig) -> None:
         """Check that both halves agree, and that rows may be looked at; ConfigError if not."""
@@ -337,6 +338,7 @@ class FlTac(FedAvg):
             else clusters(points, self.clusters, self.seed)
         )
         weights = examples if self.weighted_by_key == "num-examples" else np.ones(len(keys))
+        self.centroids = {}
         for c in range(max(labels) + 1):
             members = [k for k, one in enumerate(labels) if one == c]
             w, name = weights[members], f"{number} {c}"
@@ -345,7 +347,6 @@ class FlTac(FedAvg):
             self.held |= {keys[k]: name for k in members}
         used = {*self.held.values()}
         self.means = {name: x for name, x in self.means.items() if name in used}
-        self.centroids = {name: x for name, x in self.centroids.items() if name in used}
 
     def _mean_of_all(self) -> ArrayRecord:
         changes = [self.means[name] for name in self.held.values()]

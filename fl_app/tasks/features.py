@@ -1,4 +1,4 @@
-"""Frozen features of rows: what the base, without its adapter, sees in a prompt."""
+"""Frozen features of rows: the words of a prompt, as the base embeds them."""
 
 from typing import Any
 
@@ -14,11 +14,12 @@ from fl_app.tasks.evaluation import Rows, batches, evaluating
 
 
 def features(model: PreTrainedModel, task: Task, rows: Rows, size: int) -> NDArray[np.float32]:
-    """Return the mean last hidden state of every row's prompt, projected, float32 [rows, size].
+    """Return the mean token embedding of every row's prompt, projected, float32 [rows, size].
 
-    The projection is random and the same on every machine; distances stay about what they are
-    (Johnson and Lindenstrauss 1984), and nobody need know the model's width. An encoder-decoder's
-    states are its encoder's. Each row is scaled to length 1.
+    What a row is about shows in its words: behind the blocks of the embedded decoder the nearest
+    mean finds the kind of story of a third of the rows, before them of nearly all. The projection
+    is random and the same on every machine; distances stay about what they are (Johnson and
+    Lindenstrauss 1984), and nobody need know the model's width. Each row is scaled to length 1.
 
     Parameters
     ----------
@@ -39,15 +40,13 @@ def features(model: PreTrainedModel, task: Task, rows: Rows, size: int) -> NDArr
     maker: Any = task
     if not hasattr(maker, "prompts"):
         raise ValueError("frozen features are of prompts, and this task has none")
-    base: Any = unwrapped(model)
-    if base.config.is_encoder_decoder:
-        base = base.get_encoder()
+    embedding = unwrapped(model).get_input_embeddings()
     device = next(model.parameters()).device
     found = []
     with evaluating(model), _without_adapter(model):
         for some in batches(rows):
             inputs = {k: v.to(device) for k, v in maker.prompts(some).items()}
-            states = base(**inputs, output_hidden_states=True).hidden_states[-1].float()
+            states = embedding(inputs["input_ids"]).float()
             mask = inputs["attention_mask"][..., None].to(states)
             found.append(((states * mask).sum(1) / mask.sum(1)).cpu().numpy())
     means = np.concatenate(found)

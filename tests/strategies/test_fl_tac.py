@@ -16,9 +16,11 @@ from scipy.optimize import linear_sum_assignment
 
 from fl_app.aggregation.clusters import best_clusters, clusters, silhouette
 from fl_app.aggregation.inner import EVERYONE, Cohort
+from fl_app.build import open_session
 from fl_app.config import ConfigError, compose, plain
 from fl_app.faults import FaultError
 from fl_app.preflight import check
+from fl_app.tasks.features import features
 from fl_app.wire.forms import forms
 from strategies.fl_tac import ADAPTERS, SLOTS, FlTac, FlTacClient, by_task, points_of
 from tests.disturbed import in_process
@@ -283,6 +285,29 @@ def test_the_cascade_never_or_always_escalates_at_its_ends_and_more_with_tau() -
     assert (counts[0], counts[-1]) == (0, 50)
     assert counts == sorted(counts)
     assert routing(1.0).routed(np.eye(FEATURES)[:3]) == [None] * 3
+
+
+def test_the_means_of_a_clients_rows_find_the_kind_of_others() -> None:
+    here = open_session(f"{WORDS} data.providers_per_client=8 data.test_problems=40")
+    own = [features(here.model, here.task, some, 32) for some in by_task(here.documents(0), "kind")]
+    asked = here.data["test"].filter(lambda row: row["kind"] in here.documents(0)["kind"])
+    strategy = routing(0.0)
+    strategy.centroids = {
+        kind: some.mean(0)
+        for kind, some in zip(sorted({*here.documents(0)["kind"]}), own, strict=True)
+    }
+    found = strategy.routed(features(here.model, here.task, asked, 32))
+    right = np.mean([kind == one for kind, one in zip(asked["kind"], found, strict=True)])
+    assert len(own) > 1
+    assert right >= 0.85  # by chance half at most
+
+
+def test_the_router_forgets_adapters_of_earlier_rounds() -> None:
+    fed = Slots(clusters=2)
+    fed.round(1, {0: [(drawn(1), 5, FAR)], 1: [(drawn(2), 5, NONE)], 2: [(drawn(3), 5, NONE)]})
+    fed.round(2, {1: [(drawn(4), 5, NONE)], 2: [(drawn(5), 5, FAR)]})
+    assert {name.split()[0] for name in fed.strategy.centroids} == {"2"}
+    assert "1" in {name.split()[0] for name in fed.strategy.means}  # client 0 still holds it
 
 
 # ---- the clients ---------------------------------------------------------------------------------
