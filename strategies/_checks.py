@@ -126,6 +126,11 @@ def check_zeroth_order(cfg: DictConfig) -> None:
             "codec.down should be {id: fp32} where both ends rebuild the model from theta0 and "
             "what was sent: set codec=fp32, and codec.up to round what goes up"
         )
+    if cfg.adapter.id == "sign_mask":
+        raise ConfigError(
+            "adapter=sign_mask has scores of which the signs alone are in the model: a probe "
+            "changes none, and its slope is 0: set adapter=lora"
+        )
     if is_example_level(cfg):
         raise ConfigError(
             f"privacy={cfg.privacy.id} adds its noise to clipped gradients of rows, and this "

@@ -26,8 +26,8 @@ Cavity, tilted fit, deltas, damping and the order of it follow the authors' code
 (https://github.com/HanGuo97/expectation-propagation). What is ours: the turn is the local loop,
 whose optimizer, clipping and schedule are the run's; rows of FedSEP count as if all clients had the
 same number; gradients are those of true labels, a batch at a time; and a precision is kept from
-falling to 0: a tilted one to ``LEAST`` of q's on the client, each delta and their sum on the server.
-A cavity that is negative, where others have learnt more than q says, pulls nowhere.
+falling to 0: a tilted one to ``LEAST`` of q's on the client, deltas and their sum on the server. A
+cavity that is negative, where others have learnt more than q says, pulls nowhere.
 """
 
 from collections.abc import Iterable, Mapping
@@ -236,7 +236,7 @@ def shortened(delta: Gaussian, most: float) -> Gaussian:
 
 
 def room(precision: Values, change: Values, share: float) -> float:
-    """Return how often ``change`` may be added until some precision has lost ``share`` of itself."""
+    """Return how often ``change`` may be added until a precision has lost ``share`` of itself."""
     left = np.inf
     for name, x in change.items():
         falls = x < 0

@@ -15,19 +15,22 @@ It sends a_s = the sum of eta rho over its steps with s; the server takes the we
     A_s <- A_s + sum_i p_i a_{i,s}.
 
 Up go at most as many numbers as there were steps, and down go K, whatever d is; a client that was
-away needs nothing else. A step whose loss is not a finite number is skipped.
+away needs nothing else. A step is skipped whose loss is not a finite number, or whose two losses
+are more than ``max_difference`` apart.
 
 FedKSeed-Pro draws seeds that mattered more often: amp_s is the mean of a history of |rho|, clipped
 to c, that starts with one 0, and p = softmax((amp - min amp) / (max amp - min amp)), uniform where
 all are equal.
 
-The paper's A is ours over eta: with eta in it, A stays right where eta changes, and its values have
-the size of the model's, to which ``federation.max_update_rms`` is set. Ours too is that a client
-adds to the history of s its mean over the steps of a turn, not each step, and that z(s) comes from
-numpy's Philox (`fl_app.training.zeroth_order`), so that processors and GPUs agree.
+The paper's A is ours over eta: with eta in it, A stays right where eta changes. Ours too is that a
+client adds to the history of s its mean over the steps of a turn, not each step, and that z(s)
+comes from numpy's Philox (`fl_app.training.zeroth_order`), so that processors and GPUs agree.
+``federation.max_update_rms`` bounds the root mean square of a client's a; of its change of w it is
+sqrt(K) times as much.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from math import e, inf
 from typing import cast
 
 import numpy as np
@@ -37,10 +40,12 @@ from flwr.serverapp.strategy import FedAvg
 from omegaconf import DictConfig
 from torch import nn
 
+from fl_app.codecs import WireError
 from fl_app.codecs.parts.groups import concatenate
+from fl_app.faults import FaultError
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import Hooks
-from fl_app.training.zeroth_order import Point, Vector, direction, moved
+from fl_app.training.zeroth_order import MOST_MASTER, Point, Vector, direction, moved
 from fl_app.tree import Tree, split
 from fl_app.wire.messages import FORM
 from strategies._checks import (
@@ -57,6 +62,7 @@ SUMS, CHANGES, PROBABILITIES, AMPLITUDES = "sums", "changes", "probabilities", "
 PRO = "pro"  # the form of FedKSeed-Pro
 SHARED = ("seeds", "master")
 VALUES = "values"  # the one tensor of each part
+ROUNDED = 2.0  # how much larger than it was sent a codec may make a value
 MOST_SEEDS = 1 << 16  # a client draws all K directions to rebuild w, whoever set K
 
 
@@ -68,7 +74,7 @@ def model_of(w0: Tree, sums: Vector, master: int) -> Tree:
 def check_directions(seeds: int, master: int) -> None:
     """Check K and the seed of all z(s); ValueError if there are too few directions, or too many."""
     whole_from(1, MOST_SEEDS, seeds=seeds)
-    whole_from(0, master=master)
+    whole_from(0, MOST_MASTER, master=master)
 
 
 class FedKSeedClient(LocalMethod):
@@ -84,11 +90,26 @@ class FedKSeedClient(LocalMethod):
         Rate, and size of a probe.
     clip : float
         c, of Pro.
+    max_difference : float or None
+        Of the two losses of a probe; with more a step is skipped.
     """
 
-    def __init__(self, seeds: int, master: int, eta: float, eps: float, clip: float) -> None:
+    unscaled = (AMPLITUDES,)
+
+    def __init__(
+        self,
+        seeds: int,
+        master: int,
+        eta: float,
+        eps: float,
+        clip: float,
+        max_difference: float | None = None,
+    ) -> None:
         check_directions(seeds, master)
         within("(0, inf)", eta=eta, eps=eps, clip=clip)
+        if max_difference is not None:
+            within("(0, inf)", max_difference=max_difference)
+        self.max_slope = inf if max_difference is None else max_difference / (2 * eps)
         self.seeds, self.master = seeds, master
         self.eta, self.eps, self.clip = float(eta), float(eps), float(clip)
 
@@ -97,18 +118,35 @@ class FedKSeedClient(LocalMethod):
         del part, theta0
         return {VALUES: np.zeros(self.seeds, np.float32)}
 
+    def check_sent(self, parts: Mapping[str, Tree], client: int, server_round: int) -> None:
+        """Check that means of |rho| are no larger than c allows, but for what a codec adds."""
+        most = self.eta * self.clip
+        for x in parts.get(AMPLITUDES, {}).values():
+            if not (-most <= x.min() and x.max() <= ROUNDED * most):
+                raise WireError(
+                    f"the mean sizes of slopes are from {x.min():.3g} to {x.max():.3g}, and "
+                    f"strategy.local.clip allows 0 to {most:.3g}"
+                )
+
     def run(self, given: Assignment) -> Answer:
         """Return a, and in Pro the mean of |rho| of each seed.
 
         Raises
         ------
         FaultError
+            If the probabilities are none of Pro's.
+        DivergedError
             If no step has a loss that is a number.
         """
         sums = given.parts[SUMS][VALUES]
         p = np.full(self.seeds, 1.0)
         if given.form == PRO:
             p = given.parts[PROBABILITIES][VALUES].astype(np.float64)
+            if not 0 < p.max() <= ROUNDED * e * p.min():
+                raise FaultError(
+                    "other_value", key=PROBABILITIES, said=f"{p.min():.3g} to {p.max():.3g}",
+                    own="draws none more than e times as often as another",
+                )  # fmt: skip
         point = Point(given.model, model_of(given.theta0, sums, self.master))
         drawn = np.random.default_rng(given.seed)
         history: list[tuple[int, float]] = []
@@ -120,6 +158,8 @@ class FedKSeedClient(LocalMethod):
             rho, mean = point.slope(loss, z, self.eps)
             if not np.isfinite(rho):
                 return None
+            if abs(rho) > self.max_slope:
+                return mean
             point.w -= np.float32(self.eta * rho) * z
             point.write(point.w)
             history.append((s, rho))
@@ -202,7 +242,7 @@ class FedKSeed(FedAvg):
         replies = list(replies)
         for reply in replies if self.pro else []:
             amplitudes = cast(ArrayRecord, reply.content.pop(AMPLITUDES))[VALUES].numpy()
-            self.amplitudes = self.amplitudes + amplitudes
+            self.amplitudes = self.amplitudes + np.maximum(amplitudes, 0)
             self.counts = self.counts + (amplitudes > 0)
         mean, metrics = super().aggregate_train(server_round, replies)
         if mean is None:

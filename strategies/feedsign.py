@@ -37,7 +37,7 @@ from fl_app.config import ConfigError
 from fl_app.faults import FaultError
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import Hooks
-from fl_app.training.zeroth_order import Point, Vector, direction, moved
+from fl_app.training.zeroth_order import MOST_MASTER, Point, Vector, direction, moved
 from fl_app.tree import Tree, split
 from fl_app.wire.messages import BY_NODE, FORM
 from strategies._checks import (
@@ -76,7 +76,7 @@ def check_steps(directions: int, rounds: int, master: int, eta: float) -> None:
     """Check what all machines share; ValueError if a value cannot be, or asks for too many."""
     whole_from(1, MOST_DIRECTIONS, directions=directions)
     whole_from(1, rounds=rounds)
-    whole_from(0, master=master)
+    whole_from(0, MOST_MASTER, master=master)
     within("(0, inf)", eta=eta)
 
 
@@ -94,6 +94,8 @@ class FeedSignClient(LocalMethod):
     eta, eps : float
         Rate, and size of a probe.
     """
+
+    unscaled = (VOTES,)
 
     def __init__(self, directions: int, rounds: int, master: int, eta: float, eps: float) -> None:
         check_steps(directions, rounds, master, eta)

@@ -48,6 +48,7 @@ from fl_app.tasks.features import features
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import NO_HOOKS
 from fl_app.tree import Tree
+from fl_app.wire.messages import BY_NODE
 from strategies._checks import check_local, check_shared, switches, whole_from, within
 
 CLIENT = "strategies.fl_tac.FlTacClient"
@@ -71,6 +72,8 @@ class FlTacClient(LocalMethod):
     features : int
         Frozen features whose mean is sent for the router; 0: none.
     """
+
+    unscaled = (SLOTS,)
 
     def __init__(self, column: str, slots: int, features: int = 0) -> None:
         check_sizes(slots, features)
@@ -252,6 +255,10 @@ class FlTac(FedAvg):
         if space not in SPACES:
             raise ValueError(f"space={space} should be one of {', '.join(SPACES)}")
         check_sizes(slots, features)
+        if not (isinstance(column, str) and column):
+            raise ValueError(f"column={column} should be the name of a column of the rows")
+        if clusters is None:
+            whole_from(2, max_clusters=max_clusters)
         whole_from(1, clusters=1 if clusters is None else clusters, max_clusters=max_clusters)
         whole_from(0, seed=seed)
         switches(normalized=normalized)
@@ -269,6 +276,24 @@ class FlTac(FedAvg):
         """Check that both halves agree, and that rows may be looked at; ConfigError if not."""
         check_local(cfg, CLIENT)
         check_shared(cfg, self, ("slots", "column", "features"), "both ends have the same slots")
+        if cfg.federation.sampling == BY_NODE:
+            raise ConfigError(
+                f"federation.sampling={BY_NODE}, but a client gets the adapters of its own slots, "
+                "and must be known: set it to partitions"
+            )
+        most = cfg.clients_per_round * self.slots
+        if self.clusters is not None and self.clusters >= most > 1:
+            raise ConfigError(
+                f"strategy.inner.clusters={self.clusters}, and at most clients_per_round="
+                f"{cfg.clients_per_round} times strategy.inner.slots={self.slots} adapters arrive "
+                "in a round: each would be its own cluster, and nothing averaged; lower clusters, "
+                "or raise clients_per_round"
+            )
+        if self.tau and not self.features:
+            raise ConfigError(
+                f"strategy.inner.tau={self.tau} is a confidence of the router, and "
+                "strategy.inner.features=0 leaves it out: set features, or tau=0"
+            )
         if is_example_level(cfg) or is_client_level(cfg):
             raise ConfigError(
                 "strategy=fl_tac sends several adapters of a client, and what its rows look like, "

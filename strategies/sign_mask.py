@@ -39,6 +39,8 @@ SCORES = ".scores"  # the end of the name of a tensor of scores
 class SignMaskClient(LocalMethod):
     """Training of scores, of which the signs are sent."""
 
+    unscaled = (SIGNS,)
+
     def like(self, part: str, theta0: Tree) -> Tree:
         """Return zeros for the scores, or for the tensors that are none."""
         return zeros({n: x for n, x in theta0.items() if n.endswith(SCORES) == (part == SIGNS)})

@@ -141,7 +141,9 @@ def counted(
         return sent
     like = {MODEL: start.get(MODEL, here.theta0)}
     return {
-        part: within(limit, tree, like.get(part) or here.like(part))[0]
+        part: tree
+        if part in here.method.unscaled
+        else within(limit, tree, like.get(part) or here.like(part))[0]
         for part, tree in sent.items()
     }
 

@@ -43,6 +43,7 @@ ADDED: dict[str, Any] = {
     "task.label_is": "index",
     "turns": [],
     "augment": {"id": "none"},
+    "strategy.local.max_difference": None,
 }
 
 # Options whose default is another one today, and what it was (ANY: one of several texts): a run

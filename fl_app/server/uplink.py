@@ -242,7 +242,7 @@ class Uplink:
         return last.memory
 
     def _clip(self, usable: Usable, broadcast: Tree, up: Transfer) -> None:
-        """Scale the model's update, and every other part, to ``federation.max_update_rms``.
+        """Scale the model's update, and every other change, to ``federation.max_update_rms``.
 
         A message with states of a cut model, or their gradients, brings no update, and stays.
         """
@@ -251,6 +251,8 @@ class Uplink:
         if limit is None or {*here.method.ragged} & {*usable.parts}:
             return
         for part, tree in usable.parts.items():
+            if part in here.method.unscaled:
+                continue
             clipped, found = within(limit, tree, broadcast if part == MODEL else here.like(part))
             if clipped is tree:
                 continue

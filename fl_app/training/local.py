@@ -137,6 +137,9 @@ class LocalMethod:
         other keys is refused: it would request something that this method does not do.
     may_be_silent : bool
         Whether a client may reply without any part.
+    unscaled : tuple of str
+        Parts that are no change of tensors, such as votes, or shares of rows:
+        ``federation.max_update_rms`` leaves them as they are, and the server's half bounds them.
     ragged : tuple of str
         Parts whose tensors have another number of rows in every message; those of `like` are the
         most that they have. They hold states of a cut model, or gradients of these.
@@ -144,6 +147,7 @@ class LocalMethod:
 
     config_keys: tuple[str, ...] = ()
     may_be_silent = False
+    unscaled: tuple[str, ...] = ()
     ragged: tuple[str, ...] = ()
 
     def start(self, theta0: Tree) -> Tree:

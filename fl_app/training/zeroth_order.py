@@ -22,6 +22,7 @@ from fl_app.codecs.parts.groups import concatenate
 from fl_app.tree import Tree, split
 
 Vector = NDArray[np.float32]
+MOST_MASTER = 2**64 - 1  # of a key of Philox
 
 
 def direction(master: int, number: int, d: int) -> Vector:

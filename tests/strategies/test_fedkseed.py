@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fl_app.aggregation.inner import EVERYONE
 from fl_app.codecs.parts.groups import concatenate
 from fl_app.config import ConfigError, compose
+from fl_app.faults import FaultError
 from fl_app.preflight import check
 from fl_app.training.loop import Hooks
 from fl_app.training.zeroth_order import Point, direction, moved
@@ -187,6 +188,17 @@ def test_a_step_without_a_loss_is_no_step() -> None:
     assert np.count_nonzero(here.answers[0].parts[CHANGES][VALUES]) == 2
 
 
+def test_a_step_of_two_losses_far_apart_is_no_step() -> None:
+    counts = {}
+    for most in (1e-9, 0.02, 1e9):
+        here = fedkseed(steps=20, seeds=50_000, max_difference=most)
+        here.round(1, [0])
+        sent = here.answers[0].parts[CHANGES][VALUES]
+        counts[most] = np.count_nonzero(sent)
+        assert np.abs(sent).max() <= ETA * most / (2 * MU)
+    assert counts[1e-9] == 0 < counts[0.02] < counts[1e9] == 20
+
+
 def test_parts_have_k_values_whatever_the_model() -> None:
     client = fedkseed().method
     for tree in (THETA0, {"x": np.zeros((100, 100), np.float32)}):
@@ -218,6 +230,14 @@ def test_the_history_has_slopes_no_larger_than_c() -> None:
     here.round(1)
     amplitudes = here.answers[0].parts[AMPLITUDES][VALUES]
     assert amplitudes.max() == np.float32(ETA * 0.5)
+
+
+@pytest.mark.parametrize("p", [[0.0] * K, [1.0] + [0.1] * (K - 1), [-1.0] * K])
+def test_probabilities_that_are_none_of_the_methods_are_refused(monkeypatch, p) -> None:
+    monkeypatch.setattr(FedKSeed, "probabilities", np.array(p))
+    with pytest.raises(FaultError) as found:
+        fedkseed(pro=True).round(1)
+    assert found.value.said.startswith("other_value: the server says probabilities=")
 
 
 def test_seeds_are_drawn_by_their_probabilities() -> None:
@@ -260,6 +280,8 @@ def test_messages_do_not_grow_with_the_model_and_runs_go_on(tmp_path: Path, pro:
         ("strategy.inner.seeds=0", "seeds=0 should be a whole number from 1 to 65536"),
         ("strategy.inner.seeds=70000", "seeds=70000 should be a whole number from 1 to 65536"),
         ("strategy.inner.master=-1", "master=-1 should be a whole number from 0"),
+        ("strategy.local.max_difference=0", r"max_difference=0 should be in \(0, inf\)"),
+        ("adapter=sign_mask", "a probe changes none, and its slope is 0: set adapter=lora"),
         ("strategy.inner.pro=3", "pro=3 should be true or false"),
         ("strategy.local.eta=0", r"eta=0 should be in \(0, inf\)"),
         ("strategy.local.eps=-1", r"eps=-1 should be in \(0, inf\)"),

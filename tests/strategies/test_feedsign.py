@@ -14,6 +14,8 @@ from fl_app.faults import FaultError
 from fl_app.preflight import check
 from fl_app.training.zeroth_order import direction
 from fl_app.tree import digest, scalars
+from fl_app.wire.frame import pack
+from fl_app.wire.ledger import CLIPPED
 from strategies.feedsign import (
     NEXT,
     ORBIT,
@@ -26,6 +28,8 @@ from strategies.feedsign import (
     after,
     signs,
 )
+from tests.messages import put
+from tests.server.test_coded import Rounds
 from tests.server.test_parts import check_goes_on
 from tests.strategies.test_fedkseed import EPS, MASTER, THETA0, D, Slopes
 from tests.strategies.test_scallion import check_no_secure_sums
@@ -196,6 +200,22 @@ def test_votes_are_bits_whatever_the_model_and_a_resumed_run_goes_on(tmp_path: P
         assert half.like(part, THETA0)[VALUES].size == count < scalars(rounds.here.theta0)
 
 
+@pytest.mark.parametrize("directions", [1, 8])
+def test_votes_are_counted_as_they_came_whatever_bounds_updates(
+    tmp_path: Path, directions: int
+) -> None:
+    words = "experiment=feedsign adapter.r=2 clients_per_round=3 federation.max_update_rms=0.01 "
+    rounds = Rounds(tmp_path, f"{words} strategy.inner.directions={directions}")
+    codec = rounds.here.forms["default"].up.whole
+    like = {f"{VOTES}/{VALUES}": np.ones((1, directions), np.float32)}
+    wire, _ = codec.encode({n: -x for n, x in like.items()}, codec.init(like), like)
+    down = pack(wire, codec, rounds.here.manifest)
+    rounds.grid.tamper = dict.fromkeys(range(3), lambda reply: put(reply, down))
+    rounds.round(1)
+    assert (rounds.coded.inner.orbit[0] == -1).all()
+    assert not any(row.outcome == CLIPPED for row in rounds.ledger.rows)
+
+
 def test_who_was_away_gets_a_bit_for_each_vote_of_the_run(tmp_path: Path) -> None:
     codec = from_spec({"id": "sign", "scale": "one"})
     ref = FeedSignClient(24, 9, 0, 1.0, 1.0).like(ORBIT, THETA0)
@@ -213,6 +233,11 @@ def test_who_was_away_gets_a_bit_for_each_vote_of_the_run(tmp_path: Path) -> Non
             "directions=9999 should be a whole number from 1 to 4096",
         ),
         ("strategy.inner.master=-1", "master=-1 should be a whole number from 0"),
+        (
+            f"strategy.inner.master={2**64}",
+            "should be a whole number from 0 to 18446744073709551615",
+        ),
+        ("adapter=sign_mask", "a probe changes none, and its slope is 0: set adapter=lora"),
         ("strategy.inner.eta=0", r"eta=0 should be in \(0, inf\)"),
         ("strategy.local.eps=0", r"eps=0 should be in \(0, inf\)"),
         ("strategy.local.eta=3", "strategy.local.eta=3 should be strategy.inner.eta"),
