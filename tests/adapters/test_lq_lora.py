@@ -3,6 +3,7 @@
 import itertools
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -144,6 +145,27 @@ def test_more_bits_come_nearer_to_w(matrices) -> None:
     errors = [decompose(w, 4, NF4._replace(bits=b), iterations=5).errors[-1] for b in range(2, 9)]
     assert all(b < a for a, b in itertools.pairwise(errors))
     assert errors[-1] < 0.01 * w.norm()
+
+
+@pytest.mark.parametrize("r", [0, 3])
+def test_with_a_quantizer_that_loses_nothing_q_and_l1_l2_are_w(monkeypatch, r: int) -> None:
+    """The identity Q of the specification, in the place of `quantize`."""
+
+    class Same(NamedTuple):
+        w: torch.Tensor
+
+        def dequantized(self) -> torch.Tensor:
+            return self.w
+
+    monkeypatch.setattr(decompose.__module__ + ".quantize", lambda w, width: Same(w))
+    w = drawn(10, 12, 20)
+    found = decompose(w, r, NF4)
+    again = found.quantized.dequantized() + found.left @ found.right
+    assert torch.allclose(
+        again, w, rtol=0, atol=4 * torch.finfo(w.dtype).eps * float(w.abs().max())
+    )
+    assert found.errors[-1] < 1e-5
+    assert found.right.any() == (r > 0)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 3e-8])
@@ -346,7 +368,9 @@ def test_an_export_stands_on_its_own_and_merges(tmp_path: Path) -> None:
     [
         ("model.quantization=4bit", "model.quantization=none"),
         ("output.base=reference", "output.base=copy"),
-        ("adapter.budget=2", "should be above 2"),
+        ("adapter.budget=2.12", "should be at least 2.126, what the smallest of adapter.grid"),
+        ("adapter.grid.bits=[4] adapter.budget=4.1", "should be at least 4.126"),
+        ("adapter.grid.scale_types=[float16,float16]", "each once"),
         ("adapter.budget=0", "greater than 0"),
         ("adapter.grid.bits=[1]", "from 2 to 8"),
         ("adapter.grid.bits=[]", "not empty"),
@@ -371,5 +395,9 @@ def _check(cfg) -> None:
 
 
 def test_a_budget_that_no_width_meets_names_what_is_needed() -> None:
+    with pytest.raises(ValueError, match="at least, the budget is"):  # there is no program of one
+        built("adapter.grid.bits=[4] adapter.grid.blocks=[64] adapter.budget=4.1")
+    with pytest.raises(ValueError, match=r"adapter.r=999 is more than the rank of .*q, \["):
+        built("adapter.r=999")
     with pytest.raises(ValueError, match="at least, the budget is"):
         built("adapter.budget=2.05")

@@ -82,8 +82,8 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
     Raises
     ------
     ValueError
-        If the base is quantized already, a module is not linear, the budget is too small, or see
-        `lora.attach`.
+        If the base is quantized already, a module is not linear or has no such rank, the budget is
+        too small, or see `lora.attach`.
     """
     if is_quantized(model):
         raise ValueError(
@@ -95,6 +95,12 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftModel:
         if isinstance(module, LoraLayer) and not isinstance(module.get_base_layer(), nn.Linear):
             raise ValueError(
                 f"adapter=lq_lora is for linear layers: leave {name} out of adapter.target_modules"
+            )
+    for name, layer in layers(wrapped).items():
+        if cfg.r > min(layer.in_features, layer.out_features):
+            raise ValueError(
+                f"adapter.r={cfg.r} is more than the rank of {name}, [{layer.out_features}, "
+                f"{layer.in_features}]: lower it, or leave the module out of adapter.target_modules"
             )
     if cfg.fisher == NONE:
         _install(wrapped, cfg, {}, seed)
@@ -192,18 +198,16 @@ def _widths(
 ) -> dict[str, Width]:
     """Return how each matrix is stored: the choice of least error within the budget."""
     known = widths(cfg)
-    if len(known) == 1:
-        return dict.fromkeys(weights, known[0])
-    costs = [
-        [
-            decompose(
-                w, cfg.r, width, importance.get(name), iterations=cfg.search_iterations, seed=seed
-            ).errors[-1]
-            ** 2
-            for width in known
-        ]
-        for name, w in weights.items()
-    ]
+
+    def error(name: str, width: Width) -> float:
+        if len(known) == 1:
+            return 0.0  # there is nothing to compare
+        return decompose(
+            weights[name], cfg.r, width, importance.get(name),
+            iterations=cfg.search_iterations, seed=seed,
+        ).errors[-1]  # fmt: skip
+
+    costs = [[error(name, width) ** 2 for width in known] for name in weights]
     nbytes = [[width.nbytes(w.numel()) for width in known] for w in weights.values()]
     count = sum(w.numel() for w in weights.values())
     chosen = choose(np.array(costs), np.array(nbytes), cfg.budget * count / 8)

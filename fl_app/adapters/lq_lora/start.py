@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 NONE, PUBLIC = FISHERS = ("none", "public")
 DOWNLOAD, DERIVE = SETUPS = ("download", "derive")
-TYPES = {"bfloat16", "float16", "float32"}
+TYPES = {"bfloat16": 16, "float16": 16, "float32": 32}  # bits
 
 
 def _listed(least: int, most: int) -> Rule:
@@ -46,8 +46,13 @@ RULES: Rules = (
     (_listed(2, 2**16), ("adapter.grid.blocks", "adapter.grid.groups")),
     (
         Rule(
-            f"a list of {', '.join(sorted(TYPES))}",
-            lambda x: isinstance(x, list) and x != [] and {*map(str, x)} <= TYPES,
+            f"a list of {', '.join(sorted(TYPES))}, each once",
+            lambda x: (
+                isinstance(x, list)
+                and x != []
+                and {*map(str, x)} <= {*TYPES}
+                and len({*x}) == len(x)
+            ),
         ),
         ("adapter.grid.scale_types",),
     ),
@@ -68,11 +73,14 @@ def check(cfg: DictConfig) -> None:
             "adapter=lq_lora trains over a quantized copy of the base, and the exported adapter is "
             "of no use over the base itself: set output.base=copy"
         )
-    least = min(cfg.adapter.grid.bits)
-    if cfg.adapter.budget <= least:
+    grid, blocks = cfg.adapter.grid, max(cfg.adapter.grid.blocks)
+    of_scales = min(grid.scale_bits) / blocks
+    of_groups = min(TYPES[one] for one in grid.scale_types) / (blocks * max(grid.groups))
+    least = min(grid.bits) + of_scales + of_groups
+    if cfg.adapter.budget < least:
         raise ConfigError(
-            f"adapter.budget={cfg.adapter.budget} bits a weight should be above {least}, the least "
-            "of adapter.grid.bits, since scales take room too"
+            f"adapter.budget={cfg.adapter.budget} bits a weight should be at least {least:.4g}, "
+            "what the smallest of adapter.grid takes with its scales: raise it, or extend the grid"
         )
 
 
