@@ -82,7 +82,7 @@ def not_for(method: str, virtual: bool) -> list[str]:
         found.append("classifiers")
     elif virtual:
         found.append("classifiers but encoders")
-    return [*found, "documents"] if virtual else found
+    return [*found, "documents"] if virtual and method != support.PAGE_PROMPTS else found
 
 
 def counted(method: str) -> str:

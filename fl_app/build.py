@@ -103,6 +103,7 @@ def _build_session(overrides: str) -> Session:
     with during("configuration"):
         known = forms(plain(cfg.codec), plain(cfg.strategy.get("forms")))
         method = local_method(plain(cfg.strategy.get("local")))
+        method.prepare(model)
     here = Session(
         cfg=cfg,
         device=device,

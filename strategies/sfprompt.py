@@ -1,15 +1,18 @@
 """SFPrompt (Cao et al. 2024, https://arxiv.org/abs/2407.17533): split federated prompt tuning.
 
 The model is cut, W = [W_h, W_b, W_t]: the head (embedding and first blocks) and the tail (what
-follows the last block) are the client's, the body between them is the server's. Trained are soft
-prompts p, which stand before the text, and what of the tail the adapter trains; head and body are
-frozen. A round has these phases:
+follows the last block) are the client's, the body between them is the server's. Of a VT5 the
+encoder is cut: head are the embeddings of words, boxes and picture and the first blocks, tail the
+encoder's last normalization and the whole decoder. Trained are soft prompts p, which stand before
+the text, and what of the tail the adapter trains; head and body are frozen. A round has these
+phases:
 
 0. Pruning, at the client: the body is left out, and each example scored by EL2N ::
 
        s(x, y) = || softmax(W_t(W_h(p, x))) - onehot(y) ||_2,
 
-   of which the floor(gamma |D_k|) largest stay.
+   of which the floor(gamma |D_k|) largest stay. Of an answer, or the answers about a document, it
+   is the mean over their tokens.
 1. Local-loss update, at the client: local_epochs passes over these with the same shortcut, which
    train p and the tail. Then the examples are scored again. Nothing is sent in both phases.
 2. Split training, for each step of split_epochs passes over the examples that stay ::
@@ -23,18 +26,21 @@ frozen. A round has these phases:
 3. Averaging: the server takes the mean of p and the tail over the clients, all counting the same.
 
 Of an example of T tokens with n prompts a message has (T + n) h values, but dL/dz and z are of the
-states that the tail reads alone: one of a classifier, of a decoder those that predict an answer.
-Padding is not sent. The loss is computed at the client, so that labels stay there, also those that
-a decoder reads: their states leave it behind the head's blocks, as those of a prompt do.
+states that the tail reads alone: one of a classifier, of a decoder those that predict an answer, of
+a VT5 all (T counts the visual tokens). Padding is not sent. The loss is computed at the client, so
+that labels stay there. A decoder like Llama reads them: their states leave it behind the head's
+blocks, as those of a prompt do. A VT5's decoder is in the tail, so that nothing of its labels
+leaves, and of its questions only what QueCC made of them.
 
 Of the paper only the abstract and summaries were read. Reconstructed: what the head trains (p
 alone), that the body is frozen, split_epochs, and that p and the tail take one step together, with
 the gradients of one model: split training is then that of the whole model, to the bit. An exchange
 carries the ``gradient_accumulation`` batches of a step. Prompts are PEFT's, before the class token
-and not behind it, and a classifier reads its class at the first of them.
+and not behind it, and a classifier reads its class at the first of them. Ours: the split of an
+encoder-decoder, and that a compressor of visual tokens, which is in the head, may be trained.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -56,6 +62,7 @@ from fl_app.faults import FaultError
 from fl_app.models.cut import Cut
 from fl_app.models.generation import unwrapped
 from fl_app.models.head import classification_head
+from fl_app.models.vt5 import VT5ForConditionalGeneration
 from fl_app.privacy import is_example_level
 from fl_app.seeds import turn_seed
 from fl_app.tasks import at_labels
@@ -68,7 +75,6 @@ from fl_app.wire.messages import BY_NODE, FORM
 from strategies._checks import check_local, check_shared, switches, whole_from, within
 
 CLIENT = "strategies.sfprompt.SFPromptClient"
-SHARED = ("head_blocks", "batch_size")
 ACTIVATIONS, STATES = "activations", "states"  # a up, z down
 COTANGENTS, GRADIENTS = "cotangents", "gradients"  # dL/dz up, dL/da down
 LAYOUT = "layout"  # beside a: where its states belong, and how many steps are left
@@ -77,6 +83,7 @@ VALUES, ROWS, LEFT = "values", "rows", "left"
 ONE_LABEL = "single_label_classification"
 PROMPT = "prompt_encoder."  # the start of the name of p
 MOST_STEPS = 2**16  # of a client in a round
+MOST_QUESTIONS = 32  # about a document, where each has a page of its own
 ADAM, VALUE, GRADIENT = "adam/", "value/", "gradient/"
 STEP, LOSSES = "step", "losses"
 
@@ -84,34 +91,43 @@ STEP, LOSSES = "step", "losses"
 # ---- phase 0 -------------------------------------------------------------------------------------
 
 
-def el2n(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return || softmax - onehot ||_2 of each row, in [0, sqrt 2]; its mean over a row's labels."""
+def el2n(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return || softmax - onehot ||_2 of each label, in [0, sqrt 2], and its row in the labels."""
     labels, logits = batch["labels"], model(**batch).logits
     if labels.dim() == 1:
-        owner, seen = torch.arange(len(labels), device=labels.device), labels
+        owner = torch.arange(len(labels), device=labels.device)
     else:
         if not unwrapped(model).config.is_encoder_decoder:  # a token is predicted by the one before
             logits, labels = logits[:, -labels.shape[1] : -1], labels[:, 1:]
         has_label = labels != IGNORED
-        owner, seen, logits = has_label.nonzero()[:, 0], labels[has_label], logits[has_label]
+        owner, labels = has_label.nonzero()[:, 0], labels[has_label]
+        if logits.dim() > 2:  # a VT5 computes no others
+            logits = logits[has_label]
     errors = logits.float().softmax(-1)
-    errors = (errors - nn.functional.one_hot(seen, errors.shape[-1])).norm(dim=-1)
-    rows = len(batch["labels"])
-    sums = errors.new_zeros(rows).index_add(0, owner, errors)
-    return sums / owner.bincount(minlength=rows).clamp(min=1)
+    return (errors - nn.functional.one_hot(labels, errors.shape[-1])).norm(dim=-1), owner
+
+
+def scores(model: Any, task: Task, rows: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Return the mean EL2N of each row's labels; a document's are those of all its questions."""
+    device = next(model.parameters()).device
+    batch = {name: x.to(device) for name, x in task.training(rows).items()}
+    errors, owner = (x.cpu().numpy() for x in el2n(model, batch))
+    row = np.repeat(np.arange(len(rows)), [task.examples([one]) for one in rows])
+    if len(row) != len(batch["labels"]):
+        raise FaultError("unexpected", "sfprompt prunes rows, and one has several sequences")
+    sums, counts = (np.bincount(row[owner], w, len(rows)) for w in (errors, None))
+    return sums / counts.clip(1)
 
 
 def pruned(model: Any, task: Task, rows: Dataset, gamma: float, batch_size: int) -> np.ndarray:
     """Return the places of the floor(gamma |D|) rows of the largest EL2N, at least 1, in order."""
-    device = next(model.parameters()).device
-    scores = []
+    found = []
     model.eval()
     with torch.no_grad():
         for start in range(0, len(rows), batch_size):
             some = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
-            batch = {name: x.to(device) for name, x in task.training(some).items()}
-            scores.append(el2n(model, batch).cpu().numpy())
-    order = np.argsort(-np.concatenate(scores), kind="stable")
+            found.append(scores(model, task, some))
+    order = np.argsort(-np.concatenate(found), kind="stable")
     return np.sort(order[: max(1, int(gamma * len(rows)))]).astype(np.int64)
 
 
@@ -120,6 +136,8 @@ def pruned(model: Any, task: Task, rows: Dataset, gamma: float, batch_size: int)
 
 def layout_of(model: Any, labels: Tensor, mask: Tensor) -> Tensor:
     """Return each row's states, the first that the tail reads, and how many it reads: [rows, 3].
+
+    A row is what the cut stack reads at once: a text, or a page.
 
     Parameters
     ----------
@@ -136,7 +154,10 @@ def layout_of(model: Any, labels: Tensor, mask: Tensor) -> Tensor:
     lengths = mask.sum(1)
     if not torch.equal(mask, _before(lengths, mask.shape[1])):
         raise FaultError("unexpected", "a batch has padding on its left")
-    if classification_head(unwrapped(model)):
+    inner = unwrapped(model)
+    if inner.config.is_encoder_decoder:  # the decoder reads them all
+        return torch.stack([lengths, torch.zeros_like(lengths), lengths], 1)
+    if classification_head(inner):
         return torch.stack([lengths, torch.zeros_like(lengths), torch.ones_like(lengths)], 1)
     # The state before a token predicts it.
     read = nn.functional.pad(labels != IGNORED, (mask.shape[1] - labels.shape[1], 0))
@@ -169,12 +190,18 @@ class Places:
     read: Tensor
 
 
-def places(layout: np.ndarray, batch_size: int, device: torch.device) -> list[Places]:
-    """Return the places of each batch of an exchange."""
-    table = torch.from_numpy(layout[layout[:, 0] > 0].astype(np.int64)).to(device)
+def places(layout: np.ndarray, device: torch.device) -> list[Places]:
+    """Return the places of each batch of an exchange.
+
+    Parameters
+    ----------
+    layout : array
+        [rows, 4]: the number of the batch, and what `layout_of` returns; then rows of zeros.
+    """
+    table = torch.from_numpy(layout[layout[:, 1] > 0].astype(np.int64)).to(device)
     found = []
-    for some in table.split(batch_size):
-        length, first, count = some.unbind(1)
+    for some in table.split(table[:, 0].unique_consecutive(return_counts=True)[1].tolist()):
+        _, length, first, count = some.unbind(1)
         width = int(length.max())
         found.append(Places(_before(length, width), _before(first + count, width, first)))
     return found
@@ -226,8 +253,16 @@ class SFPromptClient(LocalMethod):
         self.head_blocks, self.gamma, self.local_loss = head_blocks, gamma, local_loss
         self.split_epochs, self.batch_size = split_epochs, batch_size
         self.step_size = batch_size * gradient_accumulation
-        self.max_tokens = max_length + max_answer_length
+        self.most_rows = self.step_size  # of an exchange
+        self.most_tokens = max_length + max_answer_length  # of a row
         self.optimizer = DictConfig(optimizer)
+
+    def prepare(self, model: nn.Module) -> None:
+        """Note the pages that a VT5 makes of a document, and the visual tokens of each."""
+        inner = unwrapped(model)
+        if isinstance(inner, VT5ForConditionalGeneration):
+            self.most_rows *= MOST_QUESTIONS if inner.page_per_question else 1
+            self.most_tokens += inner.visual_tokens_per_page
 
     def check(self, theta0: Tree) -> None:
         """Check that there are soft prompts; ValueError if not."""
@@ -238,11 +273,11 @@ class SFPromptClient(LocalMethod):
         """Return the layout's shape, or the most states that an exchange has."""
         if part == LAYOUT:
             return {
-                ROWS: np.zeros((self.step_size, 3), np.float32),
+                ROWS: np.zeros((self.most_rows, 4), np.float32),
                 LEFT: np.zeros(1, np.float32),
             }
         n, h = next(x.shape for name, x in theta0.items() if name.startswith(PROMPT))
-        return {VALUES: np.zeros((self.step_size * (n + self.max_tokens), h), np.float32)}
+        return {VALUES: np.zeros((self.most_rows * (n + self.most_tokens), h), np.float32)}
 
     def run(self, given: Assignment) -> Answer:
         """Do an exchange: prune, and send the first a; or dL/dz; or step, and send a or p."""
@@ -281,31 +316,40 @@ class SFPromptClient(LocalMethod):
         """Return a of the next step's batches, and where its states belong."""
         values, layouts = [], []
         with torch.no_grad():
-            for batch, _ in self.batches(given, kept):
+            for number, (batch, _) in enumerate(self.batches(given, kept)):
                 states, mask = cut.head(batch)
                 values.append(states[mask].cpu())
-                layouts.append(layout_of(given.model, batch["labels"], mask).cpu())
-        table = np.zeros((self.step_size, 3), np.float32)
+                layout = layout_of(given.model, batch["labels"], mask).cpu()
+                layouts.append(nn.functional.pad(layout, (1, 0), value=number))
         rows = torch.cat(layouts).numpy()
+        if len(rows) > self.most_rows:
+            raise FaultError(
+                "unexpected",
+                f"a step has {len(rows)} pages, should be at most {self.most_rows}: a document may "
+                f"have {MOST_QUESTIONS} questions",
+            )
+        table = np.zeros((self.most_rows, 4), np.float32)
         table[: len(rows)] = rows
         left = self.steps(kept) - int(kept[STEP][0]) - 1
-        layout = {ROWS: table, LEFT: np.full(1, left, np.float32)}
         kept[LAYOUT] = table
-        sent = {ACTIVATIONS: _values(torch.cat(values)), LAYOUT: layout}
+        sent = {
+            ACTIVATIONS: _values(torch.cat(values)),
+            LAYOUT: {ROWS: table, LEFT: np.full(1, left, np.float32)},
+        }
         return Answer(sent, self.metrics(given, kept), keep=kept)
 
     def cotangents(self, given: Assignment, cut: Cut, kept: dict[str, np.ndarray]) -> Answer:
         """Return dL/dz of the step's batches; keep the tail's gradients."""
         z = torch.from_numpy(given.parts[STATES][VALUES]).to(_device(given.model))
         z.requires_grad_()
-        found = places(kept[LAYOUT], self.batch_size, z.device)
-        if len(z) != sum(int(one.read.sum()) for one in found):
-            raise WireError(f"{len(z)} states of the body, asked were others")
-        pieces = z.split([int(one.read.sum()) for one in found])
+        found = places(kept[LAYOUT], z.device)
+        counts = [int(one.read.sum()) for one in found]
+        if len(z) != sum(counts):
+            raise WireError(f"{len(z)} states of the body, asked were {sum(counts)}")
         given.model.zero_grad(set_to_none=True)
         total = 0.0
         for (batch, share), one, piece in zip(
-            self.batches(given, kept), found, pieces, strict=True
+            self.batches(given, kept), found, z.split(counts), strict=True
         ):
             with cut.after_body(spread(piece, one.read)):
                 loss = at_labels.loss(given.model, batch) * share
@@ -331,10 +375,10 @@ class SFPromptClient(LocalMethod):
             count = int(mask.sum())
             states[mask].backward(gradients[at : at + count])
             at += count
-        tail = below(GRADIENT, kept)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        for name, gradient in tail.items():
-            trained[name].grad = torch.from_numpy(gradient).to(trained[name])
+        for name, gradient in below(GRADIENT, kept).items():
+            of_tail, of_head = torch.from_numpy(gradient).to(trained[name]), trained[name].grad
+            trained[name].grad = of_tail if of_head is None else of_head + of_tail
         optimizer, schedule = optimizers.build(trained.values(), self.optimizer, self.steps(kept))
         _restore(optimizer, kept)
         for group, rate, factor in zip(
@@ -441,7 +485,7 @@ class SFPrompt(FedAvg):
 
     Parameters
     ----------
-    head_blocks, batch_size : int
+    head_blocks : int
         See `SFPromptClient`.
     seed : int
         Of the body's dropout.
@@ -449,24 +493,24 @@ class SFPrompt(FedAvg):
 
     mean_type = True
 
-    def __init__(self, head_blocks: int, batch_size: int, seed: int, **arguments: object) -> None:
+    def __init__(self, head_blocks: int, seed: int, **arguments: object) -> None:
         super().__init__(weighted_by_key="one", **arguments)  # type: ignore[arg-type]
-        whole_from(1, head_blocks=head_blocks, batch_size=batch_size)
-        self.head_blocks, self.batch_size, self.seed = head_blocks, batch_size, seed
+        whole_from(1, head_blocks=head_blocks)
+        self.head_blocks, self.seed = head_blocks, seed
         self._held: dict[int, Held] = {}  # by client, in a round
         self._left: dict[str, int] = {}  # by client, the steps that it said were left
 
     def check(self, cfg: DictConfig) -> None:
         """Check that the run can be split; ConfigError if not."""
         check_local(cfg, CLIENT)
-        check_shared(cfg, self, SHARED, "both ends cut the model and a step's rows alike")
+        check_shared(cfg, self, ["head_blocks"], "both ends cut the model alike")
         if (cfg.adapter.id, cfg.adapter.get("method")) != ("peft", "PROMPT_TUNING"):
             raise ConfigError(
                 "strategy=sfprompt trains soft prompts: set adapter=peft "
                 "adapter.method=PROMPT_TUNING adapter.args.num_virtual_tokens=5"
             )
         for key, found, wanted in (
-            ("task.id", cfg.task.id, ("sequence_classification", "causal_lm")),
+            ("task.id", cfg.task.id, ("sequence_classification", "causal_lm", "docvqa")),
             ("task.problem_type", cfg.task.get("problem_type", ONE_LABEL), (ONE_LABEL,)),
             ("optimizer.id", cfg.optimizer.id, ("adamw",)),
             ("augment.id", cfg.augment.id, ("none",)),
@@ -533,7 +577,7 @@ class SFPrompt(FedAvg):
         check_layout(layout, len(a))
         cut.model.train()
         values = torch.from_numpy(a).to(_device(cut.model))
-        found = places(layout[ROWS], self.batch_size, values.device)
+        found = places(layout[ROWS], values.device)
         pieces = values.split([int(one.states.sum()) for one in found])
         inputs = [piece.detach().clone().requires_grad_() for piece in pieces]
         outputs = [
@@ -555,12 +599,13 @@ class SFPrompt(FedAvg):
 def check_layout(layout: Mapping[str, np.ndarray], states: int) -> None:
     """Check where a client says that its states belong; WireError if they cannot."""
     rows, left = layout[ROWS], float(layout[LEFT][0])
-    length, first, count = rows.T
+    batch, length, first, count = rows.T
     used = int((length > 0).sum())
     if (
         (rows != np.floor(rows)).any()
         or (rows < 0).any()
         or (length[:used] == 0).any()
+        or (batch > len(rows)).any()
         or (first + count > length).any()
         or length.sum() != states
     ):

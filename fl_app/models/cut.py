@@ -1,12 +1,14 @@
 """A model cut in three: head and tail at a client, and between them the body, at a server.
 
-The head is the embedding and the first blocks, the tail what follows the last block. Nothing of the
-model is written anew: its own forward pass runs, in which some blocks are replaced by one that
-passes its input on, or that gives states which came from the other side. Masks, positions and the
-order of operations are the model's own, so that the parts compute the very bits of the whole.
+The head is the embedding and the first blocks, the tail what follows the last block. Of an
+encoder-decoder the encoder is cut: its last normalization and the whole decoder are of the tail.
+Nothing of the model is written anew: its own forward pass runs, in which some blocks are replaced
+by one that passes its input on, or that gives states which came from the other side. Masks,
+positions and the order of operations are the model's own, so that the parts compute the very bits
+of the whole.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from fl_app.models.generation import unwrapped
 
 BLOCKS = ("encoder.layer", "layers")  # of the stacks of BERT and of Llama, and of their like
+T5_BLOCKS = ("block",)  # of T5's encoder
 
 
 class CutError(ValueError):
@@ -28,8 +31,8 @@ class Cut:
     Parameters
     ----------
     model : Module
-        Of transformers, or PEFT's wrapper around one: a classifier like BERT or a decoder like
-        Llama.
+        Of transformers, or PEFT's wrapper around one: a classifier like BERT, a decoder like Llama
+        or an encoder-decoder like T5, such as VT5.
     head_blocks : int
         Blocks of the head; the rest are the body's, of which there is at least one.
 
@@ -41,12 +44,14 @@ class Cut:
 
     def __init__(self, model: Any, head_blocks: int) -> None:
         self.model, self.head_blocks = model, head_blocks
-        self.stack = unwrapped(model).base_model
-        found = [path for path in BLOCKS if _has(self.stack, path)]
+        inner = unwrapped(model)
+        both = inner.config.is_encoder_decoder
+        self.stack = inner.get_encoder() if both else inner.base_model
+        found = [path for path in (T5_BLOCKS if both else BLOCKS) if _has(self.stack, path)]
         if not found:
             raise CutError(
-                f"{type(unwrapped(model)).__name__} is not cut: it should be a classifier like "
-                "BERT or a decoder like Llama"
+                f"{type(inner).__name__} is not cut: it should be a classifier like BERT, a "
+                "decoder like Llama or an encoder-decoder like T5"
             )
         self.blocks: nn.ModuleList = self.stack.get_submodule(found[0])
         if not 0 <= head_blocks < len(self.blocks):
@@ -56,6 +61,9 @@ class Cut:
             )
         if any(p.requires_grad for block in self.blocks for p in block.parameters()):
             raise CutError("a block is trained: only what stands before or behind them may be")
+        # T5's first block computes the bias of positions for all of them.
+        first: Any = self.blocks[0]
+        self._bias = first.layer[0].SelfAttention.compute_bias if both else None
 
     def head(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the head's states of a batch, [rows, states, h], and which are no padding."""
@@ -94,10 +102,12 @@ class Cut:
             lambda module, arguments: (states, *arguments[1:])
         )
         last = self.blocks[-1].register_forward_hook(
-            lambda module, arguments, output: found.append(output)
+            lambda module, arguments, output: found.append(
+                output if isinstance(output, Tensor) else output[0]
+            )
         )
         try:
-            with self._replaced({index: _Skip() for index in range(self.head_blocks)}):
+            with self._replaced({index: self._skip() for index in range(self.head_blocks)}):
                 self.stack(inputs_embeds=states.detach(), attention_mask=mask, use_cache=False)
         finally:
             first.remove()
@@ -108,16 +118,20 @@ class Cut:
     def without_body(self) -> Iterator[None]:
         """Let the model's forward pass skip the body: head and tail alone."""
         body = range(self.head_blocks, len(self.blocks))
-        with self._replaced({index: _Skip() for index in body}):
+        with self._replaced({index: self._skip() for index in body}):
             yield
 
     @contextmanager
     def after_body(self, states: Tensor) -> Iterator[None]:
         """Let the model's forward pass go on from these states of the body, [rows, states, h]."""
         body = range(self.head_blocks + 1, len(self.blocks))
-        skipped: dict[int, nn.Module] = {index: _Skip() for index in body}
-        with self._replaced({**skipped, self.head_blocks: _Give(states)}):
+        skipped: dict[int, nn.Module] = {index: self._skip() for index in body}
+        with self._replaced({**skipped, self.head_blocks: self._skip(states)}):
             yield
+
+    def _skip(self, states: Tensor | None = None) -> nn.Module:
+        """Return a block that passes its input on, or these states instead."""
+        return _Skip(self._bias, states)
 
     @contextmanager
     def _replaced(self, others: Mapping[int, nn.Module]) -> Iterator[None]:
@@ -132,21 +146,29 @@ class Cut:
 
 
 class _Skip(nn.Module):
-    """A block that passes its input on."""
+    """A block that passes its input on, or gives states, whatever its input is.
 
-    def forward(self, states: Tensor, *arguments: Any, **named: Any) -> Tensor:
-        return states
+    A block of T5 (``compute_bias``) also returns the bias of positions, which it computes if none
+    before it has.
+    """
 
-
-class _Give(nn.Module):
-    """A block that gives states, whatever its input is."""
-
-    def __init__(self, states: Tensor) -> None:
+    def __init__(self, compute_bias: Callable[..., Tensor] | None, states: Tensor | None) -> None:
         super().__init__()
-        self.states = states
+        self.compute_bias, self.states = compute_bias, states
 
-    def forward(self, *arguments: Any, **named: Any) -> Tensor:
-        return self.states
+    def forward(
+        self,
+        states: Tensor,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        *arguments: Any,
+        **named: Any,
+    ) -> Tensor | tuple[Tensor, Tensor, None]:
+        given = states if self.states is None else self.states
+        if self.compute_bias is None:
+            return given
+        width = states.shape[1]
+        return given, self.compute_bias(width, width) if bias is None else bias, None
 
 
 class _ReachedError(Exception):

@@ -125,6 +125,21 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         compressor = self.config.quecc is not None and options(self.config.quecc)["frozen"]
         return ("visual_encoder", *(("quecc", "visual_matcher") if compressor else ()))
 
+    @property
+    def page_per_question(self) -> bool:
+        """Whether the encoder reads a page of its own for each question about a document."""
+        return self.config.prompt == "encoder" or self.config.quecc is not None
+
+    @property
+    def visual_tokens_per_page(self) -> int:
+        """What enters the encoder of a page's picture; 0 for a model that sees none."""
+        if self.config.quecc is not None:
+            return int(self.quecc.side**2)
+        if self.config.visual is None:
+            return 0
+        patches: Any = self.visual_encoder.embeddings.patch_embeddings.num_patches
+        return int(patches) + 1  # CLS
+
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict:
         """Return the weights that are shared under a second name, {second name: first name}."""
         tied = super().get_expanded_tied_weights_keys(all_submodels)
@@ -172,12 +187,13 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
 
     def encode(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None,
         attention_mask: Tensor | None,
         bbox: Tensor | None,
         pixel_values: Tensor | None = None,
         picture: Tensor | None = None,
         question: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
     ) -> Tensor:
         """Encode pages.
 
@@ -212,11 +228,12 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
                 "pixel_values should be given if and only if the model has a visual encoder "
                 "(visual in its config)"
             )
-        embeddings = self.shared(input_ids)
+        embeddings = self.shared(input_ids) if inputs_embeds is None else inputs_embeds
         if self.config.spatial != "none":
             if bbox is None:
-                bbox = input_ids.new_zeros(*input_ids.shape, 4)
-            embeddings = embeddings + self.spatial(bbox)
+                bbox = embeddings.new_zeros(*embeddings.shape[:2], 4, dtype=torch.long)
+            prompts = embeddings.shape[1] - bbox.shape[1]
+            embeddings = embeddings + nn.functional.pad(self.spatial(bbox), (0, 0, prompts, 0))
         if pixel_values is not None:
             visual = self.visual_tokens(pixel_values, picture, question)
             embeddings = _with_picture(embeddings, attention_mask, visual)
@@ -265,22 +282,25 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         picture: Tensor | None,
         question: Tensor | None,
         document: Tensor | None,
+        inputs_embeds: Tensor | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return encoder states, their attention mask, and the row of states of each question."""
         if document is not None and self.config.quecc is not None:
             # Each question has a page of its own, since it sees other visual tokens.
-            input_ids, attention_mask, bbox = (
+            input_ids, attention_mask, bbox, inputs_embeds = (
                 None if x is None else x.index_select(0, document)
-                for x in (input_ids, attention_mask, bbox)
+                for x in (input_ids, attention_mask, bbox, inputs_embeds)
             )
             picture = document if picture is None else picture.index_select(0, document)
             document = torch.arange(len(document), device=document.device)
         if encoder_outputs is not None:
             states = encoder_outputs[0]
-        elif input_ids is not None:
-            states = self.encode(input_ids, attention_mask, bbox, pixel_values, picture, question)
+        elif input_ids is not None or inputs_embeds is not None:
+            states = self.encode(
+                input_ids, attention_mask, bbox, pixel_values, picture, question, inputs_embeds
+            )
         else:
-            raise ValueError("give either input_ids or encoder_outputs")
+            raise ValueError("give either input_ids, inputs_embeds or encoder_outputs")
         return states, _with_visual(attention_mask, states), document
 
     def forward(
@@ -296,6 +316,7 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         pixel_values: Tensor | None = None,
         picture: Tensor | None = None,
         question: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         **kwargs,
     ) -> Seq2SeqLMOutput:
         """Compute T5's forward pass on pages with boxes and pictures, and several questions a page.
@@ -321,10 +342,12 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
             See ``encode``.
         question : Tensor or None
             [questions, tokens], see ``encode``.
+        inputs_embeds : Tensor or None
+            [pages, prompts + tokens, d], see ``encode``.
         """
         states, attention_mask, document = self._states(
             input_ids, attention_mask, bbox, encoder_outputs, pixel_values, picture,
-            question, document,
+            question, document, inputs_embeds,
         )  # fmt: skip
         if document is None:
             return super().forward(
@@ -397,12 +420,13 @@ class VT5ForConditionalGeneration(T5ForConditionalGeneration):
         pixel_values: Tensor | None = None,
         picture: Tensor | None = None,
         question: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         **kwargs,
     ):
         """Generate as transformers does, with the arguments of ``forward``; one row a question."""
         states, attention_mask, document = self._states(
             input_ids, attention_mask, bbox, encoder_outputs, pixel_values, picture,
-            question, document,
+            question, document, inputs_embeds,
         )  # fmt: skip
         if document is not None:
             states = states.index_select(0, document)

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fl_app.models.generation import greedy_config, unwrapped
+from fl_app.models.vt5 import VT5ForConditionalGeneration
 from fl_app.tasks import virtual_tokens
 
 Rows: TypeAlias = Sequence[dict[str, Any]] | Dataset
@@ -64,7 +65,9 @@ def greedy(
     generating.generation_config = fresh
     inputs = {name: value.to(device) for name, value in inputs.items()}
     try:
-        if virtual_tokens.has_some(model):
+        # VT5 encodes prompts and page before it generates: what PEFT does wrong is not reached.
+        by_peft = isinstance(generating, VT5ForConditionalGeneration)
+        if virtual_tokens.has_some(model) and not by_peft:
             return virtual_tokens.greedy(model, inputs, fresh)
         return generate(**inputs, generation_config=fresh)
     finally:

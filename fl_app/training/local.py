@@ -163,6 +163,9 @@ class LocalMethod:
     def check_sent(self, parts: Mapping[str, Tree], client: int, server_round: int) -> None:
         """Check on the server that a reply's parts are what this method sends; WireError if not."""
 
+    def prepare(self, model: nn.Module) -> None:
+        """Note what the shapes of parts depend on; called once, before `like` and `check`."""
+
     def check(self, theta0: Tree) -> None:
         """Check that the method can train these tensors; ValueError if not."""
 

@@ -74,8 +74,8 @@ def test_no_argument_can_name_a_file_code_or_another_model() -> None:
         ("adapter.method=PVERA adapter.args.sample_at_inference=true", "scores would be random"),
         ("adapter.method=PREFIX_TUNING", r"needs adapter\.args\.num_virtual_tokens"),
         (
-            "adapter.method=PROMPT_TUNING adapter.args.num_virtual_tokens=4",
-            "a page's words have boxes",
+            "adapter.method=P_TUNING adapter.args.num_virtual_tokens=4",
+            "P_TUNING is not for pages",
         ),
         ("adapter.r=4", "is not an option"),
     ],

@@ -7,7 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PromptTuningConfig, TaskType, get_peft_model
 
+from fl_app import models
+from fl_app.config import compose
+from fl_app.data.invoices.load import make_documents
+from fl_app.data.invoices.provider import POOLS
 from fl_app.models.cut import Cut, CutError
+from fl_app.tasks.documents import Collator
 from tests import architectures
 
 KINDS = {
@@ -17,6 +22,8 @@ KINDS = {
     "mistral": TaskType.CAUSAL_LM,
 }
 BLOCKS, PROMPTS, IGNORED = 4, 3, -100
+WORDS = 40  # of a page
+VT5 = ("vt5-tiny", "vt5-tiny-visual", "vt5-tiny-quecc")
 
 
 def prompted(kind: str, **changes):
@@ -72,6 +79,51 @@ def test_logits_and_gradients_are_those_of_the_whole_model(kind: str, head: int,
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", VT5)
+def test_a_vt5_is_cut_in_its_encoder(name: str) -> None:
+    """Bit for bit, also what stands before the blocks: prompts, boxes, a compressor of pictures.
+
+    The body, which lacks the first block, computes its bias of positions by itself.
+    """
+    cfg = compose(f"model={name}")
+    base, tokenizer = models.load_vt5(cfg.model, 0)
+    before = [part for part in ("quecc", "visual_matcher") if hasattr(base, part)]
+    config = PromptTuningConfig(
+        task_type=TaskType.SEQ_2_SEQ_LM,
+        num_virtual_tokens=PROMPTS,
+        num_transformer_submodules=1,
+        modules_to_save=["final_layer_norm", *before],
+    )
+    torch.manual_seed(0)
+    model = get_peft_model(base, config).eval()
+    rows = make_documents(7, POOLS["federated"], [0, 1], [0], marks=2)
+    rows[0] |= {part: rows[0][part][:9] for part in ("words", "boxes")}  # pages of other lengths
+    batch = Collator(tokenizer, base.config, WORDS).training(rows)
+    whole = model(**batch)
+    whole.loss.backward()
+    expected = {n: p.grad.clone() for n, p in trained(model).items()}
+    assert all(x.abs().sum() > 0 for x in expected.values())
+    pages = len(batch["document"]) if base.page_per_question else len(rows)
+    for head in range(3):
+        model.zero_grad()
+        cut = Cut(model, head)
+        a, mask = cut.head(batch)
+        assert a.shape == (pages, PROMPTS + WORDS + base.visual_tokens_per_page, 128)
+        lengths = mask.sum(1)
+        assert lengths.min() < a.shape[1] == lengths.max()
+        at_server = a.detach().masked_fill(~mask.unsqueeze(-1), 0).requires_grad_()  # no padding
+        z = cut.body(at_server, mask)
+        at_client = z.detach().masked_fill(~mask.unsqueeze(-1), 0).requires_grad_()
+        with cut.after_body(at_client):
+            split = model(**batch)
+        assert torch.equal(split.logits, whole.logits)
+        split.loss.backward()
+        z.backward(at_client.grad)
+        a.backward(at_server.grad)
+        for n, p in trained(model).items():
+            assert torch.equal(p.grad, expected[n]), n
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_the_body_the_last_states_are_those_of_the_head(kind: str) -> None:
     model, batch = prompted(kind), padded(kind)
@@ -96,7 +148,7 @@ def test_a_cut_that_cannot_be_is_refused() -> None:
     model = prompted("bert")
     with pytest.raises(CutError, match="4 blocks should leave one of the model's 4"):
         Cut(model, BLOCKS)
-    with pytest.raises(CutError, match="a classifier like BERT or a decoder like Llama"):
+    with pytest.raises(CutError, match="a classifier like BERT, a decoder like Llama or"):
         Cut(architectures.model("opt"), 1)
     model.base_model.bert.encoder.layer[3].requires_grad_(True)
     with pytest.raises(CutError, match="a block is trained"):

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,37 @@ from fl_app.aggregation.inner import inner_strategy
 from fl_app.build import open_session
 from fl_app.codecs import WireError
 from fl_app.config import ConfigError, compose
+from fl_app.models.generation import unwrapped
 from fl_app.preflight import check
 from fl_app.seeds import turn_seed
 from fl_app.server.exchanges import ExchangingCoded
+from fl_app.server.round import RoundFailedError
 from fl_app.session import Session
 from fl_app.training.loop import train
 from fl_app.tree import digest
 from fl_app.wire import ledger as ledgers
 from fl_app.wire.records import to_record, to_tree
-from strategies.sfprompt import check_layout, el2n, layout_of, places, pruned, spread
+from strategies import sfprompt
+from strategies.sfprompt import check_layout, el2n, layout_of, places, pruned, scores, spread
 from tests import architectures
 from tests.adapters.test_any_model import overrides
 from tests.disturbed import in_process
 from tests.loopback import Loopback, over_the_wire
 
-PROMPTS, H = 4, 64
-CASES = [("sequence_classification", "bert"), ("causal_lm", "llama")]
+PROMPTS = 4
+CASES = [("sequence_classification", "bert"), ("causal_lm", "llama"), ("docvqa", "vt5")]
+PICTURES = ("docvqa", "quecc")
+PAGES = (
+    "task=docvqa data=docvqa_mini model.max_length=24 data.providers_per_client=2 "
+    "data.documents_per_provider=1 data.test_documents=1 data.unseen_providers=1 "
+    "data.unseen_documents_per_provider=1 data.public_documents=1 data.validation_documents=0 "
+    "adapter=peft codec=fp32 federation.clients=2 local_epochs=1 batch_size=2 "
+)
+KINDS = {
+    "vt5": f"model=vt5-tiny {PAGES} adapter.args.modules_to_save=[final_layer_norm]",
+    "quecc": f"model=vt5-tiny-quecc {PAGES} data.marks=2 model.config.quecc.stride=8 "
+    "adapter.args.modules_to_save=[final_layer_norm,quecc,visual_matcher]",
+}
 CODECS = {
     "fp32": "strategy.states={id:fp32}",
     "int8": "strategy.states={id:int8,block:64}",
@@ -61,8 +77,9 @@ class Split:
     """A federation of two clients in one process, round by round."""
 
     def __init__(self, folder: Path, task: str, kind: str, more: str = "", tamper=None) -> None:
+        words = KINDS[kind] if kind in KINDS else overrides(folder, task, kind, "peft")
         self.words = (
-            f"{overrides(folder, task, kind, 'peft')} adapter.method=PROMPT_TUNING "
+            f"{words} adapter.method=PROMPT_TUNING "
             f"adapter.args.num_virtual_tokens={PROMPTS} strategy=sfprompt clients_per_round=2 "
             f"rounds=9 optimizer.lr=0.05 {more}"
         )
@@ -138,12 +155,19 @@ def expected_states(split: Split, client: int) -> tuple[int, int, int]:
     states = read = 0
     for row in rows:
         batch = here.task.training([row])
-        states += batch["input_ids"].shape[1] + PROMPTS
-        answer = (batch["labels"] != -100).sum() if batch["labels"].dim() > 1 else 1
-        read += int(answer)
+        own = batch["input_ids"].shape[1] + PROMPTS
+        if here.cfg.task.id == "docvqa":
+            vt5 = unwrapped(here.model)
+            pages = len(row["questions"]) if vt5.page_per_question else 1
+            own = pages * (own + vt5.visual_tokens_per_page)
+            read += own
+        else:
+            read += int((batch["labels"] != -100).sum()) if batch["labels"].dim() > 1 else 1
+        states += own
     return states, read, -(-len(rows) // here.cfg.batch_size)
 
 
+@pytest.mark.parametrize("case", [*CASES, PICTURES], ids=lambda case: case[1])
 def test_bytes_of_each_phase_are_those_of_the_formula(
     tmp_path: Path, case: tuple[str, str]
 ) -> None:
@@ -152,7 +176,8 @@ def test_bytes_of_each_phase_are_those_of_the_formula(
     split.round(1)
     split.round(2)
     size = sum(x.size for x in split.here.theta0.values())
-    layout = 4 * (3 * split.here.cfg.batch_size + 1)
+    h = next(x.shape[1] for name, x in split.here.theta0.items() if "prompt" in name)
+    layout = 4 * (4 * split.here.method.most_rows + 1)
     for client in (0, 1):
         states, read, steps = expected_states(split, client)
         for number in (1, 2):
@@ -161,7 +186,7 @@ def test_bytes_of_each_phase_are_those_of_the_formula(
             for row in here:
                 paid[row.kind, row.direction] += row.payload_bytes
                 paid[row.kind, row.direction, "messages"] += 1
-            values = 2 * 2 * H * (states + read)  # two passes of two bytes
+            values = 2 * 2 * h * (states + read)  # two passes of two bytes
             assert paid["split", "up"] == values + 2 * steps * layout
             assert paid["split", "down"] == values
             assert paid["split", "up", "messages"] == paid["split", "down", "messages"] == 4 * steps
@@ -182,7 +207,32 @@ def encodings(ids: list[int]) -> dict[str, bytes]:
     return {kind: np.array(ids).astype(kind).tobytes() for kind in kinds}
 
 
-def test_no_message_holds_a_text_a_token_or_a_label(tmp_path: Path, case: tuple[str, str]) -> None:
+def secrets(batch: dict[str, torch.Tensor]) -> Iterator[list[int]]:
+    """Yield what of a row may stand in no message: ids of its texts, its labels, a box."""
+    for name in ("input_ids", "decoder_input_ids", "question"):
+        for ids in batch[name].tolist() if name in batch else ():
+            yield from (one for one in (ids[:4], ids[-4:]) if len({*one}) > 2)
+    for taught in batch["labels"].tolist() if batch["labels"].dim() > 1 else ():
+        taught = [one for one in taught if one != -100]
+        if len(taught) > 3:
+            yield taught[:4]
+    if "bbox" in batch:
+        yield batch["bbox"][0, 1].tolist()
+
+
+def seen(batch: dict[str, torch.Tensor]) -> Iterator[bytes]:
+    """Yield some pixels of a row's picture where it is not of one colour, as they may be sent."""
+    for picture in batch.get("pixel_values", torch.zeros(0)):
+        line = next(x for x in picture.flatten(0, 1) if len(x.unique()) > 3)
+        at = int((line[1:] != line[:-1]).nonzero()[0])
+        some = line[at : at + 8].numpy()
+        yield from (some.astype(kind).tobytes() for kind in ("<f4", "<f2", "<f8"))
+
+
+@pytest.mark.parametrize("case", [*CASES, PICTURES], ids=lambda case: case[1])
+def test_no_message_holds_a_text_a_token_a_label_or_a_pixel(
+    tmp_path: Path, case: tuple[str, str]
+) -> None:
     """In every byte that is sent, either way, of rows that all stay."""
     split = Split(tmp_path, *case, f"{EXACT} batch_size=4")
     sent = split.round(1)
@@ -199,14 +249,14 @@ def test_no_message_holds_a_text_a_token_or_a_label(tmp_path: Path, case: tuple[
     for client in (0, 1):
         rows = split.here.documents(client)
         for row in rows:
-            for text in row.values():
+            texts = row["words"] + row["questions"] if "words" in row else row.values()
+            for text in texts:
                 if len(str(text)) > 3:
                     assert str(text).encode() not in everything
             batch = split.here.task.training([row])
-            ids = batch["input_ids"][0].tolist()
-            taught = batch["labels"].flatten().tolist()
-            taught = [one for one in taught if one != -100]
-            for secret in (ids[:4], ids[-4:], taught[:4] if len(taught) > 3 else ids[1:5]):
+            assert [*seen(batch)] or "pixel_values" not in batch
+            assert not any(pixels in everything for pixels in seen(batch))
+            for secret in secrets(batch):
                 for kind, found in encodings(secret).items():
                     assert found not in everything, kind
         labels = split.here.task.training(list(rows))["labels"]
@@ -229,7 +279,7 @@ def test_states_travel_by_any_codec(tmp_path: Path, codec: str) -> None:
         *(f"{part}:{name}" for part in ("states", "cotangents", "gradients")),
     }
     (a, *_) = split.rows("split", "up")
-    values = a.scalars - 3 * split.here.cfg.batch_size - 1
+    values = a.scalars - 4 * split.here.cfg.batch_size - 1
     if codec == "fp32":
         assert a.payload_bytes == 4 * a.scalars
     else:
@@ -261,14 +311,15 @@ def test_el2n_is_between_0_and_sqrt_2(rows: int, classes: int, scale: float, see
     generator = torch.Generator().manual_seed(seed)
     logits = scale * torch.randn(rows, classes, generator=generator)
     labels = torch.randint(classes, (rows,), generator=generator)
-    scores = el2n(Says(logits), {"labels": labels})
+    found, owner = el2n(Says(logits), {"labels": labels})
+    assert torch.equal(owner, torch.arange(rows))
     p = logits.double().softmax(-1)
     p[torch.arange(rows), labels] -= 1
-    torch.testing.assert_close(scores.double(), p.norm(dim=-1), atol=1e-6, rtol=1e-5)
-    assert (scores >= 0).all()
-    assert (scores <= 2**0.5 + 1e-6).all()
+    torch.testing.assert_close(found.double(), p.norm(dim=-1), atol=1e-6, rtol=1e-5)
+    assert (found >= 0).all()
+    assert (found <= 2**0.5 + 1e-6).all()
     sure = 1e4 * torch.nn.functional.one_hot(labels, classes).float()
-    assert (el2n(Says(sure), {"labels": labels}) == 0).all()
+    assert (el2n(Says(sure), {"labels": labels})[0] == 0).all()
 
 
 def test_el2n_of_a_decoder_is_the_mean_over_a_rows_labels(tmp_path: Path) -> None:
@@ -276,7 +327,7 @@ def test_el2n_of_a_decoder_is_the_mean_over_a_rows_labels(tmp_path: Path) -> Non
     here = split.here
     rows = [dict(row) for row in here.documents(0)]
     with torch.no_grad():
-        together = el2n(here.model, here.task.training(rows))
+        together = scores(here.model, here.task, rows)
         for row, score in zip(rows, together, strict=True):
             batch = here.task.training([row])
             p = here.model(**batch).logits[0, PROMPTS:].double().softmax(-1)
@@ -287,7 +338,22 @@ def test_el2n_of_a_decoder_is_the_mean_over_a_rows_labels(tmp_path: Path) -> Non
                     one = p[place - 1].clone()
                     one[ids[place]] -= 1
                     errors.append(one.norm())
-            assert torch.isclose(score.double(), torch.stack(errors).mean(), rtol=1e-4)
+            np.testing.assert_allclose(score, float(torch.stack(errors).mean()), rtol=1e-4)
+
+
+def test_el2n_of_a_document_is_the_mean_over_the_tokens_of_its_answers(tmp_path: Path) -> None:
+    split = Split(tmp_path, *CASES[2])
+    here = split.here
+    rows = [dict(row) for row in here.documents(0)]
+    with torch.no_grad():
+        together = scores(here.model, here.task, rows)
+        for row, score in zip(rows, together, strict=True):
+            errors = []
+            for question, answers in zip(row["questions"], row["answers"], strict=True):
+                asked = {**row, "questions": [question], "answers": [answers]}
+                errors.append(el2n(here.model, here.task.training([asked]))[0])
+            assert len(errors) == 8
+            np.testing.assert_allclose(score, float(torch.cat(errors).mean()), rtol=1e-4)
 
 
 def test_the_hardest_rows_stay_and_the_same_in_every_run(
@@ -299,9 +365,9 @@ def test_the_hardest_rows_stay_and_the_same_in_every_run(
     assert all(np.array_equal(one, found[0]) for one in found)
     assert len(found[0]) == len(rows) // 2
     with torch.no_grad():
-        scores = [float(el2n(here.model, here.task.training([row]))[0]) for row in rows]
+        every = [float(scores(here.model, here.task, [row])[0]) for row in rows]
     left = {*range(len(rows))} - {*found[0].tolist()}
-    assert min(scores[i] for i in found[0]) >= max(scores[i] for i in left)
+    assert min(every[i] for i in found[0]) >= max(every[i] for i in left)
     assert np.array_equal(pruned(here.model, here.task, rows, 1.0, 2), np.arange(len(rows)))
     assert len(pruned(here.model, here.task, rows, 0.01, 2)) == 1
 
@@ -334,9 +400,9 @@ def test_states_come_back_to_their_places(lengths: list[int], size: int, data) -
     for length in lengths:
         first = data.draw(st.integers(0, length - 1))
         rows.append((length, first, data.draw(st.integers(0, length - first))))
-    table = np.zeros((9, 3), np.float32)
-    table[: len(rows)] = rows
-    found = places(table, size, torch.device("cpu"))
+    table = np.zeros((9, 4), np.float32)
+    table[: len(rows)] = [(index // size, *row) for index, row in enumerate(rows)]
+    found = places(table, torch.device("cpu"))
     assert sum(len(one.states) for one in found) == len(rows)
     rng = np.random.default_rng(0)
     for start, one in zip(range(0, len(rows), size), found, strict=True):
@@ -373,9 +439,24 @@ def test_a_decoder_reads_the_states_before_its_labels() -> None:
     ],
 )
 def test_a_layout_that_cannot_be_is_refused(rows, left: float, states: int) -> None:
-    layout = {"rows": np.array(rows, np.float32), "left": np.array([left], np.float32)}
+    table = np.array([[0, *row] for row in rows], np.float32)
+    layout = {"rows": table, "left": np.array([left], np.float32)}
     with pytest.raises(WireError):
         check_layout(layout, states)
+
+
+@pytest.mark.parametrize("batch", [-1, 0.5, 2, np.inf, np.nan])
+def test_a_batch_that_cannot_be_is_refused(batch: float) -> None:
+    layout = {"rows": np.array([[batch, 3, 0, 1]], np.float32), "left": np.zeros(1, np.float32)}
+    with pytest.raises(WireError):
+        check_layout(layout, 3)
+
+
+def test_a_document_of_too_many_questions_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sfprompt, "MOST_QUESTIONS", 1)
+    split = Split(tmp_path, *PICTURES, "strategy.local.gamma=1.0")
+    with pytest.raises(RoundFailedError, match="4 pages, should be at most 2"):
+        split.round(1)
 
 
 def test_a_client_that_fails_in_the_middle_is_left_out(tmp_path: Path) -> None:
@@ -435,13 +516,18 @@ def test_a_round_that_was_interrupted_begins_anew(tmp_path: Path) -> None:
         ("privacy=dp_sgd privacy.epsilon=8", "privacy=none"),
         ("federation.sampling=nodes", "set it to partitions"),
         ("turns=[{local_epochs:2}]", "turns change"),
-        ("strategy.inner.batch_size=3", "both ends cut"),
+        ("strategy.inner.head_blocks=2", "both ends cut"),
         ("strategy.states={id:error_feedback,inner:{id:fp16}}", "remembers"),
     ],
 )
 def test_what_cannot_be_split_is_refused_before_it_starts(words: str, said: str) -> None:
     with pytest.raises((ConfigError, ValueError), match=said):
         check(compose(f"experiment=sfprompt {words}"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_vt5_may_be_split(kind: str) -> None:
+    check(compose(f"experiment=sfprompt {KINDS[kind]}"))
 
 
 def test_the_experiment_runs_and_its_ledger_adds_up(tmp_path: Path) -> None:

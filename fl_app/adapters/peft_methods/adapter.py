@@ -109,6 +109,8 @@ def _config(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PeftConfig:
         arguments["modules_to_save"] = list(dict.fromkeys([*saved, *head]))
     if "target_modules" in known and method not in FIND_THEIR_OWN:
         arguments |= _targets(model, method, arguments)
+    if method in support.ENCODER_ONLY:
+        arguments.setdefault("num_transformer_submodules", 1)
     task = TaskType.SEQ_CLS if head else None
     if task is None and declared.is_prompt_learning(method):
         task = TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM

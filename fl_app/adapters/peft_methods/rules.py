@@ -24,10 +24,11 @@ def check(cfg: DictConfig) -> None:
     """
     method = check_method(cfg.adapter.method)
     check_arguments(method, plain(cfg.adapter.args))
-    if cfg.task.id == "docvqa" and declared.is_prompt_learning(method):
+    prompts = declared.is_prompt_learning(method)
+    if cfg.task.id == "docvqa" and prompts and method != support.PAGE_PROMPTS:
         raise ConfigError(
-            f"adapter.method={method} puts virtual tokens before a text, and a page's words have "
-            "boxes: with task=docvqa choose a method that changes modules, such as LORA or IA3"
+            f"adapter.method={method} is not for pages: with task=docvqa choose a method that "
+            f"changes modules, such as LORA or IA3, or {support.PAGE_PROMPTS}"
         )
     bits = cfg.model.get("quantization", "none")
     if bits != "none" and cfg.adapter.args.get("use_dora"):

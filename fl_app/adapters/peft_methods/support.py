@@ -28,6 +28,13 @@ NO_CONV1D = frozenset(
 # These train keys and values of attention, which PEFT gives to models that generate.
 CACHED = frozenset({"CARTRIDGE", "PREFIX_TUNING"})
 
+# The one whose virtual tokens may stand before a page's words, which have boxes: VT5 gives it none.
+PAGE_PROMPTS = "PROMPT_TUNING"
+
+# Of an encoder-decoder these put virtual tokens before the encoder's text alone, and PEFT makes
+# others for the decoder by default, which it never reads.
+ENCODER_ONLY = frozenset({"PROMPT_TUNING", "P_TUNING"})
+
 # Nothing can be merged into the weights; of BEFT where a layer has no bias.
 NOT_MERGED = frozenset({"ADAPTION_PROMPT", "LILY"})
 
