@@ -40,6 +40,10 @@ ALL = f"{small.DATA} federation.clients={NODES} clients_per_round={NODES} local_
 # Large enough for the bytes that Flower and the network add to be a small share; its messages have
 # two parts, and its clients remember from round to round.
 RUN = f"{ALL} strategy=scaffold adapter=full codec=int8 rounds=2"
+SPLIT = (
+    f"{ALL} strategy=sfprompt adapter=peft adapter.method=PROMPT_TUNING codec=fp32 rounds=2 "
+    "adapter.args.num_virtual_tokens=4 adapter.args.modules_to_save=[final_layer_norm] batch_size=1"
+)
 # The strict policy allows 1000 rounds; where more are allowed, the loss diverges.
 FAILS = (
     f"{ALL} strategy=fedavg codec=fp32 rounds=1001 clients_per_round=1 logger=none local_epochs=3 "
@@ -349,6 +353,22 @@ def test_what_a_deployment_keeps_is_its_users_alone(deployed) -> None:
     assert {
         path for path in found if Path(path).suffix not in (".crt", ".pub", ".parquet")
     } == set()
+
+
+@pytest.mark.methods
+def test_several_exchanges_a_round_are_those_of_a_simulation(deployed, tmp_path) -> None:
+    """A VT5 that is cut: what the nodes keep between exchanges is theirs alone."""
+    folder = deployed.run.parent
+    run = deployed.here.submit(f"{SPLIT} output.dir={folder} output.name=split")
+    assert deployed.here.wait(run, SECONDS) == "finished:completed", deployed.here.log(run)
+    words = f"{SPLIT} output.dir={tmp_path} output.name=split"
+    Experiment(open_session(words), Loopback(words, NODES), words, setup_seconds=0.0).start()
+    real, simulated = _ledger(folder / "split"), _ledger(tmp_path / "split")
+    assert {row["kind"] for row in real} == {"setup", "train", "split"}
+    for one, other in zip(real, simulated, strict=True):
+        assert [one[name] for name in SAME] == [other[name] for name in SAME]
+    one, other = ((at / "split" / "metrics.csv").read_text() for at in (folder, tmp_path))
+    assert one == other
 
 
 def test_it_ends_with_its_executors_and_nothing_is_left(deployed) -> None:

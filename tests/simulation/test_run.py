@@ -110,6 +110,23 @@ def test_it_leaves_them_through_flower(flower, tmp_path, experiment, capfd) -> N
     check_files(folder, experiment, capfd.readouterr().out)
 
 
+@pytest.mark.methods
+def test_rounds_of_several_exchanges_are_those_of_one_process(flower, tmp_path) -> None:
+    """What a client keeps between the exchanges of a round goes through Flower."""
+    split = (
+        "experiment=sfprompt rounds=2 federation.clients=2 data.providers_per_client=1 "
+        "data.problems_per_provider=8 data.test_problems=2 data.validation_problems=0 "
+        "data.unseen_providers=1 data.unseen_problems_per_provider=1 model.max_answer_length=8 "
+        f"batch_size=2 logger=none output.dir={tmp_path}"
+    )
+    assert run.submit(f"{split} output.name=flower", flower, wait=False) == 0
+    in_process(f"{split} output.name=one")
+    first, second = tmp_path / "flower", tmp_path / "one"
+    assert untimed(first) == untimed(second)
+    assert [row["kind"] for row in read(first / "ledger.csv")].count("split") == 2 * 2 * 2 * 2 * 2
+    assert (first / "metrics.csv").read_bytes() == (second / "metrics.csv").read_bytes()
+
+
 def check_files(folder: Path, experiment: str, printed: str) -> None:
     """Look at what a run of two rounds has left and printed."""
     codec, clients = EXPERIMENTS[experiment]
