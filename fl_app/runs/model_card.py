@@ -104,6 +104,16 @@ def grown(cfg: DictConfig, base: Base, steps: int) -> str:
     )
 
 
+def grown_adapter(cfg: DictConfig, base: Base) -> str:
+    """Return the card of a LoRA that ``thinwire grow`` has written beside its base."""
+    return (
+        "---\nlibrary_name: peft\ntags:\n- thinwire\n---\n# A grown adapter\n\n"
+        "Made by Thinwire of a LoRA over a smaller model, by the operator that has grown its base "
+        f"(LiGO), and not trained since. Its rank is {cfg.adapter.r}. Base: {_base(base)}.\n\n"
+        f"{USE}\n\n{use(cfg, base)}"
+    )
+
+
 def _front(facts: Facts) -> list[str]:
     """Return what the hub reads of a card."""
     is_whole = facts.cfg.adapter.id in WHOLE

@@ -10,7 +10,7 @@ W_1 ... W_L1 of that kind in the smaller one::
 Biases and vectors of norms grow by E_out alone, with a w of their own. Only w and E are trained.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -98,16 +98,26 @@ class GrowthOperator(nn.Module):
     def grown(self, name: str) -> Tensor:
         """Return the weight of the larger model that is called so."""
         growth = self.growths[name]
-        sources: list[Tensor] = [self.small.get_parameter(one) for one in growth.sources]
-        if growth.depth is None:
-            (weight,) = sources
-        else:
-            w = self.depth[_word(growth.depth)][growth.row]
-            weight = torch.einsum("j,j...->...", w, torch.stack(sources))
+        return self.mapped(growth, [self.small.get_parameter(one) for one in growth.sources])
+
+    def mapped(self, growth: Growth, sources: Sequence[Tensor]) -> Tensor:
+        """Return what becomes of weights of the smaller model, or of changes of them."""
+        w, weight = self.mixing(growth), sources[0]
+        if w is not None:
+            weight = torch.einsum("j,j...->...", w, torch.stack(tuple(sources)))
         for axis, key in enumerate(growth.axes):
-            if key is not None and _word(key) in self.width:
-                weight = expanded(weight, self.width[_word(key)], axis)
+            weight = self.widened(weight, axis, key)
         return weight
+
+    def mixing(self, growth: Growth) -> Tensor | None:
+        """Return w_l, of as many numbers as there are sources; None outside of layers."""
+        return None if growth.depth is None else self.depth[_word(growth.depth)][growth.row]
+
+    def widened(self, weight: Tensor, axis: int, key: str | None) -> Tensor:
+        """Return the weight with new units on an axis that has this key of E, if it grows."""
+        if key is None or _word(key) not in self.width:
+            return weight
+        return expanded(weight, self.width[_word(key)], axis)
 
     def version(self) -> tuple[Any, ...]:
         """Return what changes whenever w or E do."""
