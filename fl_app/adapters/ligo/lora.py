@@ -19,7 +19,6 @@ from typing import cast
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model
 from peft.tuners.lora import Linear, LoraLayer
-from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -138,7 +137,7 @@ def _layers(model: PeftModel) -> Iterator[tuple[str, Linear]]:
 
 def _whole(model: PeftModel) -> Iterator[tuple[str, Tensor]]:
     """Yield the parameters of modules that are trained whole, by their names in the base model."""
-    for path, module in model.get_base_model().named_modules():
-        if isinstance(module, ModulesToSaveWrapper):
-            for leaf, parameter in module.modules_to_save[ADAPTER].named_parameters():
-                yield f"{path}.{leaf}", parameter
+    copies = f".modules_to_save.{ADAPTER}"
+    for name, parameter in model.get_base_model().named_parameters():
+        if f"{copies}." in name:
+            yield name.replace(copies, ""), parameter
