@@ -30,12 +30,14 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from fl_app.config import ConfigError
+from fl_app.faults import FaultError
 from fl_app.privacy import is_example_level
 from fl_app.training.hooks.mask import Masks, kept_still, masked
 from fl_app.training.hooks.penalty import PENALTIES, orthogonality
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import Hooks
 from fl_app.tree import Tree
+from fl_app.wire.forms import DEFAULT
 from fl_app.wire.messages import FORM
 from strategies._checks import check_local, check_shared, switches, whole_from, within
 
@@ -144,7 +146,16 @@ class RMLoRAClient(LocalMethod):
         return {name: np.zeros_like(x) for name, x in moved.items()}
 
     def run(self, given: Assignment) -> Answer:
-        """Return the trained model, or what moved of it."""
+        """Return the trained model, or what moved of it.
+
+        Raises
+        ------
+        FaultError
+            If the server asks for the other of the two.
+        """
+        form = MOVED if self.refresh == "round" else DEFAULT
+        if given.form != form:
+            raise FaultError("other_value", key="the form", said=given.form, own=f"has {form}")
         losses = [orthogonality(self.strength, self.penalty)] if self.strength else []
         x = given.parts["model"]
         if self.refresh == "step":

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fl_app.aggregation.inner import EVERYONE
 from fl_app.config import ConfigError, compose
+from fl_app.faults import FaultError
 from fl_app.preflight import check
 from fl_app.training.hooks.mask import kept_still, masked
 from fl_app.training.hooks.penalty import distance, orthogonality
@@ -248,6 +249,14 @@ def test_the_mean_of_what_moved_is_the_mean_of_the_models() -> None:
     for n, x in here.model.items():
         mean = np.mean([own[n] for own in here.given.values()], axis=0, dtype=float)
         np.testing.assert_allclose(x, mean, rtol=4 * EPS, atol=4 * EPS)
+
+
+@pytest.mark.parametrize(("refresh", "other"), [("step", "round"), ("round", "step")])
+def test_a_server_that_asks_for_the_other_form_is_refused(refresh: str, other: str) -> None:
+    here = rm_lora(refresh=refresh)
+    here.strategy.refresh = other
+    with pytest.raises(FaultError, match="the server says the form="):
+        here.round(1)
 
 
 @pytest.mark.parametrize("refresh", ["step", "round"])
