@@ -94,7 +94,7 @@ def forms(codec: Mapping[str, Any], asked: Mapping[str, Any] | None) -> dict[str
     if any(one.remembers for one in wholes) and len({one.fingerprint for one in wholes}) > 1:
         raise ValueError(
             "strategy.forms: a codec that remembers has to be the same, with the same parts, in "
-            f"`up` of every form, {DEFAULT} too"
+            f"`up` of every form, {DEFAULT} too: set a codec.up that remembers nothing"
         )
     return found
 

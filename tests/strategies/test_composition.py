@@ -24,6 +24,17 @@ METHODS = {
     "rate_control": "link=2g",
     "quantization_aware": "strategy.inner._target_=flwr.serverapp.strategy.FedAvg",
 }
+# Of these, which have codecs or adapters of their own, with some codecs alone.
+OWN = {
+    "fedep": "federation.max_update_rms=null",
+    "rm_lora": "strategy.inner.refresh=round",
+    "sign_mask": "adapter=sign_mask adapter.r=2 adapter.init=1e-3",
+    "fl_tac": "strategy.inner.features=0 strategy.inner.column=fields strategy.inner.slots=9 "
+    "strategy.inner.clusters=3 adapter.r=2",
+    "fedkseed": "",
+    "feedsign": "",
+}
+FEW = ("nf4", "uniform_entropy", "sign")
 TREES = {
     "grid": "codec=grid",
     **{name: f"codec={name}" for name in ("fp32", "nf4", "uniform_entropy", "thin")},
@@ -37,6 +48,7 @@ TWICE = "codec.up remembers what it lost, and so does this method"
 ONE_MEMORY = "a codec that remembers has to be the same"
 FP32_DOWN = r"set codec.down=\{id:fp32\}"
 AS_THEY_ARE = "which sends the largest values as they are: set codec=fp32"
+REBUILT = "where both ends rebuild the model from theta0"
 MEMORIES = ("sign", "top_k")
 REFUSED = {
     **{("dgc", tree): BY_PLACE for tree in MEMORIES},
@@ -50,11 +62,18 @@ REFUSED = {
     **{("fedzip", tree): "set codec=fedzip" for tree in TREES if "fedzip" not in tree},
     **{("quantization_aware", t): r"codec\.up" for t in TREES if t != "grid"},
 }  # fmt: skip
-RUN = [pair for pair in itertools.product(METHODS, TREES) if pair not in REFUSED]
+REFUSED |= {
+    **{("fedep", "sign"): TWICE, ("rm_lora", "sign"): ONE_MEMORY},
+    **dict.fromkeys((("fl_tac", "sign"), ("fedkseed", "sign")), BY_PLACE),
+    **dict.fromkeys(itertools.product(("fedkseed", "feedsign"), FEW[:2]), REBUILT),
+    ("feedsign", "sign"): REBUILT,
+}
+ALL = [*itertools.product(METHODS, TREES), *itertools.product(OWN, FEW)]
+RUN = [pair for pair in ALL if pair not in REFUSED]
 
 
 def words(method: str, tree: str) -> str:
-    return f"strategy={method} clients_per_round=2 {TREES[tree]} {METHODS[method]}"
+    return f"strategy={method} clients_per_round=2 {TREES[tree]} {({**METHODS, **OWN})[method]}"
 
 
 @pytest.mark.parametrize(("method", "tree"), REFUSED)

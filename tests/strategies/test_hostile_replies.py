@@ -132,6 +132,8 @@ class Third:
 
 def differ(found: Any, expected: Any) -> list[str]:
     """Return where two states are not the same."""
+    if isinstance(expected, list):
+        found, expected = (dict(enumerate(one)) for one in (found, expected))
     if isinstance(expected, dict):
         if {*found} != {*expected}:
             return [f"keys {sorted({*found} ^ {*expected})}"]
@@ -181,6 +183,6 @@ def test_the_largest_floats_are_scaled_down_and_the_run_goes_on(
 
 
 def all_finite(state: Any) -> bool:
-    if isinstance(state, dict):
-        return all(map(all_finite, state.values()))
+    if isinstance(state, (dict, list)):
+        return all(map(all_finite, state.values() if isinstance(state, dict) else state))
     return not isinstance(state, (np.ndarray, float)) or bool(np.isfinite(state).all())
