@@ -59,6 +59,16 @@ def test_nothing_is_forgotten_before_training_and_each_round_says_how_much(run: 
     assert found[2]["perplexity"] != found[0]["perplexity"]
 
 
+def test_what_a_start_has_lost_already_is_forgotten(run: Path, tmp_path: Path) -> None:
+    base = by_round(run)[0]["accuracy"]
+    words = f"{WORDS} adapter=lora_sb adapter.eta=1.0 strategy=fed_sb"
+    in_process(f"{words} rounds=1 output.dir={tmp_path} output.name=run")
+    found = by_round(tmp_path / "run")
+    assert found[0]["forgotten"] > 0
+    for scores in found.values():
+        assert scores["forgotten"] == pytest.approx(base - scores["accuracy"])
+
+
 def test_ranks_by_matrix_stand_in_a_file(run: Path) -> None:
     ranks = json.loads((run / "effective_rank.json").read_text())
     assert len(ranks) == 21  # of three layers
