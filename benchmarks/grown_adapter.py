@@ -19,7 +19,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.numpy import load_file, save
@@ -28,7 +28,7 @@ from transformers import PreTrainedModel
 from benchmarks import kept, ligo, markdown, runs
 from fl_app import models
 from fl_app.adapters.ligo import adapter, lora
-from fl_app.adapters.ligo.operator import materialized
+from fl_app.adapters.ligo.operator import GrowthOperator, materialized
 from fl_app.config import compose
 from fl_app.files import atomic_file, atomic_folder
 from fl_app.pretraining.llama import stream, train
@@ -119,7 +119,7 @@ def larger(work: Path, arm: str, seed: int, steps: int) -> Path:
         if run is None:
             raise ValueError(f"{work} has no run of {SMALL}, seed {seed}, whose LoRA can be grown")
         found = trained.load(trained.find(run.path))
-        whole = merged(lora.grown(grafted.ligo, found.model, whole))
+        whole = merged(lora.grown(cast(GrowthOperator, grafted.ligo), found.model, whole))
     with atomic_folder(folder) as made:
         whole.save_pretrained(str(made))
         exported.save_tokenizer(tokenizer, made)

@@ -3,7 +3,7 @@
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from fl_app.command.overrides import parser
 from fl_app.faults.printable import printable
@@ -189,7 +189,7 @@ def write_adapter(here: "Session", adapter: "Place", out: Path) -> None:
     from fl_app.runs import base_model, exported, model_card, trained
 
     cfg, operator = DictConfig(plain(here.cfg)), here.model.ligo.cpu()
-    small = trained.with_adapter(copy.deepcopy(operator.small), adapter.folder)
+    small = trained.with_adapter(copy.deepcopy(operator.small), cast(Path, adapter.folder))
     large = lora.grown(operator, small, materialized(here.model))
     config = large.active_peft_config
     cfg.model.path, cfg.model.sha256, cfg.model.config = str(out.absolute()), None, {}

@@ -38,7 +38,8 @@ def check(config: PeftConfig) -> None:
         If it is of another method, or a variant of LoRA.
     """
     if config.peft_type != PeftType.LORA:
-        raise ValueError(f"it is of the method {config.peft_type.value}: only a LoRA can be grown")
+        method = PeftType(config.peft_type).value
+        raise ValueError(f"it is of the method {method}: only a LoRA can be grown")
     lora = cast(LoraConfig, config)
     variants = {
         "use_dora": lora.use_dora,
@@ -96,13 +97,13 @@ def grown(operator: GrowthOperator, small: PeftModel, large: PreTrainedModel) ->
     with torch.no_grad():
         for path, layer in _layers(wrapped):
             whole = products[path].padded(rank)
-            layer.lora_B[ADAPTER].weight.copy_(whole.B)
-            layer.lora_A[ADAPTER].weight.copy_(whole.A)
+            _factor(layer.lora_B).copy_(whole.B)
+            _factor(layer.lora_A).copy_(whole.A)
         trained = dict(_whole(small))
         for name, parameter in _whole(wrapped):
-            growth = operator.growths.get(name)  # None for what does not grow
-            sources = [trained[one] for one in (growth.sources if growth else [name])]
-            parameter.copy_(operator.mapped(growth, sources) if growth else sources[0])
+            how = operator.growths.get(name)  # None for what does not grow
+            sources = [trained[one] for one in (how.sources if how else [name])]
+            parameter.copy_(operator.mapped(how, sources) if how else sources[0])
     return wrapped
 
 
@@ -116,14 +117,17 @@ def _product(operator: GrowthOperator, growth: Growth, layers: dict[str, Linear]
         return None
     # A layer of share 0 would only add to the rank; of shares 0 alone, one stays.
     mixed = [(share, one) for share, one in mixed if share] or mixed[:1]
-    B = torch.cat([w * one.scaling[ADAPTER] * _factor(one.lora_B) for w, one in mixed], dim=1)  # noqa: N806
-    A = torch.cat([_factor(one.lora_A) for _, one in mixed])  # noqa: N806
+    columns = [w * one.scaling[ADAPTER] * _factor(one.lora_B).float() for w, one in mixed]
+    rows = [_factor(one.lora_A).float() for _, one in mixed]
     out, into = growth.axes
-    return Product(operator.widened(B, 0, out), operator.widened(A, 1, into))
+    return Product(
+        B=operator.widened(torch.cat(columns, dim=1), 0, out),
+        A=operator.widened(torch.cat(rows), 1, into),
+    )
 
 
 def _factor(of: nn.ModuleDict) -> Tensor:
-    return cast(nn.Linear, of[ADAPTER]).weight.float()
+    return cast(nn.Linear, of[ADAPTER]).weight
 
 
 def _layers(model: PeftModel) -> Iterator[tuple[str, Linear]]:
