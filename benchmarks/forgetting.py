@@ -16,7 +16,9 @@ from fl_app.runs.text import size
 
 ENTRIES = {
     **{
-        f"forgetting_r{r}": f"experiment=forgetting adapter.r={r} adapter.alpha={2 * r}"
+        f"forgetting_r{r}_lr3.5e-3": (
+            f"experiment=forgetting adapter.r={r} adapter.alpha={2 * r} optimizer.lr=3.5e-3"
+        )
         for r in (1, 4, 8, 16)
     },
     "forgetting_lora_sb": "experiment=forgetting adapter=lora_sb adapter.r=16 strategy=fed_sb",

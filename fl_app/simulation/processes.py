@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -95,3 +96,16 @@ def is_alive(process: psutil.Process) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def wait_for(processes: Sequence[psutil.Process], seconds: float) -> bool:
+    """Wait until all have ended, ``seconds`` at most; tell whether they have.
+
+    psutil's own wait asks the kernel for a handle, which fails where a process ends just then.
+    """
+    deadline = time.monotonic() + seconds
+    while any(map(is_alive, processes)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True

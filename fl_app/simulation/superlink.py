@@ -30,6 +30,7 @@ from fl_app.simulation.processes import (
     interrupt,
     is_alive,
     is_simulation,
+    wait_for,
 )
 from fl_app.simulation.proxies import loopback_direct
 from fl_app.simulation.ray_folder import ray_folder
@@ -268,9 +269,7 @@ def stop(
             for run in _runs(environment):
                 if not str(run["status"]).startswith("finished"):
                     flwr("stop", str(run["run-id"]), CONNECTION, environment=environment)
-        deadline = time.monotonic() + STOP_SECONDS
-        while any(map(is_alive, simulations)) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_for(simulations, STOP_SECONDS)
         for process in processes:
             process.terminate()
         for process in processes:
@@ -283,4 +282,4 @@ def stop(
             if is_alive(member):
                 with suppress(psutil.NoSuchProcess):
                     member.kill()
-        psutil.wait_procs(members, timeout=STOP_SECONDS)
+        wait_for(members, STOP_SECONDS)

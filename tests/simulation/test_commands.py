@@ -19,7 +19,7 @@ import pytest
 
 from fl_app import run
 from fl_app.files import project_root
-from fl_app.simulation.processes import descendants
+from fl_app.simulation.processes import descendants, is_alive, wait_for
 from tests import small
 from tests.disturbed import (
     check_that_it_ends_as_if_undisturbed,
@@ -173,7 +173,7 @@ def test_flwr_run_works_by_itself(tmp_path) -> None:
             if str(home) in " ".join(process.info["cmdline"] or []):
                 family = [*process.children(recursive=True), process]
                 process.terminate()
-                _, alive = psutil.wait_procs(family, timeout=10)
-                for left in alive:
-                    left.kill()
+                if not wait_for(family, 10):
+                    for left in filter(is_alive, family):
+                        left.kill()
         time.sleep(0.2)

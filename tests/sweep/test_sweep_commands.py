@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from fl_app.runs.read import is_run, read
+from fl_app.simulation.processes import wait_for
 from fl_app.sweep.job import bytes_to_target
 from fl_app.sweep.summary import jobs_of
 from tests import small
@@ -74,8 +75,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "ANLS" in told[2]
     assert "Traceback" not in complained
     assert "on the Pareto front" in said
-    _, alive = psutil.wait_procs(family, timeout=20)
-    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+    assert wait_for(family, 20)
     return folder
 
 
