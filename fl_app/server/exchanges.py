@@ -68,7 +68,8 @@ class ExchangingCoded(Coded):
         exchange = 0
         while asked.pending:
             exchange += 1
-            following = list(self._answers(asked, replies, exchange))
+            # By client and not by arrival: the ledger of a run is the same wherever it is done.
+            following = sorted(self._answers(asked, replies, exchange), key=lambda one: one.client)
             self._dropped.append(asked)
             last += [one for one in following if MODEL in one.form.up.codecs]
             more = [one for one in following if MODEL not in one.form.up.codecs]
