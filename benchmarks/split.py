@@ -26,9 +26,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 import torch
 from datasets import Dataset
+from flwr.serverapp import Grid
 from omegaconf import OmegaConf
 
 from benchmarks.markdown import table
@@ -185,7 +187,7 @@ def done(words: Sequence[str]) -> tuple[Session, ledger.Transfers]:
     with TemporaryDirectory() as folder:
         line = joined([*words, f"output.dir={folder}", "output.name=run"])
         here = open_session(line)
-        grid = Loopback(line, here.cfg.federation.clients)
+        grid = cast(Grid, Loopback(line, here.cfg.federation.clients))
         Experiment(here, grid, line, setup_seconds=0.0).start()
         return here, ledger.read(Path(folder) / "run" / "ledger.csv")
 
