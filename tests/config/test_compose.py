@@ -21,7 +21,7 @@ NEEDS = {
     "strategy=fedep": "federation.max_update_rms=null",
     "strategy=fedkseed": "codec=fp32",
     "strategy=feedsign": "codec=fp32",
-    "strategy=fl_tac": "strategy.inner.features=0",
+    "strategy=fl_tac": "strategy.inner.features=0 clients_per_round=4",
     "strategy=sfprompt": "adapter=peft adapter.method=PROMPT_TUNING "
     "adapter.args.num_virtual_tokens=5 task=causal_lm model=llama-tiny data=word_problems",
     "strategy=sign_mask": "adapter=sign_mask",
