@@ -98,8 +98,7 @@ class FlTacClient(LocalMethod):
         """
         tasks = by_task(given.rows(), self.column)
         if len(tasks) > self.slots:
-            own = f"at most {self.slots}"
-            raise FaultError("other_value", key="tasks of a client", said=str(len(tasks)), own=own)
+            raise FaultError("slots", column=self.column, tasks=len(tasks), slots=self.slots)
         start = given.parts[ADAPTERS]
         sent, about = self.like(ADAPTERS, given.theta0), self.like(SLOTS, given.theta0)
         loss = 0.0

@@ -85,6 +85,7 @@ RULES: Rules = (
     (COUNT_OR_NULL, tuple(f"data.{split}.limit" for split in SPLITS)),
     (NAME_OR_NULL, (*(f"data.{split}.name" for split in SPLITS), "data.client")),
 )  # fmt: skip
+EXISTING = "the absolute path of a file or folder that exists"
 # For the machine that reads the data: a node may have its own rows, and never has the test set.
 SOURCES: Rules = (
     (
@@ -95,14 +96,14 @@ SOURCES: Rules = (
         ("data.path",),
     ),
     (
-        Rule(
-            "the absolute path of a file or folder that exists, or the id of a data set of the hub",
-            paths.is_source,
-        ),
+        Rule(f"{EXISTING}, or the id of a data set of the hub", paths.is_source),
         ("data.train.path",),
     ),
     (
-        Rule("null, or like data.train.path", lambda x: x is None or paths.is_source(x)),
+        Rule(
+            f"null, {EXISTING}, or the id of a data set of the hub",
+            lambda x: x is None or paths.is_source(x),
+        ),
         tuple(f"data.{split}.path" for split in SPLITS if split != "train"),
     ),
 )

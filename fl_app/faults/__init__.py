@@ -45,6 +45,8 @@ KINDS: dict[str, str] = {
     "picture": f"pictures that rows name are missing or unreadable{ASK}",
     "reference": "a row's {column} contains no answer of the form that task.answer expects",
     "rows": f"the node's rows cannot be read with the options of data{ASK}",
+    "slots": "the client's rows have {tasks} values of {column}, each a task, and there are "
+    "{slots} slots: raise strategy.inner.slots",
     # Which clients a node serves.
     "node_config": f"the node config lacks {{key}}{ASK}",
     "partition": "client {asked} was requested, but the node holds only {own}",

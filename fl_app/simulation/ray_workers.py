@@ -39,6 +39,9 @@ STOP_SECONDS = 4  # time to write results; a SuperExec exits 5 s after a signal
 LOOPBACK = "127.0.0.1"
 # Ray starts these beside its own: to scale a cluster, to show logs and for a dashboard.
 UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
+SLOW_START = "timed out during startup"
+BUSY = """Ray has not started within the 30 seconds that it waits: the machine is too busy.
+Run it again when less else runs, or from Python with fl_app.run_experiment, which needs no Ray."""
 OBJECT_STORE_SHARE = 0.3  # Ray's default, here of this SuperExec's share of the memory
 
 
@@ -195,14 +198,19 @@ def start_ray(cpus: int) -> str:
         "RAY_num_workers_soft_limit": str(cpus + min(cpus, MOST_WAITING)),  # more idle ones end
         "RAY_prestart_worker_first_driver": "0",  # this driver needs none
     }
-    ray.init(
-        address="local",  # ignore RAY_ADDRESS
-        num_cpus=cpus,
-        object_store_memory=int(OBJECT_STORE_SHARE * share * psutil.virtual_memory().available),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    try:
+        ray.init(
+            address="local",  # ignore RAY_ADDRESS
+            num_cpus=cpus,
+            object_store_memory=int(OBJECT_STORE_SHARE * share * psutil.virtual_memory().available),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except Exception as error:  # Ray has no class for a start that takes longer than it waits
+        if SLOW_START in str(error):
+            note(BUSY)
+        raise
     if ray.nodes()[0]["NodeManagerAddress"] != LOOPBACK:  # a later version may lack the switch
         ray.shutdown()
         raise RuntimeError(f"Ray {ray.__version__} does not listen only on {LOOPBACK}")

@@ -297,7 +297,7 @@ PROVOKED: dict[str, Callable[[Node], object]] = {
 
 # Raised before there is an app, see the test of what fails around it; and by tasks: tests/tasks.
 AROUND = {"bundle", "answers", "conversation"}
-AROUND |= {"lost_memory"}  # by a method: tests/strategies
+AROUND |= {"lost_memory", "slots"}  # by a method: tests/strategies
 
 
 def shape(kind: str) -> re.Pattern[str]:

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -330,6 +331,14 @@ def test_rows_are_split_by_task_whatever_it_is_called() -> None:
     assert total["words"] == [["x", "y"], ["z"]]
     with pytest.raises(FaultError):
         by_task(rows, "task")
+
+
+def test_more_tasks_than_slots_are_refused_with_the_option_to_raise() -> None:
+    turn = SimpleNamespace(rows=lambda: Dataset.from_dict({"kind": ["a", "b", "c"]}))
+    with pytest.raises(
+        FaultError, match=r"3 values of kind.* 2 slots: raise strategy\.inner\.slots"
+    ):
+        FlTacClient("kind", 2).run(turn)
 
 
 def test_other_names_of_tasks_give_the_same_adapters_in_another_order() -> None:
