@@ -19,7 +19,14 @@ import pytest
 
 from fl_app import run
 from fl_app.config import ConfigError, compose
-from fl_app.simulation import helpers, private_superlink, proxies, ray_folder, superlink
+from fl_app.simulation import (
+    helpers,
+    private_superlink,
+    proxies,
+    ray_folder,
+    ray_workers,
+    superlink,
+)
 from fl_app.simulation.processes import ENDINGS, Family, interrupt, is_alive
 from tests import modes
 
@@ -108,6 +115,21 @@ def test_what_ended_first_is_named_also_where_the_log_of_the_run_ends_before(
     monkeypatch.setattr(run, "EVERY", 60)
     assert run.submit("", environment) == 1
     assert capsys.readouterr().err == "Ray's gcs_server has ended\n"
+
+
+def test_a_machine_too_busy_for_ray_is_named_in_place_of_rays_traceback(
+    tmp_path: Path, monkeypatch
+) -> None:
+    def slow(**_) -> None:
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    environment = {"FLWR_HOME": str(tmp_path), helpers.HELPERS: helpers.named({"me": os.getpid()})}
+    monkeypatch.setattr(ray_workers, "UNUSED", ())
+    monkeypatch.setattr(ray_workers.ray, "init", slow)
+    monkeypatch.setattr(os, "environ", {**os.environ, **environment})
+    with pytest.raises(Exception, match="timed out"):
+        ray_workers.start_ray(1)
+    assert "fl_app.run_experiment" in helpers.ended(environment)
 
 
 def test_a_quotation_at_the_end_of_a_log_is_shown_with_the_line_that_it_belongs_to(
