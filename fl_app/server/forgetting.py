@@ -67,7 +67,8 @@ def _without_adapter(session: Session, scores: dict[str, float]) -> dict[str, fl
     A base that was quantized for its adapter, as LQ-LoRA's, is worse than the start.
     """
     model, rows = session.model, session.data[SOURCE]
-    if not isinstance(model, PeftModel):
+    has_adapter = isinstance(model, PeftModel)
+    if not has_adapter:
         return scores
     with model.disable_adapter():
         said = session.task.score(session.task.predict(model, rows), rows)
