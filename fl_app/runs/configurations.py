@@ -19,6 +19,9 @@ NOT_COMPARED = (
     *("federation.node_timeout", "federation.reply_timeout"),
 )
 
+# Options that are the run's seed where nothing else is said.
+SEEDS = ("strategy.inner.seed", "strategy.inner.master", "strategy.local.master")
+
 # Options that runs of earlier versions lack, and the values that mean what these runs did: with
 # them a configuration is still the same. Whoever adds an option to conf/ adds it here. Of a group
 # of options that came together, those that turn it off are named: the others mean nothing then.
@@ -208,12 +211,22 @@ def differing(runs: Iterable[Run]) -> list[str]:
     return [key for key, found in values.items() if len(found) > 1]
 
 
-def _compared(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    return {
-        key: _compared(value, f"{prefix}{key}.") if isinstance(value, dict) else value
-        for key, value in config.items()
-        if f"{prefix}{key}" not in NOT_COMPARED
-    }
+def _compared(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that make a configuration; a seed that is the run's is that of seed 0."""
+    return _kept(config, config.get("seed"))
+
+
+def _kept(config: dict[str, Any], seed: Any, prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            value = _kept(value, seed, f"{name}.")
+        elif name in SEEDS and value == seed:
+            value = 0
+        if name not in NOT_COMPARED:
+            found[key] = value
+    return found
 
 
 def _compatible(one: Any, other: Any) -> bool:

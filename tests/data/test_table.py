@@ -279,7 +279,10 @@ def test_the_published_data_are_configured_whole(name: str, tmp_path: Path) -> N
     [
         ("data=table", "data.train.path=None"),
         ("data=commonsense", "data.train.path=None"),
-        ("data=snli data.unseen.path=/no/such/file", "data.train.path"),
+        (
+            "data=snli data.unseen.path=/no/such/file",
+            "absolute path of a file or folder that exists",
+        ),
         ("data=snli data.validation.path=null data.validation.share=1", "null or in (0, 1)"),
         ("data=snli data.validation.share=0.1", "should be null with data.validation.path=stan"),
         ("data=commonsense data.validation.share=0.1", "a share of data.train.path, which is null"),

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,19 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from benchmarks import gallery
-from fl_app.config import compose, plain
+from fl_app.config import CONF_DIR, compose, plain
 from fl_app.report.comparison import comparable
 from fl_app.runs import result
 from fl_app.runs.configurations import ADDED, digest
 from fl_app.runs.read import Run, read
 from fl_app.runs.result import ResultError
 from tests.finished_runs import finished
+
+SEEDED = sorted(
+    path.stem
+    for path in (CONF_DIR / "strategy").glob("*.yaml")
+    if re.search(r"(seed|master): \$\{seed\}", path.read_text(encoding="utf-8"))
+)
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +188,14 @@ def test_a_digest_is_of_what_makes_a_configuration() -> None:
         assert digest(compose(same)) == one
     for other in ("codec=fp16", "rounds=5", "data.validation_documents=0", "adapter.r=4"):
         assert digest(compose(other)) != one
+
+
+@pytest.mark.parametrize("method", SEEDED)
+def test_a_seed_of_a_method_that_is_the_runs_makes_no_other_configuration(method: str) -> None:
+    one, other = (compose(f"experiment={method} seed={seed}") for seed in (0, 7))
+    assert digest(one) == digest(other)
+    own = "seed" if "seed" in one.strategy.inner else "master"
+    assert digest(compose(f"experiment={method} strategy.inner.{own}=3")) != digest(one)
 
 
 def test_an_option_that_came_later_does_not_change_a_digest() -> None:

@@ -111,7 +111,7 @@ class Third:
             "flasc": {"a change of ": self.all_of(0.1)},
             "onebit_adam": {"used another codec": self.all_of(0.1, "default")},
             "rm_lora": {"used another codec": self.all_of(0.1, "default")},
-            "fedkseed": {"strategy.local.clip allows 0 to": self.all_of(0.3)},
+            "fedkseed": {"strategy.local.clip allows 0 to": self.all_of(3.0)},
             "rate_control": {"used another codec": self.all_of(0.1, "default")},
         }
         return {
