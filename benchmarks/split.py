@@ -44,6 +44,7 @@ from fl_app.models.cut import Cut
 from fl_app.server_app import Experiment
 from fl_app.session import Session
 from fl_app.simulation.loopback import Loopback
+from fl_app.tasks.evaluation import batches
 from fl_app.tree import Tree, scalars
 from fl_app.wire import ledger
 from strategies.sfprompt import layout_of
@@ -153,13 +154,12 @@ def whole(here: Session) -> int:
     return scalars(full.get(full.attach(base, OmegaConf.create({"freeze": []}), here.cfg.seed)))
 
 
-def counted(here: Session, rows: Dataset, batch_size: int = 16) -> tuple[int, int]:
+def counted(here: Session, rows: Dataset) -> tuple[int, int]:
     """Return the states of rows, and those that the tail reads."""
     cut = Cut(here.model, here.cfg.strategy.local.head_blocks)
     found = []
     with torch.no_grad():
-        for start in range(0, len(rows), batch_size):
-            some = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
+        for some in batches(rows):
             batch = {name: x.to(here.device) for name, x in here.task.training(some).items()}
             found.append(layout_of(here.model, batch["labels"], cut.head(batch)[1]).cpu())
     states, _, read = torch.cat(found).sum(0).tolist()

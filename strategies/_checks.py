@@ -13,6 +13,8 @@ from fl_app.wire.forms import forms
 
 logger = logging.getLogger("thinwire")
 
+ROUNDED = 2.0  # how much larger than it was sent a codec may make a value
+
 
 def within(interval: str, **values: float) -> None:
     """Check that numbers are in an interval.

@@ -49,6 +49,7 @@ from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import GradientHook, Hooks
 from fl_app.tree import Tree, zeros
 from strategies._checks import (
+    ROUNDED,
     check_clients,
     check_forgets,
     check_local,
@@ -63,7 +64,6 @@ ALL = "all"  # the one precision of identity
 METHODS, COVARIANCES = ("fedep", "fedsep"), ("identity", "laplace", "swag")
 SHARED = ("clients", "clients_per_round", "covariance", "prior", "max_norm")
 LEAST = 0.01  # share of a precision that a step leaves
-ROUNDED = 2.0  # how much longer than it was sent a codec may make a delta
 
 Values = Mapping[str, NDArray[np.floating]]
 

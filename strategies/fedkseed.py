@@ -49,6 +49,7 @@ from fl_app.training.zeroth_order import MOST_MASTER, Point, Vector, direction, 
 from fl_app.tree import Tree, split
 from fl_app.wire.messages import FORM
 from strategies._checks import (
+    ROUNDED,
     check_local,
     check_shared,
     check_zeroth_order,
@@ -62,7 +63,6 @@ SUMS, CHANGES, PROBABILITIES, AMPLITUDES = "sums", "changes", "probabilities", "
 PRO = "pro"  # the form of FedKSeed-Pro
 SHARED = ("seeds", "master")
 VALUES = "values"  # the one tensor of each part
-ROUNDED = 2.0  # how much larger than it was sent a codec may make a value
 MOST_SEEDS = 1 << 16  # a client draws all K directions to rebuild w, whoever set K
 
 

@@ -256,9 +256,8 @@ class FlTac(FedAvg):
         check_sizes(slots, features)
         if not (isinstance(column, str) and column):
             raise ValueError(f"column={column} should be the name of a column of the rows")
-        if clusters is None:
-            whole_from(2, max_clusters=max_clusters)
-        whole_from(1, clusters=1 if clusters is None else clusters, max_clusters=max_clusters)
+        whole_from(2 if clusters is None else 1, max_clusters=max_clusters)
+        whole_from(1, clusters=1 if clusters is None else clusters)
         whole_from(0, seed=seed)
         switches(normalized=normalized)
         within("[0, 1]", tau=tau)

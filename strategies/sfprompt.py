@@ -67,6 +67,7 @@ from fl_app.privacy import is_example_level
 from fl_app.seeds import turn_seed
 from fl_app.tasks import at_labels
 from fl_app.tasks.base import Task
+from fl_app.tasks.evaluation import batches
 from fl_app.training import optimizers
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import NO_HOOKS, weighted
@@ -121,12 +122,9 @@ def scores(model: Any, task: Task, rows: Sequence[dict[str, Any]]) -> np.ndarray
 
 def pruned(model: Any, task: Task, rows: Dataset, gamma: float, batch_size: int) -> np.ndarray:
     """Return the places of the floor(gamma |D|) rows of the largest EL2N, at least 1, in order."""
-    found = []
     model.eval()
     with torch.no_grad():
-        for start in range(0, len(rows), batch_size):
-            some = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
-            found.append(scores(model, task, some))
+        found = [scores(model, task, some) for some in batches(rows, batch_size)]
     order = np.argsort(-np.concatenate(found), kind="stable")
     return np.sort(order[: max(1, int(gamma * len(rows)))]).astype(np.int64)
 

@@ -30,10 +30,10 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
         model.train(was_training)
 
 
-def batches(rows: Rows) -> Iterator[list[dict[str, Any]]]:
-    """Yield rows in lists of ``PREDICT_ROWS``, in order."""
-    for first in range(0, len(rows), PREDICT_ROWS):
-        yield [rows[i] for i in range(first, min(first + PREDICT_ROWS, len(rows)))]
+def batches(rows: Rows, size: int = PREDICT_ROWS) -> Iterator[list[dict[str, Any]]]:
+    """Yield rows in lists of ``size``, in order."""
+    for first in range(0, len(rows), size):
+        yield [rows[i] for i in range(first, min(first + size, len(rows)))]
 
 
 def greedy(
