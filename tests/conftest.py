@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import random
 import subprocess
 import sys
 from functools import cache
@@ -19,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -76,6 +78,14 @@ def frozen() -> None:
     """Exempt objects of earlier test modules: Flower collects garbage with every reply."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Seed what a test draws from global generators: the same whichever tests ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

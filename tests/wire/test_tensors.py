@@ -28,6 +28,7 @@ TREE = {
 REFERENCE = {name: np.asarray(x + np.float32(0.5)) for name, x in TREE.items()}
 FP32 = {"id": "fp32"}
 NF4 = {"id": "nf4"}
+NF4_ERROR = 0.16  # half the widest gap between its levels is 0.152 of the largest
 DELTA = {"id": "chain", "links": [{"id": "delta"}, NF4]}
 SPECS = (
     *(FP32, {"id": "fp16"}, NF4, {"id": "int8"}, {"id": "sign"}, DELTA),
@@ -62,10 +63,10 @@ def test_tensors_of_torch_come_back_as_such() -> None:
     for name, x in state.items():
         assert torch.equal(back[name], x.float())
     mixed = {name: x.flip(0) if x.ndim else x for name, x in reversed(state.items())}
-    assert torch.equal(
-        decompress(compress(mixed, DELTA, like=state), like=state)["half"].argmax(),
-        mixed["half"].float().argmax(),
-    )
+    back = decompress(compress(mixed, DELTA, like=state), like=state)
+    for name, x in mixed.items():
+        change = (x.float() - state[name].float()).abs().max()
+        torch.testing.assert_close(back[name], x.float(), rtol=0, atol=float(change) * NF4_ERROR)
 
 
 @given(st.integers(0, 2**32))
