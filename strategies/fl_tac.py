@@ -138,7 +138,10 @@ def by_task(rows: Dataset, column: str) -> list[Dataset]:
         If there is no such column.
     """
     if column not in rows.column_names:
-        raise FaultError("columns", f"the rows lack the column {column!r}", missing=column)
+        raise FaultError(
+            "columns", f"the rows lack the column {column!r}",
+            missing=f"{column} (strategy.inner.column)",
+        )  # fmt: skip
     values = rows[column]
     if values and isinstance(values[0], list):
         names = sorted({str(one) for row in values for one in row})

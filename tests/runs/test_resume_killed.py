@@ -53,6 +53,13 @@ WAYS = {
     "FedEP's sites": "experiment=fedep codec=nf4 clients_per_round=2",
     "FeedSign's votes, and the model that clients keep": "strategy=feedsign codec=fp32 "
     "clients_per_round=2 strategy.inner.directions=8",
+    "FedKSeed's steps, from which both ends replay": "strategy=fedkseed codec=fp32 "
+    "clients_per_round=2 strategy.inner.seeds=8",
+    "FedSEP, of which clients keep nothing": "strategy=fedep codec=nf4 clients_per_round=2 "
+    "strategy.local.method=fedsep federation.max_update_rms=null",
+    "RM-LoRA, of which a round moves half": "experiment=rm_lora adapter.r=4 "
+    "strategy.inner.k=2 clients_per_round=2",
+    "scores of which signs are sent": "experiment=sign_mask",
 }
 SUITE = (
     "SCAFFOLD's two parts, memory, and error feedback",
