@@ -47,7 +47,7 @@ from fl_app.simulation.loopback import Loopback
 from fl_app.tasks.evaluation import batches
 from fl_app.tree import Tree, scalars
 from fl_app.wire import ledger
-from strategies.sfprompt import layout_of
+from strategies._layout import layout_of
 
 CLASSIFIER = (
     "model=huggingface model.path=random model.tokenizer=embedded:llama_tiny model.max_length=32 "

@@ -40,13 +40,12 @@ and not behind it, and a classifier reads its class at the first of them. Ours: 
 encoder-decoder, and that a compressor of visual tokens, which is in the head, may be trained.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import torch
-from datasets import Dataset
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
@@ -57,158 +56,34 @@ from fl_app.adapters import full
 from fl_app.codecs import WireError
 from fl_app.codecs.by_part import MODEL
 from fl_app.config import ConfigError
-from fl_app.data.padding import IGNORED
 from fl_app.faults import FaultError
 from fl_app.models.cut import Cut
 from fl_app.models.generation import unwrapped
-from fl_app.models.head import classification_head
 from fl_app.models.vt5 import VT5ForConditionalGeneration
 from fl_app.privacy import is_example_level
 from fl_app.seeds import turn_seed
 from fl_app.tasks import at_labels
 from fl_app.tasks.base import Task
-from fl_app.tasks.evaluation import batches
 from fl_app.training import optimizers
 from fl_app.training.local import Answer, Assignment, LocalMethod
 from fl_app.training.loop import NO_HOOKS, weighted
 from fl_app.tree import Tree, below, under
 from fl_app.wire.messages import BY_NODE, FORM
 from strategies._checks import check_local, check_shared, switches, whole_from, within
+from strategies._el2n import pruned
+from strategies._layout import LEFT, ROWS, check_layout, layout_of, places, spread
 
 CLIENT = "strategies.sfprompt.SFPromptClient"
 ACTIVATIONS, STATES = "activations", "states"  # a up, z down
 COTANGENTS, GRADIENTS = "cotangents", "gradients"  # dL/dz up, dL/da down
 LAYOUT = "layout"  # beside a: where its states belong, and how many steps are left
 FORWARD, BACKWARD, LAST = "forward", "backward", "last"  # forms of the messages after the first
-VALUES, ROWS, LEFT = "values", "rows", "left"
+VALUES = "values"
 ONE_LABEL = "single_label_classification"
 PROMPT = "prompt_encoder."  # the start of the name of p
-MOST_STEPS = 2**16  # of a client in a round
 MOST_QUESTIONS = 32  # about a document, where each has a page of its own
 ADAM, VALUE, GRADIENT = "adam/", "value/", "gradient/"
 STEP, LOSSES = "step", "losses"
-
-
-# ---- phase 0 -------------------------------------------------------------------------------------
-
-
-def el2n(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return || softmax - onehot ||_2 of each label, in [0, sqrt 2], and its row in the labels."""
-    labels, logits = batch["labels"], model(**batch).logits
-    if labels.dim() == 1:
-        owner = torch.arange(len(labels), device=labels.device)
-    else:
-        if not unwrapped(model).config.is_encoder_decoder:  # a token is predicted by the one before
-            logits, labels = logits[:, -labels.shape[1] : -1], labels[:, 1:]
-        has_label = labels != IGNORED
-        owner, labels = has_label.nonzero()[:, 0], labels[has_label]
-        if logits.dim() > 2:  # a VT5 computes no others
-            logits = logits[has_label]
-    errors = logits.float().softmax(-1)
-    return (errors - nn.functional.one_hot(labels, errors.shape[-1])).norm(dim=-1), owner
-
-
-def scores(model: Any, task: Task, rows: Sequence[dict[str, Any]]) -> np.ndarray:
-    """Return the mean EL2N of each row's labels; a document's are those of all its questions."""
-    device = next(model.parameters()).device
-    batch = {name: x.to(device) for name, x in task.training(rows).items()}
-    errors, owner = (x.cpu().numpy() for x in el2n(model, batch))
-    row = np.repeat(np.arange(len(rows)), [task.examples([one]) for one in rows])
-    if len(row) != len(batch["labels"]):
-        raise FaultError("unexpected", "sfprompt prunes rows, and one has several sequences")
-    sums, counts = (np.bincount(row[owner], w, len(rows)) for w in (errors, None))
-    return sums / counts.clip(1)
-
-
-def pruned(model: Any, task: Task, rows: Dataset, gamma: float, batch_size: int) -> np.ndarray:
-    """Return the places of the floor(gamma |D|) rows of the largest EL2N, at least 1, in order."""
-    model.eval()
-    with torch.no_grad():
-        found = [scores(model, task, some) for some in batches(rows, batch_size)]
-    order = np.argsort(-np.concatenate(found), kind="stable")
-    return np.sort(order[: max(1, int(gamma * len(rows)))]).astype(np.int64)
-
-
-# ---- where states belong -------------------------------------------------------------------------
-
-
-def layout_of(model: Any, labels: Tensor, mask: Tensor) -> Tensor:
-    """Return each row's states, the first that the tail reads, and how many it reads: [rows, 3].
-
-    A row is what the cut stack reads at once: a text, or a page.
-
-    Parameters
-    ----------
-    labels : Tensor
-        Of the batch.
-    mask : Tensor
-        [rows, states], true where there is no padding; that has to be on the right.
-
-    Raises
-    ------
-    FaultError
-        If there is padding before a state.
-    """
-    lengths = mask.sum(1)
-    if not torch.equal(mask, _before(lengths, mask.shape[1])):
-        raise FaultError("unexpected", "a batch has padding on its left")
-    inner = unwrapped(model)
-    if inner.config.is_encoder_decoder:  # the decoder reads them all
-        return torch.stack([lengths, torch.zeros_like(lengths), lengths], 1)
-    if classification_head(inner):
-        return torch.stack([lengths, torch.zeros_like(lengths), torch.ones_like(lengths)], 1)
-    # The state before a token predicts it.
-    read = nn.functional.pad(labels != IGNORED, (mask.shape[1] - labels.shape[1], 0))
-    read = nn.functional.pad(read[:, 1:], (0, 1)).int()
-    places = torch.arange(1, mask.shape[1] + 1, device=mask.device) * read
-    last, first = places.amax(1), read.argmax(1)
-    return torch.stack([lengths, first, last - first], 1)
-
-
-def _before(ends: Tensor, width: int, starts: Tensor | None = None) -> Tensor:
-    """Return the places from starts (0) to before the ends, [rows, width]."""
-    places = torch.arange(width, device=ends.device)
-    found = places < ends[:, None]
-    return found if starts is None else found & (places >= starts[:, None])
-
-
-@dataclass(frozen=True)
-class Places:
-    """A batch's part of a layout.
-
-    Attributes
-    ----------
-    states : Tensor
-        [rows, width], true where there is a state.
-    read : Tensor
-        [rows, width], true where the tail reads it.
-    """
-
-    states: Tensor
-    read: Tensor
-
-
-def places(layout: np.ndarray, device: torch.device) -> list[Places]:
-    """Return the places of each batch of an exchange.
-
-    Parameters
-    ----------
-    layout : array
-        [rows, 4]: the number of the batch, and what `layout_of` returns; then rows of zeros.
-    """
-    table = torch.from_numpy(layout[layout[:, 1] > 0].astype(np.int64)).to(device)
-    found = []
-    for some in table.split(table[:, 0].unique_consecutive(return_counts=True)[1].tolist()):
-        _, length, first, count = some.unbind(1)
-        width = int(length.max())
-        found.append(Places(_before(length, width), _before(first + count, width, first)))
-    return found
-
-
-def spread(values: Tensor, where: Tensor) -> Tensor:
-    """Return [rows, width, h] with ``values`` [states, h] where it is true, and zeros elsewhere."""
-    whole = values.new_zeros(*where.shape, values.shape[-1])
-    return whole.masked_scatter(where.unsqueeze(-1), values)
 
 
 # ---- the client ----------------------------------------------------------------------------------
@@ -592,26 +467,6 @@ class SFPrompt(FedAvg):
         given = torch.from_numpy(cotangents).to(held.z[0].device).split(counts)
         torch.autograd.backward(held.z, list(given))
         return torch.cat([cast(Tensor, a.grad) for a in held.a])
-
-
-def check_layout(layout: Mapping[str, np.ndarray], states: int) -> None:
-    """Check where a client says that its states belong; WireError if they cannot."""
-    rows, left = layout[ROWS], float(layout[LEFT][0])
-    batch, length, first, count = rows.T
-    used = int((length > 0).sum())
-    if (
-        (rows != np.floor(rows)).any()
-        or (rows < 0).any()
-        or (length[:used] == 0).any()
-        or (batch > len(rows)).any()
-        or (first + count > length).any()
-        or length.sum() != states
-    ):
-        raise WireError(f"the layout of {used} rows does not fit {states} states")
-    if not (count[:used] > 0).any():
-        raise WireError("the tail reads no state")
-    if not 0 <= left < MOST_STEPS or left != int(left):
-        raise WireError(f"{left} steps left, should be a whole number below {MOST_STEPS}")
 
 
 def _numpy(record: ArrayRecord) -> dict[str, np.ndarray]:

@@ -29,7 +29,8 @@ from fl_app.tree import digest
 from fl_app.wire import ledger as ledgers
 from fl_app.wire.records import to_record, to_tree
 from strategies import sfprompt
-from strategies.sfprompt import check_layout, el2n, layout_of, places, pruned, scores, spread
+from strategies._el2n import el2n, pruned, scores
+from strategies._layout import check_layout, layout_of, places, spread
 from tests import architectures
 from tests.adapters.test_any_model import overrides
 from tests.disturbed import in_process
