@@ -32,7 +32,9 @@ from fl_app.faults.suggestions import did_you_mean
 
 CUSTOM = "custom"  # the label of a run that is not one of the experiments of conf/experiment
 UNNAMED = {"logger"}  # groups that do not change what an experiment computes
-CODEC = "codec"  # the group whose options are complete, whatever an experiment says of it
+# Groups whose options are complete: Hydra would merge an experiment's values into the option that a
+# word chooses, but the arguments of one codec or strategy mean nothing to another.
+WHOLE = ("codec", "strategy")
 IDENTITY = ("id", "_target_")  # a mapping that has one of these keys is complete by itself
 
 
@@ -111,8 +113,8 @@ def _compose(words: list[str]) -> tuple[DictConfig, str]:
         selected, experiment = _selected(options)
         cfg = copy.deepcopy(selected)
         for word in options:
-            if _key(word) == CODEC:
-                _set_whole(cfg, data_only.parsed(word).value())
+            if experiment != CUSTOM and _key(word) in WHOLE and not word.startswith("~"):
+                OmegaConf.update(cfg, _key(word), _selected((word,))[0][_key(word)], merge=False)
         for word in values:
             _set(cfg, word)
         config = _without_recipes(resolved(_with_method(plain(cfg))))
@@ -136,16 +138,6 @@ def _set(cfg: DictConfig, word: str) -> None:
         ConfigLoaderImpl._apply_overrides_to_config([override], cfg)
     else:
         OmegaConf.update(cfg, _key(word), spec, merge=False, force_add=True)
-
-
-def _set_whole(cfg: DictConfig, chosen: object) -> None:
-    """Set the codec that a word chooses as its file has it; Hydra merges an experiment's into it.
-
-    The arguments of one codec mean nothing to another.
-    """
-    if isinstance(chosen, str):
-        whole = OmegaConf.load(CONF_DIR / CODEC / f"{chosen}.yaml")
-        OmegaConf.update(cfg, CODEC, whole, merge=False)
 
 
 @lru_cache(maxsize=128)

@@ -87,6 +87,15 @@ def test_a_codec_by_name_is_that_of_its_file_whatever_the_experiments_was(experi
     assert (found.up.id, found.down.inner.links[1].error) == ("int8", 0.3)
 
 
+@pytest.mark.parametrize("experiment", ["thinnest", "fedkseed", "rate_control"])
+def test_a_strategy_by_name_is_that_of_its_file_whatever_the_experiments_was(
+    experiment: str,
+) -> None:
+    word = "strategy=fedavg"
+    assert compose(f"experiment={experiment} {word}").strategy == compose(word).strategy
+    assert compose(f"experiment={experiment}").strategy != compose(word).strategy
+
+
 @pytest.mark.parametrize(
     ("overrides", "label"),
     [
