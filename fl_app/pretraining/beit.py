@@ -19,7 +19,7 @@ from fl_app.data.invoices.load import PRETRAINING_PROVIDERS, PRETRAINING_SEED, m
 from fl_app.data.invoices.marks import COLOURS, KINDS
 from fl_app.data.invoices.pictures import pixel_values
 from fl_app.data.invoices.provider import POOLS
-from fl_app.pretraining.common import arguments
+from fl_app.pretraining.common import arguments, one_cycle
 
 BATCH_DOCUMENTS = 16
 LEARNING_RATE = 3e-3
@@ -59,9 +59,7 @@ def train(model: BeitModel, head: nn.Linear, steps: int) -> None:
     weight[NONE] = NONE_WEIGHT
     parameters = [*model.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, steps, pct_start=WARM_UP, cycle_momentum=False
-    )
+    schedule = one_cycle(optimizer, LEARNING_RATE, steps, WARM_UP)
     start = time.process_time()
     for step in range(steps):
         rows = made(BATCH_DOCUMENTS * step, BATCH_DOCUMENTS)

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,6 +22,19 @@ def arguments(description: str, steps: int, seed: int) -> argparse.Namespace:
     torch.set_num_threads(1)
     torch.manual_seed(given.seed)
     return given
+
+
+def one_cycle(
+    optimizer: torch.optim.Optimizer, rate: float | Sequence[float], steps: int, warm_up: float
+) -> torch.optim.lr_scheduler.OneCycleLR:
+    """Return linear warm-up over a share of the steps, then cosine decay, from the highest rate.
+
+    The first of few steps is warm-up: with a warm-up of one step in all torch divides by zero.
+    """
+    share = max(warm_up, min(2 / steps, 0.9))
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rate, steps, pct_start=share, cycle_momentum=False
+    )
 
 
 def finished(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:

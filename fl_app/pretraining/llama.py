@@ -34,7 +34,7 @@ from fl_app.data.word_problems import (
     make_problems,
     make_provider,
 )
-from fl_app.pretraining.common import SPECIAL, arguments, finished, save
+from fl_app.pretraining.common import SPECIAL, arguments, finished, one_cycle, save
 from fl_app.tasks import build
 from fl_app.tasks.base import Task
 
@@ -166,9 +166,7 @@ def train(
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, rate, steps, pct_start=WARM_UP, cycle_momentum=False
-    )
+    schedule = one_cycle(optimizer, rate, steps, WARM_UP)
     for step, rows in zip(range(1, steps + 1), batches, strict=False):
         model.train()
         losses = [model(**task.training(some)).loss for some in rows]

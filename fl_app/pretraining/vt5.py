@@ -27,7 +27,7 @@ from fl_app.data.invoices.load import (
 from fl_app.data.invoices.provider import POOLS, QUESTIONS, make_provider
 from fl_app.data.invoices.vocabulary import FIELDS
 from fl_app.models.vt5 import VT5Config, VT5ForConditionalGeneration
-from fl_app.pretraining.common import SPECIAL, arguments, finished, save
+from fl_app.pretraining.common import SPECIAL, arguments, finished, one_cycle, save
 from fl_app.tasks.anls import score
 from fl_app.tasks.documents import IGNORED, Collator, per_token, predict
 
@@ -142,9 +142,7 @@ def train(model: VT5ForConditionalGeneration, collator: Collator, seed: int, ste
     groups = [{"params": [p]} for p in parameters]
     rates += [LEARNING_RATE] * (len(groups) - len(rates))
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, rates, steps, pct_start=WARM_UP, cycle_momentum=False
-    )
+    schedule = one_cycle(optimizer, rates, steps, WARM_UP)
     model.train()
     start = time.process_time()
     for step, rows in enumerate(stream(seed, steps), start=1):

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import torch
 
 from benchmarks import ligo
 from fl_app.pretraining import llama
+from fl_app.pretraining.common import one_cycle
 
 
 def test_curves_are_kept_one_by_one_and_not_trained_again(tmp_path, monkeypatch) -> None:
@@ -37,6 +39,20 @@ def test_curves_are_kept_one_by_one_and_not_trained_again(tmp_path, monkeypatch)
     assert ligo.table(content).count("\n") == 2 + 3
     with pytest.raises(ValueError, match="name another file"):
         ligo.curves(file, dict.fromkeys(ligo.STARTS, 3), [2], operator=1)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 19, 20, 21, 200])
+def test_a_schedule_has_any_number_of_steps_and_the_highest_rate_once(steps: int) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+    schedule, rates = one_cycle(optimizer, 0.1, steps, 0.05), []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert max(rates) <= 0.1
+    if steps > 2:
+        assert max(rates) > 0.09
+        assert rates[0] < max(rates) > rates[-1]
 
 
 def test_a_start_arrives_where_it_is_no_worse_than_the_end_of_scratch() -> None:
