@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -25,7 +24,7 @@ def arguments(description: str, steps: int, seed: int) -> argparse.Namespace:
 
 
 def one_cycle(
-    optimizer: torch.optim.Optimizer, rate: float | Sequence[float], steps: int, warm_up: float
+    optimizer: torch.optim.Optimizer, rate: float | list[float], steps: int, warm_up: float
 ) -> torch.optim.lr_scheduler.OneCycleLR:
     """Return linear warm-up over a share of the steps, then cosine decay, from the highest rate.
 
