@@ -136,7 +136,7 @@ def curve(
 
     taken = 0
     if name == SCRATCH:
-        model = type(small)(adapter.larger(small.config, cfg.adapter))
+        model = adapter.built(small, cfg.adapter)
         look(model, 0)
     else:
         noise = 0.0 if name == STACKED else cfg.adapter.noise

@@ -57,7 +57,8 @@ from fl_app.codecs import WireError
 from fl_app.codecs.by_part import MODEL
 from fl_app.config import ConfigError
 from fl_app.faults import FaultError
-from fl_app.models.cut import Cut
+from fl_app.models.auto import outline
+from fl_app.models.cut import Cut, CutError
 from fl_app.models.generation import unwrapped
 from fl_app.models.vt5 import VT5ForConditionalGeneration
 from fl_app.privacy import is_example_level
@@ -71,7 +72,7 @@ from fl_app.tree import Tree, below, under
 from fl_app.wire.messages import BY_NODE, FORM
 from strategies._checks import check_local, check_shared, switches, whole_from, within
 from strategies._el2n import pruned
-from strategies._layout import LEFT, ROWS, check_layout, layout_of, places, spread
+from strategies._layout import LEFT, MOST_STEPS, ROWS, check_layout, layout_of, places, spread
 
 CLIENT = "strategies.sfprompt.SFPromptClient"
 ACTIVATIONS, STATES = "activations", "states"  # a up, z down
@@ -122,6 +123,8 @@ class SFPromptClient(LocalMethod):
     ) -> None:
         whole_from(1, head_blocks=head_blocks, split_epochs=split_epochs)
         within("(0, 1]", gamma=gamma)
+        if split_epochs > MOST_STEPS:
+            raise ValueError(f"split_epochs={split_epochs} should be at most {MOST_STEPS}")
         switches(local_loss=local_loss)
         self.head_blocks, self.gamma, self.local_loss = head_blocks, gamma, local_loss
         self.split_epochs, self.batch_size = split_epochs, batch_size
@@ -131,7 +134,14 @@ class SFPromptClient(LocalMethod):
         self.optimizer = DictConfig(optimizer)
 
     def prepare(self, model: nn.Module) -> None:
-        """Note the pages that a VT5 makes of a document, and the visual tokens of each."""
+        """Note the pages that a VT5 makes of a document, and the visual tokens of each.
+
+        Raises
+        ------
+        ValueError
+            If the model cannot be cut.
+        """
+        check_cut(model, self.head_blocks)
         inner = unwrapped(model)
         if isinstance(inner, VT5ForConditionalGeneration):
             self.most_rows *= MOST_QUESTIONS if inner.page_per_question else 1
@@ -141,6 +151,17 @@ class SFPromptClient(LocalMethod):
         """Check that there are soft prompts; ValueError if not."""
         if not any(name.startswith(PROMPT) for name in theta0):
             raise ValueError("strategy=sfprompt trains soft prompts, and the model has none")
+        self.longest = _prompts(theta0)[0] + self.most_tokens
+
+    def check_sent(self, parts: Mapping[str, Tree], client: int, server_round: int) -> None:
+        """Check that no row is longer than one can be; WireError if one is.
+
+        The server pads all rows of a batch to the longest one.
+        """
+        if LAYOUT in parts:
+            found = float(parts[LAYOUT][ROWS][:, 1].max())
+            if not found <= self.longest:
+                raise WireError(f"a row of {found:g} states, should be at most {self.longest}")
 
     def like(self, part: str, theta0: Tree) -> Tree:
         """Return the layout's shape, or the most states that an exchange has."""
@@ -149,7 +170,7 @@ class SFPromptClient(LocalMethod):
                 ROWS: np.zeros((self.most_rows, 4), np.float32),
                 LEFT: np.zeros(1, np.float32),
             }
-        n, h = next(x.shape for name, x in theta0.items() if name.startswith(PROMPT))
+        n, h = _prompts(theta0)
         return {VALUES: np.zeros((self.most_rows * (n + self.most_tokens), h), np.float32)}
 
     def run(self, given: Assignment) -> Answer:
@@ -310,6 +331,20 @@ class SFPromptClient(LocalMethod):
         }
 
 
+def check_cut(model: nn.Module, head_blocks: int) -> None:
+    """Check that the model can be cut; ValueError if not."""
+    try:
+        Cut(model, head_blocks)
+    except CutError as error:
+        raise ValueError(f"strategy.local.head_blocks={head_blocks}: {error}") from None
+
+
+def _prompts(theta0: Tree) -> tuple[int, int]:
+    """Return the number of soft prompts, and h."""
+    n, h = next(x.shape for name, x in theta0.items() if name.startswith(PROMPT))
+    return n, h
+
+
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
@@ -406,6 +441,8 @@ class SFPrompt(FedAvg):
             )
         if cfg.turns:
             raise ConfigError("turns change a turn's settings by round; sfprompt's are fixed")
+        if cfg.task.id != "docvqa" and (model := outline(cfg.model, cfg.task)) is not None:
+            check_cut(model.requires_grad_(False), self.head_blocks)
 
     def answer(self, model: Any, server_round: int, reply: Message) -> Message:
         """Return z of the a that a client sent, or dL/da of its dL/dz.

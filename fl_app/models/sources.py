@@ -163,8 +163,8 @@ def load_tokenizer(cfg_model: DictConfig, sources: Sources) -> PreTrainedTokeniz
     return cast("PreTrainedTokenizerFast", tokenizer)
 
 
-def check_known(overrides: dict[str, Any], known: set[str]) -> None:
-    """Check that a model's config has all keys of ``overrides``.
+def check_known(overrides: dict[str, Any], known: set[str], key: str = "model.config") -> None:
+    """Check that a model's config has all keys of ``overrides``, the value of the option ``key``.
 
     Raises
     ------
@@ -174,7 +174,7 @@ def check_known(overrides: dict[str, Any], known: set[str]) -> None:
     unknown = sorted({*overrides} - known)
     if unknown:
         raise ValueError(
-            f"unknown model.config keys: {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+            f"unknown {key} keys: {', '.join(unknown)}; known: {', '.join(sorted(known))}"
         )
 
 

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -460,6 +461,16 @@ def test_a_document_of_too_many_questions_is_refused(tmp_path: Path, monkeypatch
         split.round(1)
 
 
+def test_a_row_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    """Many states said to be one row's, beside short rows that would be padded to it."""
+    method = Split(tmp_path, *CASES[0]).here.method
+    for length in (method.longest, method.longest + 1, np.nan):
+        layout = {"rows": np.array([[0, 1, 0, 1], [0, length, 0, 1]], np.float32)}
+        refused = pytest.raises(WireError, match=f"a row of {length} states, should be at most")
+        with nullcontext() if length == method.longest else refused:
+            method.check_sent({"layout": layout}, 1, 1)
+
+
 def test_a_client_that_fails_in_the_middle_is_left_out(tmp_path: Path) -> None:
     answered = []
 
@@ -512,6 +523,8 @@ def test_a_round_that_was_interrupted_begins_anew(tmp_path: Path) -> None:
     [
         ("adapter.method=IA3 adapter.args={}", "adapter.method=PROMPT_TUNING"),
         ("strategy.local.head_blocks=0", "head_blocks=0 should be a whole number from 1"),
+        ("strategy.local.head_blocks=3", "local.head_blocks=3: .* the model's 3 to"),
+        ("strategy.local.split_epochs=100000", "split_epochs=100000 should be at most"),
         ("strategy.local.gamma=0.0", r"gamma=0.0 should be in \(0, 1\]"),
         ("optimizer=shampoo", "optimizer.id=shampoo should be adamw"),
         ("privacy=dp_sgd privacy.epsilon=8", "privacy=none"),

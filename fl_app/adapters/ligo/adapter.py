@@ -11,12 +11,13 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from fl_app.adapters.full import frozen, get, set
 from fl_app.adapters.ligo.operator import GrowthOperator, graft, materialized, plan
 from fl_app.adapters.precision import whole_in_float32
 from fl_app.config import plain
+from fl_app.models.auto import DECIDED_ELSEWHERE
 from fl_app.models.sources import check_known
 
 __all__ = ["attach", "export", "get", "set"]
@@ -33,7 +34,7 @@ def attach(model: PreTrainedModel, cfg: DictConfig, seed: int) -> PreTrainedMode
     whole_in_float32(model)
     kept = tuple(frozen(model))
     with torch.random.fork_rng(devices=[]):
-        large = type(model)(larger(model.config, cfg))
+        large = built(model, cfg)
     for name in kept:
         large.get_submodule(name).load_state_dict(model.get_submodule(name).state_dict())
     if model.can_generate():
@@ -56,25 +57,29 @@ def check_sizes(model: PreTrainedModel, cfg: DictConfig) -> None:
         As `attach` does.
     """
     with torch.device("meta"):
-        large = type(model)(larger(model.config, cfg))
+        large = built(model, cfg)
     plan(model, large, tuple(frozen(model)))
 
 
-def larger(config: PreTrainedConfig, cfg: DictConfig) -> PreTrainedConfig:
-    """Return the config of the larger model.
+def built(model: PreTrainedModel, cfg: DictConfig) -> PreTrainedModel:
+    """Return a model of the larger config, with drawn weights.
 
     Raises
     ------
     ValueError
-        If it has no such key, or not such a value.
+        If the config has no such key, or transformers builds no model of such a value.
     """
     overrides = plain(cfg.config)
-    check_known(overrides, {*config.to_dict()})
-    grown = copy.deepcopy(config)
-    for key, value in overrides.items():
-        setattr(grown, key, value)
-    grown.validate()
-    return grown
+    check_known(overrides, {*model.config.to_dict()} - DECIDED_ELSEWHERE, "adapter.config")
+    config = copy.deepcopy(model.config)
+    try:
+        for key, value in overrides.items():
+            setattr(config, key, value)
+        config.validate()
+        return type(model)(config)
+    except Exception as error:  # of whatever kind: it is about the sizes
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"adapter.config={overrides} makes no model: {why}") from error
 
 
 def export(model: PreTrainedModel, folder: Path) -> None:

@@ -236,6 +236,12 @@ def _growths(
             rule(family, at, parameter.ndim),
         )
         above.append(at)
+    for (stack, kind), own in sources.items():
+        if (count := len(there.get((stack, kind), ()))) < len(own):
+            raise ValueError(
+                f"adapter.config: the larger model has {count} of {f'{stack} {kind}'.strip()} "
+                f"where the base has {len(own)}: it must have at least as many layers"
+            )
     return growths
 
 
