@@ -247,7 +247,7 @@ class Experiment:
         data = {split: (len(rows), rows.column_names) for split, rows in self.session.data.items()}
         facts = model_card.Facts(
             self.session.cfg, self._base, data, self.folder.metrics, self.folder.ledger,
-            digest(self.session.theta0), self._privacy_spent(),
+            digest(self.session.theta0), self._privacy_spent(), self.strategy.router is not None,
         )  # fmt: skip
         return model_card.text(facts, name)
 

@@ -383,6 +383,11 @@ class FlTac(FedAvg):
 
     # ---- the router ------------------------------------------------------------------------------
 
+    @property
+    def routes(self) -> bool:
+        """Whether any row may be answered by another model than the mean of all adapters."""
+        return self.features > 0 and self.tau < 1
+
     def routed(self, seen: Points) -> list[str | None]:
         """Return the cluster whose adapter answers each row; None: the mean of all adapters.
 

@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> int:
         "federation. A LoRA that was trained over the smaller model grows with it.",
         EXAMPLES,
     )
+    made.usage = "thinwire grow OUT [--steps STEPS] [--adapter RUN] [KEY=VALUE ...]"
     made.add_argument("--steps", type=int, default=100, help="steps of training (100); 0: none")
     made.add_argument(
         "--adapter", type=Path, metavar="RUN",

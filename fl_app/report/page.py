@@ -199,7 +199,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     """Return the main facts about a run as (value, description)."""
     facts = [
         (score(name, value), f"{title(name)}, {split}")
-        for split in ("test", "unseen", "validation")
+        for split in ("test", "unseen", "validation", "source")
         for name, value in run.final(split).items()
     ]
     if (best := run.best_round) is not None:

@@ -101,6 +101,7 @@ def final(summary: dict[str, Any], folder: Path) -> None:
         "validation": _scores(summary["final_validation"]),
         "best round": _best(summary["best"]),
         "unseen": _scores(summary["final_unseen"]),
+        **({"source": _scores(source)} if (source := summary.get("final_source")) else {}),
         **_by_client(folder, summary["best"]["metric"]),
         **_link(summary["link"]),
         "messages": f"{size(sent['message_down'])} down + {size(sent['message_up'])} up "

@@ -22,6 +22,15 @@ from fl_app.wire.ledger import Transfers, short_name
 
 USE = "## Use it"
 AN_ADAPTER = "an adapter"
+GENERATES = ("CausalLM", "Seq2SeqLM")
+GENERATE = (
+    "Take its answers, or the model's own logits: PEFT's `generate` puts the virtual tokens before "
+    "every new token again, and its answers are others."
+)
+ROUTED = (
+    "In the run each row was answered by the adapter that the strategy's router found for it. This "
+    "folder holds the mean of all adapters, without the router: its own scores differ."
+)
 WHAT = {
     "full": "all weights",
     "ligo": "a larger model, grown from the base by LiGO",
@@ -53,6 +62,9 @@ class Facts(NamedTuple):
         The digest of the start of the trained tensors.
     spent : dict or None
         See ``fl_app.privacy.budget.spent``; None: it was trained without privacy.
+    routed : bool
+        Whether the scores are those of several models, each of which answered some rows, while the
+        exported one is their mean.
     """
 
     cfg: DictConfig
@@ -62,6 +74,7 @@ class Facts(NamedTuple):
     ledger: Transfers
     theta0: str
     spent: dict[str, Any] | None
+    routed: bool = False
 
 
 def text(facts: Facts, name: str) -> str:
@@ -199,6 +212,8 @@ def _scores(facts: Facts) -> list[str]:
             lines.append(
                 f"| {split} | {title(name)} | {score(name, found[max(found)])} | {at_best} |"
             )
+    if facts.routed:
+        lines += ["", ROUTED]
     return [*lines, ""]
 
 
@@ -225,6 +240,9 @@ def use(cfg: DictConfig, base: Base) -> str:
     if cfg.task.id not in AUTO:
         return f"{_by_thinwire()}\n{answers}"
     kind = AUTO[cfg.task.id]
+    virtual = _has_virtual_tokens(cfg)
+    if virtual and kind in GENERATES:
+        answers = f"{answers}{GENERATE}\n"
     if cfg.output.base == COPY:
         code = [
             "from peft import PeftModel",
@@ -255,11 +273,19 @@ def use(cfg: DictConfig, base: Base) -> str:
         "model = PeftModel.from_pretrained(base, folder)",
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
     ]
+    merges = "" if virtual else ", and `thinwire merge` writes a model that needs neither"
     return (
         f"The base is not on the hub ({base.said}): name its folder. `output.base=copy` puts a "
-        f"copy of it beside an adapter, and `thinwire merge` writes a model that needs neither."
-        f"\n\n{_python(code)}\n{answers}"
+        f"copy of it beside an adapter{merges}.\n\n{_python(code)}\n{answers}"
     )
+
+
+def _has_virtual_tokens(cfg: DictConfig) -> bool:
+    from peft import PromptLearningConfig
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(cfg.adapter.get("method"))
+    return kind is not None and issubclass(kind, PromptLearningConfig)
 
 
 def _labels(cfg: DictConfig) -> str:

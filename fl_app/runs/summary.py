@@ -78,6 +78,7 @@ def summarize(
         "final": final.get(TEST, {}),
         "final_validation": final.get(VALIDATION, {}),
         "final_unseen": final.get("unseen", {}),
+        "final_source": final.get("source", {}),
         "best": best(cfg, metrics, totals["best_adapter"]),
         "target": target(cfg, ledger, metrics),
         "privacy": totals["privacy"],

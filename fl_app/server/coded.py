@@ -85,7 +85,7 @@ class Coded(Strategy):
     @property
     def router(self) -> Router | None:
         """Return what says which model answers which rows; None of a strategy with one model."""
-        return getattr(self.inner, "groups", None)
+        return getattr(self.inner, "groups", None) if getattr(self.inner, "routes", True) else None
 
     def summary(self) -> None:
         """Log the inner strategy's settings."""

@@ -21,6 +21,7 @@ from fl_app.build import open_session
 from fl_app.config import ConfigError, compose, plain
 from fl_app.faults import FaultError
 from fl_app.preflight import check
+from fl_app.runs.model_card import ROUTED
 from fl_app.tasks.features import features
 from fl_app.wire.forms import forms
 from strategies.fl_tac import ADAPTERS, SLOTS, FlTac, FlTacClient, by_task, points_of
@@ -373,6 +374,13 @@ def test_a_run_trains_and_scores_and_sends_slots(run: Path) -> None:
         if row["direction"] == "up":
             assert int(row["scalars"]) == 4 * slots + 4 + 4 * 32
             assert int(row["payload_bytes"]) < 1.1 * 2 * 4 * slots
+
+
+def test_a_card_says_that_its_scores_are_the_routers(run: Path) -> None:
+    assert ROUTED in (run / "adapter" / "README.md").read_text()
+    assert FlTac(1, 3, "kind", FEATURES, tau=0.5, **EVERYONE).routes
+    assert not FlTac(1, 3, "kind", FEATURES, tau=1, **EVERYONE).routes
+    assert not FlTac(1, 3, "kind", 0, tau=0, **EVERYONE).routes
 
 
 def test_bytes_grow_with_the_number_of_tasks() -> None:
