@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from fl_app.aggregation.inner import inner_strategy
 from fl_app.build import open_session
 from fl_app.codecs import WireError
 from fl_app.config import ConfigError, compose
+from fl_app.models.cut import Cut
 from fl_app.models.generation import unwrapped
 from fl_app.preflight import check
 from fl_app.seeds import turn_seed
@@ -388,6 +390,48 @@ def test_phases_without_the_body_send_nothing_and_train(tmp_path: Path) -> None:
     assert sent[0] != sent[1]
 
 
+def test_the_local_loss_update_is_of_the_rows_that_stay_which_are_then_scored_again(
+    tmp_path: Path,
+) -> None:
+    here = Split(tmp_path, *CASES[0]).here
+    rows, model, method = here.documents(0), here.model, here.method
+    assert isinstance(method, sfprompt.SFPromptClient)
+    cut, trained = Cut(model, 1), []
+
+    def train_(hooks: Any, some: Any) -> None:
+        trained.append(some.to_list())
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(5 * torch.randn_like(p) * p.requires_grad)
+
+    def stay() -> np.ndarray:
+        with cut.without_body():
+            return pruned(model, here.task, rows, method.gamma, method.batch_size)
+
+    before = stay()
+    turn: Any = SimpleNamespace(model=model, task=here.task, rows=lambda: rows, train=train_)
+    kept = method.begin(turn, cut)
+    assert trained == [rows.select(before).to_list()]
+    assert np.array_equal(kept["rows"], stay())
+    assert not np.array_equal(kept["rows"], before)
+
+
+def test_dropout_is_the_same_in_all_passes_of_a_step(tmp_path: Path) -> None:
+    here = Split(tmp_path, *CASES[0], "batch_size=1 gradient_accumulation=2").here
+    rows, method = here.documents(0), here.method
+    assert isinstance(method, sfprompt.SFPromptClient)
+    turn: Any = SimpleNamespace(model=here.model, task=here.task, rows=lambda: rows, seed=3)
+
+    def drawn(step: int) -> list[float]:
+        kept = {"rows": np.arange(len(rows)), "step": np.array([step])}
+        return [float(torch.rand(())) for _ in method.batches(turn, kept)]
+
+    first, second = drawn(0), drawn(1)
+    assert drawn(0) == first
+    assert len({*first, *second}) == 4
+
+
 # ---- where states belong, and who says so --------------------------------------------------------
 
 
@@ -464,6 +508,7 @@ def test_a_document_of_too_many_questions_is_refused(tmp_path: Path, monkeypatch
 def test_a_row_that_is_too_long_is_refused(tmp_path: Path) -> None:
     """Many states said to be one row's, beside short rows that would be padded to it."""
     method = Split(tmp_path, *CASES[0]).here.method
+    assert isinstance(method, sfprompt.SFPromptClient)
     for length in (method.longest, method.longest + 1, np.nan):
         layout = {"rows": np.array([[0, 1, 0, 1], [0, length, 0, 1]], np.float32)}
         refused = pytest.raises(WireError, match=f"a row of {length} states, should be at most")
