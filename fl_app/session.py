@@ -93,6 +93,8 @@ class Session:
         splits = data.load(self.cfg.data, self.cfg.seed)
         for name, rows in splits.items():
             tasks.check_rows(self.task, name, rows, named.columns(self.cfg.task))
+        if "train" in splits:
+            self.method.check_rows(splits["train"])
         return splits
 
     def documents(self, partition: int) -> Dataset:

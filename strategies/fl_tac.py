@@ -41,6 +41,7 @@ from scipy.spatial.distance import cdist
 from fl_app.aggregation.clusters import Points, best_clusters, clusters
 from fl_app.config import ConfigError
 from fl_app.faults import FaultError
+from fl_app.faults.suggestions import did_you_mean
 from fl_app.privacy import is_client_level, is_example_level
 from fl_app.tasks.base import Task
 from fl_app.tasks.evaluation import Rows
@@ -88,13 +89,23 @@ class FlTacClient(LocalMethod):
             "features": np.zeros((self.slots, self.features), np.float32),
         }
 
+    def check_rows(self, rows: Dataset) -> None:
+        """Check that there is the column; FaultError if not."""
+        if self.column not in rows.column_names:
+            raise FaultError(
+                "columns",
+                f"strategy.inner.column={self.column}: the rows have no such column, but "
+                f"{', '.join(rows.column_names)}.{did_you_mean(self.column, rows.column_names)}",
+                missing=f"{self.column} (strategy.inner.column)",
+            )
+
     def run(self, given: Assignment) -> Answer:
         """Train every task's adapter, and return their changes.
 
         Raises
         ------
         FaultError
-            If the rows are private or lack the column, or have more tasks than there are slots.
+            If the rows are private, or have more tasks than there are slots.
         """
         tasks = by_task(given.rows(), self.column)
         if len(tasks) > self.slots:
@@ -131,17 +142,7 @@ def by_task(rows: Dataset, column: str) -> list[Dataset]:
 
     Of a column of lists, such as ``fields``, a row is split: each task has the questions and
     answers that are its own.
-
-    Raises
-    ------
-    FaultError
-        If there is no such column.
     """
-    if column not in rows.column_names:
-        raise FaultError(
-            "columns", f"the rows lack the column {column!r}",
-            missing=f"{column} (strategy.inner.column)",
-        )  # fmt: skip
     values = rows[column]
     if values and isinstance(values[0], list):
         names = sorted({str(one) for row in values for one in row})

@@ -64,6 +64,7 @@ def _rows(here: Session, context: Context, partition: int) -> Dataset:
         )
     found = data.own_rows(here.cfg.data, str(context.node_config[DATA_PATH]))
     tasks.check_columns(here.task, "train", found)
+    here.method.check_rows(found)
     return found
 
 

@@ -169,6 +169,9 @@ class LocalMethod:
     def check(self, theta0: Tree) -> None:
         """Check that the method can train these tensors; ValueError if not."""
 
+    def check_rows(self, rows: Dataset) -> None:
+        """Check that rows of clients have what the method reads of them; FaultError if not."""
+
     def run(self, given: Assignment) -> Answer:
         """Do a client's turn.
 

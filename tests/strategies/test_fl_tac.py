@@ -330,8 +330,8 @@ def test_rows_are_split_by_task_whatever_it_is_called() -> None:
     assert total["questions"] == [["q"], ["r"]]
     assert total["answers"] == [[["2"]], [["3"]]]
     assert total["words"] == [["x", "y"], ["z"]]
-    with pytest.raises(FaultError):
-        by_task(rows, "task")
+    with pytest.raises(FaultError, match=r"strategy\.inner\.column=kin: .* kind.*mean 'kind'"):
+        FlTacClient("kin", 3).check_rows(rows)
 
 
 def test_more_tasks_than_slots_are_refused_with_the_option_to_raise() -> None:
