@@ -111,13 +111,24 @@ def _parcel(where: str, specs: Any) -> Parcel:
         raise ValueError(
             f"strategy.forms.{where}: no part may be called {', '.join(sorted(taken))}"
         )
-    codecs = {str(part): from_spec(spec) for part, spec in specs.items()}
+    codecs = {str(part): _codec(where, str(part), spec) for part, spec in specs.items()}
     if [*codecs] == [MODEL]:
         return Parcel(codecs, codecs[MODEL])
     try:
         return Parcel(codecs, by_part(*codecs.values(), names=list(codecs)))
     except ValueError as error:
         raise ValueError(f"strategy.forms.{where}: {error}") from None
+
+
+def _codec(where: str, part: str, spec: Any) -> Codec:
+    try:
+        return from_spec(spec)
+    except ValueError as error:
+        if not where:
+            raise  # it is that of the group ``codec``
+        raise ValueError(
+            f"strategy.forms.{where}.{part}, which wraps what codec chooses: {error}"
+        ) from None
 
 
 def named(config: ConfigRecord, known: Mapping[str, Form]) -> Form:
