@@ -187,7 +187,7 @@ def check_kind(model: PreTrainedModel, method: str) -> None:
         raise ValueError(
             f"adapter.method={method} is not for classifiers of {model.config.model_type}: it "
             "reads the class at a row's last token, which PEFT loses behind virtual tokens. Choose "
-            "a method that changes modules"
+            "a method that changes modules, or a model like BERT"
         )
 
 
