@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 
 from fl_app.adapters import WHOLE
+from fl_app.adapters.peft_methods.declared import is_prompt_learning
 from fl_app.faults.printable import printable
 from fl_app.runs import exported, selection
 from fl_app.runs.base_model import Base
@@ -240,7 +241,7 @@ def use(cfg: DictConfig, base: Base) -> str:
     if cfg.task.id not in AUTO:
         return f"{_by_thinwire()}\n{answers}"
     kind = AUTO[cfg.task.id]
-    virtual = _has_virtual_tokens(cfg)
+    virtual = cfg.adapter.id == "peft" and is_prompt_learning(cfg.adapter.method)
     if virtual and kind in GENERATES:
         answers = f"{answers}{GENERATE}\n"
     if cfg.output.base == COPY:
@@ -278,14 +279,6 @@ def use(cfg: DictConfig, base: Base) -> str:
         f"The base is not on the hub ({base.said}): name its folder. `output.base=copy` puts a "
         f"copy of it beside an adapter{merges}.\n\n{_python(code)}\n{answers}"
     )
-
-
-def _has_virtual_tokens(cfg: DictConfig) -> bool:
-    from peft import PromptLearningConfig
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
-    kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(cfg.adapter.get("method"))
-    return kind is not None and issubclass(kind, PromptLearningConfig)
 
 
 def _labels(cfg: DictConfig) -> str:
