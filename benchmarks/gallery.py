@@ -1,11 +1,12 @@
 """``python -m benchmarks.gallery [--list FILE] [--redraw] [LABEL ...]``: results that last.
 
 It makes the runs of ``benchmarks/gallery.yaml`` that have no result in ``docs/results/`` yet, and
-draws the tables of ``docs/results/README.md`` and ``docs/results/pareto.png`` from the results
-alone. It can be stopped at any time; called again, it goes on with what is missing.
+draws the tables of ``docs/results/README.md`` and the pictures beside it from the results alone. It
+can be stopped at any time; called again, it goes on with what is missing.
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from fl_app.runs.text import score, size, spread, title, until_target
 
 # Whose bytes the picture marks: the target is that of the first; the second won the competition.
 REFERENCES = {"fedavg_full": "full FedAvg", "nf4_single": "the winner's recipe"}
+FIRST, OTHERS = "pareto.png", "pareto_others.png"
 LIST = Path(__file__).with_name("gallery.yaml")
 HEAD = """\
 # Results
@@ -73,6 +75,16 @@ def current(results: Iterable[Result]) -> list[Run]:
     return [one.run() for one in results if one.is_current]
 
 
+def pictured(found: Sequence[Run]) -> dict[str, list[Run]]:
+    """Return the runs of each picture: those of the test with the most runs, and all others."""
+    tests = Counter(run.judged_by for run in found)
+    parts: dict[str, list[Run]] = {}
+    for run in found:
+        name = FIRST if run.judged_by == tests.most_common(1)[0][0] else OTHERS
+        parts.setdefault(name, []).append(run)
+    return dict(sorted(parts.items()))
+
+
 def page(found: Sequence[Run], earlier: int, left: Sequence[Asked]) -> str:
     """Return the page of tables, in Markdown.
 
@@ -86,8 +98,8 @@ def page(found: Sequence[Run], earlier: int, left: Sequence[Asked]) -> str:
         Runs of the list without a result.
     """
     parts = [HEAD]
-    if found:
-        parts.append("![final scores against message bytes, the Pareto front](pareto.png)\n")
+    for name in pictured(found):
+        parts.append(f"![final scores against message bytes, the Pareto front]({name})\n")
     for one in comparable(found):
         parts += [f"## {markdown.escaped(one['title'])}\n", table(one), differences(one)]
         if any(row["mark"] for row in one["configurations"]):
@@ -199,8 +211,8 @@ def redraw(overrides: Mapping[str, str], seeds: Sequence[int]) -> None:
     runs.RESULTS.mkdir(parents=True, exist_ok=True)
     (runs.RESULTS / "README.md").write_text(text, encoding="utf-8")
     print(runs.RESULTS / "README.md")
-    if found:
-        print(picture.draw(found, runs.RESULTS / "pareto.png", REFERENCES))
+    for name, some in pictured(found).items():
+        print(picture.draw(some, runs.RESULTS / name, REFERENCES))
 
 
 def main() -> None:

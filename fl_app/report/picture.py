@@ -1,5 +1,6 @@
 """The Pareto front as a still picture, for a README or the end of a sweep."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +31,8 @@ STYLE: Any = {
 BESIDE = ((True, 11, 55), (False, 11, 55))
 PLACES = (*BESIDE, (True, 55, 400), (False, 55, 400))
 LONGEST = 30  # characters of the label of a beaten configuration
+WIDEST = 84  # of a line of a title
+LONGEST_LEGEND = 44  # and in a legend of three columns
 NEAR = 18  # a label within this distance in pixels needs no leader
 INK, QUIET = "#1f2430", "#667085"
 SMALL: Any = {"fontsize": 7.5}
@@ -103,7 +106,8 @@ def _panel(axes: Axes, one: dict[str, Any]) -> None:
     if _has_legend(one):
         for row in (row for row in rows if not row["front"]):  # the front has labels
             color, symbol = look(row["style"])
-            axes.plot([], [], SYMBOLS[symbol], color=color, mfc=BEATEN, label=row["label"])
+            label = _short(row["label"], LONGEST_LEGEND)
+            axes.plot([], [], SYMBOLS[symbol], color=color, mfc=BEATEN, label=label)
         axes.legend(
             frameon=False, fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.11)
         )
@@ -112,8 +116,9 @@ def _panel(axes: Axes, one: dict[str, Any]) -> None:
         xlabel="message bytes of the whole run: both directions, including set-up",
         ylabel=f"final {one['name']}, mean over seeds",
     )
+    heading = f"{one['title']}: {len(rows)} configurations, the Pareto front in colour"
     axes.set_title(
-        f"{one['title']}: {len(rows)} configurations, the Pareto front in colour"
+        textwrap.fill(heading, WIDEST)
         + (",\nhollow: clients were lost" if any(row["mark"] for row in rows) else ""),
         loc="left",
         fontsize=12,
@@ -137,6 +142,10 @@ def _panel(axes: Axes, one: dict[str, Any]) -> None:
             fontsize=9,
             color=QUIET,
         )
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _has_legend(one: dict[str, Any]) -> bool:
@@ -230,8 +239,8 @@ def _label(axes: Axes, one: dict[str, Any], canvas: FigureCanvasAgg) -> None:
         is_front = bool(row["front"])
         font: dict[str, Any] = {"fontsize": 9.5, "fontweight": "bold"} if is_front else SMALL
         text = row["label"]
-        if not is_front and len(text) > LONGEST:
-            text = f"{text[: LONGEST - 1]}…"
+        if not is_front:
+            text = _short(text, LONGEST)
         probe = axes.text(0, 0, text, **font)
         extent = probe.get_window_extent(canvas.get_renderer())
         probe.remove()

@@ -25,6 +25,7 @@ UNFINISHED = "unfinished"
 # thousand rounds with a thousand clients has 200 MB.
 MOST = {"summary.json": 2**24, "metrics.csv": 2**26, "ledger.csv": 2**28}
 UNREADABLE = (ValueError, TypeError, KeyError, OverflowError, RecursionError, csv.Error)
+ASKED = ("task.id", "task.label")  # of a row; a prompt is the model's
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,14 @@ class Run:
 
     @property
     def judged_by(self) -> tuple[str, ...]:
-        """Return metric, data set and test rows: scores are comparable only if these are equal."""
+        """Return metric, data set, test rows and what is asked of them.
+
+        Scores are comparable only if these are equal.
+        """
         data = self.config.get("data") or {}
         rows = [f"{key}={data[key]}" for key in data if key.startswith("test") or key == "seed"]
-        return (str(self.target_metric), self.dataset, *rows)
+        asked = [f"{key}={value}" for key in ASKED if (value := self.option(key)) is not None]
+        return (str(self.target_metric), self.dataset, *rows, *asked)
 
     @property
     def method(self) -> str:

@@ -164,6 +164,11 @@ def test_scores_of_other_tests_are_not_compared(tmp_path: Path) -> None:
         finished(tmp_path / "a"),
         finished(tmp_path / "b", "data.test_documents=3"),
         finished(tmp_path / "c", "data=word_problems task=word_problems model=llama-tiny"),
+        finished(
+            tmp_path / "f",
+            "data=word_problems task=sequence_classification task.texts=[instruction] "
+            "task.label=kind task.labels=[pond,sky] model=llama-tiny",
+        ),
     ]
     table = "data=table data.test.share=0.2 data.train.path=/srv"
     folders += [finished(tmp_path / name, f"{table}/{name}.csv") for name in ("d", "e")]
@@ -173,7 +178,8 @@ def test_scores_of_other_tests_are_not_compared(tmp_path: Path) -> None:
         "ANLS on .../e.csv table",
         "ANLS on docvqa_mini (test_documents=3)",
         "ANLS on docvqa_mini (test_documents=80)",
-        "accuracy on word_problems",
+        "accuracy on word_problems (task.id=causal_lm)",
+        "accuracy on word_problems (task.id=sequence_classification, task.label=kind)",
     ]
 
 
