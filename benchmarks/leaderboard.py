@@ -7,6 +7,9 @@ server and clients share a process (and with it one model), and every download b
 as in the competition, the first one too. Ledgers are kept in
 ``runs/leaderboard/``; an entry that has a ledger is not run again. The exit status is 1 if a total
 is not the published one.
+
+``thinnest`` is ours and no entry. Its bytes do depend on what is learned, since a code costs more
+where it has moved: its turns are of 50 steps, on 25 documents, and its line is the last.
 """
 
 import argparse
@@ -41,6 +44,10 @@ PUBLISHED = {  # GB of 2^30 bytes, with the digits that are known
     "nf4_lora": "0.0153",
     "nf4_lora_r6": "0.00716",
 }
+OURS = {  # by which it differs from SHORT
+    "thinnest": "batch_size=1 data.documents_per_provider=25 "
+    "'turns=[{local_epochs: 2, optimizer: {weight_decay: 0.1}}, {local_epochs: 2}]'",
+}
 SHORT = (
     "model=vt5-base-random model.config.prompt=decoder model.max_length=64 optimizer=adamw "
     "data=docvqa_mini data.providers_per_client=1 data.documents_per_provider=1 "
@@ -50,7 +57,7 @@ SHORT = (
 
 def overrides_of(entry: str) -> str:
     """Return the entry's experiment, on random weights and little data."""
-    return f"experiment={entry} {SHORT}"
+    return f"experiment={entry} {SHORT} {OURS.get(entry, '')}"
 
 
 def ledger_of(entry: str) -> Path:
@@ -86,7 +93,7 @@ def run(entry: str) -> None:
 
 
 def row(entry: str) -> tuple[str, bool]:
-    """Return an entry's line of the table, and whether its total is the published one."""
+    """Return an entry's line of the table, and whether its total is the published one, or ours."""
     cfg = compose(overrides_of(entry))
     with ledger_of(entry).open(newline="") as file:
         transfers = [r for r in csv.DictReader(file) if r["kind"] == "train"]
@@ -96,25 +103,26 @@ def row(entry: str) -> tuple[str, bool]:
     }
     messages = sum(int(r["message_bytes"]) for r in transfers) / GIGABYTE
     scalars = {int(r["scalars"]) for r in transfers}
-    published = PUBLISHED[entry]
-    digits = len(published.partition(".")[2])
+    published = PUBLISHED.get(entry, "-")
+    digits = len(published.partition(".")[2]) or 7
     counted = f"{gigabytes[cfg.output.convention]:.{digits}f}"
     return (
         f"| {entry} | {cfg.rounds} x {cfg.clients_per_round} x 2 = {len(transfers)} "
         f"| {', '.join(f'{count:,}' for count in scalars)} | {transfers[0]['codec']} "
         f"| {gigabytes['sent']:.5f} | {gigabytes['competition']:.5f} | {messages:.5f} "
         f"| {cfg.output.convention} | {counted} | {published} |"
-    ), counted == published
+    ), published in (counted, "-")
 
 
 def main() -> None:
     """Run what is missing, print the table, and compare."""
     parser = argparse.ArgumentParser(description="rebuild the competition's table of bytes")
-    parser.add_argument("entries", nargs="*", default=list(PUBLISHED), metavar="ENTRY")
+    parser.add_argument("entries", nargs="*", default=[*PUBLISHED, *OURS], metavar="ENTRY")
     arguments = parser.parse_args()
-    unknown = sorted({*arguments.entries} - {*PUBLISHED})
+    known = {**PUBLISHED, **OURS}
+    unknown = sorted({*arguments.entries} - {*known})
     if unknown:
-        parser.error(f"unknown {', '.join(unknown)}; known: {', '.join(PUBLISHED)}")
+        parser.error(f"unknown {', '.join(unknown)}; known: {', '.join(known)}")
     logging.getLogger("flwr").setLevel(logging.WARNING)
     for entry in arguments.entries:
         if not ledger_of(entry).exists():
