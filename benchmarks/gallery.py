@@ -77,12 +77,10 @@ def current(results: Iterable[Result]) -> list[Run]:
 
 def pictured(found: Sequence[Run]) -> dict[str, list[Run]]:
     """Return the runs of each picture: those of the test with the most runs, and all others."""
-    tests = Counter(run.judged_by for run in found)
-    parts: dict[str, list[Run]] = {}
-    for run in found:
-        name = FIRST if run.judged_by == tests.most_common(1)[0][0] else OTHERS
-        parts.setdefault(name, []).append(run)
-    return dict(sorted(parts.items()))
+    tests = Counter(run.judged_by for run in found).most_common(1)
+    first = [run for run in found if run.judged_by == tests[0][0]]
+    others = [run for run in found if run.judged_by != tests[0][0]]
+    return {name: some for name, some in ((FIRST, first), (OTHERS, others)) if some}
 
 
 def page(found: Sequence[Run], earlier: int, left: Sequence[Asked]) -> str:

@@ -104,13 +104,7 @@ def _panel(axes: Axes, one: dict[str, Any]) -> None:
         )
     axes.step(*zip(*map(_point, front), strict=True), where="post", color=INK, lw=1.4, zorder=2.5)
     if _has_legend(one):
-        for row in (row for row in rows if not row["front"]):  # the front has labels
-            color, symbol = look(row["style"])
-            label = _short(row["label"], LONGEST_LEGEND)
-            axes.plot([], [], SYMBOLS[symbol], color=color, mfc=BEATEN, label=label)
-        axes.legend(
-            frameon=False, fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.11)
-        )
+        _legend(axes, rows)
     axes.set_xscale("log")
     axes.set(
         xlabel="message bytes of the whole run: both directions, including set-up",
@@ -142,6 +136,15 @@ def _panel(axes: Axes, one: dict[str, Any]) -> None:
             fontsize=9,
             color=QUIET,
         )
+
+
+def _legend(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+    """Name the beaten configurations below the axes; the front has labels."""
+    for row in (row for row in rows if not row["front"]):
+        color, symbol = look(row["style"])
+        label = _short(row["label"], LONGEST_LEGEND)
+        axes.plot([], [], SYMBOLS[symbol], color=color, mfc=BEATEN, label=label)
+    axes.legend(frameon=False, fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.11))
 
 
 def _short(text: str, most: int) -> str:
